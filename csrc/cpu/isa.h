@@ -1,0 +1,31 @@
+// Which instruction set the kernels run: chosen once from at::get_cpu_capability(), which honours the environment
+// variable ATEN_CPU_CAPABILITY (default, avx2, avx512).
+#pragma once
+
+#include "kernels.h"
+
+namespace roialign_ext {
+
+enum class InstructionSet { kDefault, kAvx2, kAvx512 };
+
+InstructionSet instruction_set();
+
+// "DEFAULT", "AVX2" or "AVX512".
+const char* instruction_set_name();
+
+template <class S>
+Kernels<S> select_kernels() {
+#if defined(__x86_64__)
+  switch (instruction_set()) {
+    case InstructionSet::kAvx512:
+      return kernels_avx512<S>();
+    case InstructionSet::kAvx2:
+      return kernels_avx2<S>();
+    case InstructionSet::kDefault:
+      break;
+  }
+#endif
+  return kernels_default<S>();
+}
+
+}  // namespace roialign_ext

@@ -1,0 +1,38 @@
+// The kernels for AVX2, FMA and F16C: 32-byte vectors.
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#define ROI_VECTOR_BYTES 32
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#pragma GCC optimize("fp-contract=fast")
+
+namespace roialign_ext {
+namespace isa_avx2 {
+#include "vector_body.h"
+#include "pool_body.h"
+#include "box_gradient_body.h"
+#include "max_body.h"
+}  // namespace isa_avx2
+
+template <class S>
+Kernels<S> kernels_avx2() {
+  using namespace isa_avx2;
+  return {VectorType<arithmetic_t<S>>::lanes, pool<S>, grad_input<S>, grad_boxes<S>, max<S>};
+}
+template Kernels<float> kernels_avx2();
+template Kernels<double> kernels_avx2();
+template Kernels<c10::Half> kernels_avx2();
+template Kernels<c10::BFloat16> kernels_avx2();
+
+}  // namespace roialign_ext
+
+#pragma GCC pop_options
+
+#endif  // __x86_64__

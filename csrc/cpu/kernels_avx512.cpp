@@ -1,0 +1,38 @@
+// The kernels for AVX-512 F, BW, DQ and VL: 64-byte vectors.
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#define ROI_VECTOR_BYTES 64
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+#pragma GCC optimize("fp-contract=fast")
+
+namespace roialign_ext {
+namespace isa_avx512 {
+#include "vector_body.h"
+#include "pool_body.h"
+#include "box_gradient_body.h"
+#include "max_body.h"
+}  // namespace isa_avx512
+
+template <class S>
+Kernels<S> kernels_avx512() {
+  using namespace isa_avx512;
+  return {VectorType<arithmetic_t<S>>::lanes, pool<S>, grad_input<S>, grad_boxes<S>, max<S>};
+}
+template Kernels<float> kernels_avx512();
+template Kernels<double> kernels_avx512();
+template Kernels<c10::Half> kernels_avx512();
+template Kernels<c10::BFloat16> kernels_avx512();
+
+}  // namespace roialign_ext
+
+#pragma GCC pop_options
+
+#endif  // __x86_64__

@@ -1,0 +1,185 @@
+// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its transpose in F. Included as vector_body.h is.
+//
+// Both walk rows of the map. On a row the x tables turn pixels into PW sums, and each sum is added, weighted, to the
+// bins that the row feeds; the transpose runs the same steps backwards.
+
+// acc[bin][B] += weights of one row of one box.
+template <int NV, class W>
+inline void pool_row(Row<W> row, const int64_t* x_begin, int64_t bins_x, const Tap<W, 1>* x_taps,
+                     const Tap<W, 1>* y_begin, const Tap<W, 1>* y_end, W* acc) {
+  constexpr int L = VectorType<W>::lanes, B = NV * L;
+  for (int64_t q = 0; q < bins_x; ++q) {
+    const Tap<W, 1>* tap = x_taps + x_begin[q];
+    const Tap<W, 1>* const end = x_taps + x_begin[q + 1];
+    if (tap == end) continue;
+    Vec<W> sum[NV] = {};
+    for (; tap != end; ++tap) {
+      const W* pixel = row.data + tap->index * row.pitch;
+      for (int v = 0; v < NV; ++v) sum[v] += tap->weight[0] * load(pixel + v * L);
+    }
+    for (const Tap<W, 1>* y = y_begin; y != y_end; ++y) {
+      W* bin = acc + (y->index * bins_x + q) * B;
+      for (int v = 0; v < NV; ++v) store(bin + v * L, load(bin + v * L) + y->weight[0] * sum[v]);
+    }
+  }
+}
+
+// row[x][B] += what the bins of one box give to one row.
+template <int NV, class W>
+inline void spread_row(const W* grad, const int64_t* x_begin, int64_t bins_x, const Tap<W, 1>* x_taps,
+                       const Tap<W, 1>* y_begin, const Tap<W, 1>* y_end, W* row) {
+  constexpr int L = VectorType<W>::lanes, B = NV * L;
+  for (int64_t q = 0; q < bins_x; ++q) {
+    const Tap<W, 1>* tap = x_taps + x_begin[q];
+    const Tap<W, 1>* const end = x_taps + x_begin[q + 1];
+    if (tap == end) continue;
+    Vec<W> sum[NV] = {};
+    for (const Tap<W, 1>* y = y_begin; y != y_end; ++y) {
+      const W* bin = grad + (y->index * bins_x + q) * B;
+      for (int v = 0; v < NV; ++v) sum[v] += y->weight[0] * load(bin + v * L);
+    }
+    for (; tap != end; ++tap) {
+      W* pixel = row + tap->index * B;
+      for (int v = 0; v < NV; ++v) store(pixel + v * L, load(pixel + v * L) + tap->weight[0] * sum[v]);
+    }
+  }
+}
+
+// Calls visit(item's row, taps by bin) for all rows of all items of box k: the whole product of one box.
+template <class W, class Visit>
+inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& visit) {
+  for (int64_t item = k * plan.terms; item < (k + 1) * plan.terms; ++item) {
+    if (plan.x.first[item] >= plan.x.last[item]) continue;
+    for (int64_t r = plan.y.begin[item]; r < plan.y.begin[item + 1]; ++r) visit(item, plan.y.rows[r]);
+  }
+}
+
+// The block of the map stays in the cache, packed row by row when first needed, or is read where it lies.
+template <int NV, class S>
+inline void pool_by_box(const AverageJob<S>& job, int64_t n, int64_t c, int64_t channels) {
+  using W = arithmetic_t<S>;
+  constexpr int B = NV * VectorType<W>::lanes;
+  const AveragePlan<W>& plan = *job.plan;
+  const RowReader<B, S, W> reader(job.read, n, c, channels);
+  std::vector<W> map(reader.in_place ? 0 : job.read.pixels() * B);
+  std::vector<bool> packed(job.read.height, reader.in_place);
+  std::vector<W> acc(job.write.pixels() * B);
+  for (int64_t b = plan.by_image.begin[n]; b < plan.by_image.begin[n + 1]; ++b) {
+    const int64_t k = plan.by_image.boxes[b];
+    std::fill(acc.begin(), acc.end(), W(0));
+    for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
+      W* row_of_map = map.data() + (reader.in_place ? 0 : y.pixel * job.read.width * B);
+      Row<W> row = {row_of_map, B};
+      if (reader.in_place || !packed[y.pixel]) row = reader.read(y.pixel, 0, job.read.width, row_of_map);
+      packed[y.pixel] = true;
+      pool_row<NV>(row, plan.x.item(item), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
+                   plan.y.taps.data() + y.end, acc.data());
+    });
+    unpack_plane<B>(acc.data(), job.write, k, c, channels);
+  }
+}
+
+template <int NV, class S>
+inline void pool_by_row(const AverageJob<S>& job, const ImageSweep& sweep, int64_t n, int64_t c, int64_t channels) {
+  using W = arithmetic_t<S>;
+  constexpr int B = NV * VectorType<W>::lanes;
+  const AveragePlan<W>& plan = *job.plan;
+  const RowReader<B, S, W> reader(job.read, n, c, channels);
+  const int64_t size = job.write.pixels() * B;
+  std::vector<W> buffer(reader.in_place ? 0 : job.read.width * B);
+  std::vector<W> slots(std::max<int64_t>(sweep.slots, 1) * size);
+  for (int64_t k : sweep.untouched) unpack_plane<B>(slots.data(), job.write, k, c, channels);
+  for (int64_t y = 0; y < job.read.height; ++y) {
+    if (sweep.begin[y] == sweep.begin[y + 1]) continue;
+    Row<W> row = {nullptr, B};
+    if (sweep.first[y] < sweep.last[y]) row = reader.read(y, sweep.first[y], sweep.last[y], buffer.data());
+    for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
+      const SweepEntry& entry = sweep.entries[e];
+      const PixelRow& taps = plan.y.rows[entry.row];
+      W* acc = slots.data() + entry.slot * size;
+      if (entry.opens) std::fill(acc, acc + size, W(0));
+      pool_row<NV>(row, plan.x.item(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
+                   plan.y.taps.data() + taps.end, acc);
+      if (entry.closes) unpack_plane<B>(acc, job.write, entry.box, c, channels);
+    }
+  }
+}
+
+template <int NV, class S>
+inline void spread_by_box(const AverageJob<S>& job, int64_t n, int64_t c, int64_t channels) {
+  using W = arithmetic_t<S>;
+  constexpr int B = NV * VectorType<W>::lanes;
+  const AveragePlan<W>& plan = *job.plan;
+  std::vector<W> map(job.write.pixels() * B);
+  std::vector<W> grad(job.read.pixels() * B);
+  for (int64_t b = plan.by_image.begin[n]; b < plan.by_image.begin[n + 1]; ++b) {
+    const int64_t k = plan.by_image.boxes[b];
+    pack_plane<B>(job.read, k, c, channels, grad.data());
+    for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
+      spread_row<NV>(grad.data(), plan.x.item(item), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
+                     plan.y.taps.data() + y.end, map.data() + y.pixel * job.write.width * B);
+    });
+  }
+  unpack_plane<B>(map.data(), job.write, n, c, channels);
+}
+
+template <int NV, class S>
+inline void spread_by_row(const AverageJob<S>& job, const ImageSweep& sweep, int64_t n, int64_t c, int64_t channels) {
+  using W = arithmetic_t<S>;
+  constexpr int B = NV * VectorType<W>::lanes;
+  const AveragePlan<W>& plan = *job.plan;
+  const int64_t size = job.read.pixels() * B;
+  std::vector<W> row(job.write.width * B);
+  std::vector<W> slots(sweep.slots * size);
+  for (int64_t y = 0; y < job.write.height; ++y) {
+    std::fill(row.begin(), row.end(), W(0));
+    for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
+      const SweepEntry& entry = sweep.entries[e];
+      const PixelRow& taps = plan.y.rows[entry.row];
+      W* grad = slots.data() + entry.slot * size;
+      if (entry.opens) pack_plane<B>(job.read, entry.box, c, channels, grad);
+      spread_row<NV>(grad, plan.x.item(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
+                     plan.y.taps.data() + taps.end, row.data());
+    }
+    unpack<B>(row.data(), job.write.width, job.write.at(n, c) + y * job.write.stride_y, job.write.stride_c,
+              job.write.stride_x, channels);
+  }
+}
+
+// Calls run(NV, image or box, first channel, channels) for units [begin, end), NV as a constant.
+template <class W, class Run>
+inline void for_each_unit(const ChannelBlocks& blocks, int64_t channels, int64_t begin, int64_t end, Run&& run) {
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t n = unit / blocks.count, c = unit % blocks.count * blocks.width;
+    const int64_t present = std::min(blocks.width, channels - c);
+    if (blocks.width == VectorType<W>::lanes) {
+      run(std::integral_constant<int, 1>(), n, c, present);
+    } else {
+      run(std::integral_constant<int, kWideBlock>(), n, c, present);
+    }
+  }
+}
+
+template <class S>
+void pool(const AverageJob<S>& job, int64_t begin, int64_t end) {
+  for_each_unit<arithmetic_t<S>>(job.blocks, job.read.channels, begin, end,
+                                 [&](auto vectors, int64_t n, int64_t c, int64_t channels) {
+    if (job.sweeps.empty()) {
+      pool_by_box<vectors.value>(job, n, c, channels);
+    } else {
+      pool_by_row<vectors.value>(job, job.sweeps[n], n, c, channels);
+    }
+  });
+}
+
+template <class S>
+void grad_input(const AverageJob<S>& job, int64_t begin, int64_t end) {
+  for_each_unit<arithmetic_t<S>>(job.blocks, job.read.channels, begin, end,
+                                 [&](auto vectors, int64_t n, int64_t c, int64_t channels) {
+    if (job.sweeps.empty()) {
+      spread_by_box<vectors.value>(job, n, c, channels);
+    } else {
+      spread_by_row<vectors.value>(job, job.sweeps[n], n, c, channels);
+    }
+  });
+}

@@ -1,0 +1,67 @@
+// Tables of single samples, which the maximum needs where averages merge them into taps.
+#pragma once
+
+#include <vector>
+
+#include "plan.h"
+
+namespace roialign_ext {
+
+template <class W>
+struct SampleTap {
+  int32_t low;     // pixels low and, where fraction or a slope is not 0, low + 1
+  W fraction;      // weight of pixel low + 1
+  W by_low_edge;   // derivatives of the position by the box's edges, 0 where clamped
+  W by_high_edge;
+};
+
+template <class W>
+struct SampleTables {
+  int64_t bins;
+  std::vector<int64_t> begin{0};          // [boxes * bins + 1] into samples
+  std::vector<SampleTap<W>> samples;      // those on the map, in the order of their index
+  std::vector<bool> rejected_first;       // [boxes * bins] the bin's first sample is off the map
+  std::vector<bool> rejected_later;       // [boxes * bins] some later one is, after those on the map
+
+  template <class T>
+  void append(const BoxAxis<T>& axis) {
+    bins = axis.bins;
+    for (int64_t p = 0; p < axis.bins; ++p) {
+      int64_t next_index = 0;
+      bool first = true;
+      for_each_sample(axis, p, /*ascending_positions=*/false, [&](const AxisSample<T>& sample) {
+        W low[2], high[2];
+        EdgeWeights()(axis, p, sample, low, high);
+        samples.push_back({static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]});
+        if (sample.index == 0) first = false;
+        next_index = sample.index + sample.count;
+      });
+      begin.push_back(static_cast<int64_t>(samples.size()));
+      rejected_first.push_back(first);
+      rejected_later.push_back(next_index > 0 && next_index < axis.grid);
+    }
+  }
+
+  int64_t max_samples_per_bin() const {
+    int64_t most = 0;
+    for (size_t i = 0; i + 1 < begin.size(); ++i) most = std::max(most, begin[i + 1] - begin[i]);
+    return most;
+  }
+};
+
+template <class W>
+struct SamplePlan {
+  SampleTables<W> x, y;
+};
+
+template <class W, class T>
+SamplePlan<W> make_sample_plan(const BoxParams<T>& params) {
+  SamplePlan<W> plan;
+  for (int64_t k = 0; k < params.boxes; ++k) {
+    plan.y.append(params.y_axis(k));
+    plan.x.append(params.x_axis(k));
+  }
+  return plan;
+}
+
+}  // namespace roialign_ext

@@ -1,0 +1,193 @@
+// Vectors of one instruction set and the moves between strided storage and channel blocks. Included inside the
+// namespace and target region of each kernels_*.cpp, after the macro ROI_VECTOR_BYTES is set.
+//
+// A channel block is an array [pixels][B] of the arithmetic type: the B channels of one pixel lie side by side and
+// fill NV vectors. Channels beyond the tensor's last are padded with zeros.
+
+template <class W>
+struct VectorType {
+  typedef W type __attribute__((vector_size(ROI_VECTOR_BYTES)));
+  typedef W unaligned __attribute__((vector_size(ROI_VECTOR_BYTES), aligned(alignof(W)), may_alias));
+  static constexpr int lanes = ROI_VECTOR_BYTES / sizeof(W);
+};
+template <class W>
+using Vec = typename VectorType<W>::type;
+
+inline Vec<float> load(const float* p) { return *reinterpret_cast<const VectorType<float>::unaligned*>(p); }
+inline Vec<double> load(const double* p) { return *reinterpret_cast<const VectorType<double>::unaligned*>(p); }
+inline void store(float* p, Vec<float> v) { *reinterpret_cast<VectorType<float>::unaligned*>(p) = v; }
+inline void store(double* p, Vec<double> v) { *reinterpret_cast<VectorType<double>::unaligned*>(p) = v; }
+
+typedef uint32_t VecU32 __attribute__((vector_size(ROI_VECTOR_BYTES)));
+typedef uint16_t VecU16 __attribute__((vector_size(ROI_VECTOR_BYTES / 2)));
+
+inline Vec<float> load(const c10::BFloat16* p) {
+  VecU16 bits;
+  __builtin_memcpy(&bits, p, sizeof(bits));
+  return reinterpret_cast<Vec<float>>(__builtin_convertvector(bits, VecU32) << 16);
+}
+
+inline void store(c10::BFloat16* p, Vec<float> v) {
+  const VecU32 bits = reinterpret_cast<VecU32>(v);
+  const VecU32 nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const VecU32 is_nan = reinterpret_cast<VecU32>(v != v);
+  const VecU16 half = __builtin_convertvector((is_nan & 0x7fc0u) | (~is_nan & nearest_even), VecU16);
+  __builtin_memcpy(p, &half, sizeof(half));
+}
+
+inline Vec<float> load(const c10::Half* p) {
+#if ROI_VECTOR_BYTES == 64
+  return reinterpret_cast<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif ROI_VECTOR_BYTES == 32
+  return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  Vec<float> v;
+  for (int i = 0; i < VectorType<float>::lanes; ++i) v[i] = static_cast<float>(p[i]);
+  return v;
+#endif
+}
+
+inline void store(c10::Half* p, Vec<float> v) {
+#if ROI_VECTOR_BYTES == 64
+  const __m256i half = _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
+#elif ROI_VECTOR_BYTES == 32
+  const __m128i half = _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half);
+#else
+  for (int i = 0; i < VectorType<float>::lanes; ++i) p[i] = c10::Half(v[i]);
+#endif
+}
+
+// Transposition of an L x L tile in registers: log2(L) steps, each exchanging the off-diagonal halves of all squares
+// of side 2 * s. Lane l of the two results of a step comes from lanes of the pair (a, b) as the two indexes say.
+template <int s, int L>
+constexpr int transposed_low(int l) {
+  return (l & s) == 0 ? l : L + l - s;
+}
+template <int s, int L>
+constexpr int transposed_high(int l) {
+  return (l & s) == 0 ? l + s : L + l;
+}
+
+template <int s, class V, size_t... l>
+inline void transpose_pair(V& a, V& b, std::index_sequence<l...>) {
+  constexpr int L = sizeof...(l);
+  const V low = __builtin_shufflevector(a, b, transposed_low<s, L>(l)...);
+  b = __builtin_shufflevector(a, b, transposed_high<s, L>(l)...);
+  a = low;
+}
+
+template <int s, int L, class V>
+inline void transpose_step(V (&tile)[L]) {
+  if constexpr (s < L) {
+    for (int i = 0; i < L; ++i) {
+      if ((i & s) == 0) transpose_pair<s>(tile[i], tile[i | s], std::make_index_sequence<L>());
+    }
+    transpose_step<2 * s>(tile);
+  }
+}
+
+// Storage -> block: block[i * B + c] = source[c * stride_c + i * stride_i] for i < count.
+template <int B, class S, class W>
+inline void pack(const S* source, int64_t stride_c, int64_t stride_i, int64_t channels, int64_t count, W* block) {
+  constexpr int L = VectorType<W>::lanes;
+  for (int64_t c = 0; c < B; c += L) {
+    const S* from = source + c * stride_c;
+    W* to = block + c;
+    const int64_t present = channels - c;
+    if (present >= L && stride_c == 1) {
+      for (int64_t i = 0; i < count; ++i) store(to + i * B, load(from + i * stride_i));
+    } else if (present >= L && stride_i == 1 && count >= L) {
+      for (int64_t i = 0; i < count; i += L) {
+        if (i > count - L) i = count - L;  // the last tile overlaps the one before
+        Vec<W> tile[L];
+        for (int l = 0; l < L; ++l) tile[l] = load(from + l * stride_c + i);
+        transpose_step<1>(tile);
+        for (int l = 0; l < L; ++l) store(to + (i + l) * B, tile[l]);
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        for (int l = 0; l < L; ++l) {
+          to[i * B + l] = l < present ? static_cast<W>(from[l * stride_c + i * stride_i]) : W(0);
+        }
+      }
+    }
+  }
+}
+
+// Block -> storage, the reverse: one rounding to the storage type.
+template <int B, class S, class W>
+inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, int64_t stride_i, int64_t channels) {
+  constexpr int L = VectorType<W>::lanes;
+  for (int64_t c = 0; c < channels; c += L) {
+    const W* from = block + c;
+    S* to = target + c * stride_c;
+    const int64_t present = channels - c;
+    if (present >= L && stride_c == 1) {
+      for (int64_t i = 0; i < count; ++i) store(to + i * stride_i, load(from + i * B));
+    } else if (present >= L && stride_i == 1 && count >= L) {
+      for (int64_t i = 0; i < count; i += L) {
+        if (i > count - L) i = count - L;
+        Vec<W> tile[L];
+        for (int l = 0; l < L; ++l) tile[l] = load(from + (i + l) * B);
+        transpose_step<1>(tile);
+        for (int l = 0; l < L; ++l) store(to + l * stride_c + i, tile[l]);
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t l = 0; l < present && l < L; ++l) to[l * stride_c + i * stride_i] = static_cast<S>(from[i * B + l]);
+      }
+    }
+  }
+}
+
+// The same for a whole view's plane or bins of one box, rows of any stride.
+template <int B, class S, class W>
+inline void pack_plane(const View<const S>& view, int64_t n, int64_t c, int64_t channels, W* block) {
+  const S* source = view.at(n, c);
+  if (view.flat()) return pack<B>(source, view.stride_c, view.stride_x, channels, view.pixels(), block);
+  for (int64_t y = 0; y < view.height; ++y) {
+    pack<B>(source + y * view.stride_y, view.stride_c, view.stride_x, channels, view.width, block + y * view.width * B);
+  }
+}
+
+// Results are contiguous (either layout), so their planes are flat.
+template <int B, class S, class W>
+inline void unpack_plane(const W* block, const View<S>& view, int64_t n, int64_t c, int64_t channels) {
+  unpack<B>(block, view.pixels(), view.at(n, c), view.stride_c, view.stride_x, channels);
+}
+
+// A row of the map as the kernels read it: pixel x of the block starts at data + x * pitch.
+template <class W>
+struct Row {
+  const W* data;
+  int64_t pitch;
+};
+
+// Can the kernels read this block of channels where it lies?
+template <int B, class S, class W>
+inline bool readable_in_place(const View<const S>& view, int64_t channels) {
+  return std::is_same_v<S, W> && view.stride_c == 1 && channels == B;
+}
+
+// Reads rows of one block of one image: in place if the layout allows it, otherwise packed into `buffer`, which has
+// room for [width][B]; only columns [first, last) of the row are valid then.
+template <int B, class S, class W>
+struct RowReader {
+  const View<const S>& view;
+  int64_t n, c, channels;
+  bool in_place;
+
+  RowReader(const View<const S>& features, int64_t image, int64_t channel, int64_t present)
+      : view(features), n(image), c(channel), channels(present), in_place(readable_in_place<B, S, W>(features, present)) {}
+
+  Row<W> read(int64_t y, int64_t first, int64_t last, W* buffer) const {
+    const S* source = view.at(n, c) + y * view.stride_y;
+    if constexpr (std::is_same_v<S, W>) {
+      if (in_place) return {source, view.stride_x};
+    }
+    pack<B>(source + first * view.stride_x, view.stride_c, view.stride_x, channels, last - first, buffer + first * B);
+    return {buffer, B};
+  }
+};

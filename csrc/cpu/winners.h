@@ -1,0 +1,233 @@
+// Pooling with the winners fixed: each output is one bilinear sample, so the operator is linear in the features again
+// (docs/math.md, section 5). Its transpose and box gradient, and the derivatives of all three along box directions.
+#pragma once
+
+#include <vector>
+
+#include <ATen/Parallel.h>
+
+#include "sample_tables.h"
+#include "views.h"
+
+namespace roialign_ext {
+
+// Weights of the two pixels of one axis of one sample.
+template <class W>
+struct TwoTaps {
+  W low, high;
+};
+
+template <class W>
+TwoTaps<W> value_taps(const SampleTap<W>& sample) {
+  return {W(1) - sample.fraction, sample.fraction};
+}
+
+// Derivative of the taps when the position moves at this rate.
+template <class W>
+TwoTaps<W> moving_taps(W rate) {
+  return {-rate, rate};
+}
+
+template <class W>
+bool follows_box(const SampleTap<W>& sample) {
+  return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
+}
+
+// One sample of one bin, chosen by its winner.
+template <class W>
+struct Winner {
+  const SampleTap<W>* y;
+  const SampleTap<W>* x;
+};
+
+// False for the winner -1 (a rejected sample, which moves nothing), and for any index that the bin does not have.
+template <class W>
+bool find_winner(const SamplePlan<W>& plan, int64_t k, int64_t p, int64_t q, int32_t winner, Winner<W>& sample) {
+  const int64_t y_bin = k * plan.y.bins + p, x_bin = k * plan.x.bins + q;
+  const int64_t y_begin = plan.y.begin[y_bin], x_begin = plan.x.begin[x_bin];
+  const int64_t ny = plan.y.begin[y_bin + 1] - y_begin, nx = plan.x.begin[x_bin + 1] - x_begin;
+  if (winner < 0 || winner >= ny * nx) return false;
+  sample = {&plan.y.samples[y_begin + winner / nx], &plan.x.samples[x_begin + winner % nx]};
+  return true;
+}
+
+// A product of y taps and x taps; the derivative along directions is a sum of two of them, as for averages.
+template <class W>
+struct Stencil {
+  int terms;
+  TwoTaps<W> y[2], x[2];
+};
+
+template <class W>
+W edge_rate(const SampleTap<W>& sample, const W* rates) {
+  return sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2];
+}
+
+// `directions`: 0, 1 or 2 pointers to (x1, y1, x2, y2) rates of the box.
+template <class W>
+Stencil<W> make_stencil(const Winner<W>& sample, int order, const W* const* directions) {
+  const auto y_taps = [&](const W* d) { return moving_taps(edge_rate(*sample.y, d + 1)); };
+  const auto x_taps = [&](const W* d) { return moving_taps(edge_rate(*sample.x, d)); };
+  const TwoTaps<W> y = value_taps(*sample.y), x = value_taps(*sample.x);
+  if (order == 0) return {1, {y, {}}, {x, {}}};
+  const W* u = directions[0];
+  if (order == 1) return {2, {y_taps(u), y}, {x, x_taps(u)}};
+  const W* v = directions[1];
+  return {2, {y_taps(u), y_taps(v)}, {x_taps(v), x_taps(u)}};
+}
+
+// Calls visit(y, x, weight) for the pixels of the stencil that have weight.
+template <class W, class Visit>
+void for_each_pixel(const Winner<W>& sample, const Stencil<W>& stencil, Visit&& visit) {
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 2; ++j) {
+      W weight = 0;
+      for (int term = 0; term < stencil.terms; ++term) {
+        const W wy = i == 0 ? stencil.y[term].low : stencil.y[term].high;
+        const W wx = j == 0 ? stencil.x[term].low : stencil.x[term].high;
+        weight += wy * wx;
+      }
+      if (weight != W(0)) visit(sample.y->low + i, sample.x->low + j, weight);
+    }
+  }
+}
+
+// The rates of up to two directions, [box][4] each, in the arithmetic type.
+template <class W>
+class Rates {
+ public:
+  template <class T>
+  Rates(const BoxParams<T>& params, const std::vector<const T*>& directions) : order_(static_cast<int>(directions.size())) {
+    for (int d = 0; d < order_; ++d) {
+      for (int64_t i = 0; i < 5 * params.boxes; ++i) {
+        if (i % 5 != 0) rates_[d].push_back(static_cast<W>(directions[d][i]));
+      }
+    }
+  }
+
+  Stencil<W> stencil(const Winner<W>& sample, int64_t k) const {
+    const W* const directions[2] = {rates_[0].data() + 4 * k, rates_[1].data() + 4 * k};
+    return make_stencil(sample, order_, directions);
+  }
+
+  int order() const { return order_; }
+  const W* row(int d, int64_t k) const { return rates_[d].data() + 4 * k; }
+
+ private:
+  int order_;
+  std::vector<W> rates_[2];
+};
+
+// Calls visit(bin offsets p and q, sample) for the bins of one box and channel whose winner is on the map.
+template <class W, class Visit>
+void for_each_winner(const SamplePlan<W>& plan, const View<const int32_t>& winners, int64_t k, int64_t c,
+                     Visit&& visit) {
+  Winner<W> sample;
+  for (int64_t p = 0; p < winners.height; ++p) {
+    for (int64_t q = 0; q < winners.width; ++q) {
+      const int32_t winner = winners.at(k, c)[p * winners.stride_y + q * winners.stride_x];
+      if (find_winner(plan, k, p, q, winner, sample)) visit(p, q, sample);
+    }
+  }
+}
+
+template <class S, class T>
+void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                  const View<const int32_t>& winners, const View<const S>& features, const View<S>& output) {
+  using W = arithmetic_t<S>;
+  const auto plan = make_sample_plan<W>(params);
+  const Rates<W> rates(params, directions);
+  at::parallel_for(0, params.boxes * output.channels, 64, [&](int64_t begin, int64_t end) {
+    std::vector<W> sums(static_cast<size_t>(output.pixels()));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t k = unit / output.channels, c = unit % output.channels;
+      const S* plane = features.at(static_cast<int64_t>(params.rows[5 * k]), c);
+      std::fill(sums.begin(), sums.end(), W(0));
+      for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+        W& sum = sums[p * output.width + q];
+        for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
+          sum += weight * static_cast<W>(plane[y * features.stride_y + x * features.stride_x]);
+        });
+      });
+      for (int64_t i = 0; i < output.pixels(); ++i) output.at(k, c)[i * output.stride_x] = static_cast<S>(sums[i]);
+    }
+  });
+}
+
+// Every (image, block of channels) is written by one thread, its boxes added in their order: deterministic.
+template <class S, class T>
+void spread_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                    const View<const int32_t>& winners, const View<const S>& grad, const View<S>& grad_input) {
+  using W = arithmetic_t<S>;
+  constexpr int64_t kChannels = 16;
+  const auto plan = make_sample_plan<W>(params);
+  const Rates<W> rates(params, directions);
+  const BoxesByImage by_image = group_by_image(params);
+  const int64_t blocks = (grad.channels + kChannels - 1) / kChannels, pixels = grad_input.pixels();
+  at::parallel_for(0, params.images * blocks, 1, [&](int64_t begin, int64_t end) {
+    std::vector<W> map(static_cast<size_t>(pixels * kChannels));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t n = unit / blocks, first = unit % blocks * kChannels;
+      const int64_t channels = std::min(kChannels, grad.channels - first);
+      std::fill(map.begin(), map.end(), W(0));
+      for (int64_t b = by_image.begin[n]; b < by_image.begin[n + 1]; ++b) {
+        const int64_t k = by_image.boxes[b];
+        for (int64_t c = 0; c < channels; ++c) {
+          for_each_winner(plan, winners, k, first + c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+            const W g = static_cast<W>(grad.at(k, first + c)[p * grad.stride_y + q * grad.stride_x]);
+            for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
+              map[(y * grad_input.width + x) * kChannels + c] += weight * g;
+            });
+          });
+        }
+      }
+      for (int64_t c = 0; c < channels; ++c) {
+        S* plane = grad_input.at(n, first + c);
+        for (int64_t i = 0; i < pixels; ++i) plane[i * grad_input.stride_x] = static_cast<S>(map[i * kChannels + c]);
+      }
+    }
+  });
+}
+
+// Adds to rows[k][1..4] the gradient of <G, A F>, or with a direction that of <G, D_v A F>, by the edges of box k.
+template <class S, class T>
+void box_gradient_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                          const View<const int32_t>& winners, const View<const S>& grad,
+                          const View<const S>& features, T* rows) {
+  using W = arithmetic_t<S>;
+  const auto plan = make_sample_plan<W>(params);
+  const Rates<W> rates(params, directions);
+  at::parallel_for(0, params.boxes, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      W by_edge[4] = {};
+      for (int64_t c = 0; c < grad.channels; ++c) {
+        const S* plane = features.at(static_cast<int64_t>(params.rows[5 * k]), c);
+        for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+          const W g = static_cast<W>(grad.at(k, c)[p * grad.stride_y + q * grad.stride_x]);
+          const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
+            W sum = 0;
+            for_each_pixel(sample, Stencil<W>{1, {y_taps, {}}, {x_taps, {}}}, [&](int64_t y, int64_t x, W weight) {
+              sum += weight * static_cast<W>(plane[y * features.stride_y + x * features.stride_x]);
+            });
+            return sum;
+          };
+          TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
+          if (rates.order() == 1) {
+            y_taps = moving_taps(edge_rate(*sample.y, rates.row(0, k) + 1));
+            x_taps = moving_taps(edge_rate(*sample.x, rates.row(0, k)));
+          }
+          // A clamped sample has no pixel beyond it to differ from.
+          const W along_y = follows_box(*sample.y) ? g * apply(moving_taps(W(1)), x_taps) : W(0);
+          const W along_x = follows_box(*sample.x) ? g * apply(y_taps, moving_taps(W(1))) : W(0);
+          by_edge[0] += sample.x->by_low_edge * along_x;
+          by_edge[1] += sample.y->by_low_edge * along_y;
+          by_edge[2] += sample.x->by_high_edge * along_x;
+          by_edge[3] += sample.y->by_high_edge * along_y;
+        });
+      }
+      for (int edge = 0; edge < 4; ++edge) rows[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);
+    }
+  });
+}
+
+}  // namespace roialign_ext
