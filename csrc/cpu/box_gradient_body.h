@@ -1,37 +1,62 @@
 // Gradient of <G, Wy F Wx^T> by the edges of each box: one table is replaced by its derivative (docs/math.md,
 // section 6). Included as vector_body.h is.
 
-// Dot product of the gradient's bins of one bin row with sums of one row of the map, lane by lane.
-template <int NV, class W>
-inline Vec<W> dot_bins(const W* grad, const W* sums, int64_t bins_x) {
-  constexpr int L = VectorType<W>::lanes;
-  Vec<W> total[NV] = {};
-  for (int64_t i = 0; i < bins_x * NV * L; i += NV * L) {
-    for (int v = 0; v < NV; ++v) total[v] += load(grad + i + v * L) * load(sums + i + v * L);
-  }
-  for (int v = 1; v < NV; ++v) total[0] += total[v];
-  return total[0];
-}
-
-// sums[q][B] = taps of bin q, by weight m, applied to one row of the map.
-template <int NV, int M, class W>
-inline void row_sums(Row<W> row, const int64_t* x_begin, int64_t bins_x, const Tap<W, M>* taps, int m, W* sums) {
-  constexpr int L = VectorType<W>::lanes, B = NV * L;
-  for (int64_t q = 0; q < bins_x; ++q) {
-    Vec<W> sum[NV] = {};
-    for (int64_t t = x_begin[q]; t < x_begin[q + 1]; ++t) {
-      const W* pixel = row.data + taps[t].index * row.pitch;
-      for (int v = 0; v < NV; ++v) sum[v] += taps[t].weight[m] * load(pixel + v * L);
-    }
-    for (int v = 0; v < NV; ++v) store(sums + q * B + v * L, sum[v]);
-  }
-}
-
 template <class W>
 inline W sum_of_lanes(Vec<W> v) {
   W sum = 0;
   for (int l = 0; l < VectorType<W>::lanes; ++l) sum += v[l];
   return sum;
+}
+
+// The taps by which one row of the map feeds bins: by the y table as it is, and by its derivatives.
+template <class W>
+struct RowTaps {
+  const Tap<W, 1>*begin, *end;
+  const Tap<W, 2>*edges_begin, *edges_end;
+};
+
+// sums[m] += weight m of each tap times its vectors; tap.index counts steps of `stride` elements from `base`.
+template <int NV, int M, class W>
+inline void weighted_sums(const Tap<W, M>* tap, const Tap<W, M>* end, const W* base, int64_t stride, Vec<W> (&sums)[M][NV]) {
+  constexpr int L = VectorType<W>::lanes;
+  for (; tap != end; ++tap) {
+    const W* from = base + tap->index * stride;
+    for (int v = 0; v < NV; ++v) {
+      const Vec<W> value = load(from + v * L);
+      for (int m = 0; m < M; ++m) sums[m][v] += tap->weight[m] * value;
+    }
+  }
+}
+
+// What one row of the map adds, lane by lane, to the derivatives by the two edges of each axis. For every bin column
+// the row is summed by the x tables and the gradient's bins by the y tables; the products pair one derivative with
+// one table as it is.
+template <int NV, class W>
+inline void gradient_of_row(const EdgePlan<W>& plan, int64_t k, Row<W> row, const RowTaps<W>& y, const W* grad,
+                            Vec<W> (&by_x)[2], Vec<W> (&by_y)[2]) {
+  constexpr int B = NV * VectorType<W>::lanes;
+  const int64_t bins_x = plan.x.bins;
+  const int64_t *x = plan.x.item(k), *x_edges = plan.x_edges.item(k);
+  for (int64_t q = 0; q < bins_x; ++q) {
+    Vec<W> map[1][NV] = {}, map_edges[2][NV] = {}, bins[1][NV] = {}, bins_edges[2][NV] = {};
+    const Tap<W, 1>* taps = plan.x.taps.data();
+    const Tap<W, 2>* edge_taps = plan.x_edges.taps.data();
+    // Pixels are read only where both factors have taps, as in the definition.
+    if (y.edges_begin != y.edges_end && x[q] != x[q + 1]) {
+      weighted_sums<NV>(taps + x[q], taps + x[q + 1], row.data, row.pitch, map);
+      weighted_sums<NV>(y.edges_begin, y.edges_end, grad + q * B, bins_x * B, bins_edges);
+      for (int v = 0; v < NV; ++v) {
+        for (int edge = 0; edge < 2; ++edge) by_y[edge] += bins_edges[edge][v] * map[0][v];
+      }
+    }
+    if (y.begin != y.end && x_edges[q] != x_edges[q + 1]) {
+      weighted_sums<NV>(edge_taps + x_edges[q], edge_taps + x_edges[q + 1], row.data, row.pitch, map_edges);
+      weighted_sums<NV>(y.begin, y.end, grad + q * B, bins_x * B, bins);
+      for (int v = 0; v < NV; ++v) {
+        for (int edge = 0; edge < 2; ++edge) by_x[edge] += bins[0][v] * map_edges[edge][v];
+      }
+    }
+  }
 }
 
 template <int NV, class S>
@@ -41,38 +66,30 @@ inline void gradient_of_box(const BoxGradientJob<S>& job, int64_t k, int64_t c, 
   constexpr int B = NV * VectorType<W>::lanes;
   const EdgePlan<W>& plan = *job.plan;
   const RowReader<B, S, W> reader(job.features, job.image_of_box[k], c, channels);
-  const int64_t bins_x = job.grad.width;
-  std::vector<W> grad(job.grad.pixels() * B), sums(bins_x * B);
+  std::vector<W> grad(job.grad.pixels() * B);
   std::vector<W> buffer(reader.in_place ? 0 : job.features.width * B);
   pack_plane<B>(job.grad, k, c, channels, grad.data());
+  const int64_t first = std::min(plan.x.first[k], plan.x_edges.first[k]);
+  const int64_t last = std::max(plan.x.last[k], plan.x_edges.last[k]);
   Vec<W> by_x[2] = {}, by_y[2] = {};
 
-  // Rows where the y table moves, with the x table as it is.
-  if (plan.x.first[k] < plan.x.last[k]) {
-    for (int64_t r = plan.y_edges.begin[k]; r < plan.y_edges.begin[k + 1]; ++r) {
-      const PixelRow& y = plan.y_edges.rows[r];
-      const Row<W> row = reader.read(y.pixel, plan.x.first[k], plan.x.last[k], buffer.data());
-      row_sums<NV>(row, plan.x.item(k), bins_x, plan.x.taps.data(), 0, sums.data());
-      for (int64_t t = y.begin; t < y.end; ++t) {
-        const Tap<W, 2>& tap = plan.y_edges.taps[t];
-        const Vec<W> dot = dot_bins<NV>(grad.data() + tap.index * bins_x * B, sums.data(), bins_x);
-        for (int edge = 0; edge < 2; ++edge) by_y[edge] += tap.weight[edge] * dot;
-      }
+  // The rows of both y tables, merged: mostly the same ones.
+  int64_t r = plan.y.begin[k], e = plan.y_edges.begin[k];
+  const int64_t r_end = plan.y.begin[k + 1], e_end = plan.y_edges.begin[k + 1];
+  while (first < last && (r < r_end || e < e_end)) {
+    const int32_t at_r = r < r_end ? plan.y.rows[r].pixel : INT32_MAX;
+    const int32_t at_e = e < e_end ? plan.y_edges.rows[e].pixel : INT32_MAX;
+    RowTaps<W> taps = {};
+    if (at_r <= at_e) {
+      taps.begin = plan.y.taps.data() + plan.y.rows[r].begin;
+      taps.end = plan.y.taps.data() + plan.y.rows[r++].end;
     }
-  }
-  // Rows of the y table as it is, where the x table moves.
-  if (plan.x_edges.first[k] < plan.x_edges.last[k]) {
-    for (int64_t r = plan.y.begin[k]; r < plan.y.begin[k + 1]; ++r) {
-      const PixelRow& y = plan.y.rows[r];
-      const Row<W> row = reader.read(y.pixel, plan.x_edges.first[k], plan.x_edges.last[k], buffer.data());
-      for (int edge = 0; edge < 2; ++edge) {
-        row_sums<NV>(row, plan.x_edges.item(k), bins_x, plan.x_edges.taps.data(), edge, sums.data());
-        for (int64_t t = y.begin; t < y.end; ++t) {
-          const Tap<W, 1>& tap = plan.y.taps[t];
-          by_x[edge] += tap.weight[0] * dot_bins<NV>(grad.data() + tap.index * bins_x * B, sums.data(), bins_x);
-        }
-      }
+    if (at_e <= at_r) {
+      taps.edges_begin = plan.y_edges.taps.data() + plan.y_edges.rows[e].begin;
+      taps.edges_end = plan.y_edges.taps.data() + plan.y_edges.rows[e++].end;
     }
+    const Row<W> row = reader.read(std::min(at_r, at_e), first, last, buffer.data());
+    gradient_of_row<NV>(plan, k, row, taps, grad.data(), by_x, by_y);
   }
   by_edge[0] = sum_of_lanes<W>(by_x[0]);
   by_edge[1] = sum_of_lanes<W>(by_y[0]);

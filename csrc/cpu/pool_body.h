@@ -142,7 +142,7 @@ inline void spread_by_row(const AverageJob<S>& job, const ImageSweep& sweep, int
                      plan.y.taps.data() + taps.end, row.data());
     }
     unpack<B>(row.data(), job.write.width, job.write.at(n, c) + y * job.write.stride_y, job.write.stride_c,
-              job.write.stride_x, channels);
+              job.write.stride_x, channels, job.write.past_caches());
   }
 }
 

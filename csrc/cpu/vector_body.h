@@ -59,6 +59,21 @@ inline void store(c10::Half* p, Vec<float> v) {
 #endif
 }
 
+// Stores past the caches, to a 64-byte aligned line at a time: results larger than the caches are not read back soon,
+// and a plain store would first read the line it is about to overwrite.
+inline void stream(float* p, Vec<float> v) {
+#if ROI_VECTOR_BYTES == 64
+  _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
+#elif ROI_VECTOR_BYTES == 32
+  _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
+#else
+  store(p, v);
+#endif
+}
+inline void stream(double* p, Vec<double> v) { stream(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(v)); }
+
+inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
+
 // Transposition of an L x L tile in registers: log2(L) steps, each exchanging the off-diagonal halves of all squares
 // of side 2 * s. Lane l of the two results of a step comes from lanes of the pair (a, b) as the two indexes say.
 template <int s, int L>
@@ -118,8 +133,18 @@ inline void pack(const S* source, int64_t stride_c, int64_t stride_i, int64_t ch
 
 // Block -> storage, the reverse: one rounding to the storage type.
 template <int B, class S, class W>
-inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, int64_t stride_i, int64_t channels) {
+inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, int64_t stride_i, int64_t channels,
+                   bool past_caches) {
   constexpr int L = VectorType<W>::lanes;
+  if constexpr (std::is_same_v<S, W>) {
+    const bool aligned = is_aligned(target) && stride_i * sizeof(S) % 64 == 0;
+    if (past_caches && aligned && stride_c == 1 && channels == B) {
+      for (int64_t i = 0; i < count; ++i) {
+        for (int c = 0; c < B; c += L) stream(target + i * stride_i + c, load(block + i * B + c));
+      }
+      return;
+    }
+  }
   for (int64_t c = 0; c < channels; c += L) {
     const W* from = block + c;
     S* to = target + c * stride_c;
@@ -155,7 +180,7 @@ inline void pack_plane(const View<const S>& view, int64_t n, int64_t c, int64_t 
 // Results are contiguous (either layout), so their planes are flat.
 template <int B, class S, class W>
 inline void unpack_plane(const W* block, const View<S>& view, int64_t n, int64_t c, int64_t channels) {
-  unpack<B>(block, view.pixels(), view.at(n, c), view.stride_c, view.stride_x, channels);
+  unpack<B>(block, view.pixels(), view.at(n, c), view.stride_c, view.stride_x, channels, view.past_caches());
 }
 
 // A row of the map as the kernels read it: pixel x of the block starts at data + x * pitch.

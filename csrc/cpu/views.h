@@ -30,6 +30,8 @@ struct View {
   S* at(int64_t n, int64_t c) const { return data + n * stride_n + c * stride_c; }
   int64_t pixels() const { return height * width; }
   int64_t elements() const { return count * channels * pixels(); }
+  // Results this large are not in any cache when they are read back.
+  bool past_caches() const { return elements() * static_cast<int64_t>(sizeof(S)) > (int64_t(8) << 20); }
   // Rows follow each other without a gap: the plane is one run of pixels() elements, stride_x apart.
   bool flat() const { return height <= 1 || stride_y == width * stride_x; }
 };

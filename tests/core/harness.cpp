@@ -1,0 +1,43 @@
+// csrc/core as plain functions for tests/test_axis_weights.py. It includes nothing but csrc/core, which shows that the
+// headers stand alone.
+#include "axis_weights.h"
+
+namespace {
+
+struct Tap {
+  int64_t bin, pixel;
+  double weight[2];
+};
+
+template <class T>
+int64_t build(int rule, double low, double high, double scale, int64_t bins, int64_t length, int64_t sampling_ratio,
+              int kind, double low_rate, double high_rate, Tap* taps, int64_t capacity) {
+  using namespace roialign_ext;
+  const auto axis = make_box_axis<T>(static_cast<Rule>(rule), static_cast<T>(low), static_cast<T>(high),
+                                     static_cast<T>(scale), bins, length, sampling_ratio);
+  int64_t count = 0;
+  auto record = [&](auto weights) {
+    constexpr int M = decltype(weights)::M;
+    for (int64_t p = 0; p < bins; ++p) {
+      for_each_tap<T>(axis, p, weights, [&](int64_t pixel, const T* weight) {
+        if (count < capacity) taps[count] = {p, pixel, {weight[0], M == 2 ? weight[M - 1] : T(0)}};
+        ++count;
+      });
+    }
+  };
+  if (kind == 0) record(ValueWeights());
+  if (kind == 1) record(EdgeWeights());
+  if (kind == 2) record(DirectionWeights<T>{T(low_rate), T(high_rate)});
+  return count;
+}
+
+}  // namespace
+
+extern "C" int64_t build_taps(int single_precision, int rule, double low, double high, double scale, int64_t bins,
+                              int64_t length, int64_t sampling_ratio, int kind, double low_rate, double high_rate,
+                              Tap* taps, int64_t capacity) {
+  return single_precision
+             ? build<float>(rule, low, high, scale, bins, length, sampling_ratio, kind, low_rate, high_rate, taps, capacity)
+             : build<double>(rule, low, high, scale, bins, length, sampling_ratio, kind, low_rate, high_rate, taps,
+                             capacity);
+}

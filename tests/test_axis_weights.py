@@ -1,0 +1,233 @@
+"""The table builder of csrc/core by itself: compiled alone, compared with plain loops over the samples."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import shutil
+import subprocess
+import sysconfig
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = ROOT / "csrc" / "core"
+HALF_PIXEL, LEGACY = 0, 1
+VALUE, EDGES, DIRECTION = 0, 1, 2
+
+
+class Axis(NamedTuple):
+    """One axis of one box: edges in image pixels, the size of the map in map pixels."""
+
+    rule: int
+    low: float
+    high: float
+    scale: float
+    bins: int
+    length: int
+    ratio: int
+
+
+class TapStruct(ctypes.Structure):
+    _fields_ = (("bin", ctypes.c_int64), ("pixel", ctypes.c_int64), ("weight", ctypes.c_double * 2))
+
+
+Table = dict[tuple[int, int], tuple[float, float]]
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    library = tmp_path_factory.mktemp("core") / "core.so"
+    compiler = (sysconfig.get_config_var("CXX") or "c++").split()[0]
+    flags = "-std=c++17 -O2 -Wall -Wextra -Werror -ffp-contract=off -fsanitize=undefined -fno-sanitize-recover -fPIC -shared"
+    source = Path(__file__).parent / "core" / "harness.cpp"
+    subprocess.run([compiler, *flags.split(), f"-I{CORE}", str(source), "-o", str(library)], check=True)
+    loaded = ctypes.CDLL(str(library))
+    integer, real = ctypes.c_int64, ctypes.c_double
+    loaded.build_taps.restype = integer
+    loaded.build_taps.argtypes = (
+        [ctypes.c_int, ctypes.c_int, real, real, real, integer, integer, integer, ctypes.c_int, real, real]
+        + [ctypes.POINTER(TapStruct), integer]
+    )  # fmt: skip
+    return loaded
+
+
+def build(
+    core: ctypes.CDLL, axis: Axis, kind: int = VALUE, rates: tuple[float, float] = (0, 0), single: int = 0
+) -> Table:
+    """The builder's taps as {(bin, pixel): weights}; checks that pixels ascend and that none has no weight."""
+    capacity = 1 << 14
+    taps = (TapStruct * capacity)()
+    count = core.build_taps(single, *axis, kind, *rates, taps, capacity)
+    assert count <= capacity
+    table: Table = {}
+    last = (-1, -1)
+    for tap in taps[:count]:
+        assert (tap.bin, tap.pixel) > last
+        last = (tap.bin, tap.pixel)
+        assert 0 <= tap.pixel < axis.length
+        assert tap.weight[0] != 0 or tap.weight[1] != 0
+        table[last] = (tap.weight[0], tap.weight[1])
+    return table
+
+
+def samples(axis: Axis, real: type = np.float64) -> list[tuple[int, float, float]]:
+    """Every sample as (bin, position in map pixels, share of the box's length before it), by the definition."""
+    with np.errstate(all="ignore"):
+        shift = real(0.5 if axis.rule == HALF_PIXEL else 0)
+        start = real(axis.low) * real(axis.scale) - shift
+        size = (real(axis.high) * real(axis.scale) - shift) - start
+        if axis.rule == LEGACY and size < 1:
+            size = real(1)
+        bin_size = size / real(axis.bins)
+        grid = axis.ratio if axis.ratio > 0 else int(np.ceil(bin_size))
+        result = []
+        for p in range(axis.bins):
+            for i in range(grid):
+                position = start + real(p) * bin_size + (real(i) + real(0.5)) * bin_size / real(grid)
+                result.append((p, position, (p + (i + 0.5) / grid) / axis.bins))
+        return result
+
+
+def expected(axis: Axis, kind: int = VALUE, real: type = np.float64) -> Table:
+    """The mean over samples of the two bilinear weights, or of their derivatives by the two edges."""
+    table: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    drawn = samples(axis, real)
+    grid = max(len(drawn) // axis.bins, 1)
+    held = axis.rule == LEGACY and axis.high * axis.scale - axis.low * axis.scale < 1
+    for p, position, u in drawn:
+        if not -1 <= position <= axis.length:
+            continue
+        y = max(float(position), 0.0)
+        low = int(y)
+        clamped = position <= 0 or low >= axis.length - 1
+        if low >= axis.length - 1:
+            low, y = axis.length - 1, float(axis.length - 1)
+        if kind == VALUE:
+            table[p, low][0] += (1 - (y - low)) / grid
+            if not clamped:
+                table[p, low + 1][0] += (y - low) / grid
+        elif not clamped:
+            rates = (axis.scale, 0.0) if held else (axis.scale * (1 - u), axis.scale * u)
+            for edge in range(2):
+                table[p, low][edge] -= rates[edge] / grid
+                table[p, low + 1][edge] += rates[edge] / grid
+    return {key: (value[0], value[1]) for key, value in table.items()}
+
+
+def assert_same(actual: Table, wanted: Table, tolerance: float) -> None:
+    for key in actual.keys() | wanted.keys():
+        assert actual.get(key, (0.0, 0.0)) == pytest.approx(wanted.get(key, (0.0, 0.0)), abs=tolerance, rel=0), key
+
+
+coordinates = st.floats(-40, 60, allow_nan=False, width=32)
+axes = st.builds(
+    Axis,
+    rule=st.sampled_from([HALF_PIXEL, LEGACY]),
+    low=coordinates,
+    high=coordinates,
+    scale=st.sampled_from([1.0, 0.5, 0.25, 1 / 3]),
+    bins=st.integers(1, 9),
+    length=st.integers(1, 20),
+    ratio=st.sampled_from([-1, 0, 1, 2, 3, 4, 6, 33, 50]),
+)
+
+
+@given(axis=axes)
+def test_weights_are_the_mean_of_the_samples(core: ctypes.CDLL, axis: Axis) -> None:
+    assert_same(build(core, axis), expected(axis), 1e-12)
+
+
+@given(axis=axes)
+def test_single_precision_takes_the_same_floor_decisions(core: ctypes.CDLL, axis: Axis) -> None:
+    assert_same(build(core, axis, single=1), expected(axis, real=np.float32), 2e-6)
+
+
+@given(axis=axes)
+def test_derivatives_by_the_edges(core: ctypes.CDLL, axis: Axis) -> None:
+    assert_same(build(core, axis, EDGES), expected(axis, EDGES), 1e-12)
+
+
+@given(axis=axes)
+def test_derivatives_are_those_of_the_weights(core: ctypes.CDLL, axis: Axis) -> None:
+    """Finite differences, wherever no sample is near a pixel or a border of the range rule."""
+    assume(all(abs(position - round(position)) > 1e-3 for _, position, _ in samples(axis)))
+    length = (axis.high - axis.low) * axis.scale
+    assume(abs(length - 1) > 1e-3)
+    cells = length / axis.bins
+    assume(axis.ratio > 0 or abs(cells - round(cells)) > 1e-3)
+    derivative, step = build(core, axis, EDGES), 1e-6
+    for edge, field in enumerate(("low", "high")):
+        ahead = build(core, axis._replace(**{field: getattr(axis, field) + step}))
+        behind = build(core, axis._replace(**{field: getattr(axis, field) - step}))
+        for key in ahead.keys() | behind.keys() | derivative.keys():
+            slope = (ahead.get(key, (0.0,))[0] - behind.get(key, (0.0,))[0]) / (2 * step)
+            assert derivative.get(key, (0.0, 0.0))[edge] == pytest.approx(slope, abs=1e-6)
+
+
+@given(axis=axes, rates=st.tuples(st.floats(-2, 2), st.floats(-2, 2)))
+def test_direction_is_a_combination_of_the_edges(core: ctypes.CDLL, axis: Axis, rates: tuple[float, float]) -> None:
+    edges = build(core, axis, EDGES)
+    wanted = {key: (low * rates[0] + high * rates[1], 0.0) for key, (low, high) in edges.items()}
+    assert_same(build(core, axis, DIRECTION, rates), wanted, 1e-12)
+
+
+@given(axis=axes)
+def test_weights_sum_to_one_inside_the_map(core: ctypes.CDLL, axis: Axis) -> None:
+    drawn = samples(axis)
+    assume(drawn and all(-1 <= position <= axis.length for _, position, _ in drawn))
+    sums = np.zeros(axis.bins)
+    for (p, _), (weight, _) in build(core, axis).items():
+        sums[p] += weight
+    np.testing.assert_allclose(sums, 1, atol=1e-12)
+
+
+@given(axis=axes.map(lambda a: a._replace(length=64, scale=1.0)), shift=st.integers(1, 9))
+def test_weights_move_with_the_box(core: ctypes.CDLL, axis: Axis, shift: int) -> None:
+    moved = axis._replace(low=axis.low + shift, high=axis.high + shift)
+    assume(all(0.01 < position < 50 for _, position, _ in samples(axis)))
+    assume(len(samples(axis)) == len(samples(moved)))
+    wanted = {(p, pixel + shift): weight for (p, pixel), weight in build(core, axis).items()}
+    assert_same(build(core, moved), wanted, 1e-10)
+
+
+@pytest.mark.parametrize("half_size", [1e4, 1e6, 1e8, 1e12, 1e18, 1e30, 1e38, math.inf, math.nan])
+@pytest.mark.parametrize("single", [0, 1])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_taps_are_bounded_whatever_the_size_of_the_box(
+    core: ctypes.CDLL, half_size: float, single: int, ratio: int
+) -> None:
+    axis = Axis(HALF_PIXEL, 20 - half_size, 20 + half_size, 1.0, 7, 40, ratio)
+    table = build(core, axis, single=single)
+    per_bin = defaultdict(int)
+    for p, _ in table:
+        per_bin[p] += 1
+    assert all(count <= axis.length for count in per_bin.values())
+    assert sum(weight for weight, _ in table.values()) <= axis.bins * (1 + 1e-6)
+
+
+def test_huge_adaptive_box_averages_the_whole_map(core: ctypes.CDLL) -> None:
+    """One bin over a box of 2e6 px: 42 rows of a grid of 2e6 samples fall on a map of 40 (-1 ... 40)."""
+    table = build(core, Axis(HALF_PIXEL, 20 - 1e6, 20 + 1e6, 1.0, 1, 40, 0))
+    weights = [table[0, pixel][0] for pixel in range(40)]
+    np.testing.assert_allclose(weights[1:-1], 1 / 2e6, rtol=1e-6)
+    np.testing.assert_allclose(sum(weights), 41.0 / 2e6, rtol=0.03)
+
+
+def test_core_knows_no_framework() -> None:
+    for header in CORE.glob("*.h"):
+        text = header.read_text()
+        assert not any(word in text for word in ("ATen", "torch", "c10", "pybind")), header.name
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler: device code cannot be compiled here")
+def test_core_compiles_for_the_device(tmp_path: Path) -> None:
+    source = Path(__file__).parent / "core" / "device.cu"
+    command = ["nvcc", "-c", "-std=c++17", "-arch=sm_80", "--Werror", "all-warnings", "-I", str(CORE), str(source)]
+    subprocess.run([*command, "-o", str(tmp_path / "device.o")], check=True)
