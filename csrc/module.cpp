@@ -1,0 +1,36 @@
+// The Python module: importing it registers the operators; what it exports are facts about the binary.
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+
+#include <pybind11/pybind11.h>
+
+#include <ATen/Parallel.h>
+#include <torch/version.h>
+
+#include "cpu/isa.h"
+
+namespace {
+
+// How many threads a parallel loop really uses: 1 with several configured means a build without OpenMP.
+int64_t num_threads_seen() {
+  std::set<std::thread::id> threads;
+  std::mutex mutex;
+  at::parallel_for(0, 64 * at::get_num_threads(), 1, [&](int64_t, int64_t) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    threads.insert(std::this_thread::get_id());
+  });
+  return static_cast<int64_t>(threads.size());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.attr("torch_version") = TORCH_VERSION;
+#if defined(__VERSION__)
+  m.attr("compiler") = __VERSION__;
+#endif
+  m.def("cpu_capability", &roialign_ext::instruction_set_name);
+  m.def("num_threads_seen", &num_threads_seen, pybind11::call_guard<pybind11::gil_scoped_release>());
+}

@@ -1,0 +1,26 @@
+"""RoI pooling operators of object detection for PyTorch, hand-written for the CPU."""
+
+from ._environment import load_failure
+
+try:
+    from . import _C
+except ImportError as error:
+    raise ImportError(load_failure(error)) from error
+
+from . import autograd as autograd
+from .autograd import RoIAlignFunction
+from .boxes import BoxShapeError
+from .functional import roi_align
+from .modules import RoIAlign
+
+__version__ = "0.1.0"
+__all__ = ["BoxShapeError", "RoIAlign", "RoIAlignFunction", "__version__", "cpu_capability", "roi_align"]
+
+
+def cpu_capability() -> str:
+    """The instruction set that the kernels run: ``"DEFAULT"``, ``"AVX2"`` or ``"AVX512"``.
+
+    It is the best one that the processor has, unless the environment variable ``ATEN_CPU_CAPABILITY`` (``default``,
+    ``avx2``, ``avx512``) asked for another before torch was imported.
+    """
+    return str(_C.cpu_capability())

@@ -1,0 +1,17 @@
+"""`python -m roialign_ext` prints the environment report; the exit status is 1 if there is a next step to take."""
+
+from __future__ import annotations
+
+import sys
+
+from ._environment import Environment
+
+
+def main() -> int:
+    environment = Environment.collect()
+    print(environment.report())
+    return 1 if environment.next_steps() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+TORCH_VERSION: str
+COMPILER: str
+FLAGS: str

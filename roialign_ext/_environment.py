@@ -1,0 +1,131 @@
+"""What this installation is made of: why the compiled module does not load, and the report of `python -m roialign_ext`.
+
+A binary of this package belongs to one minor release of torch. Nothing here needs the compiled module to be loadable."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps <folder of roialign_ext's sources>"
+NO_CUDA = "this release has CPU kernels only"
+
+
+def built_for() -> str | None:
+    """The torch version that the compiled module was built for; None where nothing was built."""
+    try:
+        from ._build_info import TORCH_VERSION
+    except ModuleNotFoundError:
+        return None
+    return TORCH_VERSION
+
+
+def _minor_release(version: str) -> list[str]:
+    return version.split("+")[0].split(".")[:2]
+
+
+def version_conflict(built: str | None, running: str = torch.__version__) -> str | None:
+    """One sentence if a module built for torch `built` must not be loaded beside torch `running`, else None."""
+    if built is None or _minor_release(built) == _minor_release(running):
+        return None
+    return f"roialign_ext was built for torch {built} but torch {running} is running: rebuild it with `{REBUILD}`."
+
+
+def load_failure(error: ImportError) -> str:
+    """One sentence that says why the compiled module could not be imported, and what to do."""
+    built = built_for()
+    if built is None:
+        return (
+            f"roialign_ext in {Path(__file__).parent} has no compiled module: build and install it with "
+            "`pip install --no-build-isolation .` in its source folder, and import it from any other folder."
+        )
+    conflict = version_conflict(built)
+    if conflict is not None:
+        return conflict
+    return (
+        f"roialign_ext, built for torch {built}, could not be loaded beside torch {torch.__version__} ({error}): "
+        f"rebuild it with `{REBUILD}`."
+    )
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Everything the report shows; `threads_seen` is how many threads really took part in one parallel loop."""
+
+    package: str
+    folder: str
+    python: str
+    torch_running: str
+    torch_built: str
+    compiler: str
+    flags: str
+    torch_cuda: str | None
+    cuda_device: str | None
+    instruction_set: str
+    instruction_set_request: str | None
+    threads: int
+    threads_seen: int
+
+    @classmethod
+    def collect(cls) -> Environment:
+        """The environment of this process."""
+        from . import _C, __version__, _build_info, cpu_capability
+
+        return cls(
+            package=__version__,
+            folder=str(Path(__file__).parent),
+            python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+            torch_running=torch.__version__,
+            torch_built=_C.torch_version,
+            compiler=_build_info.COMPILER,
+            flags=_build_info.FLAGS,
+            torch_cuda=torch.version.cuda,
+            cuda_device=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            instruction_set=cpu_capability(),
+            instruction_set_request=os.environ.get("ATEN_CPU_CAPABILITY"),
+            threads=torch.get_num_threads(),
+            threads_seen=_C.num_threads_seen(),
+        )
+
+    def next_steps(self) -> list[str]:
+        """What the user should do, one sentence each; empty where nothing is off."""
+        steps = []
+        conflict = version_conflict(self.torch_built, self.torch_running)
+        if conflict is not None:
+            steps.append(conflict)
+        if self.threads > 1 and self.threads_seen == 1:
+            steps.append(
+                f"The kernels use 1 of {self.threads} threads, so the compiler ignored -fopenmp: "
+                f"rebuild with GCC or Clang and without CXXFLAGS that switch OpenMP off, `{REBUILD}`."
+            )
+        if "-fsanitize" in self.flags:
+            steps.append(f"This is a slow build for the sanitizers: unset ROIALIGN_EXT_SANITIZE and `{REBUILD}`.")
+        if self.cuda_device is not None:
+            steps.append(f"{NO_CUDA.capitalize()}: pass CPU tensors (`.cpu()`), {self.cuda_device} stays unused.")
+        return steps
+
+    def report(self) -> str:
+        """The report as plain text, one fact a line."""
+        torch_cuda = "no CUDA in this torch" if self.torch_cuda is None else f"torch has CUDA {self.torch_cuda}"
+        device = self.cuda_device or "no CUDA device visible"
+        request = self.instruction_set_request
+        asked = "chosen by the processor" if request is None else f"ATEN_CPU_CAPABILITY={request}"
+        rows = {
+            "roialign_ext": f"{self.package} in {self.folder}",
+            "Python": self.python,
+            "torch": f"{self.torch_running}, roialign_ext built for {self.torch_built}",
+            "compiler": self.compiler,
+            "flags": self.flags,
+            "CUDA kernels": f"no: {NO_CUDA} ({torch_cuda}, {device})",
+            "instruction set": f"{self.instruction_set} ({asked})",
+            "threads": f"{self.threads} asked for, {self.threads_seen} seen in a parallel loop",
+        }
+        width = max(map(len, rows)) + 2
+        lines = [f"{name:<{width}}{value}" for name, value in rows.items()]
+        steps = self.next_steps()
+        lines += [f"Next step: {step}" for step in steps] or ["Nothing to do: everything is in order."]
+        return "\n".join(lines)

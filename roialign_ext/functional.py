@@ -1,0 +1,75 @@
+"""The public operators as functions."""
+
+from typing import List, Union
+
+import torch
+from torch import Tensor
+from torch._jit_internal import BroadcastingList2
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from .boxes import boxes_to_rows
+
+
+# The annotations are in the form that TorchScript reads.
+def roi_align(
+    input: Tensor,
+    boxes: Union[Tensor, List[Tensor]],  # noqa: UP006, UP007
+    output_size: BroadcastingList2[int],  # type: ignore[valid-type]
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    mode: str = "avg",
+) -> Tensor:
+    """Pools a feature map over boxes by the mean or the maximum of bilinear samples: RoIAlign.
+
+    Each box is cut into ``output_size`` bins, each bin into a grid of samples, each sample interpolates the four
+    pixels around it. Arguments, defaults and numbers of mode ``"avg"`` are those of ``torchvision.ops.roi_align``.
+
+    Args:
+        input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
+        boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
+            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels and are read as float32 (as float64 where
+            they or ``input`` are float64), whatever the dtype of ``input`` is.
+        output_size: bins ``(PH, PW)`` of a box, or one number for both.
+        spatial_scale: map pixels per image pixel.
+        sampling_ratio: samples per bin along each axis; if not positive, as many as the bin is map pixels long,
+            rounded up.
+        aligned: ``True`` puts pixel centres at half-integers, as a shift of boxes by half a map pixel. ``False`` is
+            the older convention, without shift and with boxes at least one map pixel long.
+        mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them.
+
+    Returns:
+        ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable in ``input`` and ``boxes``, any
+        number of times. Samples outside the map by more than one pixel count as 0.
+
+    Raises:
+        BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
+        ValueError: any other shape or value that the arguments above do not allow.
+        TypeError: a dtype that they do not allow.
+        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row.
+
+    Source: He et al., "Mask R-CNN", 2017; equations in docs/math.md.
+    """
+    if not torch.jit.is_scripting():
+        if has_torch_function_variadic(input, boxes):
+            return handle_torch_function(  # type: ignore[no-any-return]
+                roi_align, (input, boxes), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
+            )
+        _check_types(input, boxes)
+        if isinstance(boxes, tuple):
+            boxes = list(boxes)
+    rows = boxes_to_rows(boxes, input.size(0))
+    return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
+
+
+def _check_types(input: object, boxes: object) -> None:
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input: expected a tensor [N, C, H, W], got {type(input).__name__}")
+    if not (input.is_cpu or input.is_meta):
+        raise ValueError(
+            f"input: this build of roialign_ext runs on cpu, got a tensor on {input.device}: move it there with .cpu()"
+        )
+    if not isinstance(boxes, (Tensor, list, tuple)):
+        raise TypeError(f"boxes: expected a Tensor[K, 5] or a list of Tensor[L, 4], got {type(boxes).__name__}")
+    if input.dim() != 4:
+        raise ValueError(f"input: expected a tensor [N, C, H, W], got shape {list(input.shape)}")
