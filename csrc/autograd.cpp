@@ -10,6 +10,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <tuple>
+
 #include "operators.h"
 
 namespace roialign_ext {
@@ -66,17 +68,23 @@ void add_box_gradients(AutogradContext* ctx, size_t first, const Tensor& grad, c
   }
 }
 
+// What backward needs. Under forward mode the functions below are applied to primals, but what they save carries its
+// tangents, so that forward mode over backward is right. A struct is opaque to torch::autograd::Function.
+struct Saved {
+  variable_list tensors;
+};
+
 // The features are saved only if the boxes or a direction need a gradient: the usual training case keeps none alive.
 struct PoolFunction : torch::autograd::Function<PoolFunction> {
   static constexpr bool is_traceable = true;
 
   static Variable forward(AutogradContext* ctx, const Tensor& input, const Tensor& boxes, const OptionalTensor& u,
                           const OptionalTensor& v, const OptionalTensor& winners, c10::SymIntArrayRef output_size,
-                          const BoxRule& rule, bool save_input) {
+                          const BoxRule& rule, const Saved& saved) {
     save_rule(ctx, rule);
     ctx->saved_data["input_size"] = input.sym_sizes();
     ctx->saved_data["channels_last"] = is_channels_last(input);
-    ctx->save_for_backward({save_input ? input : Tensor(), boxes, or_undefined(u), or_undefined(v), or_undefined(winners)});
+    ctx->save_for_backward(saved.tensors);
     at::AutoDispatchBelowADInplaceOrView guard;
     return pool(input, boxes, given({or_undefined(u), or_undefined(v)}), or_undefined(winners), output_size, rule);
   }
@@ -101,13 +109,13 @@ struct PoolMaxFunction : torch::autograd::Function<PoolMaxFunction> {
   static constexpr bool is_traceable = true;
 
   static variable_list forward(AutogradContext* ctx, const Tensor& input, const Tensor& boxes,
-                               c10::SymIntArrayRef output_size, const BoxRule& rule, bool save_input) {
+                               c10::SymIntArrayRef output_size, const BoxRule& rule, const Saved& saved) {
     save_rule(ctx, rule);
     ctx->saved_data["input_size"] = input.sym_sizes();
     ctx->saved_data["channels_last"] = is_channels_last(input);
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [values, winners] = pool_max(input, boxes, output_size, rule);
-    ctx->save_for_backward({save_input ? input : Tensor(), boxes, winners});
+    ctx->save_for_backward({saved.tensors[0], saved.tensors[1], winners});
     ctx->mark_non_differentiable({winners});
     return {values, winners};
   }
@@ -133,10 +141,10 @@ struct PoolGradInputFunction : torch::autograd::Function<PoolGradInputFunction> 
 
   static Variable forward(AutogradContext* ctx, const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
                           const OptionalTensor& v, const OptionalTensor& winners, c10::SymIntArrayRef input_size,
-                          bool channels_last, const BoxRule& rule, bool save_grad) {
+                          bool channels_last, const BoxRule& rule, const Saved& saved) {
     save_rule(ctx, rule);
     ctx->saved_data["output_size"] = grad.sym_sizes().slice(2);
-    ctx->save_for_backward({save_grad ? grad : Tensor(), boxes, or_undefined(u), or_undefined(v), or_undefined(winners)});
+    ctx->save_for_backward(saved.tensors);
     at::AutoDispatchBelowADInplaceOrView guard;
     return pool_grad_input(grad, boxes, given({or_undefined(u), or_undefined(v)}), or_undefined(winners), input_size,
                            channels_last, rule);
@@ -161,15 +169,16 @@ struct PoolGradBoxesFunction : torch::autograd::Function<PoolGradBoxesFunction> 
   static constexpr bool is_traceable = true;
 
   static Variable forward(AutogradContext* ctx, const Tensor& grad, const Tensor& input, const Tensor& boxes,
-                          const OptionalTensor& v, const OptionalTensor& winners, const BoxRule& rule) {
+                          const OptionalTensor& v, const OptionalTensor& winners, const BoxRule& rule,
+                          const Saved& saved) {
     save_rule(ctx, rule);
-    ctx->save_for_backward({grad, input, boxes, or_undefined(v), or_undefined(winners)});
+    ctx->save_for_backward(saved.tensors);
     at::AutoDispatchBelowADInplaceOrView guard;
     return pool_grad_boxes(grad, input, boxes, given({or_undefined(v)}), or_undefined(winners), rule);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    variable_list grads(6);
+    variable_list grads(7);
     const Tensor& direction = outputs[0];
     if (!direction.defined()) return grads;
     const variable_list saved = ctx->get_saved_variables();
@@ -193,112 +202,119 @@ struct PoolGradBoxesFunction : torch::autograd::Function<PoolGradBoxesFunction> 
   }
 };
 
-// Forward mode. Functions of torch::autograd know no tangents, so they are taken off the arguments, the operator runs
-// on the primals, and the tangent is set on the result.
+// Forward mode: the tangent is set by hand, since functions of torch::autograd compute none.
 constexpr uint64_t kLevel = 0;  // torch has one level of forward mode outside torch.func
 
 Tensor tangent_of(const Tensor& tensor) { return tensor.defined() ? tensor._fw_grad(kLevel) : Tensor(); }
-Tensor primal_of(const Tensor& tensor) { return tensor.defined() ? tensor._fw_primal(kLevel) : Tensor(); }
+Tensor primal_of(const Tensor& tensor) { return tangent_of(tensor).defined() ? tensor._fw_primal(kLevel) : tensor; }
 
-template <class... Tensors>
-bool any_tangent(const Tensors&... tensors) {
-  return (tangent_of(tensors).defined() || ...);
+OptionalTensor optional_primal(const Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(primal_of(tensor)) : OptionalTensor();
 }
 
 template <class... Tensors>
-bool any_requires_grad(const Tensors&... tensors) {
+bool requires_grad(const Tensors&... tensors) {
   return at::GradMode::is_enabled() && ((tensors.defined() && tensors.requires_grad()) || ...);
 }
 
 // A sum whose terms may be missing.
 struct Sum {
   Tensor total;
-  void add(const Tensor& term) { total = total.defined() ? total + term : term; }
+
+  // Adds evaluate(tangent of `of`), if there is one.
+  template <class Evaluate>
+  void add(const Tensor& of, Evaluate&& evaluate) {
+    if (!tangent_of(of).defined()) return;
+    const Tensor term = evaluate(tangent_of(of));
+    total = total.defined() ? total + term : term;
+  }
+
+  // What the tangents of the boxes and of the directions contribute to evaluate(directions).
+  template <class Evaluate>
+  void add_boxes(const Tensor& boxes, const Tensor& u, const Tensor& v, size_t max_directions, Evaluate&& evaluate) {
+    const Directions directions = given({primal_of(u), primal_of(v)});
+    if (directions.size() < max_directions) add(boxes, [&](const Tensor& t) { return evaluate(with(directions, t)); });
+    add(u, [&](const Tensor& t) { return evaluate(given({t, primal_of(v)})); });
+    add(v, [&](const Tensor& t) { return evaluate(given({primal_of(u), t})); });
+  }
+
+  void set_on(const Tensor& value) const {
+    if (total.defined()) value._set_fw_grad(total, kLevel, /*is_inplace_op=*/false);
+  }
 };
-
-// Adds what the tangents of the boxes and of the directions contribute; evaluate(directions) is the operator itself.
-template <class Evaluate>
-void add_box_tangents(Sum& sum, const Tensor& boxes_tangent, const Tensor& u, const Tensor& v, size_t max_directions,
-                      Evaluate&& evaluate) {
-  const Directions directions = given({primal_of(u), primal_of(v)});
-  if (boxes_tangent.defined() && directions.size() < max_directions) sum.add(evaluate(with(directions, boxes_tangent)));
-  if (tangent_of(u).defined()) sum.add(evaluate(given({tangent_of(u), primal_of(v)})));
-  if (tangent_of(v).defined()) sum.add(evaluate(given({primal_of(u), tangent_of(v)})));
-}
-
-Tensor with_tangent(const Tensor& value, const Sum& tangent) {
-  if (tangent.total.defined()) value._set_fw_grad(tangent.total, kLevel, /*is_inplace_op=*/false);
-  return value;
-}
 
 Tensor pool_autograd(const Tensor& input, const Tensor& boxes, const OptionalTensor& u_given,
                      const OptionalTensor& v_given, const OptionalTensor& winners_given,
                      c10::SymIntArrayRef output_size, double spatial_scale, int64_t sampling_ratio,
                      std::string_view rule_name) {
-  const Tensor u = or_undefined(u_given), v = or_undefined(v_given);
-  const Tensor winners = or_undefined(winners_given);
+  const Tensor u = or_undefined(u_given), v = or_undefined(v_given), winners = or_undefined(winners_given);
   const BoxRule rule = {spatial_scale, sampling_ratio, std::string(rule_name)};
-  if (any_tangent(input, boxes, u, v)) {
-    const Tensor features = primal_of(input), rows = primal_of(boxes);
-    const Directions directions = given({primal_of(u), primal_of(v)});
-    Sum tangent;
-    if (tangent_of(input).defined()) tangent.add(pool(tangent_of(input), rows, directions, winners, output_size, rule));
-    add_box_tangents(tangent, tangent_of(boxes), u, v, kMaxDirections, [&](const Directions& along) {
-      return pool(features, rows, along, winners, output_size, rule);
-    });
-    return with_tangent(pool(features, rows, directions, winners, output_size, rule), tangent);
+  const Tensor features = primal_of(input), rows = primal_of(boxes);
+  const Directions directions = given({primal_of(u), primal_of(v)});
+  Tensor value;
+  if (requires_grad(input, boxes, u, v)) {
+    const Saved saved = {{requires_grad(boxes, u, v) ? input : Tensor(), boxes, u, v, winners}};
+    value = PoolFunction::apply(features, rows, optional_primal(u), optional_primal(v), winners_given, output_size,
+                                rule, saved);
+  } else {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    value = pool(features, rows, directions, winners, output_size, rule);
   }
-  if (any_requires_grad(input, boxes, u, v)) {
-    return PoolFunction::apply(input, boxes, u_given, v_given, winners_given, output_size, rule, any_requires_grad(boxes, u, v));
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return pool(input, boxes, given({u, v}), winners, output_size, rule);
+  Sum tangent;
+  tangent.add(input, [&](const Tensor& t) { return pool(t, rows, directions, winners, output_size, rule); });
+  tangent.add_boxes(boxes, u, v, kMaxDirections, [&](const Directions& along) {
+    return pool(features, rows, along, winners, output_size, rule);
+  });
+  tangent.set_on(value);
+  return value;
 }
 
 std::tuple<Tensor, Tensor> pool_max_autograd(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size,
                                              double spatial_scale, int64_t sampling_ratio, std::string_view rule_name) {
   const BoxRule rule = {spatial_scale, sampling_ratio, std::string(rule_name)};
-  if (any_tangent(input, boxes)) {
-    const Tensor features = primal_of(input), rows = primal_of(boxes);
-    const auto [values, winners] = pool_max(features, rows, output_size, rule);
-    Sum tangent;
-    if (tangent_of(input).defined()) tangent.add(pool(tangent_of(input), rows, {}, winners, output_size, rule));
-    if (tangent_of(boxes).defined()) tangent.add(pool(features, rows, {tangent_of(boxes)}, winners, output_size, rule));
-    return {with_tangent(values, tangent), winners};
+  const Tensor features = primal_of(input), rows = primal_of(boxes);
+  Tensor values, winners;
+  if (requires_grad(input, boxes)) {
+    const Saved saved = {{requires_grad(boxes) ? input : Tensor(), boxes}};
+    const variable_list results = PoolMaxFunction::apply(features, rows, output_size, rule, saved);
+    values = results[0];
+    winners = results[1];
+  } else {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    std::tie(values, winners) = pool_max(features, rows, output_size, rule);
   }
-  if (any_requires_grad(input, boxes)) {
-    const variable_list results = PoolMaxFunction::apply(input, boxes, output_size, rule, any_requires_grad(boxes));
-    return {results[0], results[1]};
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return pool_max(input, boxes, output_size, rule);
+  Sum tangent;
+  tangent.add(input, [&](const Tensor& t) { return pool(t, rows, {}, winners, output_size, rule); });
+  tangent.add(boxes, [&](const Tensor& t) { return pool(features, rows, {t}, winners, output_size, rule); });
+  tangent.set_on(values);
+  return {values, winners};
 }
 
 Tensor pool_grad_input_autograd(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u_given,
                                 const OptionalTensor& v_given, const OptionalTensor& winners_given,
                                 c10::SymIntArrayRef input_size, bool channels_last, double spatial_scale,
                                 int64_t sampling_ratio, std::string_view rule_name) {
-  const Tensor u = or_undefined(u_given), v = or_undefined(v_given);
-  const Tensor winners = or_undefined(winners_given);
+  const Tensor u = or_undefined(u_given), v = or_undefined(v_given), winners = or_undefined(winners_given);
   const BoxRule rule = {spatial_scale, sampling_ratio, std::string(rule_name)};
-  if (any_tangent(grad, boxes, u, v)) {
-    const Tensor bins = primal_of(grad), rows = primal_of(boxes);
-    const Directions directions = given({primal_of(u), primal_of(v)});
-    Sum tangent;
-    const auto evaluate = [&](const Tensor& of, const Directions& along) {
-      return pool_grad_input(of, rows, along, winners, input_size, channels_last, rule);
-    };
-    if (tangent_of(grad).defined()) tangent.add(evaluate(tangent_of(grad), directions));
-    add_box_tangents(tangent, tangent_of(boxes), u, v, kMaxDirections,
-                     [&](const Directions& along) { return evaluate(bins, along); });
-    return with_tangent(evaluate(bins, directions), tangent);
+  const Tensor bins = primal_of(grad), rows = primal_of(boxes);
+  const Directions directions = given({primal_of(u), primal_of(v)});
+  const auto evaluate = [&](const Tensor& of, const Directions& along) {
+    return pool_grad_input(of, rows, along, winners, input_size, channels_last, rule);
+  };
+  Tensor value;
+  if (requires_grad(grad, boxes, u, v)) {
+    const Saved saved = {{requires_grad(boxes, u, v) ? grad : Tensor(), boxes, u, v, winners}};
+    value = PoolGradInputFunction::apply(bins, rows, optional_primal(u), optional_primal(v), winners_given, input_size,
+                                         channels_last, rule, saved);
+  } else {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    value = evaluate(bins, directions);
   }
-  if (any_requires_grad(grad, boxes, u, v)) {
-    return PoolGradInputFunction::apply(grad, boxes, u_given, v_given, winners_given, input_size, channels_last, rule,
-                                        any_requires_grad(boxes, u, v));
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return pool_grad_input(grad, boxes, given({u, v}), winners, input_size, channels_last, rule);
+  Sum tangent;
+  tangent.add(grad, [&](const Tensor& t) { return evaluate(t, directions); });
+  tangent.add_boxes(boxes, u, v, kMaxDirections, [&](const Directions& along) { return evaluate(bins, along); });
+  tangent.set_on(value);
+  return value;
 }
 
 Tensor pool_grad_boxes_autograd(const Tensor& grad, const Tensor& input, const Tensor& boxes,
@@ -306,26 +322,26 @@ Tensor pool_grad_boxes_autograd(const Tensor& grad, const Tensor& input, const T
                                 double spatial_scale, int64_t sampling_ratio, std::string_view rule_name) {
   const Tensor v = or_undefined(v_given), winners = or_undefined(winners_given);
   const BoxRule rule = {spatial_scale, sampling_ratio, std::string(rule_name)};
-  if (any_tangent(grad, input, boxes, v)) {
-    const Tensor bins = primal_of(grad), features = primal_of(input), rows = primal_of(boxes);
-    const Directions directions = given({primal_of(v)});
-    Sum tangent;
-    if (tangent_of(grad).defined()) {
-      tangent.add(pool_grad_boxes(tangent_of(grad), features, rows, directions, winners, rule));
-    }
-    if (tangent_of(input).defined()) {
-      tangent.add(pool_grad_boxes(bins, tangent_of(input), rows, directions, winners, rule));
-    }
-    add_box_tangents(tangent, tangent_of(boxes), v, Tensor(), kMaxDirections - 1, [&](const Directions& along) {
-      return pool_grad_boxes(bins, features, rows, along, winners, rule);
-    });
-    return with_tangent(pool_grad_boxes(bins, features, rows, directions, winners, rule), tangent);
+  const Tensor bins = primal_of(grad), features = primal_of(input), rows = primal_of(boxes);
+  const Directions directions = given({primal_of(v)});
+  const auto evaluate = [&](const Tensor& of, const Tensor& on, const Directions& along) {
+    return pool_grad_boxes(of, on, rows, along, winners, rule);
+  };
+  Tensor value;
+  if (requires_grad(grad, input, boxes, v)) {
+    const Saved saved = {{grad, input, boxes, v, winners}};
+    value = PoolGradBoxesFunction::apply(bins, features, rows, optional_primal(v), winners_given, rule, saved);
+  } else {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    value = evaluate(bins, features, directions);
   }
-  if (any_requires_grad(grad, input, boxes, v)) {
-    return PoolGradBoxesFunction::apply(grad, input, boxes, v_given, winners_given, rule);
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return pool_grad_boxes(grad, input, boxes, given({v}), winners, rule);
+  Sum tangent;
+  tangent.add(grad, [&](const Tensor& t) { return evaluate(t, features, directions); });
+  tangent.add(input, [&](const Tensor& t) { return evaluate(bins, t, directions); });
+  tangent.add_boxes(boxes, v, Tensor(), kMaxDirections - 1,
+                    [&](const Directions& along) { return evaluate(bins, features, along); });
+  tangent.set_on(value);
+  return value;
 }
 
 TORCH_LIBRARY_IMPL(roialign_ext, Autograd, m) {

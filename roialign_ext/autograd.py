@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import vmap
+from .functional import as_pair
 
 ops = torch.ops.roialign_ext
 
@@ -303,7 +304,8 @@ class RoIAlignFunction(torch.autograd.Function):
     def apply(cls, *args: Any) -> Tensor:
         # The operator is differentiable by itself, in forward mode too, and its call costs a fifth of what binding the
         # arguments of forward() would. Dynamo looks past this method and traces forward() and backward().
-        result: Tensor = ops.roi_align(*args)
+        input, boxes, output_size, *rest = args
+        result: Tensor = ops.roi_align(input, boxes, as_pair(output_size), *rest)
         return result
 
     @staticmethod
@@ -316,7 +318,7 @@ class RoIAlignFunction(torch.autograd.Function):
         aligned: bool = False,
         mode: str = "avg",
     ) -> Tensor:
-        result: Tensor = ops.roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode)
+        result: Tensor = ops.roi_align(input, boxes, as_pair(output_size), spatial_scale, sampling_ratio, aligned, mode)
         return result
 
     @staticmethod

@@ -16,7 +16,8 @@ def boxes_to_rows(boxes: Union[Tensor, List[Tensor]], images: int) -> Tensor:  #
     Half-precision boxes of a list come back as float32: bfloat16 cannot hold the batch index 257.
     """
     if isinstance(boxes, Tensor):
-        if boxes.dim() != 2 or boxes.size(1) != 5:
+        # Tracing would record the sizes of its example; there the operator's own check has to do.
+        if not torch.jit.is_tracing() and (boxes.dim() != 2 or boxes.size(1) != 5):
             raise BoxShapeError(
                 "boxes: expected a Tensor[K, 5] of rows (batch index, x1, y1, x2, y2) or a list of Tensor[L, 4], "
                 f"got a tensor of shape {list(boxes.shape)}"

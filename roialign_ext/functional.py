@@ -1,6 +1,6 @@
 """The public operators as functions."""
 
-from typing import List, Union
+from typing import Any, List, Union
 
 import torch
 from torch import Tensor
@@ -56,10 +56,16 @@ def roi_align(
                 roi_align, (input, boxes), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
             )
         _check_types(input, boxes)
+        output_size = as_pair(output_size)
         if isinstance(boxes, tuple):
             boxes = list(boxes)
     rows = boxes_to_rows(boxes, input.size(0))
     return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
+
+
+def as_pair(output_size: Any) -> Any:
+    """One number of bins stands for both axes."""
+    return (output_size, output_size) if isinstance(output_size, (int, torch.SymInt)) else output_size
 
 
 def _check_types(input: object, boxes: object) -> None:
