@@ -31,6 +31,8 @@ def boxes_to_rows(boxes: Union[Tensor, List[Tensor]], images: int) -> Tensor:  #
                 "boxes: expected a list of Tensor[L, 4] with rows (x1, y1, x2, y2), "
                 f"got shape {list(image_boxes.shape)} at index {i}"
             )
+        if not image_boxes.is_floating_point():
+            raise TypeError(f"boxes: expected floating-point tensors, got {image_boxes.dtype} at index {i}")
     if len(boxes) == 0:
         return torch.zeros([0, 5])
     indices = [torch.full_like(image_boxes[:, :1], float(i), dtype=torch.float32) for i, image_boxes in enumerate(boxes)]

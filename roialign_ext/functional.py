@@ -55,7 +55,7 @@ def roi_align(
             return handle_torch_function(  # type: ignore[no-any-return]
                 roi_align, (input, boxes), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
             )
-        _check_types(input, boxes)
+        _check_types(input, boxes, output_size, spatial_scale, sampling_ratio, mode)
         output_size = as_pair(output_size)
         if isinstance(boxes, tuple):
             boxes = list(boxes)
@@ -63,19 +63,37 @@ def roi_align(
     return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
 
 
+INTEGER = (int, torch.SymInt)
+
+
 def as_pair(output_size: Any) -> Any:
     """One number of bins stands for both axes."""
-    return (output_size, output_size) if isinstance(output_size, (int, torch.SymInt)) else output_size
+    return (output_size, output_size) if isinstance(output_size, INTEGER) else output_size
 
 
-def _check_types(input: object, boxes: object) -> None:
+def _check_types(
+    input: object, boxes: object, output_size: object, spatial_scale: object, sampling_ratio: object, mode: object
+) -> None:
+    """What the operator's schema would refuse in words of its own, or with another class of exception."""
     if not isinstance(input, Tensor):
         raise TypeError(f"input: expected a tensor [N, C, H, W], got {type(input).__name__}")
     if not (input.is_cpu or input.is_meta):
         raise ValueError(
             f"input: this build of roialign_ext runs on cpu, got a tensor on {input.device}: move it there with .cpu()"
         )
-    if not isinstance(boxes, (Tensor, list, tuple)):
-        raise TypeError(f"boxes: expected a Tensor[K, 5] or a list of Tensor[L, 4], got {type(boxes).__name__}")
     if input.dim() != 4:
         raise ValueError(f"input: expected a tensor [N, C, H, W], got shape {list(input.shape)}")
+    if not isinstance(boxes, Tensor) and not (
+        isinstance(boxes, (list, tuple)) and all([isinstance(image_boxes, Tensor) for image_boxes in boxes])
+    ):
+        raise TypeError(f"boxes: expected a Tensor[K, 5] or a list of Tensor[L, 4], got {type(boxes).__name__}")
+    if not isinstance(output_size, INTEGER) and not (
+        isinstance(output_size, (list, tuple)) and all([isinstance(bins, INTEGER) for bins in output_size])
+    ):
+        raise TypeError(f"output_size: expected an int or a pair of ints, got {output_size!r}")
+    if not isinstance(spatial_scale, (float, *INTEGER, torch.SymFloat)):
+        raise TypeError(f"spatial_scale: expected a number, got {spatial_scale!r}")
+    if not isinstance(sampling_ratio, INTEGER):
+        raise TypeError(f"sampling_ratio: expected an int, got {sampling_ratio!r}")
+    if not isinstance(mode, str):
+        raise TypeError(f"mode: expected 'avg' or 'max', got {mode!r}")

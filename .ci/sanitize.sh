@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs test files against a build with the address and undefined-behaviour sanitizers, under every instruction set.
+# usage: sanitize.sh PYTHON FOLDER_OF_THE_SANITIZED_PACKAGE TEST_FILE...
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=$(realpath --no-symlinks "$1")
+package=$(realpath "$2")
+shift 2
+
+compiler=${CXX:-c++}
+libraries="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libubsan.so) $($compiler -print-file-name=libstdc++.so)"
+# Python and torch keep memory until exit, so a leak report would speak of them.
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export PYTHONPATH=$package
+cd tests
+for capability in default avx2 avx512; do
+  echo "== Sanitizers, ATEN_CPU_CAPABILITY=$capability"
+  ATEN_CPU_CAPABILITY=$capability LD_PRELOAD=$libraries "$python" -c '
+import roialign_ext
+from roialign_ext import _build_info
+assert "-fsanitize=address" in _build_info.FLAGS, "this build has no sanitizers"
+print("kernels:", roialign_ext.cpu_capability())'
+  ATEN_CPU_CAPABILITY=$capability LD_PRELOAD=$libraries "$python" -m pytest -q -p no:cacheprovider "$@"
+done

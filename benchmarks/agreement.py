@@ -1,0 +1,89 @@
+"""The guard before any timing: every contestant must compute the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cases import Case, prepare
+from .contestants import GRID_SAMPLE, OURS, TORCHVISION
+from .workloads import HALF_DTYPES, Data, Workload
+
+# Largest difference allowed, relative to the reference's largest value.
+_LARGEST = {"float32": 2e-4, "float64": 1e-9, "float16": 4e-3, "bfloat16": 3e-2}
+# Where rounding decides which sample wins a near tie, or on which side of a pixel centre a sample lies, few elements
+# differ by much: there the norm of the difference is held to this share of the reference's norm.
+_NORM = 2e-2
+
+
+class DisagreementError(Exception):
+    """A contestant computed something else than the reference."""
+
+
+def _relative_error(case: Case, results: tuple[Tensor, ...], references: tuple[Tensor, ...]) -> float:
+    worst = 0.0
+    for result, reference in zip(results, references, strict=True):
+        if result.shape != reference.shape:
+            raise DisagreementError(
+                f"{case.title()}: result of shape {list(result.shape)}, not {list(reference.shape)}"
+            )
+        difference = result.to(reference.dtype) - reference
+        if _by_norm(case):
+            error, scale = difference.norm().item(), reference.norm().item()
+        else:
+            error, scale = difference.abs_().max().item(), reference.abs().max().item()
+        if error != error:
+            return float("inf")
+        worst = max(worst, error / scale if scale else error)
+    return worst
+
+
+def _by_norm(case: Case) -> bool:
+    return case.direction == "box_backward" or (case.mode == "max" and case.direction == "backward")
+
+
+def check(case: Case, workload: Workload, data: Data, results: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Any]:
+    """Compare all results with one reference and raise where a contestant is off; what was found goes into the JSON.
+
+    The reference is torchvision's result, in float32 where the case is in half precision, and grid_sample's where
+    torchvision takes no part. torchvision's own half precision is reported, not held to the limit: it computes the
+    sample positions in half precision too."""
+    if case.dtype in HALF_DTYPES:
+        reference_name = f"{TORCHVISION} in float32"
+        reference = prepare(TORCHVISION, case, workload, data.upcast())()
+    else:
+        reference_name = TORCHVISION if TORCHVISION in results else GRID_SAMPLE
+        if reference_name not in results:
+            return {"reference": None}
+        reference = results[reference_name]
+    limit = _NORM if _by_norm(case) else _LARGEST[case.dtype]
+    errors: dict[str, float] = {}
+    for name, result in results.items():
+        if result is reference:
+            continue
+        error = _relative_error(case, result, reference)
+        if error > limit and not (name == TORCHVISION and case.dtype in HALF_DTYPES):
+            raise DisagreementError(
+                f"{case.title()}: {name} differs from {reference_name} by {error:.3g}, allowed {limit:g}"
+            )
+        errors[name] = float(f"{error:.3g}")
+    return {
+        "reference": reference_name,
+        "measure": "norm" if _by_norm(case) else "largest",
+        "limit": limit,
+        "relative_error": errors,
+    }
+
+
+def same_layout(data: Data, results: Mapping[str, tuple[Tensor, ...]]) -> bool:
+    """Whether ours came back in the memory format of the features, as it promises."""
+    if OURS not in results:
+        return True
+    features = data.features[0]
+    memory_format = torch.contiguous_format if features.is_contiguous() else torch.channels_last
+    return all(
+        result.is_contiguous(memory_format=memory_format) for result in results[OURS] if result.dim() == features.dim()
+    )

@@ -1,0 +1,96 @@
+"""Turn the JSON of a run into tables, a plot and the README's section: `python -m benchmarks.report`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from . import plot, tables
+from .machine import progress
+from .tables import Document
+
+_ROOT = Path(__file__).parent.parent
+_BEGIN = "<!-- benchmarks:begin -->"
+_END = "<!-- benchmarks:end -->"
+
+
+def full_report(document: Document, image: str) -> str:
+    """Every table of the run."""
+    settings = document["settings"]
+    sections = {
+        "float32 against torchvision": tables.main_table(document),
+        "float32 against both": tables.comparison_table(
+            document, mode="avg", dtypes=["float32"], directions=["forward", "backward"]
+        ),
+        "Other dtypes": tables.comparison_table(
+            document, mode="avg", dtypes=["float64", "float16", "bfloat16"], directions=["forward", "backward"]
+        ),
+        "Max mode": tables.comparison_table(
+            document, mode="max", dtypes=["float32"], directions=["forward", "backward"]
+        ),
+        "Gradient of the boxes": tables.comparison_table(
+            document, mode="avg", dtypes=["float32"], directions=["box_backward"]
+        ),
+        "Overhead of a call": tables.overhead_table(document),
+        "Not taking part": tables.unsupported_list(document),
+        "Every case": tables.every_case_table(document),
+    }
+    parts = [
+        "# Benchmark results",
+        "Made by `python -m benchmarks.report` from the JSON file of the same name. " + tables.machine_line(document),
+        f"Allocation `{settings['allocation']}`: {settings['allocation_meaning']}.",
+        f"![Times faster than torchvision]({image})",
+    ]
+    if document["left_out"]:
+        parts.append(f"Left out when the time limit was reached: {'; '.join(document['left_out'])}.")
+    for title, body in sections.items():
+        parts += [f"## {title}", body]
+    return "\n\n".join(parts) + "\n"
+
+
+def readme_section(document: Document, image: str, details: str) -> str:
+    return "\n\n".join(
+        [
+            tables.main_table(document),
+            tables.machine_line(document),
+            f"![Times faster than torchvision]({image})",
+            tables.overhead_table(document),
+            f"[All cases, dtypes, the max mode and box gradients]({details}); how it is measured: "
+            "[benchmarks/README.md](benchmarks/README.md).",
+        ]
+    )
+
+
+def fill(readme: Path, section: str) -> None:
+    """Replace what lies between the two markers."""
+    text = readme.read_text()
+    if text.count(_BEGIN) != 1 or text.count(_END) != 1 or text.index(_BEGIN) > text.index(_END):
+        raise SystemExit(f"{readme.name} must hold {_BEGIN} and, after it, {_END}, once each")
+    before, rest = text.split(_BEGIN)
+    after = rest.split(_END)[1]
+    readme.write_text(f"{before}{_BEGIN}\n{section}\n{_END}{after}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("json", nargs="?", type=Path, default=_ROOT / "benchmarks" / "results" / "cpu.json")
+    parser.add_argument("--readme", type=Path, default=_ROOT / "README.md")
+    options = parser.parse_args(arguments)
+    document: Document = json.loads(options.json.read_text())
+    if document["quick"]:
+        raise SystemExit(f"{options.json.name} comes from a quick run: its numbers are not for publishing")
+    picture, details = options.json.with_suffix(".png"), options.json.with_suffix(".md")
+    plot.draw(document, picture)
+    details.write_text(full_report(document, picture.name))
+    folder = options.readme.resolve().parent
+    image, link = (Path(os.path.relpath(path.resolve(), folder)).as_posix() for path in (picture, details))
+    fill(options.readme, readme_section(document, image, link))
+    progress(f"written beside {options.json.name}: {picture.name}, {details.name}; section of {options.readme.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

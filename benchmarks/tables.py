@@ -1,0 +1,171 @@
+"""Markdown tables made from the JSON of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .contestants import GRID_SAMPLE, OURS, TORCHVISION
+
+Document = dict[str, Any]
+
+_PASSES = {"forward": "forward", "backward": "backward", "box_backward": "box gradient"}
+_ABSENT = "-"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def milliseconds(value: float) -> str:
+    """Three digits, and microseconds below a tenth of a millisecond."""
+    if value < 0.1:
+        return f"{1e3 * value:.3g} µs"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.1f}x"
+
+
+class Cases:
+    """The measured cases of a run, looked up by their keys."""
+
+    def __init__(self, document: Document) -> None:
+        self.threads: list[int] = document["settings"]["threads"]
+        self.workloads: dict[str, Any] = document["workloads"]
+        self._entries = {self._key(entry): entry for entry in document["cases"]}
+
+    @staticmethod
+    def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(entry[key] for key in ("workload", "direction", "mode", "dtype", "layout", "threads"))
+
+    def median(self, name: str, *case: str, threads: int) -> float | None:
+        """Milliseconds of a contestant in the case (workload, direction, mode, dtype, layout), None if not measured."""
+        entry = self._entries.get((*case, threads))
+        measured = entry["results"].get(name) if entry else None
+        return float(measured["median_ms"]) if measured else None
+
+    def ratio(self, peer: str, *case: str, threads: int) -> float | None:
+        """How many times faster ours is than the peer."""
+        ours = self.median(OURS, *case, threads=threads)
+        other = self.median(peer, *case, threads=threads)
+        return other / ours if ours and other else None
+
+    def present(self, *, mode: str, dtypes: Sequence[str], directions: Sequence[str]) -> list[tuple[str, str, str]]:
+        """The (workload, direction, dtype) measured, in the order of the run."""
+        found = dict.fromkeys((key[0], key[1], key[3]) for key in self._entries if key[2] == mode)
+        return [case for case in found if case[1] in directions and case[2] in dtypes]
+
+    def times_cell(self, name: str, *case: str) -> str:
+        """Milliseconds at each number of threads; * marks what was timed once."""
+        cells = []
+        for threads in self.threads:
+            entry = self._entries.get((*case, threads))
+            measured = entry["results"].get(name) if entry else None
+            once = "*" if measured and measured["n"] == 1 else ""
+            cells.append(milliseconds(measured["median_ms"]) + once if measured else _ABSENT)
+        return " / ".join(cells) if set(cells) != {_ABSENT} else _ABSENT
+
+    def ratio_cell(self, peer: str, *case: str) -> str:
+        ratios = [self.ratio(peer, *case, threads=threads) for threads in self.threads]
+        return " / ".join(times(ratio) if ratio else _ABSENT for ratio in ratios) if any(ratios) else _ABSENT
+
+
+def _thread_words(threads: Sequence[int]) -> str:
+    return f"{' / '.join(map(str, threads))} thread{'s' if max(threads) > 1 else ''}"
+
+
+def machine_line(document: Document) -> str:
+    cpu, software = document["machine"]["cpu"], document["machine"]["software"]
+    model = " / ".join(cpu["family_model_stepping"])
+    parts = [
+        f"{cpu['model']}{f' (family / model / stepping {model})' if model else ''}, {cpu['cores']} cores",
+        f"torch {software['torch']}",
+        f"torchvision {software['torchvision']}",
+        f"{document['settings']['allocation']} allocation",
+        f"{document['settings']['cache']} caches",
+        document["date"],
+    ]
+    if "roialign_ext" in software:
+        parts.insert(1, f"roialign_ext {software['roialign_ext']} on {software['roialign_ext_capability']}")
+    if document["other_load"] is not None:
+        parts.append(f"{100 * document['other_load']:.0f} % of the processor taken by others during the run")
+    return "; ".join(parts) + "."
+
+
+def main_table(document: Document) -> str:
+    """float32 averages of every workload against torchvision given the same input."""
+    cases = Cases(document)
+    header = ["workload", "pass"]
+    for layout in ("NCHW", "channels_last"):
+        header += [f"torchvision, {layout}", f"roialign_ext, {layout}", "faster"]
+    rows = []
+    for workload, direction, dtype in cases.present(mode="avg", dtypes=["float32"], directions=["forward", "backward"]):
+        row = [f"{workload} {cases.workloads[workload]['name']}", _PASSES[direction]]
+        for layout in ("NCHW", "channels_last"):
+            case = (workload, direction, "avg", dtype, layout)
+            row += [cases.times_cell(TORCHVISION, *case), cases.times_cell(OURS, *case)]
+            row.append(cases.ratio_cell(TORCHVISION, *case))
+        rows.append(row)
+    note = f"float32, milliseconds at {_thread_words(cases.threads)}, medians; * timed once."
+    return f"{_table(header, rows)}\n\n{note}"
+
+
+def comparison_table(document: Document, *, mode: str, dtypes: Sequence[str], directions: Sequence[str]) -> str:
+    """Any other cut: every contestant, one line per layout."""
+    cases = Cases(document)
+    header = ["workload", "pass", "dtype", "layout", OURS, TORCHVISION, "faster", GRID_SAMPLE, "faster"]
+    rows = []
+    for workload, direction, dtype in cases.present(mode=mode, dtypes=dtypes, directions=directions):
+        for layout in ("NCHW", "channels_last"):
+            case = (workload, direction, mode, dtype, layout)
+            row = [workload, _PASSES[direction], dtype, layout, cases.times_cell(OURS, *case)]
+            for peer in (TORCHVISION, GRID_SAMPLE):
+                row += [cases.times_cell(peer, *case), cases.ratio_cell(peer, *case)]
+            rows.append(row)
+    return _table(header, rows)
+
+
+def overhead_table(document: Document) -> str:
+    names = list(document["overhead"][0]["microseconds"]) if document["overhead"] else []
+    rows = [
+        [entry["problem"], entry["call"], *(f"{entry['microseconds'][name]:.1f}" for name in names)]
+        for entry in document["overhead"]
+    ]
+    return _table(["call, microseconds", "", *names], rows)
+
+
+def every_case_table(document: Document) -> str:
+    header = ["case", "threads", "contestant", "median ms", "quartiles", "n", "GB/s", "page faults", "relative error"]
+    rows = []
+    for entry in document["cases"]:
+        case = " ".join(entry[key] for key in ("workload", "direction", "mode", "dtype", "layout"))
+        errors = entry["agreement"].get("relative_error", {})
+        for name, measured in entry["results"].items():
+            faults = measured["page_faults"]
+            rows.append(
+                [
+                    case,
+                    str(entry["threads"]),
+                    name,
+                    f"{measured['median_ms']:.4g}",
+                    f"{measured['p25_ms']:.4g} .. {measured['p75_ms']:.4g}",
+                    str(measured["n"]),
+                    f"{measured['gb_per_s']:.3g}",
+                    _ABSENT if faults is None else f"{faults:.0f}",
+                    f"{errors[name]:.1g}" if name in errors else _ABSENT,
+                ]
+            )
+    return _table(header, rows)
+
+
+def unsupported_list(document: Document) -> str:
+    """Who took no part, and why: one line per reason."""
+    where: dict[tuple[str, str], dict[str, None]] = {}
+    for entry in document["cases"]:
+        for name, reason in entry["unsupported"].items():
+            case = " ".join(entry[key] for key in ("workload", "direction", "mode", "dtype"))
+            where.setdefault((name, reason), {})[case] = None
+    return "\n".join(f"- {name}: {reason} ({'; '.join(cases)})." for (name, reason), cases in where.items())

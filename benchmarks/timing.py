@@ -1,0 +1,131 @@
+"""One timer: contestants take turns in one process, the slower ones fewer turns, and the median counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import random
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Call = Callable[[], object]
+
+# A call faster than this is repeated inside one sample, so that the clock's own cost (about 0.1 us) does not show.
+_SHORTEST_SAMPLE = 1e-3
+_MOST_SAMPLES = 40
+_FEWEST_SAMPLES = 3
+# A slow contestant may take this many times the seconds asked for, to get up to the fewest samples.
+_PATIENCE = 8
+# From here on, the cold first call of the guard is as good as any, and costs too much to be made again.
+_SECONDS_TOO_SLOW_TO_REPEAT = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """Times in milliseconds per call over `n` samples of `calls_per_sample` calls each."""
+
+    median_ms: float
+    p25_ms: float
+    p75_ms: float
+    min_ms: float
+    n: int
+    calls_per_sample: int
+    page_faults: float | None  # median of the minor faults per call; None where the one call was made outside the timer
+
+    def as_json(self) -> dict[str, Any]:
+        def rounded(value: object) -> object:
+            return float(f"{value:.4g}") if isinstance(value, float) else value
+
+        return {key: rounded(value) for key, value in dataclasses.asdict(self).items()}
+
+
+def timed(call: Call) -> float:
+    """Seconds of one call. The result is dropped inside: giving memory back is part of what a caller pays."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _sample(call: Call, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - start) / calls
+
+
+def samples_wanted(seconds_per_call: float, seconds: float) -> int:
+    """As many as fit into `seconds`; failing three, up to three as patience allows; never none."""
+    fitting = int(seconds / max(seconds_per_call, _SHORTEST_SAMPLE))
+    if fitting >= _FEWEST_SAMPLES:
+        return min(fitting, _MOST_SAMPLES)
+    return min(max(int(_PATIENCE * seconds / seconds_per_call), 1), _FEWEST_SAMPLES)
+
+
+def _summary(samples: list[float], calls: int, page_faults: float | None) -> Measurement:
+    ordered = sorted(1e3 * sample for sample in samples)
+    quartiles = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
+    return Measurement(
+        median_ms=statistics.median(ordered),
+        p25_ms=quartiles[0],
+        p75_ms=quartiles[2],
+        min_ms=ordered[0],
+        n=len(ordered),
+        calls_per_sample=calls,
+        page_faults=page_faults,
+    )
+
+
+def interleave(
+    calls: Mapping[str, Call],
+    seconds: float,
+    first_calls: Mapping[str, float],
+    first_calls_count: bool,
+    before_sample: Call | None = None,
+) -> dict[str, Measurement]:
+    """Time every contestant, each for about `seconds`, their samples shuffled into one another evenly.
+
+    `first_calls` holds the seconds of a call of each already made, which spares slow ones a warm-up; if these count
+    (same settings), that of a very slow contestant is its one sample. `before_sample` runs untimed before each."""
+    result: dict[str, Measurement] = {}
+    estimates: dict[str, float] = {}
+    for name, call in calls.items():
+        first = first_calls[name]
+        if first_calls_count and first > _SECONDS_TOO_SLOW_TO_REPEAT and samples_wanted(first, seconds) == 1:
+            result[name] = _summary([first], 1, None)
+        else:
+            estimates[name] = first if first > max(seconds, 1.0) else timed(call)
+
+    repeats = {name: max(1, math.ceil(_SHORTEST_SAMPLE / estimate)) for name, estimate in estimates.items()}
+    if before_sample is not None:
+        repeats = dict.fromkeys(estimates, 1)
+    turns = _turns({name: samples_wanted(estimate, seconds) for name, estimate in estimates.items()})
+    samples: dict[str, list[float]] = {name: [] for name in estimates}
+    faults: dict[str, list[float]] = {name: [] for name in estimates}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for name in turns:
+            if before_sample is not None:
+                before_sample()
+            faults_before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            samples[name].append(_sample(calls[name], repeats[name]))
+            faults_after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            faults[name].append((faults_after - faults_before) / repeats[name])
+    finally:
+        if collecting:
+            gc.enable()
+    for name, taken in samples.items():
+        result[name] = _summary(taken, repeats[name], statistics.median(faults[name]))
+    return {name: result[name] for name in calls}
+
+
+def _turns(counts: Mapping[str, int]) -> list[str]:
+    """An order in which each name comes up `counts[name]` times, evenly spread, at a random place within its step, so
+    that no contestant always follows the same other."""
+    chance = random.Random(0)
+    places = [((step + chance.random()) / count, name) for name, count in counts.items() for step in range(count)]
+    return [name for _, name in sorted(places)]

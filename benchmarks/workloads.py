@@ -1,0 +1,143 @@
+"""The named workloads: feature maps, boxes and pooling arguments. Box corners are in image pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SEED = 20240131
+
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+HALF_DTYPES = ("float16", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One pooling problem of one image, in the terms of roi_align (`aligned=False` throughout)."""
+
+    key: str
+    name: str
+    channels: int
+    maps: tuple[tuple[int, int], ...]  # (H, W) of each level, map pixels
+    strides: tuple[int, ...]  # image pixels per map pixel of each level
+    boxes: int
+    box_px: tuple[int, int]  # range of sqrt(area) of a box, image pixels, log-uniform
+    output_size: int
+    sampling_ratio: int  # 0: adaptive, ceil(bin size in map pixels) samples per bin and axis
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        height, width = self.maps[0]
+        return height * self.strides[0], width * self.strides[0]
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return self.boxes, self.channels, self.output_size, self.output_size
+
+    @property
+    def elements_moved(self) -> int:
+        """Elements that any implementation reads or writes at least once if the boxes cover the maps."""
+        features = sum(height * width for height, width in self.maps) * self.channels
+        return features + math.prod(self.output_shape)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "features": [[1, self.channels, height, width] for height, width in self.maps],
+            "strides": list(self.strides),
+            "boxes": self.boxes,
+            "box_px": list(self.box_px),
+            "output_size": self.output_size,
+            "sampling_ratio": self.sampling_ratio,
+            "aligned": False,
+        }
+
+    def shrunk(self) -> Workload:
+        """A tenth of the boxes and a quarter of the channels, for a run that only shows that everything works."""
+        return dataclasses.replace(self, boxes=max(1, self.boxes // 10), channels=self.channels // 4)
+
+
+def _pyramid(height: int, width: int, strides: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in strides)
+
+
+_IMAGE = (800, 1344)
+_FPN_STRIDES = (4, 8, 16, 32)
+
+WORKLOADS = {
+    workload.key: workload
+    for workload in (
+        Workload("A", "box head", 256, _pyramid(*_IMAGE, (4,)), (4,), 1000, (16, 512), 7, 2),
+        Workload("B", "mask head", 256, _pyramid(*_IMAGE, (4,)), (4,), 100, (16, 512), 14, 2),
+        Workload("C", "adaptive, large boxes", 256, _pyramid(*_IMAGE, (4,)), (4,), 1000, (16, 800), 7, 0),
+        Workload("D", "C4 head, adaptive", 1024, _pyramid(*_IMAGE, (16,)), (16,), 512, (16, 800), 14, 0),
+        Workload("E", "FPN, four levels", 256, _pyramid(*_IMAGE, _FPN_STRIDES), _FPN_STRIDES, 1000, (16, 512), 7, 2),
+        Workload("F", "tiny", 16, ((32, 32),), (4,), 8, (16, 96), 7, 2),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Tensors of one workload: a feature map per level and the boxes as rows (image index, x1, y1, x2, y2)."""
+
+    features: tuple[Tensor, ...]
+    boxes: Tensor
+
+    def upcast(self) -> Data:
+        """The same values in float32."""
+        return Data(tuple(feature.float() for feature in self.features), self.boxes.float())
+
+
+def make_boxes(workload: Workload, generator: torch.Generator) -> Tensor:
+    """Boxes inside the image: sqrt(area) log-uniform over `box_px`, aspect log-uniform in 1/2..2, place uniform."""
+    height, width = workload.image_size
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(workload.boxes, generator=generator, dtype=torch.float64) * (high - low) + low
+
+    side = uniform(math.log(workload.box_px[0]), math.log(workload.box_px[1])).exp()
+    aspect = uniform(math.log(0.5), math.log(2.0)).exp().sqrt()
+    box_width = (side * aspect).clamp(max=width)
+    box_height = (side / aspect).clamp(max=height)
+    x1 = uniform(0.0, 1.0) * (width - box_width)
+    y1 = uniform(0.0, 1.0) * (height - box_height)
+    image_index = torch.zeros_like(x1)
+    return torch.stack([image_index, x1, y1, x1 + box_width, y1 + box_height], dim=1).float()
+
+
+def make_data(workload: Workload, dtype: str, layout: str) -> Data:
+    """Seeded features and boxes. For half features the box corners are rounded to the same dtype, so that an operator
+    that wants features and boxes of one dtype pools the same boxes as one that keeps boxes in float32."""
+    generator = torch.Generator().manual_seed(SEED)
+    boxes = make_boxes(workload, generator)
+    features = tuple(
+        torch.randn((1, workload.channels, height, width), generator=generator)
+        .to(DTYPES[dtype])
+        .contiguous(memory_format=LAYOUTS[layout])
+        for height, width in workload.maps
+    )
+    if dtype in HALF_DTYPES:
+        boxes = boxes.to(DTYPES[dtype]).float()
+    elif dtype == "float64":
+        boxes = boxes.double()
+    return Data(features, boxes)
+
+
+def assign_levels(boxes: Tensor, levels: int) -> Tensor:
+    """Level of each box by the FPN rule of torchvision's pooler: floor(4 + log2(sqrt(area) / 224) + 1e-6), clamped to
+    the levels 2 (stride 4) .. 5 (stride 32) and counted from 0."""
+    area = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])
+    level = torch.floor(4 + torch.log2(torch.sqrt(area) / 224) + 1e-6).to(torch.int64)
+    return level.clamp(2, levels + 1) - 2

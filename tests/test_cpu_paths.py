@@ -1,0 +1,157 @@
+"""Which code runs is a matter of speed: any number of threads gives the same bits, any instruction set the numbers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import roialign_ext
+from conftest import BOX_SETS, MODES, Call, all_boxes, assert_within_rounding, random_tensor, spread
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+CAPABILITIES = {"default": "DEFAULT", "avx2": "AVX2", "avx512": "AVX512"}
+
+
+def run_everything(call: Call, features: torch.Tensor, boxes: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
+    """Forward, both gradients, and the three gradients of a form of the gradients."""
+    features, boxes = features.detach().requires_grad_(), boxes.detach().requires_grad_()
+    grad = grad.detach().requires_grad_()
+    out = call(features, boxes)
+    firsts = torch.autograd.grad(out, (features, boxes), grad, create_graph=True)
+    seconds = torch.autograd.grad([first.float().square().sum() for first in firsts], (features, boxes, grad))
+    return [out.detach(), *(first.detach() for first in firsts), *seconds]
+
+
+@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("images", "channels", "count"), [(1, 1, 1), (2, 67, 40), (1, 256, 160), (3, 8, 900)])
+def test_any_number_of_threads_gives_the_same_bits(
+    mode: str, layout: torch.memory_format, dtype: torch.dtype, images: int, channels: int, count: int
+) -> None:
+    features = random_tensor(images, channels, 20, 24, seed=1, dtype=dtype).contiguous(memory_format=layout)
+    corners = random_tensor(count, 4, seed=2).abs() * 5.0
+    edges = torch.cat([corners[:, :2] * 2, corners[:, :2] * 2 + corners[:, 2:]], 1)  # many boxes on the same pixels
+    boxes = torch.cat([torch.arange(count)[:, None].double() * 5 % images, edges], 1).float()
+    grad = random_tensor(count, channels, 3, 2, seed=3, dtype=dtype).contiguous(memory_format=layout)
+    for ratio in (-1, 2):
+        call = Call((3, 2), 1.0, ratio, True, mode)
+        torch.set_num_threads(1)
+        expected = run_everything(call, features, boxes, grad)
+        for threads in (2, 3, 8):
+            torch.set_num_threads(threads)
+            for actual, one in zip(run_everything(call, features, boxes, grad), expected, strict=True):
+                assert torch.equal(actual, one)
+
+
+@pytest.mark.usefixtures("restore_threads")
+def test_repeated_runs_give_the_same_bits() -> None:
+    torch.set_num_threads(4)
+    features, boxes = random_tensor(1, 64, 20, 24, seed=1, dtype=torch.float32), all_boxes().float().repeat(4, 1)
+    grad = random_tensor(len(boxes), 64, 3, 2, seed=3, dtype=torch.float32)
+    call = Call((3, 2), 1.0, 2, True)
+    expected = run_everything(call, features, boxes, grad)
+    for _ in range(20):
+        for actual, first in zip(run_everything(call, features, boxes, grad), expected, strict=True):
+            assert torch.equal(actual, first)
+
+
+def instruction_set_cases() -> list[tuple[Call, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """What every instruction set is put through: both modes and layouts, three dtypes, whole vectors and remainders."""
+    cases = []
+    for dtype, layout, mode, channels in itertools.product(
+        (torch.float32, torch.float64, torch.bfloat16, torch.float16), FORMATS, MODES, (3, 16, 77)
+    ):
+        box_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        boxes = spread(torch.cat([BOX_SETS[name] for name in ("inside", "crossing", "reversed", "large")]), 2).to(
+            box_dtype
+        )
+        features = random_tensor(2, channels, 7, 9, seed=1, dtype=dtype).contiguous(memory_format=layout)
+        grad = random_tensor(len(boxes), channels, 3, 2, seed=2, dtype=dtype).contiguous(memory_format=layout)
+        cases.append((Call((3, 2), 0.9, 2 if channels == 3 else -1, True, mode), features, boxes, grad))
+    return cases
+
+
+def first_order(call: Call, features: torch.Tensor, boxes: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
+    features, boxes = features.detach().requires_grad_(), boxes.detach().requires_grad_()
+    out = call(features, boxes)
+    return [out.detach(), *torch.autograd.grad(out, (features, boxes), grad)]
+
+
+@cache
+def expected_results() -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The oracle's result and the size of its terms, for every case."""
+    expected = []
+    for call, features, boxes, grad in instruction_set_cases():
+        step = 2.0 * float(features.double().abs().max()) * call.spatial_scale
+        terms = (grad.double().abs().sum((1, 2, 3)) * step)[:, None].expand(len(boxes), 5)
+        expected.append(
+            [
+                (call.forward(features, boxes), call.forward(features.abs(), boxes)),
+                (call.input_gradient(grad, features, boxes), call.input_gradient(grad.abs(), features, boxes)),
+                (call.box_gradient(grad, features, boxes), terms),
+            ]
+        )
+    return expected
+
+
+def child(code: str, capability: str | None, *arguments: str) -> str:
+    """Runs ``code`` in a process of its own with ``ATEN_CPU_CAPABILITY`` set; returns what it prints."""
+    environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
+    if capability is not None:
+        environment["ATEN_CPU_CAPABILITY"] = capability
+    paths = [
+        str(Path(__file__).parent),
+        str(Path(roialign_ext.__file__).parent.parent),
+        environment.get("PYTHONPATH", ""),
+    ]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout.strip()
+
+
+@cache
+def best_capability() -> str:
+    """The best instruction set that torch finds on this processor."""
+    return child("import torch; print(torch.backends.cpu.get_cpu_capability())", None)
+
+
+RUN = """
+import sys, torch, roialign_ext, test_cpu_paths
+torch.save([test_cpu_paths.first_order(*case) for case in test_cpu_paths.instruction_set_cases()], sys.argv[1])
+print(roialign_ext.cpu_capability())
+"""
+
+
+@pytest.mark.parametrize("capability", list(CAPABILITIES))
+def test_every_instruction_set(capability: str, tmp_path: Path) -> None:
+    """Forced in a process of its own, it says its name, and its numbers are the definition's."""
+    order = list(CAPABILITIES.values())
+    best = best_capability()
+    if best not in order or order.index(best) < order.index(CAPABILITIES[capability]):
+        pytest.skip(f"this processor has {best}, not {CAPABILITIES[capability]}")
+    file = tmp_path / "results.pt"
+    assert child(RUN, capability, str(file)) == CAPABILITIES[capability]
+    results: list[list[Any]] = torch.load(file)
+    for case, actual, expected in zip(instruction_set_cases(), results, expected_results(), strict=True):
+        arithmetic = torch.float64 if case[1].dtype == torch.float64 else torch.float32
+        for ours, (exact, terms) in zip(actual, expected, strict=True):
+            assert_within_rounding(ours, exact, terms, arithmetic)
+
+
+def test_reports_the_instruction_set_in_use() -> None:
+    assert roialign_ext.cpu_capability() in CAPABILITIES.values()
+    assert roialign_ext.cpu_capability() == roialign_ext._C.cpu_capability()
+    if "ATEN_CPU_CAPABILITY" not in os.environ and best_capability() in CAPABILITIES.values():
+        assert roialign_ext.cpu_capability() == best_capability()
