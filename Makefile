@@ -5,8 +5,9 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 
-PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_REQUIRE_VIRTUALENV=1
-INSTALL_HERE = install --quiet --no-build-isolation --no-deps .
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# $(call install,VENV): builds this folder with the tools of VENV and installs it there.
+install = PATH="$(CURDIR)/$(1)/bin:$$PATH" $(1)/bin/pip install --quiet --no-build-isolation --no-deps .
 NINJA = $(shell grep '^ninja==' tests/requirements.txt)
 SANITIZED = build/sanitized
 SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_forward.py test_dtypes.py \
@@ -22,20 +23,19 @@ RUN_BENCH = import runpy, sys; sys.path[:1] = []; sys.path.append('.'); \
 
 demo: .venv-demo/installed
 	@echo "== Building roialign_ext into .venv-demo (about a minute the first time)"
-	@$(PIP) PATH="$(CURDIR)/.venv-demo/bin:$$PATH" .venv-demo/bin/pip $(INSTALL_HERE)
-	@.venv-demo/bin/python -m pip show --quiet roialign_ext
+	@$(call install,.venv-demo)
 	@echo "== Training Mask R-CNN on a photograph of coins"
 	.venv-demo/bin/python examples/train_coins.py $(DEMO_ARGS)
 
 bench: .venv-demo/installed
 	@echo "== Building roialign_ext into .venv-demo (about a minute the first time)"
-	@$(PIP) PATH="$(CURDIR)/.venv-demo/bin:$$PATH" .venv-demo/bin/pip $(INSTALL_HERE)
+	@$(call install,.venv-demo)
 	.venv-demo/bin/python -c "$(RUN_BENCH)" $(BENCH_ARGS)
 
 # The tests run in their folder, because in this one the sources would hide the installed package.
 test: .venv-test/installed
 	@echo "== Building roialign_ext into .venv-test (about a minute the first time)"
-	@$(PIP) PATH="$(CURDIR)/.venv-test/bin:$$PATH" .venv-test/bin/pip $(INSTALL_HERE)
+	@$(call install,.venv-test)
 	@cd tests && ../.venv-test/bin/python -m roialign_ext
 	@echo "== Running the tests"
 	cd tests && ../.venv-test/bin/pytest $(TEST_ARGS)
@@ -54,8 +54,7 @@ format: .venv-lint/installed
 sanitize: .venv-test/installed
 	@echo "== Building roialign_ext with the sanitizers into $(SANITIZED)"
 	@rm -rf $(SANITIZED)
-	@$(PIP) PATH="$(CURDIR)/.venv-test/bin:$$PATH" ROIALIGN_EXT_SANITIZE=1 \
-	    .venv-test/bin/pip $(INSTALL_HERE) --target $(SANITIZED)
+	@export ROIALIGN_EXT_SANITIZE=1; $(call install,.venv-test) --target $(SANITIZED)
 	bash .ci/sanitize.sh .venv-test/bin/python $(SANITIZED) $(SANITIZER_TESTS)
 
 clean:
@@ -75,5 +74,5 @@ clean:
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D)
 	@echo "== Installing what $< pins (torch is a large download)"
-	$(PIP) $(@D)/bin/pip install $(PIP_QUIET) -r $< $(EXTRA)
+	$(@D)/bin/pip install $(PIP_QUIET) -r $< $(EXTRA)
 	@touch $@

@@ -40,7 +40,9 @@ except ImportError:
     stop(f"install torch {'.'.join(map(str, OLDEST_TORCH))} or newer first, {INSTALL}.")
 TORCH_VERSION = str(torch.__version__)
 if tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2]) < OLDEST_TORCH:
-    stop(f"install torch {'.'.join(map(str, OLDEST_TORCH))} or newer first (torch {TORCH_VERSION} is installed), {INSTALL}.")
+    stop(
+        f"install torch {'.'.join(map(str, OLDEST_TORCH))} or newer first (torch {TORCH_VERSION} is installed), {INSTALL}."
+    )
 
 from torch.utils import cpp_extension  # noqa: E402  (needs the checks above)
 

@@ -47,7 +47,8 @@ def full_report(document: Document, image: str) -> str:
     if document["left_out"]:
         parts.append(f"Left out when the time limit was reached: {'; '.join(document['left_out'])}.")
     for title, body in sections.items():
-        parts += [f"## {title}", body]
+        if body:
+            parts += [f"## {title}", body]
     return "\n\n".join(parts) + "\n"
 
 

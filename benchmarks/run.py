@@ -38,7 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cache", choices=("warm", "flushed"), default="warm", help="flushed: evict caches before each call"
     )
     parser.add_argument("--seconds", type=float, default=0.7, help="time for each contestant of a main case")
-    parser.add_argument("--max-minutes", type=float, default=9.0, help="cases not begun by then are left out and named")
+    parser.add_argument("--max-minutes", type=float, default=8.5, help="cases not begun by then are left out and named")
     parser.add_argument(
         "--quick", action="store_true", help="under a minute: small problems, few samples, most threads only"
     )

@@ -114,7 +114,7 @@ def main_table(document: Document) -> str:
 
 
 def comparison_table(document: Document, *, mode: str, dtypes: Sequence[str], directions: Sequence[str]) -> str:
-    """Any other cut: every contestant, one line per layout."""
+    """Any other cut: every contestant, one line per layout; empty if the run has none of it."""
     cases = Cases(document)
     header = ["workload", "pass", "dtype", "layout", OURS, TORCHVISION, "faster", GRID_SAMPLE, "faster"]
     rows = []
@@ -125,7 +125,7 @@ def comparison_table(document: Document, *, mode: str, dtypes: Sequence[str], di
             for peer in (TORCHVISION, GRID_SAMPLE):
                 row += [cases.times_cell(peer, *case), cases.ratio_cell(peer, *case)]
             rows.append(row)
-    return _table(header, rows)
+    return _table(header, rows) if rows else ""
 
 
 def overhead_table(document: Document) -> str:

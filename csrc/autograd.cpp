@@ -98,7 +98,8 @@ struct PoolFunction : torch::autograd::Function<PoolFunction> {
     const BoxRule rule = saved_rule(ctx);
     if (ctx->needs_input_grad(0)) {
       const auto size = ctx->saved_data["input_size"].toSymIntVector();
-      grads[0] = pool_grad_input(grad, boxes, given({u, v}), winners, size, ctx->saved_data["channels_last"].toBool(), rule);
+      grads[0] =
+          pool_grad_input(grad, boxes, given({u, v}), winners, size, ctx->saved_data["channels_last"].toBool(), rule);
     }
     if (input.defined()) add_box_gradients(ctx, 1, grad, input, boxes, u, v, winners, rule, grads);
     return grads;
@@ -262,9 +263,8 @@ Tensor pool_autograd(const Tensor& input, const Tensor& boxes, const OptionalTen
   }
   Sum tangent;
   tangent.add(input, [&](const Tensor& t) { return pool(t, rows, directions, winners, output_size, rule); });
-  tangent.add_boxes(boxes, u, v, kMaxDirections, [&](const Directions& along) {
-    return pool(features, rows, along, winners, output_size, rule);
-  });
+  tangent.add_boxes(boxes, u, v, kMaxDirections,
+                    [&](const Directions& along) { return pool(features, rows, along, winners, output_size, rule); });
   tangent.set_on(value);
   return value;
 }

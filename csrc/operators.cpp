@@ -45,8 +45,8 @@ Tensor pool(const Tensor& input, const Tensor& boxes, const Directions& directio
 
 std::tuple<Tensor, Tensor> pool_max(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size,
                                     const BoxRule& rule) {
-  using Signature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymIntArrayRef, double, int64_t,
-                                               std::string_view);
+  using Signature =
+      std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymIntArrayRef, double, int64_t, std::string_view);
   static const auto op = find<Signature>("roialign_ext::_pool_max");
   return op.call(input, boxes, output_size, rule.spatial_scale, rule.sampling_ratio, rule.name);
 }

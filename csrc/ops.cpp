@@ -1,5 +1,5 @@
-// The schemas of every operator, and nothing else. Kernels register themselves where they are written: csrc/meta.cpp (shapes),
-// csrc/autograd*.cpp (derivatives), csrc/cpu/*.cpp (numbers). Equations: docs/math.md.
+// The schemas of every operator, and nothing else. Kernels register themselves where they are written: csrc/meta.cpp
+// (shapes), csrc/autograd*.cpp (derivatives), csrc/cpu/*.cpp (numbers). Equations: docs/math.md.
 
 #include <torch/library.h>
 
@@ -12,9 +12,9 @@ TORCH_LIBRARY(roialign_ext, m) {
       "bool aligned=False, str mode=\"avg\") -> Tensor",
       tags);
 
-  // The four operators below are closed under differentiation. u and v are directions in the space of boxes: A(b) F with
-  // none of them, its derivative along u with one, along u and v with two. winners selects one sample per output element
-  // (max pooling) instead of the mean over all samples.
+  // The four operators below are closed under differentiation. u and v are directions in the space of boxes: A(b) F
+  // with none of them, its derivative along u with one, along u and v with two. winners selects one sample per output
+  // element (max pooling) instead of the mean over all samples.
   m.def(
       "_pool(Tensor input, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[2] output_size, "
       "float spatial_scale, int sampling_ratio, str rule) -> Tensor",

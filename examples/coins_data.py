@@ -23,7 +23,7 @@ SMALLEST_PART = 200  # square pixels; a coin that shows less than this at the ed
 
 @dataclass
 class Scene:
-    """A part of the photograph: image [1, H, W], values 0 to 1, and masks [coins, H, W], zeros and ones; all float32."""
+    """A part of the photograph: image [1, H, W] from 0 to 1 and masks [coins, H, W] of zeros and ones, all float32."""
 
     image: Tensor
     masks: Tensor

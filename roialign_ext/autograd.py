@@ -135,9 +135,7 @@ class Pool(torch.autograd.Function):
             return (None,) * 9
         by_input = None
         if ctx.needs_input_grad[0]:
-            by_input = _grad_input(
-                grad, boxes, _given(u, v), winners, ctx.input_size, ctx.channels_last, ctx.rule
-            )
+            by_input = _grad_input(grad, boxes, _given(u, v), winners, ctx.input_size, ctx.channels_last, ctx.rule)
         by_boxes: Gradients = (None, None, None)
         if input is not None:
             by_boxes = _box_gradients(ctx.needs_input_grad[1:4], grad, input, boxes, u, v, winners, ctx.rule)
@@ -343,7 +341,7 @@ class RoIAlignFunction(torch.autograd.Function):
 
 
 def _redirect_transforms() -> torch.library.Library:
-    library = torch.library.Library("roialign_ext", "IMPL")
+    library = torch.library.Library("roialign_ext", "IMPL")  # type: ignore[no-untyped-call]
     functions = {
         "_pool": Pool,
         "_pool_max": PoolMax,
@@ -351,7 +349,7 @@ def _redirect_transforms() -> torch.library.Library:
         "_pool_grad_boxes": PoolGradBoxes,
     }
     for name, function in functions.items():
-        library.impl(name, function.apply, "FuncTorchDynamicLayerFrontMode")
+        library.impl(name, function.apply, "FuncTorchDynamicLayerFrontMode")  # type: ignore[no-untyped-call]
     return library
 
 

@@ -1,20 +1,20 @@
 """The public operators as functions."""
 
-from typing import Any, List, Union
+from typing import Any, Union
 
 import torch
 from torch import Tensor
-from torch._jit_internal import BroadcastingList2
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from ._typing import BroadcastingList2
 from .boxes import boxes_to_rows
 
 
 # The annotations are in the form that TorchScript reads.
 def roi_align(
     input: Tensor,
-    boxes: Union[Tensor, List[Tensor]],  # noqa: UP006, UP007
-    output_size: BroadcastingList2[int],  # type: ignore[valid-type]
+    boxes: Union[Tensor, list[Tensor]],  # noqa: UP007
+    output_size: BroadcastingList2[int],
     spatial_scale: float = 1.0,
     sampling_ratio: int = -1,
     aligned: bool = False,
@@ -50,15 +50,14 @@ def roi_align(
 
     Source: He et al., "Mask R-CNN", 2017; equations in docs/math.md.
     """
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         if has_torch_function_variadic(input, boxes):
-            return handle_torch_function(  # type: ignore[no-any-return]
+            return handle_torch_function(
                 roi_align, (input, boxes), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
             )
         _check_types(input, boxes, output_size, spatial_scale, sampling_ratio, mode)
         output_size = as_pair(output_size)
-        if isinstance(boxes, tuple):
-            boxes = list(boxes)
+        boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, input.size(0))
     return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
 
@@ -69,6 +68,11 @@ INTEGER = (int, torch.SymInt)
 def as_pair(output_size: Any) -> Any:
     """One number of bins stands for both axes."""
     return (output_size, output_size) if isinstance(output_size, INTEGER) else output_size
+
+
+def as_tensor_or_list(boxes: Any) -> Any:
+    """A tuple of tensors is as good as a list."""
+    return list(boxes) if isinstance(boxes, tuple) else boxes
 
 
 def _check_types(
@@ -84,11 +88,11 @@ def _check_types(
     if input.dim() != 4:
         raise ValueError(f"input: expected a tensor [N, C, H, W], got shape {list(input.shape)}")
     if not isinstance(boxes, Tensor) and not (
-        isinstance(boxes, (list, tuple)) and all([isinstance(image_boxes, Tensor) for image_boxes in boxes])
+        isinstance(boxes, (list, tuple)) and all(isinstance(image_boxes, Tensor) for image_boxes in boxes)
     ):
         raise TypeError(f"boxes: expected a Tensor[K, 5] or a list of Tensor[L, 4], got {type(boxes).__name__}")
     if not isinstance(output_size, INTEGER) and not (
-        isinstance(output_size, (list, tuple)) and all([isinstance(bins, INTEGER) for bins in output_size])
+        isinstance(output_size, (list, tuple)) and all(isinstance(bins, INTEGER) for bins in output_size)
     ):
         raise TypeError(f"output_size: expected an int or a pair of ints, got {output_size!r}")
     if not isinstance(spatial_scale, (float, *INTEGER, torch.SymFloat)):

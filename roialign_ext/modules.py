@@ -1,10 +1,10 @@
 """The public operators as modules."""
 
-from typing import List, Union
+from typing import Union
 
 from torch import Tensor, nn
-from torch._jit_internal import BroadcastingList2
 
+from ._typing import BroadcastingList2
 from .functional import roi_align
 
 
@@ -13,7 +13,7 @@ class RoIAlign(nn.Module):
 
     def __init__(
         self,
-        output_size: BroadcastingList2[int],  # type: ignore[valid-type]
+        output_size: BroadcastingList2[int],
         spatial_scale: float,
         sampling_ratio: int,
         aligned: bool = False,
@@ -27,7 +27,7 @@ class RoIAlign(nn.Module):
         self.mode = mode
 
     # The annotations are in the form that TorchScript reads.
-    def forward(self, input: Tensor, rois: Union[Tensor, List[Tensor]]) -> Tensor:  # noqa: UP006, UP007
+    def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
         """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels."""
         return roi_align(
             input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned, self.mode

@@ -45,16 +45,15 @@ Table = dict[tuple[int, int], tuple[float, float]]
 def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = tmp_path_factory.mktemp("core") / "core.so"
     compiler = (sysconfig.get_config_var("CXX") or "c++").split()[0]
-    flags = "-std=c++17 -O2 -Wall -Wextra -Werror -ffp-contract=off -fsanitize=undefined -fno-sanitize-recover -fPIC -shared"
+    flags = "-std=c++17 -O2 -Wall -Wextra -Werror -ffp-contract=off -fPIC -shared"
+    flags += " -fsanitize=undefined -fno-sanitize-recover"
     source = Path(__file__).parent / "core" / "harness.cpp"
     subprocess.run([compiler, *flags.split(), f"-I{CORE}", str(source), "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
     integer, real = ctypes.c_int64, ctypes.c_double
     loaded.build_taps.restype = integer
-    loaded.build_taps.argtypes = (
-        [ctypes.c_int, ctypes.c_int, real, real, real, integer, integer, integer, ctypes.c_int, real, real]
-        + [ctypes.POINTER(TapStruct), integer]
-    )  # fmt: skip
+    box = [ctypes.c_int, real, real, real, integer, integer, integer]
+    loaded.build_taps.argtypes = [ctypes.c_int, *box, ctypes.c_int, real, real, ctypes.POINTER(TapStruct), integer]
     return loaded
 
 

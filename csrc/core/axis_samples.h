@@ -7,11 +7,11 @@ namespace roialign_ext {
 
 template <class T>
 struct AxisSample {
-  int64_t index;   // number of the sample within its bin; of a run of equal ones, the first
-  int64_t count;   // how many consecutive samples share this position
-  int64_t low;     // the pixel at or before the sample; low + 1 is on the map wherever fraction or slope is not 0
-  T fraction;      // weight of pixel low + 1
-  bool clamped;    // the range rule moved the sample to a border pixel: it does not follow the box
+  int64_t index;  // number of the sample within its bin; of a run of equal ones, the first
+  int64_t count;  // how many consecutive samples share this position
+  int64_t low;    // the pixel at or before the sample; low + 1 is on the map wherever fraction or slope is not 0
+  T fraction;     // weight of pixel low + 1
+  bool clamped;   // the range rule moved the sample to a border pixel: it does not follow the box
 };
 
 // The range rule for one position in map pixels. False: the sample is rejected and nothing may be read for it.

@@ -62,8 +62,8 @@ Tensor pool_grad_boxes_cpu(const Tensor& grad, const Tensor& input, const Tensor
     const Kernels<S> kernels = select_kernels<S>();
     const ChannelBlocks blocks = summed_blocks(kernels, input.size(1));
     std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * 4));
-    const BoxGradientJob<S> job = {const_view_of<S>(input), const_view_of<S>(grad), &plan,
-                                   images.data(),           blocks,                 partial.data()};
+    const BoxGradientJob<S> job = {const_view_of<S>(input), const_view_of<S>(grad), &plan, images.data(), blocks,
+                                   partial.data()};
     run_units(params.boxes * blocks.count, static_cast<double>(grad.numel()),
               [&](int64_t begin, int64_t end) { kernels.grad_boxes(job, begin, end); });
     for (int64_t k = 0; k < params.boxes; ++k) {

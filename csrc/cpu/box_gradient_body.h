@@ -17,7 +17,8 @@ struct RowTaps {
 
 // sums[m] += weight m of each tap times its vectors; tap.index counts steps of `stride` elements from `base`.
 template <int NV, int M, class W>
-inline void weighted_sums(const Tap<W, M>* tap, const Tap<W, M>* end, const W* base, int64_t stride, Vec<W> (&sums)[M][NV]) {
+inline void weighted_sums(const Tap<W, M>* tap, const Tap<W, M>* end, const W* base, int64_t stride,
+                          Vec<W> (&sums)[M][NV]) {
   constexpr int L = VectorType<W>::lanes;
   for (; tap != end; ++tap) {
     const W* from = base + tap->index * stride;
@@ -101,7 +102,7 @@ template <class S>
 void grad_boxes(const BoxGradientJob<S>& job, int64_t begin, int64_t end) {
   for_each_unit<arithmetic_t<S>>(job.blocks, job.features.channels, begin, end,
                                  [&](auto vectors, int64_t k, int64_t c, int64_t channels) {
-    const int64_t unit = k * job.blocks.count + c / job.blocks.width;
-    gradient_of_box<vectors.value>(job, k, c, channels, job.partial + 4 * unit);
-  });
+                                   const int64_t unit = k * job.blocks.count + c / job.blocks.width;
+                                   gradient_of_box<vectors.value>(job, k, c, channels, job.partial + 4 * unit);
+                                 });
 }

@@ -27,8 +27,8 @@ struct BoxCall {
 
   template <class T>
   BoxParams<T> params(at::IntArrayRef bins, at::IntArrayRef map) const {
-    return {rule,    spatial_scale, sampling_ratio, rows.size(0), bins[2], bins[3],
-            map[0], map[2],        map[3],         rows.const_data_ptr<T>()};
+    return {rule,    spatial_scale, sampling_ratio, rows.size(0), bins[2],
+            bins[3], map[0],        map[2],         map[3],       rows.const_data_ptr<T>()};
   }
 
   template <class T>
@@ -45,14 +45,28 @@ BoxCall make_box_call(const Tensor& features, int64_t images, const Tensor& boxe
 
 template <class S>
 View<S> view_of(const Tensor& tensor) {
-  return {static_cast<S*>(tensor.data_ptr()), tensor.size(0),   tensor.size(1),   tensor.size(2),  tensor.size(3),
-          tensor.stride(0),                   tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+  return {static_cast<S*>(tensor.data_ptr()),
+          tensor.size(0),
+          tensor.size(1),
+          tensor.size(2),
+          tensor.size(3),
+          tensor.stride(0),
+          tensor.stride(1),
+          tensor.stride(2),
+          tensor.stride(3)};
 }
 
 template <class S>
 View<const S> const_view_of(const Tensor& tensor) {
-  return {static_cast<const S*>(tensor.const_data_ptr()), tensor.size(0), tensor.size(1), tensor.size(2), tensor.size(3),
-          tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+  return {static_cast<const S*>(tensor.const_data_ptr()),
+          tensor.size(0),
+          tensor.size(1),
+          tensor.size(2),
+          tensor.size(3),
+          tensor.stride(0),
+          tensor.stride(1),
+          tensor.stride(2),
+          tensor.stride(3)};
 }
 
 // The image of each box, from rows whose batch indices have been checked.

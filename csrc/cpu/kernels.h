@@ -30,7 +30,7 @@ struct AverageJob {
 // Gradient by the box edges: the form with one table replaced by its derivative by each edge.
 template <class W>
 struct EdgePlan {
-  TablesByBin<W, 1> x;             // tables of the other axis: values, or derivatives along a direction
+  TablesByBin<W, 1> x;  // tables of the other axis: values, or derivatives along a direction
   TablesByPixel<W, 1> y;
   TablesByBin<W, 2> x_edges;
   TablesByPixel<W, 2> y_edges;

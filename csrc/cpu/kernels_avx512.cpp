@@ -15,10 +15,10 @@
 
 namespace roialign_ext {
 namespace isa_avx512 {
-#include "vector_body.h"
-#include "pool_body.h"
 #include "box_gradient_body.h"
 #include "max_body.h"
+#include "pool_body.h"
+#include "vector_body.h"
 }  // namespace isa_avx512
 
 template <class S>

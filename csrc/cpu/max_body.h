@@ -128,14 +128,14 @@ inline void max_of_box(const MaxJob<S>& job, int64_t k, int64_t c, int64_t chann
   unpack_plane<B>(values.data(), job.values, k, c, channels);
   for (int64_t bin = 0; bin < bins_y * bins_x; ++bin) {
     int32_t* target = job.winners.at(k, c) + bin * job.winners.stride_x;
-    for (int64_t l = 0; l < channels; ++l) target[l * job.winners.stride_c] = static_cast<int32_t>(winners[bin * B + l]);
+    for (int64_t l = 0; l < channels; ++l)
+      target[l * job.winners.stride_c] = static_cast<int32_t>(winners[bin * B + l]);
   }
 }
 
 template <class S>
 void max(const MaxJob<S>& job, int64_t begin, int64_t end) {
-  for_each_unit<arithmetic_t<S>>(job.blocks, job.features.channels, begin, end,
-                                 [&](auto vectors, int64_t k, int64_t c, int64_t channels) {
-    max_of_box<vectors.value>(job, k, c, channels);
-  });
+  for_each_unit<arithmetic_t<S>>(
+      job.blocks, job.features.channels, begin, end,
+      [&](auto vectors, int64_t k, int64_t c, int64_t channels) { max_of_box<vectors.value>(job, k, c, channels); });
 }

@@ -28,8 +28,8 @@ std::tuple<Tensor, Tensor> pool_max_cpu(const Tensor& input, const Tensor& boxes
     const std::vector<int64_t> images = image_of_box(params);
     const Kernels<S> kernels = select_kernels<S>();
     const ChannelBlocks blocks = choose_blocks(kernels, input.size(1), params.boxes);
-    const MaxJob<S> job = {const_view_of<S>(input), view_of<S>(values), view_of<int32_t>(winners),
-                           &plan,                   images.data(),      blocks};
+    const MaxJob<S> job = {
+        const_view_of<S>(input), view_of<S>(values), view_of<int32_t>(winners), &plan, images.data(), blocks};
     run_units(params.boxes * blocks.count, static_cast<double>(values.numel()),
               [&](int64_t begin, int64_t end) { kernels.max(job, begin, end); });
   });

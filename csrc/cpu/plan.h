@@ -39,9 +39,9 @@ struct Tap {
 template <class W, int M>
 struct TablesByBin {
   int64_t bins;
-  std::vector<int64_t> begin;          // [items * bins + 1] into taps
+  std::vector<int64_t> begin;  // [items * bins + 1] into taps
   std::vector<Tap<W, M>> taps;
-  std::vector<int32_t> first, last;    // [items] pixels [first, last) are touched
+  std::vector<int32_t> first, last;  // [items] pixels [first, last) are touched
 
   const int64_t* item(int64_t i) const { return begin.data() + i * bins; }
 };
@@ -54,8 +54,8 @@ struct PixelRow {
 
 template <class W, int M>
 struct TablesByPixel {
-  std::vector<int64_t> begin{0};       // [items + 1] into rows
-  std::vector<PixelRow> rows;          // ascending pixels within an item
+  std::vector<int64_t> begin{0};  // [items + 1] into rows
+  std::vector<PixelRow> rows;     // ascending pixels within an item
   std::vector<Tap<W, M>> taps;
 };
 
@@ -94,8 +94,8 @@ class TableBuilder {
       });
     }
     for (const Entry& entry : entries_) {
-      const bool new_row = static_cast<int64_t>(tables.rows.size()) == tables.begin.back() ||
-                           tables.rows.back().pixel != entry.pixel;
+      const bool new_row =
+          static_cast<int64_t>(tables.rows.size()) == tables.begin.back() || tables.rows.back().pixel != entry.pixel;
       const int64_t at = static_cast<int64_t>(tables.taps.size());
       if (new_row) tables.rows.push_back({entry.pixel, at, at});
       tables.taps.push_back(entry.tap);

@@ -164,22 +164,22 @@ template <class S>
 void pool(const AverageJob<S>& job, int64_t begin, int64_t end) {
   for_each_unit<arithmetic_t<S>>(job.blocks, job.read.channels, begin, end,
                                  [&](auto vectors, int64_t n, int64_t c, int64_t channels) {
-    if (job.sweeps.empty()) {
-      pool_by_box<vectors.value>(job, n, c, channels);
-    } else {
-      pool_by_row<vectors.value>(job, job.sweeps[n], n, c, channels);
-    }
-  });
+                                   if (job.sweeps.empty()) {
+                                     pool_by_box<vectors.value>(job, n, c, channels);
+                                   } else {
+                                     pool_by_row<vectors.value>(job, job.sweeps[n], n, c, channels);
+                                   }
+                                 });
 }
 
 template <class S>
 void grad_input(const AverageJob<S>& job, int64_t begin, int64_t end) {
   for_each_unit<arithmetic_t<S>>(job.blocks, job.read.channels, begin, end,
                                  [&](auto vectors, int64_t n, int64_t c, int64_t channels) {
-    if (job.sweeps.empty()) {
-      spread_by_box<vectors.value>(job, n, c, channels);
-    } else {
-      spread_by_row<vectors.value>(job, job.sweeps[n], n, c, channels);
-    }
-  });
+                                   if (job.sweeps.empty()) {
+                                     spread_by_box<vectors.value>(job, n, c, channels);
+                                   } else {
+                                     spread_by_row<vectors.value>(job, job.sweeps[n], n, c, channels);
+                                   }
+                                 });
 }

@@ -9,19 +9,19 @@ namespace roialign_ext {
 
 template <class W>
 struct SampleTap {
-  int32_t low;     // pixels low and, where fraction or a slope is not 0, low + 1
-  W fraction;      // weight of pixel low + 1
-  W by_low_edge;   // derivatives of the position by the box's edges, 0 where clamped
+  int32_t low;    // pixels low and, where fraction or a slope is not 0, low + 1
+  W fraction;     // weight of pixel low + 1
+  W by_low_edge;  // derivatives of the position by the box's edges, 0 where clamped
   W by_high_edge;
 };
 
 template <class W>
 struct SampleTables {
   int64_t bins;
-  std::vector<int64_t> begin{0};          // [boxes * bins + 1] into samples
-  std::vector<SampleTap<W>> samples;      // those on the map, in the order of their index
-  std::vector<bool> rejected_first;       // [boxes * bins] the bin's first sample is off the map
-  std::vector<bool> rejected_later;       // [boxes * bins] some later one is, after those on the map
+  std::vector<int64_t> begin{0};      // [boxes * bins + 1] into samples
+  std::vector<SampleTap<W>> samples;  // those on the map, in the order of their index
+  std::vector<bool> rejected_first;   // [boxes * bins] the bin's first sample is off the map
+  std::vector<bool> rejected_later;   // [boxes * bins] some later one is, after those on the map
 
   template <class T>
   void append(const BoxAxis<T>& axis) {

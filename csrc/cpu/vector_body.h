@@ -37,7 +37,8 @@ inline void store(c10::BFloat16* p, Vec<float> v) {
 
 inline Vec<float> load(const c10::Half* p) {
 #if ROI_VECTOR_BYTES == 64
-  return reinterpret_cast<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  return reinterpret_cast<Vec<float>>(
+      _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif ROI_VECTOR_BYTES == 32
   return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
@@ -49,7 +50,8 @@ inline Vec<float> load(const c10::Half* p) {
 
 inline void store(c10::Half* p, Vec<float> v) {
 #if ROI_VECTOR_BYTES == 64
-  const __m256i half = _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256i half =
+      _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
 #elif ROI_VECTOR_BYTES == 32
   const __m128i half = _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -161,7 +163,8 @@ inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, i
       }
     } else {
       for (int64_t i = 0; i < count; ++i) {
-        for (int64_t l = 0; l < present && l < L; ++l) to[l * stride_c + i * stride_i] = static_cast<S>(from[i * B + l]);
+        for (int64_t l = 0; l < present && l < L; ++l)
+          to[l * stride_c + i * stride_i] = static_cast<S>(from[i * B + l]);
       }
     }
   }
@@ -205,7 +208,11 @@ struct RowReader {
   bool in_place;
 
   RowReader(const View<const S>& features, int64_t image, int64_t channel, int64_t present)
-      : view(features), n(image), c(channel), channels(present), in_place(readable_in_place<B, S, W>(features, present)) {}
+      : view(features),
+        n(image),
+        c(channel),
+        channels(present),
+        in_place(readable_in_place<B, S, W>(features, present)) {}
 
   Row<W> read(int64_t y, int64_t first, int64_t last, W* buffer) const {
     const S* source = view.at(n, c) + y * view.stride_y;

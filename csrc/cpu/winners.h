@@ -97,7 +97,8 @@ template <class W>
 class Rates {
  public:
   template <class T>
-  Rates(const BoxParams<T>& params, const std::vector<const T*>& directions) : order_(static_cast<int>(directions.size())) {
+  Rates(const BoxParams<T>& params, const std::vector<const T*>& directions)
+      : order_(static_cast<int>(directions.size())) {
     for (int d = 0; d < order_; ++d) {
       for (int64_t i = 0; i < 5 * params.boxes; ++i) {
         if (i % 5 != 0) rates_[d].push_back(static_cast<W>(directions[d][i]));
@@ -192,8 +193,8 @@ void spread_winners(const BoxParams<T>& params, const std::vector<const T*>& dir
 // Adds to rows[k][1..4] the gradient of <G, A F>, or with a direction that of <G, D_v A F>, by the edges of box k.
 template <class S, class T>
 void box_gradient_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                          const View<const int32_t>& winners, const View<const S>& grad,
-                          const View<const S>& features, T* rows) {
+                          const View<const int32_t>& winners, const View<const S>& grad, const View<const S>& features,
+                          T* rows) {
   using W = arithmetic_t<S>;
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);

@@ -36,8 +36,8 @@ int64_t build(int rule, double low, double high, double scale, int64_t bins, int
 extern "C" int64_t build_taps(int single_precision, int rule, double low, double high, double scale, int64_t bins,
                               int64_t length, int64_t sampling_ratio, int kind, double low_rate, double high_rate,
                               Tap* taps, int64_t capacity) {
-  return single_precision
-             ? build<float>(rule, low, high, scale, bins, length, sampling_ratio, kind, low_rate, high_rate, taps, capacity)
-             : build<double>(rule, low, high, scale, bins, length, sampling_ratio, kind, low_rate, high_rate, taps,
-                             capacity);
+  return single_precision ? build<float>(rule, low, high, scale, bins, length, sampling_ratio, kind, low_rate,
+                                         high_rate, taps, capacity)
+                          : build<double>(rule, low, high, scale, bins, length, sampling_ratio, kind, low_rate,
+                                          high_rate, taps, capacity);
 }
