@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.10+ with venv, a C++ compiler and make; everything else goes into virtual
 # environments of their own in this folder. PYTHON=... chooses the interpreter, MAX_JOBS=... limits the compilers.
 PYTHON ?= python3
+INSTALL_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
@@ -74,5 +75,5 @@ clean:
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D)
 	@echo "== Installing what $< pins (torch is a large download)"
-	$(@D)/bin/pip install $(PIP_QUIET) -r $< $(EXTRA)
+	$(@D)/bin/pip install $(INSTALL_ARGS) -r $< $(EXTRA)
 	@touch $@

@@ -37,7 +37,7 @@ if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
 try:
     import torch
 except ImportError:
-    stop(f"install torch {'.'.join(map(str, OLDEST_TORCH))} or newer first, {INSTALL}.")
+    stop(f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first, {INSTALL}.")
 TORCH_VERSION = str(torch.__version__)
 if tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2]) < OLDEST_TORCH:
     stop(
@@ -65,7 +65,8 @@ def compile_flags() -> list[str]:
     # A fused multiply-add would move sample coordinates by a rounding, and with them floor decisions.
     # -Wno-psabi: vectors wider than the baseline are passed between functions of one file only.
     flags = ["-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
-    # at::parallel_for is a header template, serial without this flag. Not passed to the linker: torch brings the runtime.
+    # at::parallel_for is a header template, serial without this flag. The linker does not get it: torch brings the
+    # runtime.
     flags.append("-fopenmp")
     # Python's own flags end in -g, which makes the module twenty times larger.
     flags += ["-O1", "-g", *sanitizer_flags()] if SANITIZE else ["-O3", "-g0"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ ALLOCATION = {
 }
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+# What the recycled regime maps beforehand: more than any case holds at once, but no more than a quarter of the memory.
+_MAPPED_BEFOREHAND = 4 << 30
 
 _CPU_FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "asimd", "asimdhp", "asimddp", "bf16", "sve", "sve2")
 _CPU_FLAG_PREFIXES = ("avx512", "amx")
@@ -28,12 +31,22 @@ def set_allocation(regime: str) -> None:
     """Choose how this process gets the memory of large results; call before anything is allocated.
 
     `recycled` forbids malloc to serve a request by a mapping of its own and to give the heap's end back. That is what
-    raising the mmap threshold does, without the upper limit that older versions of glibc put on the threshold."""
+    raising the mmap threshold does, without the upper limit that older versions of glibc put on the threshold. Then it
+    touches a large block and frees it: small blocks cut the holes that large ones leave, so that without a reserve
+    the heap would still grow, and page-fault, during the first calls of each case."""
     if regime == "stock":
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    libc = ctypes.CDLL(None)
+    mallopt = getattr(libc, "mallopt", None)
     if mallopt is None or not (mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1)):
         raise SystemExit("--allocation recycled needs glibc's mallopt; this C library lacks it: use --allocation stock")
+    size = ctypes.c_size_t(min(_MAPPED_BEFOREHAND, _memory_bytes() // 4))
+    libc.malloc.restype = ctypes.c_void_p
+    block = ctypes.c_void_p(libc.malloc(size))
+    if not block:
+        raise SystemExit(f"--allocation recycled found no {size.value >> 20} MiB to map beforehand")
+    ctypes.memset(block, 1, size.value)
+    libc.free(block)
 
 
 class Flusher:
@@ -79,6 +92,17 @@ def _cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _huge_pages() -> str | None:
+    """When the kernel backs memory by huge pages of itself: always, madvise or never."""
+    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    chosen = re.search(r"\[(\w+)\]", path.read_text()) if path.exists() else None
+    return chosen[1] if chosen else None
+
+
 def _caches() -> list[dict[str, Any]]:
     """Caches of the first core, as the kernel reports them."""
     caches = []
@@ -105,7 +129,8 @@ def describe_cpu() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "vector_flags": sorted(flag for flag in flags if flag in _CPU_FLAGS or flag.startswith(_CPU_FLAG_PREFIXES)),
         "caches": _caches(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "transparent_huge_pages": _huge_pages(),
     }
 
 

@@ -21,7 +21,7 @@ _FEWEST_SAMPLES = 3
 # A slow contestant may take this many times the seconds asked for, to get up to the fewest samples.
 _PATIENCE = 8
 # From here on, the cold first call of the guard is as good as any, and costs too much to be made again.
-_SECONDS_TOO_SLOW_TO_REPEAT = 3.0
+_SECONDS_TOO_SLOW_TO_REPEAT = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def interleave(
         if first_calls_count and first > _SECONDS_TOO_SLOW_TO_REPEAT and samples_wanted(first, seconds) == 1:
             result[name] = _summary([first], 1, None)
         else:
-            estimates[name] = first if first > max(seconds, 1.0) else timed(call)
+            estimates[name] = first if first > _SECONDS_TOO_SLOW_TO_REPEAT else timed(call)
 
     repeats = {name: max(1, math.ceil(_SHORTEST_SAMPLE / estimate)) for name, estimate in estimates.items()}
     if before_sample is not None:

@@ -1,4 +1,4 @@
-// Derivatives of the private operators (docs/math.md, section 7), under the Autograd key: eager backward, double
+// Derivatives of the private operators (docs/math.md, sections 7 and 8), under the Autograd key: eager backward, double
 // backward and forward mode, and whatever is traced or exported through them. roialign_ext/autograd.py has the same
 // formulas for torch.func, whose transforms refuse C++ functions.
 //

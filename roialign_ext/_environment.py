@@ -1,4 +1,4 @@
-"""What this installation is made of: why the compiled module does not load, and the report of `python -m roialign_ext`.
+"""What this installation is made of: why the module does not load, and the report of `python -m roialign_ext`.
 
 A binary of this package belongs to one minor release of torch. Nothing here needs the compiled module to be loadable."""
 

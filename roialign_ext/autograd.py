@@ -2,7 +2,7 @@
 
 The operators carry their derivatives in C++ (csrc/autograd.cpp), but the transforms of ``torch.func`` accept only
 functions written in Python. While a transform is active the dispatcher sends each private operator to its function
-below, with the same formulas (docs/math.md, section 7): the form ``D_u D_v <G, A(b) F>`` is linear in G, F, u and v,
+below, with the same formulas (docs/math.md, sections 7 and 8): the form ``D_u D_v <G, A(b) F>`` is linear in G, F, u and v,
 
     by G: ``_pool``        by F: ``_pool_grad_input``        by b, or along one more direction: ``_pool_grad_boxes``
 
