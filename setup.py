@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import setuptools
 
@@ -22,7 +22,7 @@ INSTALL = "then run `pip install --no-build-isolation .`"
 SANITIZE = os.environ.get("ROIALIGN_EXT_SANITIZE", "0") not in ("", "0")
 
 
-def stop(sentence: str) -> None:
+def stop(sentence: str) -> NoReturn:
     """Ends the build with one sentence and no traceback."""
     sys.exit(f"roialign_ext: {sentence}")
 
@@ -31,33 +31,21 @@ if sys.platform != "linux":
     stop(f"builds on Linux only so far, and this platform is {sys.platform}.")
 if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
     stop(
-        f'run `pip install "setuptools>={OLDEST_SETUPTOOLS}"` first (setuptools {setuptools.__version__} is installed), '
+        f'run `pip install "setuptools>={OLDEST_SETUPTOOLS}"` first (version {setuptools.__version__} is installed), '
         f"{INSTALL}."
     )
 try:
     import torch
-except ImportError:
+except ModuleNotFoundError:
     stop(f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first, {INSTALL}.")
 TORCH_VERSION = str(torch.__version__)
 if tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2]) < OLDEST_TORCH:
     stop(
-        f"install torch {'.'.join(map(str, OLDEST_TORCH))} or newer first (torch {TORCH_VERSION} is installed), {INSTALL}."
+        f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first (version {TORCH_VERSION} is installed), "
+        f"{INSTALL}."
     )
 
 from torch.utils import cpp_extension  # noqa: E402  (needs the checks above)
-
-if TYPE_CHECKING:
-
-    class BuildExtension(setuptools.Command):
-        """What this file uses of torch's untyped class."""
-
-        force: bool
-
-        def get_ext_fullpath(self, name: str) -> str: ...
-        def get_outputs(self) -> list[str]: ...
-
-else:
-    BuildExtension = cpp_extension.BuildExtension
 
 
 def compile_flags() -> list[str]:
@@ -85,7 +73,6 @@ def compiler_version() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError):
         stop(f"found no working C++ compiler (`{shlex.join(command)}` failed): install g++ or set CXX, {INSTALL}.")
-        raise
 
 
 def relative(paths: list[Path]) -> list[str]:
@@ -93,7 +80,7 @@ def relative(paths: list[Path]) -> list[str]:
     return sorted(path.relative_to(ROOT).as_posix() for path in paths)
 
 
-class Build(BuildExtension):
+class Build(cpp_extension.BuildExtension):
     """Builds the module and writes beside it what it was built with, for messages that must work without it."""
 
     def finalize_options(self) -> None:

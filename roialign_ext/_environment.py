@@ -1,6 +1,6 @@
 """What this installation is made of: why the module does not load, and the report of `python -m roialign_ext`.
 
-A binary of this package belongs to one minor release of torch. Nothing here needs the compiled module to be loadable."""
+A binary of this package belongs to one minor release of torch. Importing this file needs no compiled module."""
 
 from __future__ import annotations
 
@@ -104,14 +104,12 @@ class Environment:
             )
         if "-fsanitize" in self.flags:
             steps.append(f"This is a slow build for the sanitizers: unset ROIALIGN_EXT_SANITIZE and `{REBUILD}`.")
-        if self.cuda_device is not None:
-            steps.append(f"{NO_CUDA.capitalize()}: pass CPU tensors (`.cpu()`), {self.cuda_device} stays unused.")
         return steps
 
     def report(self) -> str:
         """The report as plain text, one fact a line."""
         torch_cuda = "no CUDA in this torch" if self.torch_cuda is None else f"torch has CUDA {self.torch_cuda}"
-        device = self.cuda_device or "no CUDA device visible"
+        device = "no CUDA device visible" if self.cuda_device is None else f"{self.cuda_device} stays unused"
         request = self.instruction_set_request
         asked = "chosen by the processor" if request is None else f"ATEN_CPU_CAPABILITY={request}"
         rows = {

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import roialign_ext
-from conftest import BOX_SETS, MODES, Call, all_boxes, assert_within_rounding, random_tensor, spread
+from conftest import BOX_SETS, MODES, Call, all_boxes, assert_within_rounding, random_tensor, rows, spread
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 CAPABILITIES = {"default": "DEFAULT", "avx2": "AVX2", "avx512": "AVX512"}
@@ -54,6 +54,24 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 
 @pytest.mark.usefixtures("restore_threads")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("layout", FORMATS)
+def test_threads_on_a_large_map(mode: str, layout: torch.memory_format) -> None:
+    features = random_tensor(1, 70, 300, 301, seed=1, dtype=torch.float32).contiguous(memory_format=layout)
+    corners = random_tensor(60, 4, seed=2).abs() * 80.0
+    edges = torch.cat([corners[:, :2] * 1.5, corners[:, :2] * 1.5 + corners[:, 2:]], 1)
+    boxes = torch.cat([torch.zeros(60, 1, dtype=torch.float64), edges], 1).float()
+    grad = random_tensor(60, 70, 3, 2, seed=3, dtype=torch.float32)
+    call = Call((3, 2), 1.0, -1 if mode == "avg" else 2, True, mode)
+    torch.set_num_threads(1)
+    expected = run_everything(call, features, boxes, grad)
+    for threads in (2, 5):
+        torch.set_num_threads(threads)
+        for actual, one in zip(run_everything(call, features, boxes, grad), expected, strict=True):
+            assert torch.equal(actual, one)
+
+
+@pytest.mark.usefixtures("restore_threads")
 def test_repeated_runs_give_the_same_bits() -> None:
     torch.set_num_threads(4)
     features, boxes = random_tensor(1, 64, 20, 24, seed=1, dtype=torch.float32), all_boxes().float().repeat(4, 1)
@@ -78,6 +96,11 @@ def instruction_set_cases() -> list[tuple[Call, torch.Tensor, torch.Tensor, torc
         features = random_tensor(2, channels, 7, 9, seed=1, dtype=dtype).contiguous(memory_format=layout)
         grad = random_tensor(len(boxes), channels, 3, 2, seed=2, dtype=dtype).contiguous(memory_format=layout)
         cases.append((Call((3, 2), 0.9, 2 if channels == 3 else -1, True, mode), features, boxes, grad))
+    large = rows((3.0, 5.0, 190.0, 140.0), (200.3, 120.1, 299.9, 299.0), (-40.0, -30.0, 340.0, 330.0)).float()
+    for layout, channels in itertools.product(FORMATS, (5, 70)):
+        features = random_tensor(1, channels, 300, 301, seed=3, dtype=torch.float32).contiguous(memory_format=layout)
+        grad = random_tensor(len(large), channels, 3, 2, seed=4, dtype=torch.float32)
+        cases.append((Call((3, 2), 1.0, 2, True), features, large, grad))
     return cases
 
 

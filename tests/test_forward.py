@@ -9,11 +9,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import BOX_SETS, Call, all_boxes, assert_matches_oracle, random_tensor, rows, spread
+from conftest import (
+    BOX_SETS,
+    Call,
+    all_boxes,
+    assert_gradients_match_oracle,
+    assert_matches_oracle,
+    random_tensor,
+    rows,
+    spread,
+)
 from roialign_ext import roi_align
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=1)
 RATIOS = (-1, 0, 1, 2, 3, 4, 6)
+LARGE_MAP_BOXES = rows(
+    (3.0, 5.0, 190.0, 140.0),
+    (200.3, 120.1, 299.9, 299.0),
+    (0.0, 170.5, 12.0, 180.0),
+    (-40.0, -30.0, 340.0, 330.0),
+    (100.2, 100.4, 100.9, 131.7),
+    (20.0, 290.0, 80.0, 320.0),
+    (150.0, 7.0, 90.0, 2.0),
+    (400.0, 10.0, 420.0, 30.0),
+)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -72,13 +91,20 @@ def test_box_counts(count: int, channels: int, layout: torch.memory_format) -> N
     assert_matches_oracle(Call((2, 2), 1.0, 2, True), features, boxes)
 
 
-def test_large_map() -> None:
-    """A map with more rows and columns than any block of a kernel, boxes all over it."""
-    features = random_tensor(1, 5, 150, 210, seed=8, dtype=torch.float32)
-    boxes = rows((3.0, 5.0, 190.0, 140.0), (100.3, 20.1, 209.9, 149.0), (0.0, 70.5, 12.0, 80.0)).float()
-    for layout in (torch.contiguous_format, torch.channels_last):
-        for ratio in (-1, 3):
-            assert_matches_oracle(Call((3, 4), 1.0, ratio, True), features.contiguous(memory_format=layout), boxes)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [5, 70])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_map(dtype: torch.dtype, channels: int, layout: torch.memory_format) -> None:
+    """Maps beyond any cache block of a kernel: a method for large maps gives the same numbers, forward and backward."""
+    features = random_tensor(2, channels, 300, 301, seed=8, dtype=dtype).contiguous(memory_format=layout)
+    boxes = spread(LARGE_MAP_BOXES, 2).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    grad = random_tensor(len(boxes), channels, 3, 4, seed=9, dtype=dtype)
+    call = Call((3, 4), 1.0, 2, True)
+    assert_matches_oracle(call, features, boxes)
+    assert_gradients_match_oracle(call, features, boxes, grad)
+    if channels == 5:
+        assert_matches_oracle(Call((3, 4), 1.0, 2, True, "max"), features, boxes)
+        assert_matches_oracle(Call((3, 4), 0.5, -1, False), features, boxes)
 
 
 @pytest.mark.parametrize("aligned", [False, True])

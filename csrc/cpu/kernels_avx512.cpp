@@ -15,10 +15,11 @@
 
 namespace roialign_ext {
 namespace isa_avx512 {
+#include "vector_body.h"
+// The loops, on top of it.
 #include "box_gradient_body.h"
 #include "max_body.h"
 #include "pool_body.h"
-#include "vector_body.h"
 }  // namespace isa_avx512
 
 template <class S>

@@ -11,10 +11,11 @@
 
 namespace roialign_ext {
 namespace isa_default {
+#include "vector_body.h"
+// The loops, on top of it.
 #include "box_gradient_body.h"
 #include "max_body.h"
 #include "pool_body.h"
-#include "vector_body.h"
 }  // namespace isa_default
 
 template <class S>

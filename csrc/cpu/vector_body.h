@@ -223,3 +223,17 @@ struct RowReader {
     return {buffer, B};
   }
 };
+
+// Calls run(NV, image or box, first channel, channels) for units [begin, end), NV as a constant.
+template <class W, class Run>
+inline void for_each_unit(const ChannelBlocks& blocks, int64_t channels, int64_t begin, int64_t end, Run&& run) {
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t n = unit / blocks.count, c = unit % blocks.count * blocks.width;
+    const int64_t present = std::min(blocks.width, channels - c);
+    if (blocks.width == VectorType<W>::lanes) {
+      run(std::integral_constant<int, 1>(), n, c, present);
+    } else {
+      run(std::integral_constant<int, kWideBlock>(), n, c, present);
+    }
+  }
+}

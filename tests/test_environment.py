@@ -1,0 +1,172 @@
+"""The environment report, and what an import says where the compiled module cannot be loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import roialign_ext
+from roialign_ext import _C, _build_info, _environment
+from roialign_ext._environment import Environment, load_failure, version_conflict
+
+PACKAGE = Path(roialign_ext.__file__).parent
+IN_ORDER = Environment(
+    package="0.1.0",
+    folder="site-packages/roialign_ext",
+    python="3.12.1 on Linux x86_64",
+    torch_running="2.13.0+cpu",
+    torch_built="2.13.0",
+    compiler="g++ 12.2.0",
+    flags="-O3 -fopenmp",
+    torch_cuda=None,
+    cuda_device=None,
+    instruction_set="AVX2",
+    instruction_set_request=None,
+    threads=8,
+    threads_seen=8,
+)
+
+
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python where the folder of the sources is not on its path."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **variables}
+    return subprocess.run(
+        [sys.executable, *command],
+        env=environment,
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows(report: str) -> dict[str, str]:
+    """The report's facts by name."""
+    return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in report.splitlines() if "  " in line)
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def test_report_of_this_process() -> None:
+    found = rows(Environment.collect().report())
+    assert found["roialign_ext"] == f"{roialign_ext.__version__} in {PACKAGE}"
+    assert torch.__version__ in found["torch"]
+    assert _C.torch_version in found["torch"]
+    assert found["compiler"] == _build_info.COMPILER
+    assert found["CUDA kernels"].startswith("no: ")
+    assert found["instruction set"].startswith(roialign_ext.cpu_capability())
+    assert found["threads"].startswith(f"{torch.get_num_threads()} asked for")
+
+
+def test_the_command_prints_the_report() -> None:
+    result = run("-m", "roialign_ext", ATEN_CPU_CAPABILITY="default")
+    assert rows(result.stdout)["instruction set"] == "DEFAULT (ATEN_CPU_CAPABILITY=default)"
+    steps = [line for line in result.stdout.splitlines() if line.startswith("Next step: ")]
+    assert result.returncode == bool(steps), result.stderr
+    assert bool(steps) == ("-fsanitize" in _build_info.FLAGS)
+
+
+def test_nothing_to_do() -> None:
+    assert IN_ORDER.next_steps() == []
+    assert IN_ORDER.report().endswith("everything is in order.")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"torch_running": "2.14.1"}, ["built for torch 2.13.0", "torch 2.14.1 is running", "pip install"]),
+        ({"threads_seen": 1}, ["1 of 8 threads", "-fopenmp"]),
+        ({"flags": "-O1 -fsanitize=address,undefined"}, ["ROIALIGN_EXT_SANITIZE"]),
+    ],
+)
+def test_next_step(change: dict[str, str | int], words: list[str]) -> None:
+    environment = replace(IN_ORDER, **change)  # type: ignore[arg-type]
+    (step,) = environment.next_steps()
+    assert all(word in step for word in words)
+    assert f"Next step: {step}" in environment.report()
+
+
+@pytest.mark.parametrize(
+    ("cuda", "device", "words"),
+    [
+        (None, None, "no CUDA in this torch, no CUDA device visible"),
+        ("13.0", None, "torch has CUDA 13.0, no CUDA device visible"),
+        ("13.0", "Some GPU", "torch has CUDA 13.0, Some GPU stays unused"),
+    ],
+)
+def test_the_report_says_why_there_are_no_cuda_kernels(cuda: str | None, device: str | None, words: str) -> None:
+    found = rows(replace(IN_ORDER, torch_cuda=cuda, cuda_device=device).report())
+    assert found["CUDA kernels"] == f"no: this release has CPU kernels only ({words})"
+
+
+@pytest.mark.parametrize(
+    ("built", "running", "fits"),
+    [
+        (None, "2.13.0", True),
+        ("2.13.0", "2.13.0", True),
+        ("2.13.0", "2.13.1+cpu", True),
+        ("2.13.0+cpu", "2.13.0+cu130", True),
+        ("2.13.0", "2.14.0", False),
+        ("2.1.0", "2.11.0", False),
+        ("2.13.0", "3.13.0", False),
+    ],
+)
+def test_a_binary_belongs_to_a_minor_release(built: str | None, running: str, fits: bool) -> None:
+    sentence = version_conflict(built, running)
+    assert (sentence is None) == fits
+    if sentence is not None:
+        assert f"built for torch {built}" in sentence
+        assert f"torch {running} is running" in sentence
+        assert "--no-build-isolation" in sentence
+
+
+def test_load_failure_with_the_right_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_environment, "built_for", lambda: str(torch.__version__))
+    sentence = load_failure(ImportError("libmissing.so: cannot open shared object file"))
+    assert "libmissing.so: cannot open shared object file" in sentence
+    assert "rebuild it" in sentence
+
+
+@pytest.mark.parametrize(
+    ("built", "words"),
+    [
+        (None, "has no compiled module: build and install it"),
+        ("2.9.0", f"was built for torch 2.9.0 but torch {torch.__version__} is running: rebuild it"),
+    ],
+)
+def test_a_failing_import_says_what_to_do(tmp_path: Path, built: str | None, words: str) -> None:
+    copy = tmp_path / "roialign_ext"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("_C*.so", "_build_info.py", "__pycache__"))
+    if built is not None:
+        (copy / "_build_info.py").write_text(f"TORCH_VERSION = {built!r}\n")
+        (copy / "_C.py").write_text("raise ImportError('undefined symbol: _ZN5torch8autograd4Node')\n")
+    result = run("-c", "import roialign_ext", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: roialign_ext")
+    assert words in last
+
+
+def test_the_binary_names_its_torch() -> None:
+    assert torch.__version__.split("+")[0] == _C.torch_version.split("+")[0]
+    assert _environment.built_for() == torch.__version__
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_kernels_use_the_threads_of_torch(threads: int, count: int) -> None:
+    torch.set_num_threads(count)
+    assert _C.num_threads_seen() == count
