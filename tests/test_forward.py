@@ -91,8 +91,10 @@ def test_box_counts(count: int, channels: int, layout: torch.memory_format) -> N
     assert_matches_oracle(Call((2, 2), 1.0, 2, True), features, boxes)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("channels", [5, 70])
+@pytest.mark.parametrize(
+    ("dtype", "channels"),
+    [(torch.float32, 5), (torch.float32, 64), (torch.float32, 70), (torch.float64, 32), (torch.bfloat16, 70)],
+)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_large_map(dtype: torch.dtype, channels: int, layout: torch.memory_format) -> None:
     """Maps beyond any cache block of a kernel: a method for large maps gives the same numbers, forward and backward."""
@@ -105,6 +107,20 @@ def test_large_map(dtype: torch.dtype, channels: int, layout: torch.memory_forma
     if channels == 5:
         assert_matches_oracle(Call((3, 4), 1.0, 2, True, "max"), features, boxes)
         assert_matches_oracle(Call((3, 4), 0.5, -1, False), features, boxes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_large_results_equal_small_ones(dtype: torch.dtype, layout: torch.memory_format, mode: str) -> None:
+    """A result of 15 to 60 MB, which a kernel may store in another way, against the same boxes a few at a time."""
+    features = random_tensor(1, 128, 20, 21, seed=11, dtype=dtype).contiguous(memory_format=layout)
+    corners = random_tensor(1200, 4, seed=12).abs() * 6.0
+    edges = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], 1)
+    boxes = torch.cat([torch.zeros(1200, 1, dtype=torch.float64), edges], 1).float()
+    call = Call((7, 7), 1.0, 2, True, mode)
+    expected = torch.cat([call(features, part) for part in boxes.split(60)])
+    assert torch.equal(call(features, boxes), expected)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
