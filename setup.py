@@ -29,11 +29,6 @@ def stop(sentence: str) -> NoReturn:
 
 if sys.platform != "linux":
     stop(f"builds on Linux only so far, and this platform is {sys.platform}.")
-if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
-    stop(
-        f'run `pip install "setuptools>={OLDEST_SETUPTOOLS}"` first (version {setuptools.__version__} is installed), '
-        f"{INSTALL}."
-    )
 try:
     import torch
 except ModuleNotFoundError:
@@ -42,6 +37,11 @@ TORCH_VERSION = str(torch.__version__)
 if tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2]) < OLDEST_TORCH:
     stop(
         f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first (version {TORCH_VERSION} is installed), "
+        f"{INSTALL}."
+    )
+if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+    stop(
+        f'run `pip install "setuptools>={OLDEST_SETUPTOOLS}"` first (version {setuptools.__version__} is installed), '
         f"{INSTALL}."
     )
 

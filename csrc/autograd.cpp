@@ -4,9 +4,10 @@
 //
 // All come from the form Phi(G, F, b; u, v) = D_u D_v <G, A(b) F>, linear in G, F, u and v:
 //   by G: pool      by F: pool_grad_input      by b or one more direction: pool_grad_boxes
-// A third derivative by the boxes is zero: an undefined tensor.
+// A third derivative by the boxes is zero: a tensor of zeros in a backward pass, no term in a tangent.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -57,8 +58,10 @@ void add_box_gradients(AutogradContext* ctx, size_t first, const Tensor& grad, c
                        const Tensor& boxes, const Tensor& u, const Tensor& v, const Tensor& winners,
                        const BoxRule& rule, variable_list& grads) {
   const Directions directions = given({u, v});
-  if (ctx->needs_input_grad(first) && directions.size() < kMaxDirections) {
-    grads[first] = pool_grad_boxes(grad, features, boxes, directions, winners, rule);
+  if (ctx->needs_input_grad(first)) {
+    grads[first] = directions.size() < kMaxDirections
+                       ? pool_grad_boxes(grad, features, boxes, directions, winners, rule)
+                       : at::zeros_like(boxes);
   }
   if (u.defined() && ctx->needs_input_grad(first + 1)) {
     grads[first + 1] = pool_grad_boxes(grad, features, boxes, given({v}), winners, rule).to(u.scalar_type());
@@ -117,7 +120,6 @@ struct PoolMaxFunction : torch::autograd::Function<PoolMaxFunction> {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [values, winners] = pool_max(input, boxes, output_size, rule);
     ctx->save_for_backward({saved.tensors[0], saved.tensors[1], winners});
-    ctx->mark_non_differentiable({winners});
     return {values, winners};
   }
 
@@ -192,12 +194,11 @@ struct PoolGradBoxesFunction : torch::autograd::Function<PoolGradBoxesFunction> 
     if (ctx->needs_input_grad(1)) {
       grads[1] = pool_grad_input(grad, boxes, directions, winners, input.sym_sizes(), is_channels_last(input), rule);
     }
-    const bool by_boxes = ctx->needs_input_grad(2) && !v.defined();
-    const bool by_direction = v.defined() && ctx->needs_input_grad(3);
-    if (by_boxes || by_direction) {
-      const Tensor gradient = pool_grad_boxes(grad, input, boxes, {direction}, winners, rule);
-      if (by_boxes) grads[2] = gradient;
-      if (by_direction) grads[3] = gradient.to(v.scalar_type());
+    if (v.defined() && ctx->needs_input_grad(2)) grads[2] = at::zeros_like(boxes);
+    const size_t second = v.defined() ? 3 : 2;
+    if (ctx->needs_input_grad(second)) {
+      const at::ScalarType dtype = (v.defined() ? v : boxes).scalar_type();
+      grads[second] = pool_grad_boxes(grad, input, boxes, {direction}, winners, rule).to(dtype);
     }
     return grads;
   }

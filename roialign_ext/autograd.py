@@ -2,7 +2,8 @@
 
 The operators carry their derivatives in C++ (csrc/autograd.cpp), but the transforms of ``torch.func`` accept only
 functions written in Python. While a transform is active the dispatcher sends each private operator to its function
-below, with the same formulas (docs/math.md, sections 7 and 8): the form ``D_u D_v <G, A(b) F>`` is linear in G, F, u and v,
+below, with the same formulas (docs/math.md, sections 7 and 8): the form ``D_u D_v <G, A(b) F>`` is linear in G, F,
+u and v,
 
     by G: ``_pool``        by F: ``_pool_grad_input``        by b, or along one more direction: ``_pool_grad_boxes``
 
@@ -16,6 +17,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType, _unwrap_functional_tensor, _wrap_functional_tensor
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch.utils._pytree import tree_map_only
 
 from . import vmap
 from .functional import as_pair
@@ -340,6 +344,34 @@ class RoIAlignFunction(torch.autograd.Function):
         return by_input, by_boxes, None, None, None, None, None
 
 
+def _kernel_under_transforms(name: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """What the operator runs while a transform is active.
+
+    ``torch.func.functionalize`` knows no Python functions: there the operator itself, which neither makes views nor
+    changes its arguments, runs one transform further down.
+    """
+    operator = getattr(ops, name).default
+
+    def kernel(*args: Any) -> Any:
+        transform: Any = retrieve_current_functorch_interpreter()
+        if transform.key() != TransformType.Functionalize:
+            return function.apply(*args)  # type: ignore[no-untyped-call]
+        add_back_views, level = transform.functionalize_add_back_views(), transform.level()
+
+        def unwrapped(tensor: Tensor) -> Tensor:
+            if not torch._is_functional_tensor(tensor):
+                return tensor
+            torch._sync(tensor)
+            return _unwrap_functional_tensor(tensor, add_back_views)
+
+        arguments = tree_map_only(Tensor, unwrapped, args)
+        with transform.lower():
+            results = operator(*arguments)
+        return tree_map_only(Tensor, lambda result: _wrap_functional_tensor(result, level), results)
+
+    return kernel
+
+
 def _redirect_transforms() -> torch.library.Library:
     library = torch.library.Library("roialign_ext", "IMPL")  # type: ignore[no-untyped-call]
     functions = {
@@ -349,7 +381,8 @@ def _redirect_transforms() -> torch.library.Library:
         "_pool_grad_boxes": PoolGradBoxes,
     }
     for name, function in functions.items():
-        library.impl(name, function.apply, "FuncTorchDynamicLayerFrontMode")  # type: ignore[no-untyped-call]
+        kernel = _kernel_under_transforms(name, function)
+        library.impl(name, kernel, "FuncTorchDynamicLayerFrontMode")  # type: ignore[no-untyped-call]
     return library
 
 

@@ -2,7 +2,7 @@
 // in winners.cpp.
 #include <torch/library.h>
 
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 
 #include "call.h"
 #include "winners.h"
@@ -44,7 +44,7 @@ Tensor pool_grad_boxes_cpu(const Tensor& grad, const Tensor& input, const Tensor
                            std::string_view rule) {
   check_pool_grad_boxes_args(grad, input, boxes, v, winners, spatial_scale, rule);
   const BoxCall call = make_box_call(input, input.size(0), boxes, v, {}, spatial_scale, sampling_ratio, rule);
-  const Tensor grad_rows = at::zeros_like(call.rows);
+  const Tensor grad_rows = at::zeros(call.rows.sizes(), call.rows.options());
   if (grad.numel() == 0) return grad_rows.to(boxes.scalar_type());
   dispatch_types(input.scalar_type(), call.coordinates, [&](auto storage, auto coordinate) {
     using S = decltype(storage);
