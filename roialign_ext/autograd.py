@@ -351,17 +351,18 @@ def _kernel_under_transforms(name: str, function: type[torch.autograd.Function])
     changes its arguments, runs one transform further down.
     """
     operator = getattr(ops, name).default
+    apply: Callable[..., Any] = function.apply
 
     def kernel(*args: Any) -> Any:
         transform: Any = retrieve_current_functorch_interpreter()
         if transform.key() != TransformType.Functionalize:
-            return function.apply(*args)  # type: ignore[no-untyped-call]
+            return apply(*args)
         add_back_views, level = transform.functionalize_add_back_views(), transform.level()
 
         def unwrapped(tensor: Tensor) -> Tensor:
             if not torch._is_functional_tensor(tensor):
                 return tensor
-            torch._sync(tensor)
+            torch._sync(tensor)  # type: ignore[attr-defined, no-untyped-call]
             return _unwrap_functional_tensor(tensor, add_back_views)
 
         arguments = tree_map_only(Tensor, unwrapped, args)

@@ -51,9 +51,10 @@ def roi_align(
     Source: He et al., "Mask R-CNN", 2017; equations in docs/math.md.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        if has_torch_function_variadic(input, boxes):
+        listed = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
+        if has_torch_function_variadic(input, *listed):
             return handle_torch_function(
-                roi_align, (input, boxes), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
+                roi_align, (input, *listed), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
             )
         _check_types(input, boxes, output_size, spatial_scale, sampling_ratio, mode)
         output_size = as_pair(output_size)

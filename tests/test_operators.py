@@ -250,32 +250,6 @@ def test_first_order(name: str, directions: int, rule: str, winners: bool, layou
     assert gradcheck(function, tensors, check_forward_ad=True, check_batched_forward_grad=True, **CHECKS)
 
 
-@each_variant
-@each_rule
-@each_winners
-def test_second_order(name: str, directions: int, rule: str, winners: bool) -> None:
-    function, tensors = differentiable_form(name, directions, Arguments(rule, winners, count=2))
-    assert gradgradcheck(function, tensors, check_fwd_over_rev=True, fast_mode=True, **CHECKS)
-
-
-@each_variant
-@each_rule
-@each_winners
-def test_third_order(name: str, directions: int, rule: str, winners: bool) -> None:
-    """Second derivatives of the gradients, along one random direction each."""
-    function, tensors = differentiable_form(name, directions, Arguments(rule, winners, count=2))
-    with torch.no_grad():
-        shape = function(*tensors).shape
-    cotangent = random_tensor(*shape, seed=6)
-
-    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
-        # the square makes the gradient depend on the result, so that no order vanishes
-        total = (cotangent * function(*tensors) ** 2).sum()
-        return torch.autograd.grad(total, tensors, create_graph=True)
-
-    assert gradgradcheck(gradients, tensors, fast_mode=True)
-
-
 @each_rule
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_maximum(rule: str, layout: torch.memory_format) -> None:
