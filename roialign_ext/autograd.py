@@ -12,13 +12,21 @@ and its third derivative by the boxes is zero.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, _unwrap_functional_tensor, _wrap_functional_tensor
+from torch._C._functorch import (
+    TransformType,
+    _unwrap_for_grad,
+    _unwrap_functional_tensor,
+    _wrap_for_grad,
+    _wrap_functional_tensor,
+)
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from . import vmap
@@ -27,6 +35,7 @@ from .functional import as_pair
 ops = torch.ops.roialign_ext
 
 Directions: TypeAlias = list[Tensor]
+Saved: TypeAlias = tuple[Any, ...]
 Gradients: TypeAlias = tuple[Any, ...]
 Rule: TypeAlias = tuple[float, int, str]  # spatial_scale, sampling_ratio, name
 
@@ -113,6 +122,30 @@ def _box_tangents(
     return terms
 
 
+def _one_transform_down(jvp: Callable[..., Any]) -> Callable[..., Any]:
+    """Computes the tangent below the transform that asks for it, with forward mode on.
+
+    torch calls jvp() with forward mode switched off, for which an enclosing jvp would take the tangent for a constant.
+    One transform further down the saved tensors are bare of the tangents that the transform at hand gave them, and
+    still have those of the enclosing ones.
+    """
+
+    @functools.wraps(jvp)
+    def below(ctx: Any, *tangents: Any) -> Any:
+        transform: Any = retrieve_current_functorch_interpreter()
+        level = transform.level()
+
+        def unwrapped(tensor: Tensor) -> Tensor:
+            return _unwrap_for_grad(tensor, level)
+
+        saved, tangents = tree_map_only(Tensor, unwrapped, (ctx.saved_tensors, tangents))
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), transform.lower():
+            results = jvp(ctx, saved, *tangents)
+        return tree_map_only(Tensor, lambda tensor: _wrap_for_grad(tensor, level), results)
+
+    return below
+
+
 class Pool(torch.autograd.Function):
     """``_pool(input, boxes, u, v, winners, output_size, spatial_scale, sampling_ratio, rule)``."""
 
@@ -146,8 +179,9 @@ class Pool(torch.autograd.Function):
         return (by_input, *by_boxes, *[None] * 5)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
-        input, boxes, u, v, winners = ctx.saved_tensors
+    @_one_transform_down
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
+        input, boxes, u, v, winners = saved
         input_tangent, *box_tangents = tangents[:4]
 
         def evaluate(features: Tensor, directions: Directions) -> Tensor:
@@ -190,8 +224,9 @@ class PoolMax(torch.autograd.Function):
         return by_input, by_boxes, None, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, None]:
-        input, boxes, winners = ctx.saved_tensors
+    @_one_transform_down
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor | None, None]:
+        input, boxes, winners = saved
         terms = []
         if tangents[0] is not None:
             terms.append(_pool(tangents[0], boxes, [], winners, ctx.output_size, ctx.rule))
@@ -230,8 +265,9 @@ class PoolGradInput(torch.autograd.Function):
         return (by_grad, *by_boxes, *[None] * 6)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
-        grad, boxes, u, v, winners = ctx.saved_tensors
+    @_one_transform_down
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
+        grad, boxes, u, v, winners = saved
         grad_tangent, *box_tangents = tangents[:4]
 
         def evaluate(of: Tensor, directions: Directions) -> Tensor:
@@ -277,8 +313,9 @@ class PoolGradBoxes(torch.autograd.Function):
         return by_grad, by_input, by_boxes, by_v, None, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
-        grad, input, boxes, v, winners = ctx.saved_tensors
+    @_one_transform_down
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
+        grad, input, boxes, v, winners = saved
         grad_tangent, input_tangent, boxes_tangent, v_tangent = tangents[:4]
 
         def evaluate(of: Tensor, features: Tensor, directions: Directions) -> Tensor:

@@ -117,12 +117,16 @@ def reverse_reverse(function: Callable[..., Tensor], argnums: Any) -> Callable[.
     return jacrev(jacrev(function, argnums), argnums)
 
 
+def forward_forward(function: Callable[..., Tensor], argnums: Any) -> Callable[..., Any]:
+    return jacfwd(jacfwd(function, argnums), argnums)
+
+
 def reverse_forward(function: Callable[..., Tensor], argnums: Any) -> Callable[..., Any]:
     return jacrev(jacfwd(function, argnums), argnums)
 
 
 @each_call
-@pytest.mark.parametrize("transform", [hessian, reverse_reverse, reverse_forward])
+@pytest.mark.parametrize("transform", [hessian, reverse_reverse, forward_forward, reverse_forward])
 def test_hessian(call: Call, transform: Callable[..., Any]) -> None:
     problem = Problem(call)
     expected = torch.autograd.functional.hessian(problem.defined_scalar, problem.point, vectorize=True)
@@ -130,7 +134,8 @@ def test_hessian(call: Call, transform: Callable[..., Any]) -> None:
 
 
 @each_call
-@pytest.mark.parametrize(("outer", "inner"), [(jacrev, hessian), (jacrev, reverse_reverse), (jacfwd, reverse_reverse)])
+@pytest.mark.parametrize("outer", [jacrev, jacfwd])
+@pytest.mark.parametrize("inner", [hessian, reverse_reverse, forward_forward])
 def test_third_derivative(call: Call, outer: Callable[..., Any], inner: Callable[..., Any]) -> None:
     problem = Problem(call)
 
