@@ -3,20 +3,39 @@
 #include <c10/util/Exception.h>
 
 #include <cmath>
+#include <string>
+#include <utility>
 
 namespace roialign_ext {
 namespace {
+
+constexpr size_t kMaxLevels = 8;
+
+constexpr std::pair<std::string_view, Rule> kRules[] = {
+    {"roi_align_half_pixel", Rule::kRoiAlignHalfPixel},
+    {"roi_align_legacy", Rule::kRoiAlignLegacy},
+    {"roi_warp", Rule::kRoiWarp},
+    {"prroi_pool", Rule::kPrRoIPool},
+    {"roi_pool", Rule::kRoiPool},
+    {"crop_bilinear", Rule::kCropBilinear},
+    {"crop_nearest", Rule::kCropNearest},
+    {"rotated_half_pixel", Rule::kRotatedHalfPixel},
+    {"rotated_legacy", Rule::kRotatedLegacy},
+    {"rotated_half_pixel_radian", Rule::kRotatedHalfPixelRadian},
+    {"rotated_legacy_radian", Rule::kRotatedLegacyRadian},
+};
 
 bool is_supported_dtype(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16;
 }
 
-void check_dtype(const char* name, const at::Tensor& tensor) {
+void check_dtype(std::string_view name, const at::Tensor& tensor) {
   TORCH_CHECK_TYPE(is_supported_dtype(tensor.scalar_type()), name,
                    ": expected a float16, bfloat16, float32 or float64 tensor, got ", tensor.scalar_type());
 }
 
-void check_device(const char* name, const at::Tensor& tensor, const char* other_name, const at::Tensor& other) {
+void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,
+                  const at::Tensor& other) {
   TORCH_CHECK_VALUE(tensor.device() == other.device(), name, ": expected a tensor on ", other.device(), " like ",
                     other_name, ", got one on ", tensor.device());
 }
@@ -24,28 +43,53 @@ void check_device(const char* name, const at::Tensor& tensor, const char* other_
 // Two sizes are equal; in a graph with symbolic sizes this becomes a condition of the graph.
 bool same_size(const c10::SymInt& a, const c10::SymInt& b) { return a.sym_eq(b).expect_true(__FILE__, __LINE__); }
 
-void check_map(const char* name, const at::Tensor& map) {
+void check_map(std::string_view name, const at::Tensor& map) {
   TORCH_CHECK_VALUE(map.dim() == 4, name, ": expected a 4-D tensor [N, C, H, W], got shape ", map.sym_sizes());
   check_dtype(name, map);
 }
 
-void check_boxes(const at::Tensor& boxes) {
-  TORCH_CHECK_VALUE(boxes.dim() == 2 && same_size(boxes.sym_size(1), 5),
-                    "boxes: expected a tensor [K, 5] of rows (batch index, x1, y1, x2, y2), got shape ",
-                    boxes.sym_sizes());
+void check_levels(size_t levels, Rule rule) {
+  TORCH_CHECK_VALUE(levels >= 1 && levels <= kMaxLevels, "features: expected 1 to ", kMaxLevels, " feature maps, got ",
+                    levels);
+  TORCH_CHECK_VALUE(levels == 1 || !(is_rotated(rule) || is_crop(rule)), "features: expected one feature map, got ",
+                    levels);
+}
+
+void check_maps(at::TensorList maps, Rule rule) {
+  check_levels(maps.size(), rule);
+  if (maps.size() == 1) return check_map("input", maps[0]);
+  for (size_t i = 0; i < maps.size(); ++i) {
+    const std::string name = "features[" + std::to_string(i) + "]";
+    check_map(name, maps[i]);
+    check_device(name, maps[i], "features[0]", maps[0]);
+    TORCH_CHECK_TYPE(maps[i].scalar_type() == maps[0].scalar_type(), name, ": expected the dtype of features[0], ",
+                     maps[0].scalar_type(), ", got ", maps[i].scalar_type());
+    TORCH_CHECK_VALUE(
+        same_size(maps[i].sym_size(0), maps[0].sym_size(0)) && same_size(maps[i].sym_size(1), maps[0].sym_size(1)),
+        name, ": expected the images and channels of features[0], [", maps[0].sym_size(0), ", ", maps[0].sym_size(1),
+        ", H, W], got shape ", maps[i].sym_sizes());
+  }
+}
+
+void check_boxes(const at::Tensor& boxes, Rule rule) {
+  const char* row = is_rotated(rule) ? "[K, 6] of rows (batch index, cx, cy, w, h, angle)"
+                                     : "[K, 5] of rows (batch index, x1, y1, x2, y2)";
+  TORCH_CHECK_VALUE(boxes.dim() == 2 && same_size(boxes.sym_size(1), box_columns(rule)), "boxes: expected a tensor ",
+                    row, ", got shape ", boxes.sym_sizes());
   check_dtype("boxes", boxes);
 }
 
-void check_direction(const char* name, const OptionalTensor& direction, const at::Tensor& boxes) {
+void check_direction(std::string_view name, const OptionalTensor& direction, const at::Tensor& boxes, Rule rule) {
   if (!direction.has_value()) return;
+  TORCH_CHECK_NOT_IMPLEMENTED(rule != Rule::kRoiPool, "roi_pool has no derivative by the boxes: detach them");
   TORCH_CHECK_VALUE(direction->dim() == 2 && same_size(direction->sym_size(0), boxes.sym_size(0)) &&
-                        same_size(direction->sym_size(1), 5),
+                        same_size(direction->sym_size(1), boxes.sym_size(1)),
                     name, ": expected the shape of boxes, ", boxes.sym_sizes(), ", got shape ", direction->sym_sizes());
   check_dtype(name, *direction);
   check_device(name, *direction, "boxes", boxes);
 }
 
-void check_output_shaped(const char* name, const at::Tensor& tensor, const at::Tensor& boxes,
+void check_output_shaped(std::string_view name, const at::Tensor& tensor, const at::Tensor& boxes,
                          const c10::SymInt& channels, const c10::SymInt& height, const c10::SymInt& width) {
   TORCH_CHECK_VALUE(tensor.dim() == 4 && same_size(tensor.sym_size(0), boxes.sym_size(0)) &&
                         same_size(tensor.sym_size(1), channels) && same_size(tensor.sym_size(2), height) &&
@@ -55,9 +99,16 @@ void check_output_shaped(const char* name, const at::Tensor& tensor, const at::T
   check_device(name, tensor, "boxes", boxes);
 }
 
+bool has_maximum(Rule rule) { return !is_integral(rule) && !is_rotated(rule); }
+
 void check_winners(const OptionalTensor& winners, const at::Tensor& boxes, const c10::SymInt& channels,
-                   const c10::SymInt& height, const c10::SymInt& width) {
-  if (!winners.has_value()) return;
+                   const c10::SymInt& height, const c10::SymInt& width, const RuleArgs& args) {
+  const Rule rule = find_rule(args.name);
+  if (!winners.has_value()) {
+    TORCH_CHECK_VALUE(rule != Rule::kRoiPool, "winners: expected those of a maximum for rule \"", args.name, "\"");
+    return;
+  }
+  TORCH_CHECK_VALUE(has_maximum(rule), "winners: expected none for rule \"", args.name, "\", got a tensor");
   check_output_shaped("winners", *winners, boxes, channels, height, width);
   TORCH_CHECK_TYPE(winners->scalar_type() == at::kInt, "winners: expected an int32 tensor, got ",
                    winners->scalar_type());
@@ -69,66 +120,105 @@ void check_output_size(c10::SymIntArrayRef output_size) {
                     "output_size: expected two positive integers (height, width), got ", output_size);
 }
 
-void check_rule(double spatial_scale, std::string_view rule) {
-  TORCH_CHECK_VALUE(std::isfinite(spatial_scale) && spatial_scale > 0,
-                    "spatial_scale: expected a finite number above 0, got ", spatial_scale);
-  TORCH_CHECK_VALUE(rule == kHalfPixelRule || rule == kLegacyRule, "rule: expected \"", kHalfPixelRule, "\" or \"",
-                    kLegacyRule, "\", got \"", rule, "\"");
+void check_positive(std::string_view name, double number) {
+  TORCH_CHECK_VALUE(std::isfinite(number) && number > 0, name, ": expected a finite number above 0, got ", number);
 }
 
-void check_directions(const OptionalTensor& u, const OptionalTensor& v, const at::Tensor& boxes) {
+void check_rule(const RuleArgs& rule, size_t levels) {
+  TORCH_CHECK_VALUE(rule.scales.size() == levels, "scales: expected one number per feature map, which are ", levels,
+                    ", got ", rule.scales.size());
+  for (size_t i = 0; i < levels; ++i) {
+    check_positive(levels == 1 ? "spatial_scale" : "scales[" + std::to_string(i) + "]", rule.scales[i]);
+  }
+  TORCH_CHECK_VALUE(rule.canonical.size() == 2, "canonical: expected the two numbers canonical_scale and ",
+                    "canonical_level, got ", rule.canonical.size());
+  check_positive("canonical_scale", rule.canonical[0]);
+  TORCH_CHECK_VALUE(std::isfinite(rule.canonical[1]), "canonical_level: expected a finite number, got ",
+                    rule.canonical[1]);
+  TORCH_CHECK_VALUE(!is_crop(find_rule(rule.name)) || rule.sampling_ratio > 0,
+                    "samples_per_bin: expected a positive number, got ", rule.sampling_ratio);
+}
+
+void check_directions(const OptionalTensor& u, const OptionalTensor& v, const at::Tensor& boxes, Rule rule) {
   TORCH_CHECK_VALUE(u.has_value() || !v.has_value(), "v: expected none where u is none, got a tensor");
-  check_direction("u", u, boxes);
-  check_direction("v", v, boxes);
+  check_direction("u", u, boxes, rule);
+  check_direction("v", v, boxes, rule);
+}
+
+// What pooling takes, whatever it makes of it.
+void check_common_args(at::TensorList input, const at::Tensor& boxes, c10::SymIntArrayRef output_size,
+                       const RuleArgs& rule) {
+  const Rule kind = find_rule(rule.name);
+  check_maps(input, kind);
+  check_boxes(boxes, kind);
+  check_device("boxes", boxes, "input", input[0]);
+  check_output_size(output_size);
+  check_rule(rule, input.size());
 }
 
 }  // namespace
 
-void check_pool_args(const at::Tensor& input, const at::Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                     const OptionalTensor& winners, c10::SymIntArrayRef output_size, double spatial_scale,
-                     std::string_view rule) {
-  check_map("input", input);
-  check_boxes(boxes);
-  check_device("boxes", boxes, "input", input);
-  check_output_size(output_size);
-  check_directions(u, v, boxes);
-  check_winners(winners, boxes, input.sym_size(1), output_size[0], output_size[1]);
-  check_rule(spatial_scale, rule);
+Rule find_rule(std::string_view name) {
+  for (const auto& [known, rule] : kRules) {
+    if (known == name) return rule;
+  }
+  TORCH_CHECK_VALUE(false, "rule: expected the name of a pooling rule, got \"", name, "\"");
+}
+
+void check_pool_args(at::TensorList input, const at::Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+                     const OptionalTensor& winners, c10::SymIntArrayRef output_size, const RuleArgs& rule) {
+  check_common_args(input, boxes, output_size, rule);
+  check_directions(u, v, boxes, find_rule(rule.name));
+  check_winners(winners, boxes, input[0].sym_size(1), output_size[0], output_size[1], rule);
+}
+
+void check_pool_max_args(at::TensorList input, const at::Tensor& boxes, c10::SymIntArrayRef output_size,
+                         const RuleArgs& rule) {
+  TORCH_CHECK_VALUE(has_maximum(find_rule(rule.name)), "rule: expected one that has a maximum, got \"", rule.name,
+                    "\"");
+  check_common_args(input, boxes, output_size, rule);
 }
 
 void check_pool_grad_input_args(const at::Tensor& grad, const at::Tensor& boxes, const OptionalTensor& u,
                                 const OptionalTensor& v, const OptionalTensor& winners, c10::SymIntArrayRef input_size,
-                                double spatial_scale, std::string_view rule) {
-  TORCH_CHECK_VALUE(input_size.size() == 4, "input_size: expected four integers (N, C, H, W), got ", input_size);
+                                const RuleArgs& rule) {
+  const Rule kind = find_rule(rule.name);
+  TORCH_CHECK_VALUE(input_size.size() >= 4 && input_size.size() % 2 == 0,
+                    "input_size: expected the integers (N, C, H, W), and H and W of each further level, got ",
+                    input_size);
   for (const auto& size : input_size) {
     TORCH_CHECK_VALUE(size.sym_ge(0).expect_true(__FILE__, __LINE__), "input_size: expected no negative size, got ",
                       input_size);
   }
+  const size_t levels = input_size.size() / 2 - 1;
+  check_levels(levels, kind);
   check_map("grad", grad);
-  check_boxes(boxes);
+  check_boxes(boxes, kind);
   const c10::SymInt height = grad.sym_size(2), width = grad.sym_size(3);
   check_output_shaped("grad", grad, boxes, input_size[1], height, width);
   check_output_size({height, width});
-  check_directions(u, v, boxes);
-  check_winners(winners, boxes, input_size[1], height, width);
-  check_rule(spatial_scale, rule);
+  check_directions(u, v, boxes, kind);
+  check_winners(winners, boxes, input_size[1], height, width, rule);
+  check_rule(rule, levels);
 }
 
-void check_pool_grad_boxes_args(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& boxes,
-                                const OptionalTensor& v, const OptionalTensor& winners, double spatial_scale,
-                                std::string_view rule) {
+void check_pool_grad_boxes_args(const at::Tensor& grad, at::TensorList input, const at::Tensor& boxes,
+                                const OptionalTensor& v, const OptionalTensor& winners, const RuleArgs& rule) {
+  const Rule kind = find_rule(rule.name);
+  TORCH_CHECK_NOT_IMPLEMENTED(kind != Rule::kRoiPool,
+                              "roi_pool has no gradient by the boxes: detach them (boxes.detach()), or use roi_align");
   check_map("grad", grad);
-  check_map("input", input);
-  TORCH_CHECK_TYPE(grad.scalar_type() == input.scalar_type(), "grad: expected the dtype of input, ",
-                   input.scalar_type(), ", got ", grad.scalar_type());
-  check_boxes(boxes);
-  check_device("boxes", boxes, "input", input);
+  check_maps(input, kind);
+  TORCH_CHECK_TYPE(grad.scalar_type() == input[0].scalar_type(), "grad: expected the dtype of input, ",
+                   input[0].scalar_type(), ", got ", grad.scalar_type());
+  check_boxes(boxes, kind);
+  check_device("boxes", boxes, "input", input[0]);
   const c10::SymInt height = grad.sym_size(2), width = grad.sym_size(3);
-  check_output_shaped("grad", grad, boxes, input.sym_size(1), height, width);
+  check_output_shaped("grad", grad, boxes, input[0].sym_size(1), height, width);
   check_output_size({height, width});
-  check_direction("v", v, boxes);
-  check_winners(winners, boxes, input.sym_size(1), height, width);
-  check_rule(spatial_scale, rule);
+  check_direction("v", v, boxes, kind);
+  check_winners(winners, boxes, input[0].sym_size(1), height, width, rule);
+  check_rule(rule, input.size());
 }
 
 }  // namespace roialign_ext

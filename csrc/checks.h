@@ -1,7 +1,7 @@
 // Argument checks shared by the shape functions (csrc/meta.cpp) and the device kernels, so that an operator refuses the
 // same arguments with the same words wherever it runs. Wrong shapes, devices and values raise ValueError, wrong dtypes
-// TypeError. The batch index column is data: only the kernels can check it. Empty tensors pass, a map without pixels (H
-// or W is 0) too: it rejects every sample, so its outputs are 0.
+// TypeError. What boxes hold is data: only the kernels can check it. Empty tensors pass, a map without pixels (H or W
+// is 0) too: it rejects every sample, so its outputs are 0.
 
 #pragma once
 
@@ -11,40 +11,39 @@
 #include <optional>
 #include <string_view>
 
+#include "core/box_axis.h"
+
 namespace roialign_ext {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// Box rules the pooling operators know (docs/math.md): how a box row becomes an interval on each axis of the map.
-inline constexpr std::string_view kHalfPixelRule = "roi_align_half_pixel";  // aligned=True
-inline constexpr std::string_view kLegacyRule = "roi_align_legacy";         // aligned=False
+// The arguments that say how boxes become samples of the maps, the same for all private operators.
+struct RuleArgs {
+  at::ArrayRef<double> scales;     // one per feature map
+  at::ArrayRef<double> canonical;  // (canonical_scale, canonical_level) of several maps
+  int64_t sampling_ratio;
+  std::string_view name;
+};
+
+// The rule of that name (docs/math.md): "roi_align_half_pixel", ... Unknown names raise ValueError.
+Rule find_rule(std::string_view name);
+
+// (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
+constexpr int64_t box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
 
 // _pool, and _pool_max with u, v and winners left empty.
-void check_pool_args(const at::Tensor& input, const at::Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                     const OptionalTensor& winners, c10::SymIntArrayRef output_size, double spatial_scale,
-                     std::string_view rule);
+void check_pool_args(at::TensorList input, const at::Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+                     const OptionalTensor& winners, c10::SymIntArrayRef output_size, const RuleArgs& rule);
+void check_pool_max_args(at::TensorList input, const at::Tensor& boxes, c10::SymIntArrayRef output_size,
+                         const RuleArgs& rule);
 
-// _pool_grad_input; the output size is that of grad.
+// _pool_grad_input; the output size is that of grad. input_size is (N, C, H, W), H and W once more for each level.
 void check_pool_grad_input_args(const at::Tensor& grad, const at::Tensor& boxes, const OptionalTensor& u,
                                 const OptionalTensor& v, const OptionalTensor& winners, c10::SymIntArrayRef input_size,
-                                double spatial_scale, std::string_view rule);
+                                const RuleArgs& rule);
 
 // _pool_grad_boxes.
-void check_pool_grad_boxes_args(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& boxes,
-                                const OptionalTensor& v, const OptionalTensor& winners, double spatial_scale,
-                                std::string_view rule);
-
-// Kernels registered with plain integers call these.
-inline void check_pool_args(const at::Tensor& input, const at::Tensor& boxes, const OptionalTensor& u,
-                            const OptionalTensor& v, const OptionalTensor& winners, at::IntArrayRef output_size,
-                            double spatial_scale, std::string_view rule) {
-  check_pool_args(input, boxes, u, v, winners, c10::fromIntArrayRefSlow(output_size), spatial_scale, rule);
-}
-
-inline void check_pool_grad_input_args(const at::Tensor& grad, const at::Tensor& boxes, const OptionalTensor& u,
-                                       const OptionalTensor& v, const OptionalTensor& winners,
-                                       at::IntArrayRef input_size, double spatial_scale, std::string_view rule) {
-  check_pool_grad_input_args(grad, boxes, u, v, winners, c10::fromIntArrayRefSlow(input_size), spatial_scale, rule);
-}
+void check_pool_grad_boxes_args(const at::Tensor& grad, at::TensorList input, const at::Tensor& boxes,
+                                const OptionalTensor& v, const OptionalTensor& winners, const RuleArgs& rule);
 
 }  // namespace roialign_ext

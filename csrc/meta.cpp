@@ -15,31 +15,40 @@ Tensor empty_bins(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef 
                           input.options().dtype(dtype).memory_format(input.suggest_memory_format()));
 }
 
-Tensor pool_meta(const Tensor& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                 const OptionalTensor& winners, c10::SymIntArrayRef output_size, double spatial_scale,
-                 int64_t /*sampling_ratio*/, std::string_view rule) {
-  check_pool_args(input, boxes, u, v, winners, output_size, spatial_scale, rule);
-  return empty_bins(input, boxes, output_size, input.scalar_type());
+Tensor pool_meta(at::TensorList input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+                 const OptionalTensor& winners, c10::SymIntArrayRef output_size, at::ArrayRef<double> scales,
+                 at::ArrayRef<double> canonical, int64_t sampling_ratio, std::string_view rule) {
+  check_pool_args(input, boxes, u, v, winners, output_size, {scales, canonical, sampling_ratio, rule});
+  return empty_bins(input[0], boxes, output_size, input[0].scalar_type());
 }
 
-std::tuple<Tensor, Tensor> pool_max_meta(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size,
-                                         double spatial_scale, int64_t /*sampling_ratio*/, std::string_view rule) {
-  check_pool_args(input, boxes, {}, {}, {}, output_size, spatial_scale, rule);
-  return {empty_bins(input, boxes, output_size, input.scalar_type()), empty_bins(input, boxes, output_size, at::kInt)};
+std::tuple<Tensor, Tensor> pool_max_meta(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
+                                         at::ArrayRef<double> scales, at::ArrayRef<double> canonical,
+                                         int64_t sampling_ratio, std::string_view rule) {
+  check_pool_max_args(input, boxes, output_size, {scales, canonical, sampling_ratio, rule});
+  return {empty_bins(input[0], boxes, output_size, input[0].scalar_type()),
+          empty_bins(input[0], boxes, output_size, at::kInt)};
 }
 
-Tensor pool_grad_input_meta(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                            const OptionalTensor& winners, c10::SymIntArrayRef input_size, bool channels_last,
-                            double spatial_scale, int64_t /*sampling_ratio*/, std::string_view rule) {
-  check_pool_grad_input_args(grad, boxes, u, v, winners, input_size, spatial_scale, rule);
+std::vector<Tensor> pool_grad_input_meta(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
+                                         const OptionalTensor& v, const OptionalTensor& winners,
+                                         c10::SymIntArrayRef input_size, bool channels_last,
+                                         at::ArrayRef<double> scales, at::ArrayRef<double> canonical,
+                                         int64_t sampling_ratio, std::string_view rule) {
+  check_pool_grad_input_args(grad, boxes, u, v, winners, input_size, {scales, canonical, sampling_ratio, rule});
   const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  return at::empty_symint(input_size, grad.options().memory_format(format));
+  std::vector<Tensor> result;
+  for (size_t i = 2; i < input_size.size(); i += 2) {
+    result.push_back(at::empty_symint({input_size[0], input_size[1], input_size[i], input_size[i + 1]},
+                                      grad.options().memory_format(format)));
+  }
+  return result;
 }
 
-Tensor pool_grad_boxes_meta(const Tensor& grad, const Tensor& input, const Tensor& boxes, const OptionalTensor& v,
-                            const OptionalTensor& winners, double spatial_scale, int64_t /*sampling_ratio*/,
-                            std::string_view rule) {
-  check_pool_grad_boxes_args(grad, input, boxes, v, winners, spatial_scale, rule);
+Tensor pool_grad_boxes_meta(const Tensor& grad, at::TensorList input, const Tensor& boxes, const OptionalTensor& v,
+                            const OptionalTensor& winners, at::ArrayRef<double> scales, at::ArrayRef<double> canonical,
+                            int64_t sampling_ratio, std::string_view rule) {
+  check_pool_grad_boxes_args(grad, input, boxes, v, winners, {scales, canonical, sampling_ratio, rule});
   return at::empty_symint(boxes.sym_sizes(), boxes.options());
 }
 

@@ -1,6 +1,14 @@
+// The public operators: each is a choice of rule and mode, and its derivatives are those of what it calls.
 #include "operators.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/max_pool2d.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/round.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
 #include <torch/library.h>
 
 namespace roialign_ext {
@@ -17,55 +25,170 @@ OptionalTensor direction(const Directions& directions, size_t i) {
   return i < directions.size() ? OptionalTensor(directions[i]) : OptionalTensor();
 }
 
-// The public operator is a choice of rule and mode; its derivatives are those of what it calls.
-Tensor roi_align(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
-                 int64_t sampling_ratio, bool aligned, std::string_view mode) {
-  const BoxRule rule = {spatial_scale, sampling_ratio, std::string(aligned ? kHalfPixelRule : kLegacyRule)};
+// The rule of an operator on one map; what belongs to several is not looked at.
+BoxRule one_level(double spatial_scale, int64_t sampling_ratio, const char* name) {
+  return {{spatial_scale}, {224.0, 4.0}, sampling_ratio, name};
+}
+
+Tensor pool_by_mode(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size, const BoxRule& rule,
+                    std::string_view mode) {
   if (mode == "avg") return pool(input, boxes, {}, {}, output_size, rule);
   TORCH_CHECK_VALUE(mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
   return std::get<0>(pool_max(input, boxes, output_size, rule));
 }
 
-TORCH_LIBRARY_IMPL(roialign_ext, CompositeImplicitAutograd, m) { m.impl("roi_align", roi_align); }
+const char* roi_align_rule(bool aligned) { return aligned ? "roi_align_half_pixel" : "roi_align_legacy"; }
+
+Tensor roi_align(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
+                 int64_t sampling_ratio, bool aligned, std::string_view mode) {
+  return pool_by_mode(input, boxes, output_size, one_level(spatial_scale, sampling_ratio, roi_align_rule(aligned)),
+                      mode);
+}
+
+Tensor multiscale_roi_align(at::TensorList features, const Tensor& boxes, c10::SymIntArrayRef output_size,
+                            at::ArrayRef<double> scales, int64_t sampling_ratio, bool aligned, std::string_view mode,
+                            double canonical_scale, double canonical_level) {
+  const BoxRule rule = {scales.vec(), {canonical_scale, canonical_level}, sampling_ratio, roi_align_rule(aligned)};
+  return pool_by_mode(features, boxes, output_size, rule, mode);
+}
+
+Tensor prroi_pool(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale) {
+  return pool(input, boxes, {}, {}, output_size, one_level(spatial_scale, 0, "prroi_pool"));
+}
+
+Tensor roi_warp(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
+                int64_t sampling_ratio, std::string_view mode) {
+  return pool_by_mode(input, boxes, output_size, one_level(spatial_scale, sampling_ratio, "roi_warp"), mode);
+}
+
+Tensor roi_pool(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale) {
+  return std::get<0>(pool_max(input, boxes, output_size, one_level(spatial_scale, 0, "roi_pool")));
+}
+
+const char* rotated_rule(bool aligned, bool radian) {
+  if (radian) return aligned ? "rotated_half_pixel_radian" : "rotated_legacy_radian";
+  return aligned ? "rotated_half_pixel" : "rotated_legacy";
+}
+
+Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size,
+                         double spatial_scale, int64_t sampling_ratio, bool aligned, bool clockwise,
+                         std::string_view angle_unit) {
+  TORCH_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian",
+                    "angle_unit: expected 'degree' or 'radian', got '", angle_unit, "'");
+  const BoxRule rule = one_level(spatial_scale, sampling_ratio, rotated_rule(aligned, angle_unit == "radian"));
+  if (!clockwise || boxes.dim() != 2) return pool(input, boxes, {}, {}, output_size, rule);
+  const Tensor turned = at::cat({boxes.slice(1, 0, 5), boxes.slice(1, 5).neg()}, 1);
+  return pool(input, turned, {}, {}, output_size, rule);
+}
+
+// Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images.
+Tensor crop_rows(const Tensor& boxes, const Tensor& box_indices) {
+  TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.sym_size(1).sym_eq(4).expect_true(__FILE__, __LINE__),
+                    "boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape ", boxes.sym_sizes());
+  TORCH_CHECK_TYPE(boxes.is_floating_point(), "boxes: expected a floating-point tensor, got ", boxes.scalar_type());
+  TORCH_CHECK_VALUE(
+      box_indices.dim() == 1 && box_indices.sym_size(0).sym_eq(boxes.sym_size(0)).expect_true(__FILE__, __LINE__),
+      "box_indices: expected one index per box, [", boxes.sym_size(0), "], got shape ", box_indices.sym_sizes());
+  TORCH_CHECK_TYPE(at::isIntegralType(box_indices.scalar_type(), /*includeBool=*/false),
+                   "box_indices: expected an integer tensor, got ", box_indices.scalar_type());
+  // Half precision would not hold large indices.
+  const Tensor rows = boxes.scalar_type() == at::kDouble ? boxes : boxes.to(at::kFloat);
+  return at::stack(
+      {box_indices.to(rows.scalar_type()), rows.select(1, 1), rows.select(1, 0), rows.select(1, 3), rows.select(1, 2)},
+      1);
+}
+
+// Samples of a crop that lie outside the map have a value of their own: it joins the mean with the share of them.
+Tensor add_extrapolation(const Tensor& crop, const Tensor& input, const Tensor& rows, c10::SymIntArrayRef crop_size,
+                         double value, int64_t samples_per_bin) {
+  const Tensor ones =
+      at::ones_symint({input.sym_size(0), 1, input.sym_size(2), input.sym_size(3)},
+                      input.options().dtype(input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  const Tensor share = pool(ones, rows.detach(), {}, {}, crop_size, one_level(1.0, samples_per_bin, "crop_nearest"));
+  // Sums of ones are counts up to rounding.
+  const double samples = static_cast<double>(samples_per_bin) * static_cast<double>(samples_per_bin);
+  const Tensor outside = (1.0 - at::round(share * samples) / samples).to(crop.scalar_type());
+  return at::where(outside > 0, crop + value * outside, crop);
+}
+
+Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& box_indices,
+                       c10::SymIntArrayRef crop_size, std::string_view method, double extrapolation_value,
+                       int64_t samples_per_bin, std::string_view mode) {
+  TORCH_CHECK_VALUE(method == "bilinear" || method == "nearest", "method: expected 'bilinear' or 'nearest', got '",
+                    method, "'");
+  TORCH_CHECK_VALUE(mode == "avg" || mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
+  TORCH_CHECK_VALUE(samples_per_bin > 0, "samples_per_bin: expected a positive number, got ", samples_per_bin);
+  TORCH_CHECK_VALUE(crop_size.size() == 2, "crop_size: expected two positive integers (height, width), got ",
+                    crop_size);
+  TORCH_CHECK_VALUE(input.dim() == 4, "input: expected a 4-D tensor [N, C, H, W], got shape ", input.sym_sizes());
+  const Tensor rows = crop_rows(boxes, box_indices);
+  const bool is_max = mode == "max" && samples_per_bin > 1;
+  const int64_t averaged = is_max ? 1 : samples_per_bin, pooled = is_max ? samples_per_bin : 1;
+  const std::vector<c10::SymInt> size = {crop_size[0] * pooled, crop_size[1] * pooled};
+  // A mean that takes in the extrapolated samples is rounded to half precision once, at the end.
+  const bool is_half = input.scalar_type() == at::kHalf || input.scalar_type() == at::kBFloat16;
+  const bool extrapolates = extrapolation_value != 0.0;
+  const Tensor features = is_half && extrapolates && averaged > 1 ? input.to(at::kFloat) : input;
+  const BoxRule rule = one_level(1.0, averaged, method == "bilinear" ? "crop_bilinear" : "crop_nearest");
+  Tensor crop = pool(features, rows, {}, {}, size, rule);
+  if (extrapolates) crop = add_extrapolation(crop, features, rows, size, extrapolation_value, averaged);
+  crop = crop.to(input.scalar_type());
+  return is_max ? at::max_pool2d(crop, {pooled, pooled}) : crop;
+}
+
+void register_operators(torch::Library& m) {
+  m.impl("roi_align", roi_align);
+  m.impl("multiscale_roi_align", multiscale_roi_align);
+  m.impl("prroi_pool", prroi_pool);
+  m.impl("roi_warp", roi_warp);
+  m.impl("roi_pool", roi_pool);
+  m.impl("roi_align_rotated", roi_align_rotated);
+  m.impl("crop_and_resize", crop_and_resize);
+}
+
+TORCH_LIBRARY_IMPL(roialign_ext, CompositeImplicitAutograd, m) { register_operators(m); }
 
 // A transform of torch.func has to meet the private operators before it is taken off the stack: that is where
 // roialign_ext/autograd.py waits for it.
-TORCH_LIBRARY_IMPL(roialign_ext, FuncTorchDynamicLayerFrontMode, m) { m.impl("roi_align", roi_align); }
+TORCH_LIBRARY_IMPL(roialign_ext, FuncTorchDynamicLayerFrontMode, m) { register_operators(m); }
 
 }  // namespace
 
-Tensor pool(const Tensor& input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
+Tensor pool(at::TensorList input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
             c10::SymIntArrayRef output_size, const BoxRule& rule) {
-  using Signature = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                           const OptionalTensor&, c10::SymIntArrayRef, double, int64_t, std::string_view);
+  using Signature =
+      Tensor(at::TensorList, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+             c10::SymIntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view);
   static const auto op = find<Signature>("roialign_ext::_pool");
   return op.call(input, boxes, direction(directions, 0), direction(directions, 1), optional(winners), output_size,
-                 rule.spatial_scale, rule.sampling_ratio, rule.name);
+                 rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
 }
 
-std::tuple<Tensor, Tensor> pool_max(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size,
+std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
                                     const BoxRule& rule) {
-  using Signature =
-      std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymIntArrayRef, double, int64_t, std::string_view);
+  using Signature = std::tuple<Tensor, Tensor>(at::TensorList, const Tensor&, c10::SymIntArrayRef, at::ArrayRef<double>,
+                                               at::ArrayRef<double>, int64_t, std::string_view);
   static const auto op = find<Signature>("roialign_ext::_pool_max");
-  return op.call(input, boxes, output_size, rule.spatial_scale, rule.sampling_ratio, rule.name);
+  return op.call(input, boxes, output_size, rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
 }
 
-Tensor pool_grad_input(const Tensor& grad, const Tensor& boxes, const Directions& directions, const Tensor& winners,
-                       c10::SymIntArrayRef input_size, bool channels_last, const BoxRule& rule) {
-  using Signature = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                           const OptionalTensor&, c10::SymIntArrayRef, bool, double, int64_t, std::string_view);
+std::vector<Tensor> pool_grad_input(const Tensor& grad, const Tensor& boxes, const Directions& directions,
+                                    const Tensor& winners, c10::SymIntArrayRef input_size, bool channels_last,
+                                    const BoxRule& rule) {
+  using Signature = std::vector<Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                                        const OptionalTensor&, c10::SymIntArrayRef, bool, at::ArrayRef<double>,
+                                        at::ArrayRef<double>, int64_t, std::string_view);
   static const auto op = find<Signature>("roialign_ext::_pool_grad_input");
   return op.call(grad, boxes, direction(directions, 0), direction(directions, 1), optional(winners), input_size,
-                 channels_last, rule.spatial_scale, rule.sampling_ratio, rule.name);
+                 channels_last, rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
 }
 
-Tensor pool_grad_boxes(const Tensor& grad, const Tensor& input, const Tensor& boxes, const Directions& directions,
+Tensor pool_grad_boxes(const Tensor& grad, at::TensorList input, const Tensor& boxes, const Directions& directions,
                        const Tensor& winners, const BoxRule& rule) {
-  using Signature = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                           double, int64_t, std::string_view);
+  using Signature = Tensor(const Tensor&, at::TensorList, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                           at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view);
   static const auto op = find<Signature>("roialign_ext::_pool_grad_boxes");
-  return op.call(grad, input, boxes, direction(directions, 0), optional(winners), rule.spatial_scale,
+  return op.call(grad, input, boxes, direction(directions, 0), optional(winners), rule.scales, rule.canonical,
                  rule.sampling_ratio, rule.name);
 }
 

@@ -17,23 +17,25 @@ using at::Tensor;
 // u and v, as far as given.
 using Directions = std::vector<Tensor>;
 
-// The arguments that say how boxes become tables, the same for all operators.
+// RuleArgs that own what they hold.
 struct BoxRule {
-  double spatial_scale;
+  std::vector<double> scales;
+  std::vector<double> canonical;
   int64_t sampling_ratio;
   std::string name;
 };
 
-Tensor pool(const Tensor& input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
+Tensor pool(at::TensorList input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
             c10::SymIntArrayRef output_size, const BoxRule& rule);
 
-std::tuple<Tensor, Tensor> pool_max(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size,
+std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
                                     const BoxRule& rule);
 
-Tensor pool_grad_input(const Tensor& grad, const Tensor& boxes, const Directions& directions, const Tensor& winners,
-                       c10::SymIntArrayRef input_size, bool channels_last, const BoxRule& rule);
+std::vector<Tensor> pool_grad_input(const Tensor& grad, const Tensor& boxes, const Directions& directions,
+                                    const Tensor& winners, c10::SymIntArrayRef input_size, bool channels_last,
+                                    const BoxRule& rule);
 
-Tensor pool_grad_boxes(const Tensor& grad, const Tensor& input, const Tensor& boxes, const Directions& directions,
+Tensor pool_grad_boxes(const Tensor& grad, at::TensorList input, const Tensor& boxes, const Directions& directions,
                        const Tensor& winners, const BoxRule& rule);
 
 }  // namespace roialign_ext

@@ -1,34 +1,56 @@
 // The schemas of every operator, and nothing else. Kernels register themselves where they are written: csrc/meta.cpp
-// (shapes), csrc/autograd*.cpp (derivatives), csrc/cpu/*.cpp (numbers). Equations: docs/math.md.
+// (shapes), csrc/autograd.cpp (derivatives), csrc/cpu/*.cpp (numbers). Equations: docs/math.md.
 
 #include <torch/library.h>
 
 TORCH_LIBRARY(roialign_ext, m) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
 
-  // The public operator: boxes are [K, 5] rows (batch index, x1, y1, x2, y2) in image pixels.
+  // The public operators. Boxes are rows (batch index, x1, y1, x2, y2) in image pixels; rotated ones (batch index, cx,
+  // cy, w, h, angle); those of crops (y1, x1, y2, x2) in shares of the map.
   m.def(
       "roi_align(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
       "bool aligned=False, str mode=\"avg\") -> Tensor",
       tags);
+  m.def(
+      "multiscale_roi_align(Tensor[] features, Tensor boxes, SymInt[2] output_size, float[] scales, "
+      "int sampling_ratio=-1, bool aligned=False, str mode=\"avg\", float canonical_scale=224.0, "
+      "float canonical_level=4.0) -> Tensor",
+      tags);
+  m.def("prroi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor", tags);
+  m.def(
+      "roi_warp(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
+      "str mode=\"avg\") -> Tensor",
+      tags);
+  m.def("roi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor", tags);
+  m.def(
+      "roi_align_rotated(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, "
+      "int sampling_ratio=-1, bool aligned=True, bool clockwise=False, str angle_unit=\"degree\") -> Tensor",
+      tags);
+  m.def(
+      "crop_and_resize(Tensor input, Tensor boxes, Tensor box_indices, SymInt[2] crop_size, str method=\"bilinear\", "
+      "float extrapolation_value=0.0, int samples_per_bin=1, str mode=\"avg\") -> Tensor",
+      tags);
 
-  // The four operators below are closed under differentiation. u and v are directions in the space of boxes: A(b) F
-  // with none of them, its derivative along u with one, along u and v with two. winners selects one sample per output
-  // element (max pooling) instead of the mean over all samples.
+  // The four operators below are closed under differentiation. input holds one map per level, scales their scales, and
+  // canonical (canonical_scale, canonical_level) sends boxes to levels. u and v are directions in the space of boxes:
+  // A(b) F with none of them, its derivative along u with one, along u and v with two. winners selects one sample per
+  // output element (max pooling) instead of the mean over all samples. input_size is (N, C, H, W), H and W once more
+  // for each further level.
   m.def(
-      "_pool(Tensor input, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[2] output_size, "
-      "float spatial_scale, int sampling_ratio, str rule) -> Tensor",
+      "_pool(Tensor[] input, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[2] output_size, "
+      "float[] scales, float[] canonical, int sampling_ratio, str rule) -> Tensor",
       tags);
   m.def(
-      "_pool_max(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale, int sampling_ratio, str rule) "
-      "-> (Tensor, Tensor)",
+      "_pool_max(Tensor[] input, Tensor boxes, SymInt[2] output_size, float[] scales, float[] canonical, "
+      "int sampling_ratio, str rule) -> (Tensor, Tensor)",
       tags);
   m.def(
-      "_pool_grad_input(Tensor grad, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[4] input_size, "
-      "bool channels_last, float spatial_scale, int sampling_ratio, str rule) -> Tensor",
+      "_pool_grad_input(Tensor grad, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[] input_size, "
+      "bool channels_last, float[] scales, float[] canonical, int sampling_ratio, str rule) -> Tensor[]",
       tags);
   m.def(
-      "_pool_grad_boxes(Tensor grad, Tensor input, Tensor boxes, Tensor? v, Tensor? winners, float spatial_scale, "
-      "int sampling_ratio, str rule) -> Tensor",
+      "_pool_grad_boxes(Tensor grad, Tensor[] input, Tensor boxes, Tensor? v, Tensor? winners, float[] scales, "
+      "float[] canonical, int sampling_ratio, str rule) -> Tensor",
       tags);
 }

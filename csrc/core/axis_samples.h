@@ -1,4 +1,5 @@
-// The samples of one bin along one axis, those that fall on the map (docs/math.md, section 3).
+// What a bin takes from one axis of the map: its samples, or the pieces of it that lie within one cell each, or whole
+// cells (docs/math.md, sections 3 and 12). All have the form of a weighted sample between two pixels.
 #pragma once
 
 #include "box_axis.h"
@@ -9,34 +10,32 @@ template <class T>
 struct AxisSample {
   int64_t index;  // number of the sample within its bin; of a run of equal ones, the first
   int64_t count;  // how many consecutive samples share this position
-  int64_t low;    // the pixel at or before the sample; low + 1 is on the map wherever fraction or slope is not 0
-  T fraction;     // weight of pixel low + 1
+  int64_t low;    // the pixel at or before the sample
+  T fraction;     // weight of pixel low + 1, which is on the map wherever a sample has weight or slope there
+  T weight;       // what the sample counts for in its bin: how many there are of it, or the length of the piece
   bool clamped;   // the range rule moved the sample to a border pixel: it does not follow the box
+  T begin, end;   // of a piece: the shares of the bin that lie before its begin and before its end
 };
 
 // The range rule for one position in map pixels. False: the sample is rejected and nothing may be read for it.
 template <class T>
-ROI_HOST_DEVICE bool locate(T position, int64_t length, AxisSample<T>& sample) {
-  if (length < 1 || !(position >= T(-1) && position <= static_cast<T>(length))) return false;  // also NaN
+ROI_HOST_DEVICE bool locate(Rule rule, T position, int64_t length, AxisSample<T>& sample) {
+  const T margin = is_crop(rule) ? T(0) : T(1);
+  const T last = static_cast<T>(length - 1);
+  if (length < 1 || !(position >= -margin && position <= last + margin)) return false;  // also NaN
+  if (rule == Rule::kCropNearest) position = std::round(position);
   sample.clamped = true;
   sample.fraction = T(0);
   if (position <= T(0)) {
     sample.low = 0;
-  } else if (position >= static_cast<T>(length - 1)) {
+  } else if (position >= last) {
     sample.low = length - 1;
   } else {
     sample.low = static_cast<int64_t>(position);
     sample.fraction = position - static_cast<T>(sample.low);
-    sample.clamped = false;
+    sample.clamped = rule == Rule::kCropNearest;
   }
   return true;
-}
-
-// d position / d low edge = scale * (1 - u) and d position / d high edge = scale * u, where u in (0, 1) is how far
-// along the box the sample lies.
-template <class T>
-ROI_HOST_DEVICE T fraction_along_box(const BoxAxis<T>& axis, int64_t p, int64_t i) {
-  return (static_cast<T>(p) + (static_cast<T>(i) + T(0.5)) / static_cast<T>(axis.grid)) / static_cast<T>(axis.bins);
 }
 
 // Grids up to this size are walked whole; in larger ones of a box that is not reversed the part on the map is found
@@ -60,35 +59,107 @@ ROI_HOST_DEVICE int64_t first_sample_beyond(const BoxAxis<T>& axis, int64_t p, i
   return begin;
 }
 
-// Calls visit(sample) for the samples of bin p that fall on the map, in the order of their index or, if
-// `ascending_positions`, from the smallest position to the largest (which differs for a reversed box). The number of
-// calls is bounded by the map and, for a given sampling ratio, by that ratio; never by the size of the box.
+// Calls visit(i, count, position) for the runs of equal positions of bin p within [from, to], of a box that is not
+// reversed. Far from the origin neighbouring samples round to one position.
 template <class T, class Visit>
-ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, bool ascending_positions, Visit&& visit) {
-  AxisSample<T> sample;
-  if (axis.grid <= kBisectionFrom || !(axis.bin > T(0))) {
-    const bool backwards = ascending_positions && axis.bin < T(0);
-    for (int64_t step = 0; step < axis.grid; ++step) {
-      sample.index = backwards ? axis.grid - 1 - step : step;
-      sample.count = 1;
-      if (locate(sample_position(axis, p, sample.index), axis.length, sample)) visit(sample);
-    }
-    return;
-  }
-  int64_t i = first_sample_beyond(axis, p, 0, axis.grid, T(-1), false);
-  const int64_t end = first_sample_beyond(axis, p, i, axis.grid, static_cast<T>(axis.length), true);
+ROI_HOST_DEVICE void for_each_run(const BoxAxis<T>& axis, int64_t p, T from, T to, Visit&& visit) {
+  int64_t i = first_sample_beyond(axis, p, 0, axis.grid, from, false);
+  const int64_t end = first_sample_beyond(axis, p, i, axis.grid, to, true);
   while (i < end) {
     const T position = sample_position(axis, p, i);
     int64_t next = i + 1;
-    // Far from the origin neighbouring samples round to one position: such a run is one sample with a count.
     if (next < end && sample_position(axis, p, next) == position) {
       next = first_sample_beyond(axis, p, next, end, position, true);
     }
-    sample.index = i;
-    sample.count = next - i;
-    if (locate(position, axis.length, sample)) visit(sample);
+    visit(i, next - i, position);
     i = next;
   }
+}
+
+// The part of bin p that lies on the map or within one pixel of it, cut at the pixels: on each piece the interpolated
+// map is linear, so its integral is the length times the value in the middle.
+template <class T, class Visit>
+ROI_HOST_DEVICE void for_each_piece(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
+  const T low = bin_start(axis, p), high = bin_start(axis, p + 1), size = high - low;
+  if (!(axis.bin > T(0) && std::isfinite(axis.bin) && std::isfinite(size)) || axis.length < 1) return;  // also NaN
+  const T from = low > T(-1) ? low : T(-1);
+  const T to = high < static_cast<T>(axis.length) ? high : static_cast<T>(axis.length);
+  if (!(from <= to)) return;
+  AxisSample<T> piece = {};
+  if (size == T(0)) {  // too small a bin to have two ends: the value where it is
+    piece.low = static_cast<int64_t>(std::floor(from));
+    piece.fraction = from - static_cast<T>(piece.low);
+    piece.weight = piece.end = T(1);
+    visit(piece);
+    return;
+  }
+  for (int64_t cell = static_cast<int64_t>(std::floor(from)); static_cast<T>(cell) < to; ++cell) {
+    const T edge = static_cast<T>(cell);
+    const T begin = from > edge ? from : edge, end = to < edge + T(1) ? to : edge + T(1);
+    piece.low = cell;
+    piece.weight = end - begin;
+    piece.fraction = T(0.5) * ((begin - edge) + (end - edge));
+    piece.begin = (begin - low) / size;
+    piece.end = (end - low) / size;
+    visit(piece);
+  }
+}
+
+// The cells of bin p of roi_pool, which are rounded outwards in whole pixels and clipped to the map.
+template <class T, class Visit>
+ROI_HOST_DEVICE void for_each_cell(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
+  constexpr double kMaxPixel = 1e18;
+  const T low = std::floor(multiply(static_cast<T>(p), axis.bin));
+  const T high = std::ceil(multiply(static_cast<T>(p + 1), axis.bin));
+  if (!(std::fabs(axis.start) < T(kMaxPixel) && high < T(kMaxPixel))) return;  // also NaN
+  const int64_t start = static_cast<int64_t>(axis.start);
+  const int64_t first = start + static_cast<int64_t>(low), last = start + static_cast<int64_t>(high);
+  const int64_t begin = first < 0 ? 0 : first, end = last > axis.length ? axis.length : last;
+  AxisSample<T> cell = {};
+  cell.count = 1;
+  cell.weight = T(1);
+  cell.clamped = true;
+  for (cell.low = begin; cell.low < end; ++cell.low, ++cell.index) visit(cell);
+}
+
+// Calls visit(sample) for what bin p takes from the map, in the order of the index or, if `ascending_positions`, from
+// the smallest position to the largest (which differs for a reversed box). The number of calls is bounded by the map
+// and, for a given sampling ratio, by that ratio; never by the size of the box.
+template <class T, class Visit>
+ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, bool ascending_positions, Visit&& visit) {
+  if (axis.rule == Rule::kPrRoIPool) return for_each_piece(axis, p, visit);
+  if (axis.rule == Rule::kRoiPool) return for_each_cell(axis, p, visit);
+  AxisSample<T> sample = {};
+  if (axis.grid <= kBisectionFrom || !(axis.bin > T(0))) {
+    const bool backwards = ascending_positions && axis.bin < T(0);
+    sample.count = 1;
+    sample.weight = T(1);
+    for (int64_t step = 0; step < axis.grid; ++step) {
+      sample.index = backwards ? axis.grid - 1 - step : step;
+      if (locate(axis.rule, sample_position(axis, p, sample.index), axis.length, sample)) visit(sample);
+    }
+    return;
+  }
+  for_each_run(axis, p, T(-1), static_cast<T>(axis.length), [&](int64_t index, int64_t count, T position) {
+    sample.index = index;
+    sample.count = count;
+    sample.weight = static_cast<T>(count);
+    if (locate(axis.rule, position, axis.length, sample)) visit(sample);
+  });
+}
+
+// How far along its box a sample lies, in [0, 1]; of equal ones, and of a piece, their middle.
+template <class T>
+ROI_HOST_DEVICE T fraction_along_box(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample) {
+  if (axis.rule == Rule::kPrRoIPool) {
+    return (static_cast<T>(p) + T(0.5) * (sample.begin + sample.end)) / static_cast<T>(axis.bins);
+  }
+  const T index = static_cast<T>(sample.index + (sample.count - 1) / 2);
+  if (is_crop(axis.rule)) {
+    const int64_t samples = axis.bins * axis.grid;
+    return samples > 1 ? (static_cast<T>(p * axis.grid) + index) / static_cast<T>(samples - 1) : T(0.5);
+  }
+  return (static_cast<T>(p) + (index + T(0.5)) / static_cast<T>(axis.grid)) / static_cast<T>(axis.bins);
 }
 
 }  // namespace roialign_ext

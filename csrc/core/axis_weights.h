@@ -1,104 +1,129 @@
-// The table builder: the samples of a bin become a short list of taps (pixel, weight), neighbours merged, already
-// divided by the number of samples (docs/math.md, section 4). Its derivatives by the box's edges stand beside it.
-//
-// A tap carries M weights:
-//   ValueWeights      M = 1   the weight itself
-//   DirectionWeights  M = 1   its derivative when the two edges move at given rates
-//   EdgeWeights       M = 2   its derivatives by the low and by the high edge
-// Positions are linear in the edges and hat functions are linear between pixels, so second derivatives are 0 almost
-// everywhere.
+// The table builder: what a bin takes from an axis becomes a short list of taps (pixel, weight), neighbours merged,
+// already divided by the number of samples or the size of the bin (docs/math.md, section 4). Its derivatives by the
+// box's edges come from the same loop.
 #pragma once
 
 #include "axis_samples.h"
 
 namespace roialign_ext {
 
-struct ValueWeights {
-  static constexpr int M = 1;
-  template <class T, class W>
-  ROI_HOST_DEVICE void operator()(const BoxAxis<T>&, int64_t, const AxisSample<T>& sample, W* low, W* high) const {
-    low[0] = static_cast<W>(T(1) - sample.fraction);
-    high[0] = static_cast<W>(sample.fraction);
-  }
+// How fast the two edges of an axis move, in the unit of the edges.
+template <class T>
+struct EdgeRates {
+  T low, high;
 };
 
-// Derivatives of the two weights by the box's edges: the hat functions of pixels low and low + 1 fall and rise with
-// slope 1, the position moves with the edges. Clamped samples stay where they are.
-struct EdgeWeights {
-  static constexpr int M = 2;
-  template <class T, class W>
-  ROI_HOST_DEVICE void operator()(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample, W* low,
-                                  W* high) const {
-    T by_low_edge = T(0), by_high_edge = T(0);
-    if (!sample.clamped) {
-      const T u = axis.size_held ? T(0) : fraction_along_box(axis, p, sample.index + (sample.count - 1) / 2);
-      by_low_edge = axis.scale * (T(1) - u);
-      by_high_edge = axis.scale * u;
+// The table itself (ORDER 0), or its derivatives along `first` (1), or along `first` and `second` (2); M at once.
+template <class T, int MANY, int ORDER>
+struct TableDerivative {
+  static constexpr int M = MANY;
+  static constexpr int order = ORDER;
+  EdgeRates<T> first[M], second[M];
+};
+
+template <class T>
+using TableValue = TableDerivative<T, 1, 0>;
+
+// The derivatives by the low and by the high edge: of the table, or of its derivative along a direction.
+template <class T>
+ROI_HOST_DEVICE TableDerivative<T, 2, 1> by_edges() {
+  return {{{T(1), T(0)}, {T(0), T(1)}}, {}};
+}
+template <class T>
+ROI_HOST_DEVICE TableDerivative<T, 2, 2> by_edges_along(EdgeRates<T> v) {
+  return {{{T(1), T(0)}, {T(0), T(1)}}, {v, v}};
+}
+
+// How fast the point at this fraction of the box moves, map pixels (equations (15) and (16)).
+template <class T>
+ROI_HOST_DEVICE T position_rate(const BoxAxis<T>& axis, T along, const EdgeRates<T>& rates) {
+  if (axis.size_held) along = T(0);
+  return axis.scale * (T(1) - along) * rates.low + axis.scale * along * rates.high;
+}
+
+// A border between cells inside the bin: the slope of the interpolated map jumps there, and what is left of a second
+// derivative is that jump times the rates of the border (equation (31)).
+template <class T>
+ROI_HOST_DEVICE T border_rate(const BoxAxis<T>& axis, int64_t p, T share, const EdgeRates<T>& u,
+                              const EdgeRates<T>& v) {
+  const T along = (static_cast<T>(p) + share) / static_cast<T>(axis.bins);
+  return position_rate(axis, along, u) * position_rate(axis, along, v);
+}
+
+// The weights of pixels low and low + 1 that one sample contributes.
+template <class T, int M, int ORDER, class W>
+ROI_HOST_DEVICE void sample_weights(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample,
+                                    const TableDerivative<T, M, ORDER>& derivative, W* low, W* high) {
+  if (ORDER == 0) {
+    low[0] = static_cast<W>(sample.weight) * static_cast<W>(T(1) - sample.fraction);
+    high[0] = static_cast<W>(sample.weight) * static_cast<W>(sample.fraction);
+    return;
+  }
+  // The hat functions of the two pixels fall and rise with slope 1. Clamped samples stay where they are.
+  const T along = sample.clamped || ORDER == 2 ? T(0) : fraction_along_box(axis, p, sample);
+  for (int m = 0; m < M; ++m) {
+    T slope = T(0);
+    if (ORDER == 1 && !sample.clamped) slope = sample.weight * position_rate(axis, along, derivative.first[m]);
+    if (ORDER == 2) {
+      const EdgeRates<T>&u = derivative.first[m], &v = derivative.second[m];
+      if (sample.begin > T(0)) slope += border_rate(axis, p, sample.begin, u, v);
+      if (sample.end < T(1)) slope -= border_rate(axis, p, sample.end, u, v);
     }
-    high[0] = static_cast<W>(by_low_edge);
-    high[1] = static_cast<W>(by_high_edge);
-    low[0] = -high[0];
-    low[1] = -high[1];
+    high[m] = static_cast<W>(slope);
+    low[m] = -high[m];
   }
-};
+}
 
-template <class Rate>
-struct DirectionWeights {
-  static constexpr int M = 1;
-  Rate low_rate, high_rate;  // how fast each edge moves, image pixels
-  template <class T, class W>
-  ROI_HOST_DEVICE void operator()(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample, W* low,
-                                  W* high) const {
-    W edge_low[2], edge_high[2];
-    EdgeWeights()(axis, p, sample, edge_low, edge_high);
-    high[0] = edge_high[0] * static_cast<W>(low_rate) + edge_high[1] * static_cast<W>(high_rate);
-    low[0] = -high[0];
-  }
-};
-
-// Most taps that one bin can have: two per sample, each pixel once.
-ROI_HOST_DEVICE int64_t max_taps_per_bin(int64_t grid, int64_t length) {
-  return grid < (length + 1) / 2 ? 2 * grid : length;
+// What a bin's sums are divided by: the number of samples, or the size of the bin.
+template <class T>
+ROI_HOST_DEVICE T bin_measure(const BoxAxis<T>& axis, int64_t p) {
+  if (!is_integral(axis.rule)) return static_cast<T>(axis.grid);
+  const T size = bin_start(axis, p + 1) - bin_start(axis, p);
+  return size == T(0) ? T(1) : size;
 }
 
 // Calls emit(pixel, weights[M]) for the taps of bin p, by ascending pixel. Taps whose weights are all zero are left
 // out: what has no weight is never read.
-template <class W, class T, class Weights, class Emit>
-ROI_HOST_DEVICE void for_each_tap(const BoxAxis<T>& axis, int64_t p, const Weights& weights, Emit&& emit) {
-  constexpr int M = Weights::M;
+template <class W, class T, int M, int ORDER, class Emit>
+ROI_HOST_DEVICE void for_each_tap(const BoxAxis<T>& axis, int64_t p, const TableDerivative<T, M, ORDER>& derivative,
+                                  Emit&& emit) {
+  // Positions are linear in the edges and the interpolated map is linear between pixels: means of samples have no
+  // second derivative.
+  if (ORDER == 2 && !is_integral(axis.rule)) return;
+  constexpr int64_t kNone = -2;     // a piece may begin at pixel -1, whose weight is dropped
   W current[M] = {}, next[M] = {};  // sums for pixels `pixel` and `pixel + 1`
-  int64_t pixel = -1;
-  const W grid = static_cast<W>(axis.grid);
+  int64_t pixel = kNone;
+  const W measure = static_cast<W>(bin_measure(axis, p));
   auto flush = [&](int64_t at, W* sum) {
     bool used = false;
     for (int m = 0; m < M; ++m) {
       used = used || sum[m] != W(0);
-      sum[m] /= grid;
+      sum[m] /= measure;
     }
-    if (used) emit(at, sum);
+    if (used && at >= 0 && at < axis.length) emit(at, sum);
     for (int m = 0; m < M; ++m) sum[m] = W(0);
   };
   for_each_sample(axis, p, /*ascending_positions=*/true, [&](const AxisSample<T>& sample) {
     if (sample.low != pixel) {
-      if (pixel >= 0) flush(pixel, current);
+      if (pixel != kNone) flush(pixel, current);
       if (sample.low == pixel + 1) {
         for (int m = 0; m < M; ++m) {
           current[m] = next[m];
           next[m] = W(0);
         }
-      } else if (pixel >= 0) {
+      } else if (pixel != kNone) {
         flush(pixel + 1, next);
       }
       pixel = sample.low;
     }
     W low[M], high[M];
-    weights(axis, p, sample, low, high);
+    sample_weights(axis, p, sample, derivative, low, high);
     for (int m = 0; m < M; ++m) {
-      current[m] += low[m] * static_cast<W>(sample.count);
-      next[m] += high[m] * static_cast<W>(sample.count);
+      current[m] += low[m];
+      next[m] += high[m];
     }
   });
-  if (pixel >= 0) {
+  if (pixel != kNone) {
     flush(pixel, current);
     flush(pixel + 1, next);
   }

@@ -1,10 +1,11 @@
-// Average pooling on the CPU, its input gradient, and their derivatives along box directions: threading and
-// registration. The loops are in pool_body.h; given winners, in winners.cpp.
+// Pooling on the CPU, its input gradient, and their derivatives along box directions: registration, and the averages'
+// threading. The loops are in pool_body.h; those given winners in winners.h, those over rotated boxes in rotated.cpp.
 #include <torch/library.h>
 
 #include <ATen/ops/empty.h>
 
 #include "call.h"
+#include "rotated.h"
 #include "winners.h"
 
 namespace roialign_ext {
@@ -14,64 +15,75 @@ namespace {
 // maps are swept row by row (docs/design.md has the measurement).
 constexpr int64_t kCachedMapBytes = 1 << 20;
 
-// Runs pooling (job.read is the map) or its transpose (job.write is the map) over units (image, channel block).
-template <class S, class M, class Kernel>
-void run_average(AverageJob<S>& job, const Kernels<S>& kernels, Kernel kernel, const View<M>& map) {
-  job.blocks = choose_blocks(kernels, map.channels, map.count);
-  const int64_t block_bytes = map.pixels() * job.blocks.width * static_cast<int64_t>(sizeof(arithmetic_t<S>));
-  if (job.plan->terms == 1 && block_bytes > kCachedMapBytes) {
-    for (int64_t n = 0; n < map.count; ++n) job.sweeps.push_back(make_image_sweep(*job.plan, n, map.height));
+// Runs pooling or its transpose over units (plane, channel block).
+template <class W, class MapView, class BinsView>
+void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<W>& plan, int64_t lanes,
+                 void (*kernel)(const AverageJob<W, MapView, BinsView>&, int64_t, int64_t)) {
+  const int64_t planes = maps.planes();
+  AverageJob<W, MapView, BinsView> job = {
+      std::move(maps), bins, &plan, {}, choose_blocks(lanes, bins.channels, planes)};
+  job.sweeps.resize(static_cast<size_t>(planes));
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    const MapView& map = job.maps.map(plane);
+    const int64_t block_bytes = map.pixels() * job.blocks.width * static_cast<int64_t>(sizeof(W));
+    if (plan.terms == 1 && block_bytes > kCachedMapBytes) {
+      job.sweeps[static_cast<size_t>(plane)] = make_plane_sweep(plan, plane, map.height);
+    }
   }
-  const double elements = static_cast<double>(job.read.elements()) + static_cast<double>(job.write.elements());
-  run_units(map.count * job.blocks.count, elements, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
+  run_units(planes * job.blocks.count, static_cast<double>(job.maps.elements() + bins.elements()),
+            [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
-Tensor pool_cpu(const Tensor& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                const OptionalTensor& winners, at::IntArrayRef output_size, double spatial_scale,
-                int64_t sampling_ratio, std::string_view rule) {
-  check_pool_args(input, boxes, u, v, winners, output_size, spatial_scale, rule);
-  const BoxCall call = make_box_call(input, input.size(0), boxes, u, v, spatial_scale, sampling_ratio, rule);
-  const Tensor output = at::empty({boxes.size(0), input.size(1), output_size[0], output_size[1]},
-                                  input.options().memory_format(input.suggest_memory_format()));
+Tensor pool_cpu(at::TensorList input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+                const OptionalTensor& winners, at::IntArrayRef output_size, at::ArrayRef<double> scales,
+                at::ArrayRef<double> canonical, int64_t sampling_ratio, std::string_view rule_name) {
+  const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
+  check_pool_args(input, boxes, u, v, winners, c10::fromIntArrayRefSlow(output_size), rule);
+  const BoxCall call = make_box_call(input[0].scalar_type(), sizes_of(input), boxes, u, v, rule);
+  const Tensor output = at::empty({boxes.size(0), input[0].size(1), output_size[0], output_size[1]},
+                                  input[0].options().memory_format(input[0].suggest_memory_format()));
   if (output.numel() == 0) return output;
-  dispatch_types(input.scalar_type(), call.coordinates, [&](auto storage, auto coordinate) {
-    using S = decltype(storage);
+  dispatch_types(input[0].scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {
+    using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    const BoxParams<T> params = call.params<T>(output.sizes(), input.sizes());
-    if (winners.has_value()) {
-      pool_winners<S>(params, call.direction_pointers<T>(), const_view_of<int32_t>(*winners), const_view_of<S>(input),
-                      view_of<S>(output));
-      return;
-    }
-    const auto plan = make_average_plan<arithmetic_t<S>>(params, call.direction_pointers<T>());
-    const Kernels<S> kernels = select_kernels<S>();
-    AverageJob<S> job = {const_view_of<S>(input), view_of<S>(output), &plan, {}, {}};
-    run_average(job, kernels, kernels.pool, job.read);
+    const BoxParams<T> params = call.params<T>(output_size[0], output_size[1]);
+    const std::vector<const T*> directions = call.direction_pointers<T>();
+    const Pyramid<Input> maps = input_pyramid(input);
+    const Output bins = output_view(output);
+    if (winners.has_value()) return pool_winners<W>(params, directions, winners_view(*winners), maps, bins);
+    if (is_rotated(call.rule)) return pool_rotated<W>(params, directions, maps, bins);
+    const Kernels<W> kernels = select_kernels<W>();
+    run_average(maps, bins, make_average_plan<W>(params, directions), kernels.lanes, kernels.pool);
   });
   return output;
 }
 
-Tensor pool_grad_input_cpu(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                           const OptionalTensor& winners, at::IntArrayRef input_size, bool channels_last,
-                           double spatial_scale, int64_t sampling_ratio, std::string_view rule) {
-  check_pool_grad_input_args(grad, boxes, u, v, winners, input_size, spatial_scale, rule);
-  const BoxCall call = make_box_call(grad, input_size[0], boxes, u, v, spatial_scale, sampling_ratio, rule);
+std::vector<Tensor> pool_grad_input_cpu(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
+                                        const OptionalTensor& v, const OptionalTensor& winners,
+                                        at::IntArrayRef input_size, bool channels_last, at::ArrayRef<double> scales,
+                                        at::ArrayRef<double> canonical, int64_t sampling_ratio,
+                                        std::string_view rule_name) {
+  const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
+  check_pool_grad_input_args(grad, boxes, u, v, winners, c10::fromIntArrayRefSlow(input_size), rule);
+  const BoxCall call = make_box_call(grad.scalar_type(), input_size, boxes, u, v, rule);
   const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  const Tensor grad_input = at::empty(input_size, grad.options().memory_format(format));
-  if (grad_input.numel() == 0) return grad_input;
-  dispatch_types(grad.scalar_type(), call.coordinates, [&](auto storage, auto coordinate) {
-    using S = decltype(storage);
+  std::vector<Tensor> grad_input;
+  for (const MapLevel& level : call.levels) {
+    grad_input.push_back(
+        at::empty({input_size[0], input_size[1], level.height, level.width}, grad.options().memory_format(format)));
+  }
+  if (input_size[0] * input_size[1] == 0) return grad_input;
+  dispatch_types(grad.scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {
+    using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    const BoxParams<T> params = call.params<T>(grad.sizes(), input_size);
-    if (winners.has_value()) {
-      spread_winners<S>(params, call.direction_pointers<T>(), const_view_of<int32_t>(*winners), const_view_of<S>(grad),
-                        view_of<S>(grad_input));
-      return;
-    }
-    const auto plan = make_average_plan<arithmetic_t<S>>(params, call.direction_pointers<T>());
-    const Kernels<S> kernels = select_kernels<S>();
-    AverageJob<S> job = {const_view_of<S>(grad), view_of<S>(grad_input), &plan, {}, {}};
-    run_average(job, kernels, kernels.grad_input, job.write);
+    const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
+    const std::vector<const T*> directions = call.direction_pointers<T>();
+    const Pyramid<Output> maps = output_pyramid(grad_input);
+    const Input bins = input_view(grad);
+    if (winners.has_value()) return spread_winners<W>(params, directions, winners_view(*winners), bins, maps);
+    if (is_rotated(call.rule)) return spread_rotated<W>(params, directions, bins, maps);
+    const Kernels<W> kernels = select_kernels<W>();
+    run_average(maps, bins, make_average_plan<W>(params, directions), kernels.lanes, kernels.grad_input);
   });
   return grad_input;
 }

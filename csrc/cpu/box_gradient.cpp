@@ -5,72 +5,91 @@
 #include <ATen/ops/zeros.h>
 
 #include "call.h"
+#include "rotated.h"
 #include "winners.h"
 
 namespace roialign_ext {
 namespace {
 
-// Tables of all boxes. Without a direction the table of the other axis is its values; along v it is its derivative,
-// which turns the gradient of the form into the gradient of its derivative along v.
+// Tables of all boxes, of one of the products whose sum is the gradient. Without a direction: the table of one axis as
+// it is, with the other's derivatives by its edges. Along v either factor may be differentiated once more.
+enum class Product { kValueByEdges, kDirectionByEdges, kValueByEdgesAlong };
+
 template <class W, class T>
-EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
+EdgePlan<W> make_edge_plan(const BoxParams<T>& params, Product product, const T* v) {
   EdgePlan<W> plan;
   TableBuilder<W, 1> other;
   TableBuilder<W, 2> edges;
+  const auto append_other = [&](auto& table, const BoxAxis<T>& axis, const EdgeRates<T>& rates) {
+    if (product == Product::kDirectionByEdges) {
+      other.append(table, axis, TableDerivative<T, 1, 1>{{rates}, {}});
+    } else {
+      other.append(table, axis, TableValue<T>{});
+    }
+  };
+  const auto append_edges = [&](auto& table, const BoxAxis<T>& axis, const EdgeRates<T>& rates) {
+    if (product == Product::kValueByEdgesAlong) {
+      edges.append(table, axis, by_edges_along(rates));
+    } else {
+      edges.append(table, axis, by_edges<T>());
+    }
+  };
   for (int64_t k = 0; k < params.boxes; ++k) {
     const BoxAxis<T> y = params.y_axis(k), x = params.x_axis(k);
-    if (directions.empty()) {
-      other.append(plan.y, y, ValueWeights());
-      other.append(plan.x, x, ValueWeights());
-    } else {
-      other.append(plan.y, y, direction_of_edges(directions[0], k, 2));
-      other.append(plan.x, x, direction_of_edges(directions[0], k, 1));
-    }
-    edges.append(plan.y_edges, y, EdgeWeights());
-    edges.append(plan.x_edges, x, EdgeWeights());
+    const EdgeRates<T> y_rates = v == nullptr ? EdgeRates<T>{} : params.y_rates(v, k);
+    const EdgeRates<T> x_rates = v == nullptr ? EdgeRates<T>{} : params.x_rates(v, k);
+    append_other(plan.y, y, y_rates);
+    append_other(plan.x, x, x_rates);
+    append_edges(plan.y_edges, y, y_rates);
+    append_edges(plan.x_edges, x, x_rates);
   }
   return plan;
 }
 
-// The sum over channels must not depend on the number of threads, so the width of a block is fixed.
-template <class S>
-ChannelBlocks summed_blocks(const Kernels<S>& kernels, int64_t channels) {
-  const int64_t width = channels > kernels.lanes ? kernels.lanes * kWideBlock : kernels.lanes;
-  return {width, (channels + width - 1) / width};
+// Adds one product to rows[k][1..4].
+template <class W, class T>
+void add_box_gradient(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& grad,
+                      const Pyramid<Input>& maps, T* rows) {
+  const Kernels<W> kernels = select_kernels<W>();
+  const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
+  std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * 4));
+  const BoxGradientJob<W> job = {maps, grad, &plan, params.plane_of_box.data(), blocks, partial.data()};
+  run_units(params.boxes * blocks.count, static_cast<double>(grad.elements()),
+            [&](int64_t begin, int64_t end) { kernels.grad_boxes(job, begin, end); });
+  for (int64_t k = 0; k < params.boxes; ++k) {
+    for (int64_t i = 0; i < blocks.count * 4; ++i) {
+      rows[5 * k + 1 + i % 4] += static_cast<T>(partial[static_cast<size_t>(k * blocks.count * 4 + i)]);
+    }
+  }
 }
 
-Tensor pool_grad_boxes_cpu(const Tensor& grad, const Tensor& input, const Tensor& boxes, const OptionalTensor& v,
-                           const OptionalTensor& winners, double spatial_scale, int64_t sampling_ratio,
-                           std::string_view rule) {
-  check_pool_grad_boxes_args(grad, input, boxes, v, winners, spatial_scale, rule);
-  const BoxCall call = make_box_call(input, input.size(0), boxes, v, {}, spatial_scale, sampling_ratio, rule);
+Tensor pool_grad_boxes_cpu(const Tensor& grad, at::TensorList input, const Tensor& boxes, const OptionalTensor& v,
+                           const OptionalTensor& winners, at::ArrayRef<double> scales, at::ArrayRef<double> canonical,
+                           int64_t sampling_ratio, std::string_view rule_name) {
+  const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
+  check_pool_grad_boxes_args(grad, input, boxes, v, winners, rule);
+  const BoxCall call = make_box_call(input[0].scalar_type(), sizes_of(input), boxes, v, {}, rule);
   const Tensor grad_rows = at::zeros(call.rows.sizes(), call.rows.options());
   if (grad.numel() == 0) return grad_rows.to(boxes.scalar_type());
-  dispatch_types(input.scalar_type(), call.coordinates, [&](auto storage, auto coordinate) {
-    using S = decltype(storage);
+  dispatch_types(input[0].scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {
+    using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    using W = arithmetic_t<S>;
-    const BoxParams<T> params = call.params<T>(grad.sizes(), input.sizes());
+    const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
+    const std::vector<const T*> directions = call.direction_pointers<T>();
+    const Pyramid<Input> maps = input_pyramid(input);
+    const Input bins = input_view(grad);
     T* rows = grad_rows.mutable_data_ptr<T>();
     if (winners.has_value()) {
-      box_gradient_winners<S>(params, call.direction_pointers<T>(), const_view_of<int32_t>(*winners),
-                              const_view_of<S>(grad), const_view_of<S>(input), rows);
-      return;
+      return box_gradient_winners<W>(params, directions, winners_view(*winners), bins, maps, rows);
     }
-    const auto plan = make_edge_plan<W>(params, call.direction_pointers<T>());
-    const std::vector<int64_t> images = image_of_box(params);
-    const Kernels<S> kernels = select_kernels<S>();
-    const ChannelBlocks blocks = summed_blocks(kernels, input.size(1));
-    std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * 4));
-    const BoxGradientJob<S> job = {const_view_of<S>(input), const_view_of<S>(grad), &plan, images.data(), blocks,
-                                   partial.data()};
-    run_units(params.boxes * blocks.count, static_cast<double>(grad.numel()),
-              [&](int64_t begin, int64_t end) { kernels.grad_boxes(job, begin, end); });
-    for (int64_t k = 0; k < params.boxes; ++k) {
-      for (int64_t i = 0; i < blocks.count * 4; ++i) {
-        rows[5 * k + 1 + i % 4] += static_cast<T>(partial[static_cast<size_t>(k * blocks.count * 4 + i)]);
-      }
-    }
+    if (is_rotated(call.rule)) return box_gradient_rotated<W>(params, directions, bins, maps, rows);
+    const auto add = [&](Product product) {
+      const T* along = directions.empty() ? nullptr : directions[0];
+      add_box_gradient(params, make_edge_plan<W>(params, product, along), bins, maps, rows);
+    };
+    if (directions.empty()) return add(Product::kValueByEdges);
+    add(Product::kDirectionByEdges);
+    if (is_integral(call.rule)) add(Product::kValueByEdgesAlong);
   });
   return grad_rows.to(boxes.scalar_type());
 }

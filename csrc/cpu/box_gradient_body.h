@@ -1,13 +1,6 @@
 // Gradient of <G, Wy F Wx^T> by the edges of each box: one table is replaced by its derivative (docs/math.md,
 // section 6). Included as vector_body.h is.
 
-template <class W>
-inline W sum_of_lanes(Vec<W> v) {
-  W sum = 0;
-  for (int l = 0; l < VectorType<W>::lanes; ++l) sum += v[l];
-  return sum;
-}
-
 // The taps by which one row of the map feeds bins: by the y table as it is, and by its derivatives.
 template <class W>
 struct RowTaps {
@@ -60,15 +53,14 @@ inline void gradient_of_row(const EdgePlan<W>& plan, int64_t k, Row<W> row, cons
   }
 }
 
-template <int NV, class S>
-inline void gradient_of_box(const BoxGradientJob<S>& job, int64_t k, int64_t c, int64_t channels,
-                            arithmetic_t<S>* by_edge) {
-  using W = arithmetic_t<S>;
+template <int NV, class W>
+inline void gradient_of_box(const BoxGradientJob<W>& job, int64_t k, int64_t c, int64_t channels, W* by_edge) {
   constexpr int B = NV * VectorType<W>::lanes;
   const EdgePlan<W>& plan = *job.plan;
-  const RowReader<B, S, W> reader(job.features, job.image_of_box[k], c, channels);
+  const int64_t plane = job.plane_of_box[k];
+  const RowReader<B, W> reader(job.maps.map(plane), job.maps.image(plane), c, channels);
   std::vector<W> grad(job.grad.pixels() * B);
-  std::vector<W> buffer(reader.in_place ? 0 : job.features.width * B);
+  std::vector<W> buffer(reader.in_place ? 0 : reader.view.width * B);
   pack_plane<B>(job.grad, k, c, channels, grad.data());
   const int64_t first = std::min(plan.x.first[k], plan.x_edges.first[k]);
   const int64_t last = std::max(plan.x.last[k], plan.x_edges.last[k]);
@@ -98,11 +90,11 @@ inline void gradient_of_box(const BoxGradientJob<S>& job, int64_t k, int64_t c, 
   by_edge[3] = sum_of_lanes<W>(by_y[1]);
 }
 
-template <class S>
-void grad_boxes(const BoxGradientJob<S>& job, int64_t begin, int64_t end) {
-  for_each_unit<arithmetic_t<S>>(job.blocks, job.features.channels, begin, end,
-                                 [&](auto vectors, int64_t k, int64_t c, int64_t channels) {
-                                   const int64_t unit = k * job.blocks.count + c / job.blocks.width;
-                                   gradient_of_box<vectors.value>(job, k, c, channels, job.partial + 4 * unit);
-                                 });
+template <class W>
+void grad_boxes(const BoxGradientJob<W>& job, int64_t begin, int64_t end) {
+  for_each_unit<W>(job.blocks, job.grad.channels, begin, end,
+                   [&](auto vectors, int64_t k, int64_t c, int64_t channels) {
+                     const int64_t unit = k * job.blocks.count + c / job.blocks.width;
+                     gradient_of_box<vectors.value>(job, k, c, channels, job.partial + 4 * unit);
+                   });
 }

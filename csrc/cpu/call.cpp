@@ -5,36 +5,110 @@
 namespace roialign_ext {
 namespace {
 
+Storage storage_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble:
+      return Storage::kDouble;
+    case at::kHalf:
+      return Storage::kHalf;
+    case at::kBFloat16:
+      return Storage::kBFloat16;
+    default:
+      return Storage::kFloat;
+  }
+}
+
+Extents extents_of(const Tensor& tensor) {
+  return {tensor.size(0),   tensor.size(1),   tensor.size(2),   tensor.size(3),
+          tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+}
+
+// Level numbers are truncated as the reference implementation of this pooler truncates them.
+LevelRule level_rule(const RuleArgs& rule) {
+  const double finest = std::trunc(-std::log2(rule.scales.front()));
+  const double coarsest = std::trunc(-std::log2(rule.scales.back()));
+  const double last = finest + static_cast<double>(rule.scales.size() - 1);
+  return {rule.canonical[0], rule.canonical[1], finest, coarsest < last ? coarsest : last};
+}
+
 template <class T>
-void check_batch_indices(const Tensor& rows, int64_t images) {
-  const T* row = rows.const_data_ptr<T>();
+void check_rows(const Tensor& rows, Rule rule, int64_t images) {
+  const int64_t columns = rows.size(1);
   for (int64_t k = 0; k < rows.size(0); ++k) {
-    const T index = row[5 * k];
+    const T* row = rows.const_data_ptr<T>() + columns * k;
+    const T index = row[0];
     TORCH_CHECK_INDEX(index >= T(0) && index < static_cast<T>(images) && index == std::floor(index),
                       "boxes: the batch index in row ", k, " must be a whole number in [0, ", images, "), got ", index);
+    TORCH_CHECK_VALUE(!is_rotated(rule) || !(row[3] < T(0) || row[4] < T(0)), "boxes: width and height in row ", k,
+                      " must not be negative, got ", row[3], " x ", row[4]);
+  }
+}
+
+template <class T>
+void find_planes(BoxCall& call, const RuleArgs& rule) {
+  check_rows<T>(call.rows, call.rule, call.images);
+  const LevelRule levels = level_rule(rule);
+  call.plane_of_box.resize(static_cast<size_t>(call.rows.size(0)));
+  for (size_t k = 0; k < call.plane_of_box.size(); ++k) {
+    const T* row = call.rows.const_data_ptr<T>() + call.rows.size(1) * static_cast<int64_t>(k);
+    const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, row[1], row[2], row[3], row[4]);
+    call.plane_of_box[k] = level * call.images + static_cast<int64_t>(row[0]);
   }
 }
 
 }  // namespace
 
-BoxCall make_box_call(const Tensor& features, int64_t images, const Tensor& boxes, const OptionalTensor& u,
-                      const OptionalTensor& v, double spatial_scale, int64_t sampling_ratio, std::string_view rule) {
+BoxCall make_box_call(at::ScalarType features, at::IntArrayRef sizes, const Tensor& boxes, const OptionalTensor& u,
+                      const OptionalTensor& v, const RuleArgs& rule) {
   BoxCall call;
-  const bool wide = features.scalar_type() == at::kDouble || boxes.scalar_type() == at::kDouble;
+  const bool wide = features == at::kDouble || boxes.scalar_type() == at::kDouble;
   call.coordinates = wide ? at::kDouble : at::kFloat;
   call.rows = boxes.to(call.coordinates).contiguous();
   for (const OptionalTensor& direction : {u, v}) {
     if (direction.has_value()) call.directions.push_back(direction->to(call.coordinates).contiguous());
   }
-  call.rule = rule == kHalfPixelRule ? Rule::kRoiAlignHalfPixel : Rule::kRoiAlignLegacy;
-  call.spatial_scale = spatial_scale;
-  call.sampling_ratio = sampling_ratio;
+  call.rule = find_rule(rule.name);
+  call.sampling_ratio = rule.sampling_ratio;
+  call.images = sizes[0];
+  for (size_t i = 0; i < rule.scales.size(); ++i) {
+    call.levels.push_back({rule.scales[i], sizes[2 * i + 2], sizes[2 * i + 3]});
+  }
   if (wide) {
-    check_batch_indices<double>(call.rows, images);
+    find_planes<double>(call, rule);
   } else {
-    check_batch_indices<float>(call.rows, images);
+    find_planes<float>(call, rule);
   }
   return call;
+}
+
+std::vector<int64_t> sizes_of(at::TensorList maps) {
+  std::vector<int64_t> sizes = {maps[0].size(0), maps[0].size(1)};
+  for (const Tensor& map : maps) sizes.insert(sizes.end(), {map.size(2), map.size(3)});
+  return sizes;
+}
+
+Input input_view(const Tensor& tensor) { return {extents_of(tensor), tensor.const_data_ptr(), storage_of(tensor)}; }
+
+Output output_view(const Tensor& tensor) { return {extents_of(tensor), tensor.mutable_data_ptr(), storage_of(tensor)}; }
+
+WinnersView<const int32_t> winners_view(const Tensor& winners) {
+  return {extents_of(winners), winners.const_data_ptr<int32_t>()};
+}
+
+WinnersView<int32_t> mutable_winners_view(const Tensor& winners) {
+  return {extents_of(winners), winners.mutable_data_ptr<int32_t>()};
+}
+
+Pyramid<Input> input_pyramid(at::TensorList maps) {
+  Pyramid<Input> pyramid = {{}, maps[0].size(0)};
+  for (const Tensor& map : maps) pyramid.levels.push_back(input_view(map));
+  return pyramid;
+}
+
+Pyramid<Output> output_pyramid(at::TensorList maps) {
+  Pyramid<Output> pyramid = {{}, maps[0].size(0)};
+  for (const Tensor& map : maps) pyramid.levels.push_back(output_view(map));
+  return pyramid;
 }
 
 }  // namespace roialign_ext

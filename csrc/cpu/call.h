@@ -1,15 +1,14 @@
 // From the tensors of one operator call to what the kernels take. Arguments have been checked already (checks.h);
-// what is left is the value of each batch index.
+// what is left is what the boxes hold.
 #pragma once
 
-#include <optional>
-#include <string_view>
 #include <vector>
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include "../checks.h"
+#include "../core/pyramid.h"
 #include "isa.h"
 
 namespace roialign_ext {
@@ -19,16 +18,18 @@ using at::Tensor;
 // The boxes of one call, read as float32, or as float64 where they or the features are.
 struct BoxCall {
   at::ScalarType coordinates;
-  Tensor rows;                     // [K, 5], contiguous
+  Tensor rows;                     // [K, columns], contiguous
   std::vector<Tensor> directions;  // u, then v, as far as given
   Rule rule;
-  double spatial_scale;
   int64_t sampling_ratio;
+  int64_t images;
+  std::vector<MapLevel> levels;
+  std::vector<int64_t> plane_of_box;
 
   template <class T>
-  BoxParams<T> params(at::IntArrayRef bins, at::IntArrayRef map) const {
-    return {rule,    spatial_scale, sampling_ratio, rows.size(0), bins[2],
-            bins[3], map[0],        map[2],         map[3],       rows.const_data_ptr<T>()};
+  BoxParams<T> params(int64_t bins_y, int64_t bins_x) const {
+    return {rule,   sampling_ratio, rows.size(0), rows.size(1), bins_y,
+            bins_x, images,         levels,       plane_of_box, rows.const_data_ptr<T>()};
   }
 
   template <class T>
@@ -39,51 +40,33 @@ struct BoxCall {
   }
 };
 
-// Raises IndexError, naming the row, unless every batch index is a whole number in [0, images).
-BoxCall make_box_call(const Tensor& features, int64_t images, const Tensor& boxes, const OptionalTensor& u,
-                      const OptionalTensor& v, double spatial_scale, int64_t sampling_ratio, std::string_view rule);
+// `sizes` are (N, C, H, W), H and W once more for each further level. Raises IndexError unless every batch index is a
+// whole number in [0, N), and ValueError for a negative size of a rotated box; both name the row.
+BoxCall make_box_call(at::ScalarType features, at::IntArrayRef sizes, const Tensor& boxes, const OptionalTensor& u,
+                      const OptionalTensor& v, const RuleArgs& rule);
 
-template <class S>
-View<S> view_of(const Tensor& tensor) {
-  return {static_cast<S*>(tensor.data_ptr()),
-          tensor.size(0),
-          tensor.size(1),
-          tensor.size(2),
-          tensor.size(3),
-          tensor.stride(0),
-          tensor.stride(1),
-          tensor.stride(2),
-          tensor.stride(3)};
-}
+// (N, C, H, W), H and W once more for each further level.
+std::vector<int64_t> sizes_of(at::TensorList maps);
 
-template <class S>
-View<const S> const_view_of(const Tensor& tensor) {
-  return {static_cast<const S*>(tensor.const_data_ptr()),
-          tensor.size(0),
-          tensor.size(1),
-          tensor.size(2),
-          tensor.size(3),
-          tensor.stride(0),
-          tensor.stride(1),
-          tensor.stride(2),
-          tensor.stride(3)};
-}
-
-// The image of each box, from rows whose batch indices have been checked.
-template <class T>
-std::vector<int64_t> image_of_box(const BoxParams<T>& params) {
-  std::vector<int64_t> images(static_cast<size_t>(params.boxes));
-  for (int64_t k = 0; k < params.boxes; ++k) images[k] = static_cast<int64_t>(params.rows[5 * k]);
-  return images;
-}
+Input input_view(const Tensor& tensor);
+Output output_view(const Tensor& tensor);
+WinnersView<const int32_t> winners_view(const Tensor& winners);
+WinnersView<int32_t> mutable_winners_view(const Tensor& winners);
+Pyramid<Input> input_pyramid(at::TensorList maps);
+Pyramid<Output> output_pyramid(at::TensorList maps);
 
 // Wide blocks, unless narrow ones are needed to give every thread a unit or fit the channels better.
-template <class S>
-ChannelBlocks choose_blocks(const Kernels<S>& kernels, int64_t channels, int64_t units_per_block) {
-  const int64_t wide = kernels.lanes * kWideBlock;
+inline ChannelBlocks choose_blocks(int64_t lanes, int64_t channels, int64_t units_per_block) {
+  const int64_t wide = lanes * kWideBlock;
   const bool fits = channels > wide / 2 && channels % wide <= channels - channels % wide;
   const bool enough = (channels + wide - 1) / wide * units_per_block >= at::get_num_threads();
-  const int64_t width = fits && enough ? wide : kernels.lanes;
+  const int64_t width = fits && enough ? wide : lanes;
+  return {width, (channels + width - 1) / width};
+}
+
+// Where results are summed over channels the width of a block must not depend on the number of threads.
+inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
+  const int64_t width = channels > lanes ? lanes * kWideBlock : lanes;
   return {width, (channels + width - 1) / width};
 }
 
@@ -99,22 +82,13 @@ void run_units(int64_t units, double elements_touched, Kernel&& kernel) {
   }
 }
 
-// Calls run(S(), T()) with the storage type of the features and the type of the coordinates.
+// Calls run(W(), T()) with the arithmetic type of the features and the type of the coordinates, which are float64
+// wherever the features are.
 template <class Run>
 void dispatch_types(at::ScalarType features, at::ScalarType coordinates, Run&& run) {
-  const bool wide = coordinates == at::kDouble;
-  switch (features) {
-    case at::kDouble:
-      return run(double(), double());
-    case at::kFloat:
-      return wide ? run(float(), double()) : run(float(), float());
-    case at::kHalf:
-      return wide ? run(c10::Half(), double()) : run(c10::Half(), float());
-    case at::kBFloat16:
-      return wide ? run(c10::BFloat16(), double()) : run(c10::BFloat16(), float());
-    default:
-      TORCH_CHECK_TYPE(false, "roialign_ext: features must be float16, bfloat16, float32 or float64, got ", features);
-  }
+  if (features == at::kDouble) return run(double(), double());
+  if (coordinates == at::kDouble) return run(float(), double());
+  run(float(), float());
 }
 
 }  // namespace roialign_ext

@@ -13,19 +13,19 @@ InstructionSet instruction_set();
 // "DEFAULT", "AVX2" or "AVX512".
 const char* instruction_set_name();
 
-template <class S>
-Kernels<S> select_kernels() {
+template <class W>
+Kernels<W> select_kernels() {
 #if defined(__x86_64__)
   switch (instruction_set()) {
     case InstructionSet::kAvx512:
-      return kernels_avx512<S>();
+      return kernels_avx512<W>();
     case InstructionSet::kAvx2:
-      return kernels_avx2<S>();
+      return kernels_avx2<W>();
     case InstructionSet::kDefault:
       break;
   }
 #endif
-  return kernels_default<S>();
+  return kernels_default<W>();
 }
 
 }  // namespace roialign_ext

@@ -3,29 +3,50 @@
 
 #include <vector>
 
+#include "rotated_plan.h"
 #include "row_sweep.h"
 #include "sample_tables.h"
 #include "views.h"
 
 namespace roialign_ext {
 
-// Channels are processed in blocks whose values sit in vector registers. A unit of work is (image or box, block).
+// Channels are processed in blocks whose values sit in vector registers. A unit of work is (plane or box, block).
 struct ChannelBlocks {
   int64_t width;  // channels per block
-  int64_t count;  // blocks per image or box
+  int64_t count;  // blocks per plane or box
 };
 
-// The features or bins of an image are touched in one of two orders, with the same sums in the same order:
+// The feature maps of a call, one per level; a plane is one image of one of them.
+template <class MapView>
+struct Pyramid {
+  std::vector<MapView> levels;
+  int64_t images;
+
+  const MapView& map(int64_t plane) const { return levels[static_cast<size_t>(plane / images)]; }
+  int64_t image(int64_t plane) const { return plane % images; }
+  int64_t planes() const { return static_cast<int64_t>(levels.size()) * images; }
+  int64_t elements() const {
+    int64_t total = 0;
+    for (const MapView& level : levels) total += level.elements();
+    return total;
+  }
+};
+
+// The features or bins of a plane are touched in one of two orders, with the same sums in the same order:
 //   box by box, where a block of the map stays in the cache (or lies there ready to be read in place);
-//   row by row of the map, all boxes of a row at once, where it does not. Then `sweeps` has one schedule per image.
-template <class S>
+//   row by row of the map, all boxes of a row at once, where it does not. Then the plane has a schedule in `sweeps`.
+template <class W, class MapView, class BinsView>
 struct AverageJob {
-  View<const S> read;  // pooling: features [N, C, H, W]; input gradient: gradient of the bins [K, C, PH, PW]
-  View<S> write;       // the other of the two
-  const AveragePlan<arithmetic_t<S>>* plan;
-  std::vector<ImageSweep> sweeps;
+  Pyramid<MapView> maps;
+  BinsView bins;
+  const AveragePlan<W>* plan;
+  std::vector<PlaneSweep> sweeps;  // by plane; empty ones are visited box by box
   ChannelBlocks blocks;
 };
+template <class W>
+using PoolJob = AverageJob<W, Input, Output>;
+template <class W>
+using GradInputJob = AverageJob<W, Output, Input>;
 
 // Gradient by the box edges: the form with one table replaced by its derivative by each edge.
 template <class W>
@@ -36,42 +57,61 @@ struct EdgePlan {
   TablesByPixel<W, 2> y_edges;
 };
 
-template <class S>
+template <class W>
 struct BoxGradientJob {
-  View<const S> features;
-  View<const S> grad;
-  const EdgePlan<arithmetic_t<S>>* plan;
-  const int64_t* image_of_box;
+  Pyramid<Input> maps;
+  Input grad;
+  const EdgePlan<W>* plan;
+  const int64_t* plane_of_box;
   ChannelBlocks blocks;
-  arithmetic_t<S>* partial;  // [K, blocks, 4]: by x low, y low, x high, y high edge, summed over the block's channels
+  W* partial;  // [K, blocks, 4]: by x low, y low, x high, y high edge, summed over the block's channels
 };
 
-template <class S>
+template <class W>
 struct MaxJob {
-  View<const S> features;
-  View<S> values;
-  View<int32_t> winners;
-  const SamplePlan<arithmetic_t<S>>* plan;
-  const int64_t* image_of_box;
+  Pyramid<Input> maps;
+  Output values;
+  WinnersView<int32_t> winners;
+  const SamplePlan<W>* plan;
+  const int64_t* plane_of_box;
   ChannelBlocks blocks;
 };
 
-template <class S>
+// Rotated boxes: taps without tables.
+template <class W, class MapView, class BinsView>
+struct RotatedJob {
+  Pyramid<MapView> maps;
+  BinsView bins;
+  const RotatedPlan<W>* plan;
+  ChannelBlocks blocks;
+  W* partial;  // box gradient only: [K, blocks, 5]
+};
+template <class W>
+using RotatedPoolJob = RotatedJob<W, Input, Output>;
+template <class W>
+using RotatedGradInputJob = RotatedJob<W, Output, Input>;
+template <class W>
+using RotatedBoxGradientJob = RotatedJob<W, Input, Input>;
+
+template <class W>
 struct Kernels {
   int64_t lanes;  // channels per vector; a block has one or `kWideBlock` vectors
-  void (*pool)(const AverageJob<S>&, int64_t begin, int64_t end);
-  void (*grad_input)(const AverageJob<S>&, int64_t begin, int64_t end);
-  void (*grad_boxes)(const BoxGradientJob<S>&, int64_t begin, int64_t end);
-  void (*max)(const MaxJob<S>&, int64_t begin, int64_t end);
+  void (*pool)(const PoolJob<W>&, int64_t begin, int64_t end);
+  void (*grad_input)(const GradInputJob<W>&, int64_t begin, int64_t end);
+  void (*grad_boxes)(const BoxGradientJob<W>&, int64_t begin, int64_t end);
+  void (*max)(const MaxJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_pool)(const RotatedPoolJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_grad_input)(const RotatedGradInputJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_grad_boxes)(const RotatedBoxGradientJob<W>&, int64_t begin, int64_t end);
 };
 
 constexpr int64_t kWideBlock = 4;
 
-template <class S>
-Kernels<S> kernels_default();
-template <class S>
-Kernels<S> kernels_avx2();
-template <class S>
-Kernels<S> kernels_avx512();
+template <class W>
+Kernels<W> kernels_default();
+template <class W>
+Kernels<W> kernels_avx2();
+template <class W>
+Kernels<W> kernels_avx512();
 
 }  // namespace roialign_ext

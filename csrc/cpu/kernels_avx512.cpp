@@ -20,17 +20,17 @@ namespace isa_avx512 {
 #include "box_gradient_body.h"
 #include "max_body.h"
 #include "pool_body.h"
+#include "rotated_body.h"
 }  // namespace isa_avx512
 
-template <class S>
-Kernels<S> kernels_avx512() {
+template <class W>
+Kernels<W> kernels_avx512() {
   using namespace isa_avx512;
-  return {VectorType<arithmetic_t<S>>::lanes, pool<S>, grad_input<S>, grad_boxes<S>, max<S>};
+  return {VectorType<W>::lanes, pool<W>, grad_input<W>, grad_boxes<W>, max<W>, rotated_pool<W>, rotated_grad_input<W>,
+          rotated_grad_boxes<W>};
 }
 template Kernels<float> kernels_avx512();
 template Kernels<double> kernels_avx512();
-template Kernels<c10::Half> kernels_avx512();
-template Kernels<c10::BFloat16> kernels_avx512();
 
 }  // namespace roialign_ext
 

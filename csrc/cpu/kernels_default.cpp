@@ -16,17 +16,17 @@ namespace isa_default {
 #include "box_gradient_body.h"
 #include "max_body.h"
 #include "pool_body.h"
+#include "rotated_body.h"
 }  // namespace isa_default
 
-template <class S>
-Kernels<S> kernels_default() {
+template <class W>
+Kernels<W> kernels_default() {
   using namespace isa_default;
-  return {VectorType<arithmetic_t<S>>::lanes, pool<S>, grad_input<S>, grad_boxes<S>, max<S>};
+  return {VectorType<W>::lanes, pool<W>, grad_input<W>, grad_boxes<W>, max<W>, rotated_pool<W>, rotated_grad_input<W>,
+          rotated_grad_boxes<W>};
 }
 template Kernels<float> kernels_default();
 template Kernels<double> kernels_default();
-template Kernels<c10::Half> kernels_default();
-template Kernels<c10::BFloat16> kernels_default();
 
 }  // namespace roialign_ext
 

@@ -28,13 +28,13 @@ struct Best {
 };
 
 // Rows of the map interpolated between two of its rows, in [width][B].
-template <int NV, class S, class W>
+template <int NV, class W>
 class SampleRows {
   static constexpr int L = VectorType<W>::lanes, B = NV * L;
 
  public:
   // Only columns [first, last) are read.
-  SampleRows(const RowReader<B, S, W>& reader, int64_t first, int64_t last)
+  SampleRows(const RowReader<B, W>& reader, int64_t first, int64_t last)
       : reader_(reader),
         first_(first),
         last_(last),
@@ -66,26 +66,26 @@ class SampleRows {
     return rows_[slot];
   }
 
-  const RowReader<B, S, W>& reader_;
+  const RowReader<B, W>& reader_;
   int64_t first_, last_;
   std::vector<W> line_, packed_;
   int64_t kept_[2] = {-1, -1};
   Row<W> rows_[2];
 };
 
-template <int NV, class S>
-inline void max_of_box(const MaxJob<S>& job, int64_t k, int64_t c, int64_t channels) {
-  using W = arithmetic_t<S>;
+template <int NV, class W>
+inline void max_of_box(const MaxJob<W>& job, int64_t k, int64_t c, int64_t channels) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
   const SampleTables<W>&xs = job.plan->x, &ys = job.plan->y;
   const int64_t bins_x = xs.bins, bins_y = ys.bins;
-  int64_t first = job.features.width, last = 0;
+  const int64_t plane = job.plane_of_box[k];
+  int64_t first = job.maps.map(plane).width, last = 0;
   for (int64_t i = xs.begin[k * bins_x]; i < xs.begin[(k + 1) * bins_x]; ++i) {
     first = std::min<int64_t>(first, xs.samples[i].low);
     last = std::max<int64_t>(last, xs.samples[i].low + (xs.samples[i].fraction != W(0) ? 2 : 1));
   }
-  const RowReader<B, S, W> reader(job.features, job.image_of_box[k], c, channels);
-  SampleRows<NV, S, W> rows(reader, first, last);
+  const RowReader<B, W> reader(job.maps.map(plane), job.maps.image(plane), c, channels);
+  SampleRows<NV, W> rows(reader, first, last);
   std::vector<W> values(bins_y * bins_x * B);
   std::vector<lane_index_t<W>> winners(bins_y * bins_x * B, kNoWinner);
 
@@ -140,9 +140,9 @@ inline void max_of_box(const MaxJob<S>& job, int64_t k, int64_t c, int64_t chann
   }
 }
 
-template <class S>
-void max(const MaxJob<S>& job, int64_t begin, int64_t end) {
-  for_each_unit<arithmetic_t<S>>(
-      job.blocks, job.features.channels, begin, end,
+template <class W>
+void max(const MaxJob<W>& job, int64_t begin, int64_t end) {
+  for_each_unit<W>(
+      job.blocks, job.values.channels, begin, end,
       [&](auto vectors, int64_t k, int64_t c, int64_t channels) { max_of_box<vectors.value>(job, k, c, channels); });
 }

@@ -8,28 +8,26 @@
 namespace roialign_ext {
 namespace {
 
-std::tuple<Tensor, Tensor> pool_max_cpu(const Tensor& input, const Tensor& boxes, at::IntArrayRef output_size,
-                                        double spatial_scale, int64_t sampling_ratio, std::string_view rule) {
-  check_pool_args(input, boxes, {}, {}, {}, output_size, spatial_scale, rule);
-  const BoxCall call = make_box_call(input, input.size(0), boxes, {}, {}, spatial_scale, sampling_ratio, rule);
-  const auto options = input.options().memory_format(input.suggest_memory_format());
-  const Tensor values = at::empty({boxes.size(0), input.size(1), output_size[0], output_size[1]}, options);
+std::tuple<Tensor, Tensor> pool_max_cpu(at::TensorList input, const Tensor& boxes, at::IntArrayRef output_size,
+                                        at::ArrayRef<double> scales, at::ArrayRef<double> canonical,
+                                        int64_t sampling_ratio, std::string_view rule_name) {
+  const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
+  check_pool_max_args(input, boxes, c10::fromIntArrayRefSlow(output_size), rule);
+  const BoxCall call = make_box_call(input[0].scalar_type(), sizes_of(input), boxes, {}, {}, rule);
+  const auto options = input[0].options().memory_format(input[0].suggest_memory_format());
+  const Tensor values = at::empty({boxes.size(0), input[0].size(1), output_size[0], output_size[1]}, options);
   const Tensor winners = at::empty(values.sizes(), options.dtype(at::kInt));
   if (values.numel() == 0) return {values, winners};
-  dispatch_types(input.scalar_type(), call.coordinates, [&](auto storage, auto coordinate) {
-    using S = decltype(storage);
+  dispatch_types(input[0].scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {
+    using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    const BoxParams<T> params = call.params<T>(values.sizes(), input.sizes());
-    const auto plan = make_sample_plan<arithmetic_t<S>>(params);
-    const int64_t samples_y = plan.y.max_samples_per_bin(), samples_x = plan.x.max_samples_per_bin();
-    TORCH_CHECK_VALUE(samples_y == 0 || samples_x <= INT32_MAX / samples_y,
-                      "mode 'max': at most 2^31 - 1 samples of one bin may fall on the map, got ", samples_y, " x ",
-                      samples_x);
-    const std::vector<int64_t> images = image_of_box(params);
-    const Kernels<S> kernels = select_kernels<S>();
-    const ChannelBlocks blocks = choose_blocks(kernels, input.size(1), params.boxes);
-    const MaxJob<S> job = {
-        const_view_of<S>(input), view_of<S>(values), view_of<int32_t>(winners), &plan, images.data(), blocks};
+    const BoxParams<T> params = call.params<T>(output_size[0], output_size[1]);
+    const auto plan = make_sample_plan<W>(params);
+    const Kernels<W> kernels = select_kernels<W>();
+    const ChannelBlocks blocks = choose_blocks(kernels.lanes, values.size(1), params.boxes);
+    const MaxJob<W> job = {input_pyramid(input),          output_view(values),
+                           mutable_winners_view(winners), &plan,
+                           params.plane_of_box.data(),    blocks};
     run_units(params.boxes * blocks.count, static_cast<double>(values.numel()),
               [&](int64_t begin, int64_t end) { kernels.max(job, begin, end); });
   });

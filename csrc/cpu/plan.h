@@ -1,5 +1,5 @@
 // Everything about the boxes of one call that does not depend on the features: tables per axis, in the two orders
-// that the kernels read them, and which boxes belong to which image.
+// that the kernels read them, and which boxes belong to which plane.
 #pragma once
 
 #include <vector>
@@ -8,24 +8,38 @@
 
 namespace roialign_ext {
 
-// What every pooling call knows about its boxes. Rows are (image, x1, y1, x2, y2) in image pixels; `directions` are
-// rows of the same form, the image column unused (docs/math.md, section 7).
+// One feature map of the call: all images at one level of the pyramid.
+struct MapLevel {
+  double scale;  // map pixels per image pixel
+  int64_t height, width;
+};
+
+// What every pooling call knows about its boxes. Rows are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy,
+// w, h, angle); `directions` are rows of the same form, the image column unused (docs/math.md, section 7). A plane is
+// one image at one level: planes are numbered level by level.
 template <class T>
 struct BoxParams {
   Rule rule;
-  double spatial_scale;
   int64_t sampling_ratio;
-  int64_t boxes;
+  int64_t boxes, columns;
   int64_t bins_y, bins_x;
-  int64_t images, height, width;
+  int64_t images;
+  std::vector<MapLevel> levels;
+  std::vector<int64_t> plane_of_box;
   const T* rows;
 
-  BoxAxis<T> x_axis(int64_t k) const { return axis(rows + 5 * k + 1, bins_x, width); }
-  BoxAxis<T> y_axis(int64_t k) const { return axis(rows + 5 * k + 2, bins_y, height); }
+  int64_t planes() const { return static_cast<int64_t>(levels.size()) * images; }
+  const MapLevel& level(int64_t k) const { return levels[static_cast<size_t>(plane_of_box[k] / images)]; }
+  const T* row(const T* of, int64_t k) const { return of + columns * k + 1; }
+
+  BoxAxis<T> x_axis(int64_t k) const { return axis(row(rows, k), bins_x, level(k).width, level(k).scale); }
+  BoxAxis<T> y_axis(int64_t k) const { return axis(row(rows, k) + 1, bins_y, level(k).height, level(k).scale); }
+  EdgeRates<T> x_rates(const T* direction, int64_t k) const { return {row(direction, k)[0], row(direction, k)[2]}; }
+  EdgeRates<T> y_rates(const T* direction, int64_t k) const { return {row(direction, k)[1], row(direction, k)[3]}; }
 
  private:
-  BoxAxis<T> axis(const T* edge, int64_t bins, int64_t length) const {
-    return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(spatial_scale), bins, length, sampling_ratio);
+  BoxAxis<T> axis(const T* edge, int64_t bins, int64_t length, double scale) const {
+    return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(scale), bins, length, sampling_ratio);
   }
 };
 
@@ -63,13 +77,14 @@ struct TablesByPixel {
 template <class W, int M>
 class TableBuilder {
  public:
-  template <class T, class Weights>
-  static void append(TablesByBin<W, M>& tables, const BoxAxis<T>& axis, const Weights& weights) {
+  template <class T, int ORDER>
+  static void append(TablesByBin<W, M>& tables, const BoxAxis<T>& axis,
+                     const TableDerivative<T, M, ORDER>& derivative) {
     if (tables.begin.empty()) tables.begin.push_back(0);
     tables.bins = axis.bins;
     int32_t first = static_cast<int32_t>(axis.length), last = 0;
     for (int64_t p = 0; p < axis.bins; ++p) {
-      for_each_tap<W>(axis, p, weights, [&](int64_t pixel, const W* weight) {
+      for_each_tap<W>(axis, p, derivative, [&](int64_t pixel, const W* weight) {
         tables.taps.push_back(make_tap(pixel, weight));
         if (pixel < first) first = static_cast<int32_t>(pixel);
         if (pixel >= last) last = static_cast<int32_t>(pixel + 1);
@@ -80,13 +95,13 @@ class TableBuilder {
     tables.last.push_back(last);
   }
 
-  template <class T, class Weights>
-  void append(TablesByPixel<W, M>& tables, const BoxAxis<T>& axis, const Weights& weights) {
+  template <class T, int ORDER>
+  void append(TablesByPixel<W, M>& tables, const BoxAxis<T>& axis, const TableDerivative<T, M, ORDER>& derivative) {
     entries_.clear();
     // From the end that is nearer to the origin, so that pixels nearly ascend and insertion is nearly free.
     for (int64_t step = 0; step < axis.bins; ++step) {
       const int64_t p = axis.bin < T(0) ? axis.bins - 1 - step : step;
-      for_each_tap<W>(axis, p, weights, [&](int64_t pixel, const W* weight) {
+      for_each_tap<W>(axis, p, derivative, [&](int64_t pixel, const W* weight) {
         entries_.push_back({static_cast<int32_t>(pixel), make_tap(p, weight)});
         for (size_t i = entries_.size() - 1; i > 0 && entries_[i].pixel < entries_[i - 1].pixel; --i) {
           std::swap(entries_[i], entries_[i - 1]);
@@ -120,72 +135,79 @@ class TableBuilder {
   std::vector<Entry> entries_;
 };
 
-// Boxes grouped by image, in box order.
-struct BoxesByImage {
-  std::vector<int64_t> begin;  // [images + 1] into boxes
+// Boxes grouped by plane, in box order.
+struct BoxesByPlane {
+  std::vector<int64_t> begin;  // [planes + 1] into boxes
   std::vector<int64_t> boxes;
 };
 
-template <class T>
-BoxesByImage group_by_image(const BoxParams<T>& params) {
-  BoxesByImage groups;
-  groups.begin.assign(static_cast<size_t>(params.images) + 1, 0);
-  for (int64_t k = 0; k < params.boxes; ++k) ++groups.begin[static_cast<size_t>(params.rows[5 * k]) + 1];
-  for (int64_t n = 0; n < params.images; ++n) groups.begin[n + 1] += groups.begin[n];
-  groups.boxes.resize(static_cast<size_t>(params.boxes));
+inline BoxesByPlane group_by_plane(const std::vector<int64_t>& plane_of_box, int64_t planes) {
+  BoxesByPlane groups;
+  groups.begin.assign(static_cast<size_t>(planes) + 1, 0);
+  for (int64_t plane : plane_of_box) ++groups.begin[static_cast<size_t>(plane) + 1];
+  for (int64_t n = 0; n < planes; ++n) groups.begin[n + 1] += groups.begin[n];
+  groups.boxes.resize(plane_of_box.size());
   std::vector<int64_t> next(groups.begin.begin(), groups.begin.end() - 1);
-  for (int64_t k = 0; k < params.boxes; ++k) {
-    groups.boxes[static_cast<size_t>(next[static_cast<size_t>(params.rows[5 * k])]++)] = k;
+  for (size_t k = 0; k < plane_of_box.size(); ++k) {
+    groups.boxes[static_cast<size_t>(next[static_cast<size_t>(plane_of_box[k])]++)] = static_cast<int64_t>(k);
   }
   return groups;
 }
 
-// Tables of an averaging call. An item is one product of a y table and an x table; a box has one of them, or two
-// when its derivative along one or two directions is asked for:
-//   A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]        D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u]
+// Tables of an averaging call. An item is one product of a y table and an x table; a box has one of them, or several
+// when its derivative along directions is asked for:
+//   A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]
+//   D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v], of which the last two exist for integrals only
 template <class W>
 struct AveragePlan {
   int64_t terms;  // items per box; item = box * terms + term
   TablesByBin<W, 1> x;
   TablesByPixel<W, 1> y;
-  BoxesByImage by_image;
+  BoxesByPlane by_plane;
 };
-
-template <class T>
-DirectionWeights<T> direction_of_edges(const T* row, int64_t k, int edge) {
-  return {row[5 * k + edge], row[5 * k + edge + 2]};
-}
 
 // `directions` holds 0, 1 or 2 pointers to rows.
 template <class W, class T>
 AveragePlan<W> make_average_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
   AveragePlan<W> plan;
-  plan.terms = directions.empty() ? 1 : 2;
+  const int order = static_cast<int>(directions.size());
+  plan.terms = order == 0 ? 1 : order == 2 && is_integral(params.rule) ? 4 : 2;
   TableBuilder<W, 1> builder;
   const size_t guess = static_cast<size_t>(params.boxes * plan.terms) * 4;
   plan.x.begin.reserve(static_cast<size_t>(params.boxes * plan.terms * params.bins_x + 1));
   plan.x.taps.reserve(guess * static_cast<size_t>(params.bins_x));
   plan.y.taps.reserve(guess * static_cast<size_t>(params.bins_y));
-  // The table of one axis: by its value (no direction) or by the derivative along directions[d].
-  auto append = [&](auto& tables, const BoxAxis<T>& axis, int64_t k, int edge, const T* direction) {
-    if (direction == nullptr) {
-      builder.append(tables, axis, ValueWeights());
+  // The table of one axis along those directions that are not null.
+  const auto append = [&](auto& tables, const BoxAxis<T>& axis, const EdgeRates<T>* u, const EdgeRates<T>* v) {
+    if (v != nullptr) {
+      builder.append(tables, axis, TableDerivative<T, 1, 2>{{*u}, {*v}});
+    } else if (u != nullptr) {
+      builder.append(tables, axis, TableDerivative<T, 1, 1>{{*u}, {}});
     } else {
-      builder.append(tables, axis, direction_of_edges(direction, k, edge));
+      builder.append(tables, axis, TableValue<T>{});
     }
   };
-  const T* u = directions.empty() ? nullptr : directions[0];
-  const T* v = directions.size() < 2 ? nullptr : directions[1];
   for (int64_t k = 0; k < params.boxes; ++k) {
     const BoxAxis<T> y = params.y_axis(k), x = params.x_axis(k);
-    append(plan.y, y, k, 2, u);
-    append(plan.x, x, k, 1, v);
-    if (plan.terms == 2) {
-      append(plan.y, y, k, 2, v);
-      append(plan.x, x, k, 1, u);
+    EdgeRates<T> y_rates[2], x_rates[2];
+    for (int d = 0; d < order; ++d) {
+      y_rates[d] = params.y_rates(directions[d], k);
+      x_rates[d] = params.x_rates(directions[d], k);
     }
+    const EdgeRates<T>*y_u = order > 0 ? y_rates : nullptr, *y_v = order > 1 ? y_rates + 1 : nullptr;
+    const EdgeRates<T>*x_u = order > 0 ? x_rates : nullptr, *x_v = order > 1 ? x_rates + 1 : nullptr;
+    append(plan.y, y, y_u, nullptr);
+    append(plan.x, x, x_v, nullptr);
+    if (plan.terms == 1) continue;
+    append(plan.y, y, y_v, nullptr);
+    append(plan.x, x, x_u, nullptr);
+    if (plan.terms == 2) continue;
+    append(plan.y, y, y_u, y_v);
+    append(plan.x, x, nullptr, nullptr);
+    append(plan.y, y, nullptr, nullptr);
+    append(plan.x, x, x_u, x_v);
   }
-  plan.by_image = group_by_image(params);
+  plan.by_plane = group_by_plane(params.plane_of_box, params.planes());
   return plan;
 }
 

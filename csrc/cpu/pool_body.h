@@ -55,41 +55,42 @@ inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& v
 }
 
 // The block of the map stays in the cache, packed row by row when first needed, or is read where it lies.
-template <int NV, class S>
-inline void pool_by_box(const AverageJob<S>& job, int64_t n, int64_t c, int64_t channels) {
-  using W = arithmetic_t<S>;
+template <int NV, class W>
+inline void pool_by_box(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const RowReader<B, S, W> reader(job.read, n, c, channels);
-  std::vector<W> map(reader.in_place ? 0 : job.read.pixels() * B);
-  std::vector<bool> packed(job.read.height, reader.in_place);
-  std::vector<W> acc(job.write.pixels() * B);
-  for (int64_t b = plan.by_image.begin[n]; b < plan.by_image.begin[n + 1]; ++b) {
-    const int64_t k = plan.by_image.boxes[b];
+  const Input& view = job.maps.map(plane);
+  const RowReader<B, W> reader(view, job.maps.image(plane), c, channels);
+  std::vector<W> map(reader.in_place ? 0 : view.pixels() * B);
+  std::vector<bool> packed(view.height, reader.in_place);
+  std::vector<W> acc(job.bins.pixels() * B);
+  for (int64_t b = plan.by_plane.begin[plane]; b < plan.by_plane.begin[plane + 1]; ++b) {
+    const int64_t k = plan.by_plane.boxes[b];
     std::fill(acc.begin(), acc.end(), W(0));
     for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
-      W* row_of_map = map.data() + (reader.in_place ? 0 : y.pixel * job.read.width * B);
+      W* row_of_map = map.data() + (reader.in_place ? 0 : y.pixel * view.width * B);
       Row<W> row = {row_of_map, B};
-      if (reader.in_place || !packed[y.pixel]) row = reader.read(y.pixel, 0, job.read.width, row_of_map);
+      if (reader.in_place || !packed[y.pixel]) row = reader.read(y.pixel, 0, view.width, row_of_map);
       packed[y.pixel] = true;
       pool_row<NV>(row, plan.x.item(item), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
                    plan.y.taps.data() + y.end, acc.data());
     });
-    unpack_plane<B>(acc.data(), job.write, k, c, channels);
+    unpack_plane<B>(acc.data(), job.bins, k, c, channels);
   }
 }
 
-template <int NV, class S>
-inline void pool_by_row(const AverageJob<S>& job, const ImageSweep& sweep, int64_t n, int64_t c, int64_t channels) {
-  using W = arithmetic_t<S>;
+template <int NV, class W>
+inline void pool_by_row(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const RowReader<B, S, W> reader(job.read, n, c, channels);
-  const int64_t size = job.write.pixels() * B;
-  std::vector<W> buffer(reader.in_place ? 0 : job.read.width * B);
+  const PlaneSweep& sweep = job.sweeps[plane];
+  const Input& view = job.maps.map(plane);
+  const RowReader<B, W> reader(view, job.maps.image(plane), c, channels);
+  const int64_t size = job.bins.pixels() * B;
+  std::vector<W> buffer(reader.in_place ? 0 : view.width * B);
   std::vector<W> slots(std::max<int64_t>(sweep.slots, 1) * size);
-  for (int64_t k : sweep.untouched) unpack_plane<B>(slots.data(), job.write, k, c, channels);
-  for (int64_t y = 0; y < job.read.height; ++y) {
+  for (int64_t k : sweep.untouched) unpack_plane<B>(slots.data(), job.bins, k, c, channels);
+  for (int64_t y = 0; y < view.height; ++y) {
     if (sweep.begin[y] == sweep.begin[y + 1]) continue;
     Row<W> row = {nullptr, B};
     if (sweep.first[y] < sweep.last[y]) row = reader.read(y, sweep.first[y], sweep.last[y], buffer.data());
@@ -100,72 +101,72 @@ inline void pool_by_row(const AverageJob<S>& job, const ImageSweep& sweep, int64
       if (entry.opens) std::fill(acc, acc + size, W(0));
       pool_row<NV>(row, plan.x.item(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
                    plan.y.taps.data() + taps.end, acc);
-      if (entry.closes) unpack_plane<B>(acc, job.write, entry.box, c, channels);
+      if (entry.closes) unpack_plane<B>(acc, job.bins, entry.box, c, channels);
     }
   }
 }
 
-template <int NV, class S>
-inline void spread_by_box(const AverageJob<S>& job, int64_t n, int64_t c, int64_t channels) {
-  using W = arithmetic_t<S>;
+template <int NV, class W>
+inline void spread_by_box(const GradInputJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  std::vector<W> map(job.write.pixels() * B);
-  std::vector<W> grad(job.read.pixels() * B);
-  for (int64_t b = plan.by_image.begin[n]; b < plan.by_image.begin[n + 1]; ++b) {
-    const int64_t k = plan.by_image.boxes[b];
-    pack_plane<B>(job.read, k, c, channels, grad.data());
+  const Output& view = job.maps.map(plane);
+  std::vector<W> map(view.pixels() * B);
+  std::vector<W> grad(job.bins.pixels() * B);
+  for (int64_t b = plan.by_plane.begin[plane]; b < plan.by_plane.begin[plane + 1]; ++b) {
+    const int64_t k = plan.by_plane.boxes[b];
+    pack_plane<B>(job.bins, k, c, channels, grad.data());
     for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
       spread_row<NV>(grad.data(), plan.x.item(item), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
-                     plan.y.taps.data() + y.end, map.data() + y.pixel * job.write.width * B);
+                     plan.y.taps.data() + y.end, map.data() + y.pixel * view.width * B);
     });
   }
-  unpack_plane<B>(map.data(), job.write, n, c, channels);
+  unpack_plane<B>(map.data(), view, job.maps.image(plane), c, channels);
 }
 
-template <int NV, class S>
-inline void spread_by_row(const AverageJob<S>& job, const ImageSweep& sweep, int64_t n, int64_t c, int64_t channels) {
-  using W = arithmetic_t<S>;
+template <int NV, class W>
+inline void spread_by_row(const GradInputJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const int64_t size = job.read.pixels() * B;
-  std::vector<W> row(job.write.width * B);
+  const PlaneSweep& sweep = job.sweeps[plane];
+  const Output& view = job.maps.map(plane);
+  const int64_t size = job.bins.pixels() * B;
+  std::vector<W> row(view.width * B);
   std::vector<W> slots(sweep.slots * size);
-  for (int64_t y = 0; y < job.write.height; ++y) {
+  for (int64_t y = 0; y < view.height; ++y) {
     std::fill(row.begin(), row.end(), W(0));
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
       const SweepEntry& entry = sweep.entries[e];
       const PixelRow& taps = plan.y.rows[entry.row];
       W* grad = slots.data() + entry.slot * size;
-      if (entry.opens) pack_plane<B>(job.read, entry.box, c, channels, grad);
+      if (entry.opens) pack_plane<B>(job.bins, entry.box, c, channels, grad);
       spread_row<NV>(grad, plan.x.item(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
                      plan.y.taps.data() + taps.end, row.data());
     }
-    unpack<B>(row.data(), job.write.width, job.write.at(n, c) + y * job.write.stride_y, job.write.stride_c,
-              job.write.stride_x, channels, job.write.past_caches());
+    unpack_pixels<B>(row.data(), view, job.maps.image(plane), c, channels, y * view.width, view.width);
   }
 }
 
-template <class S>
-void pool(const AverageJob<S>& job, int64_t begin, int64_t end) {
-  for_each_unit<arithmetic_t<S>>(job.blocks, job.read.channels, begin, end,
-                                 [&](auto vectors, int64_t n, int64_t c, int64_t channels) {
-                                   if (job.sweeps.empty()) {
-                                     pool_by_box<vectors.value>(job, n, c, channels);
-                                   } else {
-                                     pool_by_row<vectors.value>(job, job.sweeps[n], n, c, channels);
-                                   }
-                                 });
+template <class W>
+void pool(const PoolJob<W>& job, int64_t begin, int64_t end) {
+  for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
+                   [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
+                     if (job.sweeps[plane].begin.empty()) {
+                       pool_by_box<vectors.value>(job, plane, c, channels);
+                     } else {
+                       pool_by_row<vectors.value>(job, plane, c, channels);
+                     }
+                   });
 }
 
-template <class S>
-void grad_input(const AverageJob<S>& job, int64_t begin, int64_t end) {
-  for_each_unit<arithmetic_t<S>>(job.blocks, job.read.channels, begin, end,
-                                 [&](auto vectors, int64_t n, int64_t c, int64_t channels) {
-                                   if (job.sweeps.empty()) {
-                                     spread_by_box<vectors.value>(job, n, c, channels);
-                                   } else {
-                                     spread_by_row<vectors.value>(job, job.sweeps[n], n, c, channels);
-                                   }
-                                 });
+template <class W>
+void grad_input(const GradInputJob<W>& job, int64_t begin, int64_t end) {
+  for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
+                   [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
+                     if (job.sweeps[plane].begin.empty()) {
+                       spread_by_box<vectors.value>(job, plane, c, channels);
+                     } else {
+                       spread_by_row<vectors.value>(job, plane, c, channels);
+                     }
+                   });
 }

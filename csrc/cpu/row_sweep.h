@@ -1,4 +1,4 @@
-// Schedule of a row sweep: the rows of an image from top to bottom, and on each the boxes that touch it. A box holds
+// Schedule of a row sweep: the rows of a plane from top to bottom, and on each the boxes that touch it. A box holds
 // a scratch slot from its first row to its last, so scratch is bounded by the boxes alive on one row.
 #pragma once
 
@@ -16,7 +16,7 @@ struct SweepEntry {
   bool opens, closes;  // the box's first or last row
 };
 
-struct ImageSweep {
+struct PlaneSweep {
   std::vector<int64_t> begin;        // [height + 1] into entries
   std::vector<SweepEntry> entries;   // by row, then in box order
   std::vector<int32_t> first, last;  // [height] columns [first, last) that some box on the row touches
@@ -26,14 +26,14 @@ struct ImageSweep {
 
 // For plans of one term: items are boxes.
 template <class W>
-ImageSweep make_image_sweep(const AveragePlan<W>& plan, int64_t image, int64_t height) {
-  ImageSweep sweep;
+PlaneSweep make_plane_sweep(const AveragePlan<W>& plan, int64_t plane, int64_t height) {
+  PlaneSweep sweep;
   sweep.begin.assign(static_cast<size_t>(height) + 1, 0);
   sweep.first.assign(static_cast<size_t>(height), INT32_MAX);
   sweep.last.assign(static_cast<size_t>(height), 0);
-  const int64_t box_begin = plan.by_image.begin[image], box_end = plan.by_image.begin[image + 1];
+  const int64_t box_begin = plan.by_plane.begin[plane], box_end = plan.by_plane.begin[plane + 1];
   for (int64_t b = box_begin; b < box_end; ++b) {
-    const int64_t k = plan.by_image.boxes[b];
+    const int64_t k = plan.by_plane.boxes[b];
     const int64_t row_begin = plan.y.begin[k], row_end = plan.y.begin[k + 1];
     if (row_begin == row_end) sweep.untouched.push_back(k);
     for (int64_t r = row_begin; r < row_end; ++r) {
@@ -47,7 +47,7 @@ ImageSweep make_image_sweep(const AveragePlan<W>& plan, int64_t image, int64_t h
   sweep.entries.resize(static_cast<size_t>(sweep.begin[height]));
   std::vector<int64_t> next(sweep.begin.begin(), sweep.begin.end() - 1);
   for (int64_t b = box_begin; b < box_end; ++b) {
-    const int64_t k = plan.by_image.boxes[b];
+    const int64_t k = plan.by_plane.boxes[b];
     const int64_t row_begin = plan.y.begin[k], row_end = plan.y.begin[k + 1];
     for (int64_t r = row_begin; r < row_end; ++r) {
       sweep.entries[next[plan.y.rows[r].pixel]++] = {k, r, 0, r == row_begin, r + 1 == row_end};

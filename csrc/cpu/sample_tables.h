@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include <c10/util/Exception.h>
+
 #include "plan.h"
 
 namespace roialign_ext {
@@ -14,6 +16,10 @@ struct SampleTap {
   W by_low_edge;  // derivatives of the position by the box's edges, 0 where clamped
   W by_high_edge;
 };
+
+// Samples of one bin along one axis that may fall on the map: a winner, one of their square, fits 32 bits. Adaptive
+// grids stay far below.
+constexpr size_t kMaxSamples = 46340;
 
 template <class W>
 struct SampleTables {
@@ -31,8 +37,12 @@ struct SampleTables {
       bool first = true;
       for_each_sample(axis, p, /*ascending_positions=*/false, [&](const AxisSample<T>& sample) {
         W low[2], high[2];
-        EdgeWeights()(axis, p, sample, low, high);
-        samples.push_back({static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]});
+        sample_weights(axis, p, sample, by_edges<T>(), low, high);
+        const W count = static_cast<W>(sample.weight);
+        samples.push_back(
+            {static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0] / count, high[1] / count});
+        TORCH_CHECK_VALUE(samples.size() - static_cast<size_t>(begin.back()) <= kMaxSamples, "mode 'max': at most ",
+                          kMaxSamples, " samples of a bin may fall on the map along one axis");
         if (sample.index == 0) first = false;
         next_index = sample.index + sample.count;
       });
@@ -40,12 +50,6 @@ struct SampleTables {
       rejected_first.push_back(first);
       rejected_later.push_back(next_index > 0 && next_index < axis.grid);
     }
-  }
-
-  int64_t max_samples_per_bin() const {
-    int64_t most = 0;
-    for (size_t i = 0; i + 1 < begin.size(); ++i) most = std::max(most, begin[i + 1] - begin[i]);
-    return most;
   }
 };
 

@@ -171,19 +171,31 @@ inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, i
 }
 
 // The same for a whole view's plane or bins of one box, rows of any stride.
-template <int B, class S, class W>
-inline void pack_plane(const View<const S>& view, int64_t n, int64_t c, int64_t channels, W* block) {
-  const S* source = view.at(n, c);
-  if (view.flat()) return pack<B>(source, view.stride_c, view.stride_x, channels, view.pixels(), block);
-  for (int64_t y = 0; y < view.height; ++y) {
-    pack<B>(source + y * view.stride_y, view.stride_c, view.stride_x, channels, view.width, block + y * view.width * B);
-  }
+template <int B, class W>
+inline void pack_plane(const Input& view, int64_t n, int64_t c, int64_t channels, W* block) {
+  with_storage<W>(view.storage, [&](auto storage) {
+    const auto* source = view.at<decltype(storage)>(n, c);
+    if (view.flat()) return pack<B>(source, view.stride_c, view.stride_x, channels, view.pixels(), block);
+    for (int64_t y = 0; y < view.height; ++y) {
+      pack<B>(source + y * view.stride_y, view.stride_c, view.stride_x, channels, view.width,
+              block + y * view.width * B);
+    }
+  });
 }
 
-// Results are contiguous (either layout), so their planes are flat.
-template <int B, class S, class W>
-inline void unpack_plane(const W* block, const View<S>& view, int64_t n, int64_t c, int64_t channels) {
-  unpack<B>(block, view.pixels(), view.at(n, c), view.stride_c, view.stride_x, channels, view.past_caches());
+// Results are contiguous (either layout), so their planes and rows are runs of pixels.
+template <int B, class W>
+inline void unpack_pixels(const W* block, const Output& view, int64_t n, int64_t c, int64_t channels, int64_t first,
+                          int64_t count) {
+  with_storage<W>(view.storage, [&](auto storage) {
+    unpack<B>(block, count, view.at<decltype(storage)>(n, c) + first * view.stride_x, view.stride_c, view.stride_x,
+              channels, view.past_caches());
+  });
+}
+
+template <int B, class W>
+inline void unpack_plane(const W* block, const Output& view, int64_t n, int64_t c, int64_t channels) {
+  unpack_pixels<B>(block, view, n, c, channels, 0, view.pixels());
 }
 
 // A row of the map as the kernels read it: pixel x of the block starts at data + x * pitch.
@@ -194,37 +206,41 @@ struct Row {
 };
 
 // Can the kernels read this block of channels where it lies?
-template <int B, class S, class W>
-inline bool readable_in_place(const View<const S>& view, int64_t channels) {
-  return std::is_same_v<S, W> && view.stride_c == 1 && channels == B;
+template <int B, class W>
+inline bool readable_in_place(const Input& view, int64_t channels) {
+  constexpr Storage own = std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat;
+  return view.storage == own && view.stride_c == 1 && channels == B;
 }
 
 // Reads rows of one block of one image: in place if the layout allows it, otherwise packed into `buffer`, which has
 // room for [width][B]; only columns [first, last) of the row are valid then.
-template <int B, class S, class W>
+template <int B, class W>
 struct RowReader {
-  const View<const S>& view;
+  const Input& view;
   int64_t n, c, channels;
   bool in_place;
 
-  RowReader(const View<const S>& features, int64_t image, int64_t channel, int64_t present)
-      : view(features),
-        n(image),
-        c(channel),
-        channels(present),
-        in_place(readable_in_place<B, S, W>(features, present)) {}
+  RowReader(const Input& features, int64_t image, int64_t channel, int64_t present)
+      : view(features), n(image), c(channel), channels(present), in_place(readable_in_place<B, W>(features, present)) {}
 
   Row<W> read(int64_t y, int64_t first, int64_t last, W* buffer) const {
-    const S* source = view.at(n, c) + y * view.stride_y;
-    if constexpr (std::is_same_v<S, W>) {
-      if (in_place) return {source, view.stride_x};
-    }
-    pack<B>(source + first * view.stride_x, view.stride_c, view.stride_x, channels, last - first, buffer + first * B);
+    if (in_place) return {view.at<W>(n, c) + y * view.stride_y, view.stride_x};
+    with_storage<W>(view.storage, [&](auto storage) {
+      const auto* source = view.at<decltype(storage)>(n, c) + y * view.stride_y + first * view.stride_x;
+      pack<B>(source, view.stride_c, view.stride_x, channels, last - first, buffer + first * B);
+    });
     return {buffer, B};
   }
 };
 
-// Calls run(NV, image or box, first channel, channels) for units [begin, end), NV as a constant.
+template <class W>
+inline W sum_of_lanes(Vec<W> v) {
+  W sum = 0;
+  for (int l = 0; l < VectorType<W>::lanes; ++l) sum += v[l];
+  return sum;
+}
+
+// Calls run(NV, plane or box, first channel, channels) for units [begin, end), NV as a constant.
 template <class W, class Run>
 inline void for_each_unit(const ChannelBlocks& blocks, int64_t channels, int64_t begin, int64_t end, Run&& run) {
   for (int64_t unit = begin; unit < end; ++unit) {

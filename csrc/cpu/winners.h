@@ -4,10 +4,7 @@
 
 #include <vector>
 
-#include <ATen/Parallel.h>
-
-#include "sample_tables.h"
-#include "views.h"
+#include "call.h"
 
 namespace roialign_ext {
 
@@ -100,8 +97,9 @@ class Rates {
   Rates(const BoxParams<T>& params, const std::vector<const T*>& directions)
       : order_(static_cast<int>(directions.size())) {
     for (int d = 0; d < order_; ++d) {
-      for (int64_t i = 0; i < 5 * params.boxes; ++i) {
-        if (i % 5 != 0) rates_[d].push_back(static_cast<W>(directions[d][i]));
+      for (int64_t k = 0; k < params.boxes; ++k) {
+        const T* row = params.row(directions[d], k);
+        rates_[d].insert(rates_[d].end(), row, row + 4);
       }
     }
   }
@@ -121,7 +119,7 @@ class Rates {
 
 // Calls visit(bin offsets p and q, sample) for the bins of one box and channel whose winner is on the map.
 template <class W, class Visit>
-void for_each_winner(const SamplePlan<W>& plan, const View<const int32_t>& winners, int64_t k, int64_t c,
+void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t c,
                      Visit&& visit) {
   Winner<W> sample;
   for (int64_t p = 0; p < winners.height; ++p) {
@@ -132,102 +130,118 @@ void for_each_winner(const SamplePlan<W>& plan, const View<const int32_t>& winne
   }
 }
 
-template <class S, class T>
+template <class W, class T>
 void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                  const View<const int32_t>& winners, const View<const S>& features, const View<S>& output) {
-  using W = arithmetic_t<S>;
+                  const WinnersView<const int32_t>& winners, const Pyramid<Input>& maps, const Output& output) {
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
-  at::parallel_for(0, params.boxes * output.channels, 64, [&](int64_t begin, int64_t end) {
-    std::vector<W> sums(static_cast<size_t>(output.pixels()));
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t k = unit / output.channels, c = unit % output.channels;
-      const S* plane = features.at(static_cast<int64_t>(params.rows[5 * k]), c);
-      std::fill(sums.begin(), sums.end(), W(0));
-      for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
-        W& sum = sums[p * output.width + q];
-        for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
-          sum += weight * static_cast<W>(plane[y * features.stride_y + x * features.stride_x]);
+  with_storage<W>(output.storage, [&](auto storage) {
+    using S = decltype(storage);
+    run_units(params.boxes * output.channels, static_cast<double>(output.elements()), [&](int64_t begin, int64_t end) {
+      std::vector<W> sums(static_cast<size_t>(output.pixels()));
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t k = unit / output.channels, c = unit % output.channels, plane = params.plane_of_box[k];
+        const Input& map = maps.map(plane);
+        const S* pixels = map.template at<S>(maps.image(plane), c);
+        std::fill(sums.begin(), sums.end(), W(0));
+        for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+          W& sum = sums[p * output.width + q];
+          for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
+            sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
+          });
         });
-      });
-      for (int64_t i = 0; i < output.pixels(); ++i) output.at(k, c)[i * output.stride_x] = static_cast<S>(sums[i]);
-    }
+        S* bins = output.template at<S>(k, c);
+        for (int64_t i = 0; i < output.pixels(); ++i) bins[i * output.stride_x] = static_cast<S>(sums[i]);
+      }
+    });
   });
 }
 
-// Every (image, block of channels) is written by one thread, its boxes added in their order: deterministic.
-template <class S, class T>
+// Every (plane, block of channels) is written by one thread, its boxes added in their order: deterministic.
+template <class W, class T>
 void spread_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                    const View<const int32_t>& winners, const View<const S>& grad, const View<S>& grad_input) {
-  using W = arithmetic_t<S>;
+                    const WinnersView<const int32_t>& winners, const Input& grad, const Pyramid<Output>& grad_input) {
   constexpr int64_t kChannels = 16;
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
-  const BoxesByImage by_image = group_by_image(params);
-  const int64_t blocks = (grad.channels + kChannels - 1) / kChannels, pixels = grad_input.pixels();
-  at::parallel_for(0, params.images * blocks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<W> map(static_cast<size_t>(pixels * kChannels));
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = unit / blocks, first = unit % blocks * kChannels;
-      const int64_t channels = std::min(kChannels, grad.channels - first);
-      std::fill(map.begin(), map.end(), W(0));
-      for (int64_t b = by_image.begin[n]; b < by_image.begin[n + 1]; ++b) {
-        const int64_t k = by_image.boxes[b];
-        for (int64_t c = 0; c < channels; ++c) {
-          for_each_winner(plan, winners, k, first + c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
-            const W g = static_cast<W>(grad.at(k, first + c)[p * grad.stride_y + q * grad.stride_x]);
-            for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
-              map[(y * grad_input.width + x) * kChannels + c] += weight * g;
+  const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
+  const int64_t blocks = (grad.channels + kChannels - 1) / kChannels;
+  const double elements = static_cast<double>(grad.elements() + grad_input.elements());
+  with_storage<W>(grad.storage, [&](auto storage) {
+    using S = decltype(storage);
+    run_units(params.planes() * blocks, elements, [&](int64_t begin, int64_t end) {
+      std::vector<W> sums;
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t plane = unit / blocks, first = unit % blocks * kChannels;
+        const Output& map = grad_input.map(plane);
+        const int64_t channels = std::min(kChannels, grad.channels - first);
+        sums.assign(static_cast<size_t>(map.pixels() * kChannels), W(0));
+        for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
+          const int64_t k = by_plane.boxes[b];
+          for (int64_t c = 0; c < channels; ++c) {
+            const S* bins = grad.template at<S>(k, first + c);
+            for_each_winner(plan, winners, k, first + c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+              const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
+              for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
+                sums[(y * map.width + x) * kChannels + c] += weight * g;
+              });
             });
-          });
+          }
+        }
+        for (int64_t c = 0; c < channels; ++c) {
+          S* pixels = map.template at<S>(grad_input.image(plane), first + c);
+          for (int64_t i = 0; i < map.pixels(); ++i) {
+            pixels[i * map.stride_x] = static_cast<S>(sums[i * kChannels + c]);
+          }
         }
       }
-      for (int64_t c = 0; c < channels; ++c) {
-        S* plane = grad_input.at(n, first + c);
-        for (int64_t i = 0; i < pixels; ++i) plane[i * grad_input.stride_x] = static_cast<S>(map[i * kChannels + c]);
-      }
-    }
+    });
   });
 }
 
 // Adds to rows[k][1..4] the gradient of <G, A F>, or with a direction that of <G, D_v A F>, by the edges of box k.
-template <class S, class T>
+template <class W, class T>
 void box_gradient_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                          const View<const int32_t>& winners, const View<const S>& grad, const View<const S>& features,
+                          const WinnersView<const int32_t>& winners, const Input& grad, const Pyramid<Input>& maps,
                           T* rows) {
-  using W = arithmetic_t<S>;
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
-  at::parallel_for(0, params.boxes, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      W by_edge[4] = {};
-      for (int64_t c = 0; c < grad.channels; ++c) {
-        const S* plane = features.at(static_cast<int64_t>(params.rows[5 * k]), c);
-        for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
-          const W g = static_cast<W>(grad.at(k, c)[p * grad.stride_y + q * grad.stride_x]);
-          const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
-            W sum = 0;
-            for_each_pixel(sample, Stencil<W>{1, {y_taps, {}}, {x_taps, {}}}, [&](int64_t y, int64_t x, W weight) {
-              sum += weight * static_cast<W>(plane[y * features.stride_y + x * features.stride_x]);
-            });
-            return sum;
-          };
-          TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
-          if (rates.order() == 1) {
-            y_taps = moving_taps(edge_rate(*sample.y, rates.row(0, k) + 1));
-            x_taps = moving_taps(edge_rate(*sample.x, rates.row(0, k)));
-          }
-          // A clamped sample has no pixel beyond it to differ from.
-          const W along_y = follows_box(*sample.y) ? g * apply(moving_taps(W(1)), x_taps) : W(0);
-          const W along_x = follows_box(*sample.x) ? g * apply(y_taps, moving_taps(W(1))) : W(0);
-          by_edge[0] += sample.x->by_low_edge * along_x;
-          by_edge[1] += sample.y->by_low_edge * along_y;
-          by_edge[2] += sample.x->by_high_edge * along_x;
-          by_edge[3] += sample.y->by_high_edge * along_y;
-        });
+  with_storage<W>(grad.storage, [&](auto storage) {
+    using S = decltype(storage);
+    run_units(params.boxes, static_cast<double>(grad.elements()), [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t plane = params.plane_of_box[k];
+        const Input& map = maps.map(plane);
+        W by_edge[4] = {};
+        for (int64_t c = 0; c < grad.channels; ++c) {
+          const S* pixels = map.template at<S>(maps.image(plane), c);
+          const S* bins = grad.template at<S>(k, c);
+          for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+            const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
+            const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
+              W sum = 0;
+              for_each_pixel(sample, Stencil<W>{1, {y_taps, {}}, {x_taps, {}}}, [&](int64_t y, int64_t x, W weight) {
+                sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
+              });
+              return sum;
+            };
+            TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
+            if (rates.order() == 1) {
+              y_taps = moving_taps(edge_rate(*sample.y, rates.row(0, k) + 1));
+              x_taps = moving_taps(edge_rate(*sample.x, rates.row(0, k)));
+            }
+            // A clamped sample has no pixel beyond it to differ from.
+            const W along_y = follows_box(*sample.y) ? g * apply(moving_taps(W(1)), x_taps) : W(0);
+            const W along_x = follows_box(*sample.x) ? g * apply(y_taps, moving_taps(W(1))) : W(0);
+            by_edge[0] += sample.x->by_low_edge * along_x;
+            by_edge[1] += sample.y->by_low_edge * along_y;
+            by_edge[2] += sample.x->by_high_edge * along_x;
+            by_edge[3] += sample.y->by_high_edge * along_y;
+          });
+        }
+        for (int edge = 0; edge < 4; ++edge) rows[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);
       }
-      for (int edge = 0; edge < 4; ++edge) rows[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);
-    }
+    });
   });
 }
 

@@ -1,0 +1,25 @@
+// Which level of a feature pyramid a box is pooled from: equation (1) of Lin et al., "Feature Pyramid Networks", 2017.
+#pragma once
+
+#include "host_device.h"
+
+namespace roialign_ext {
+
+struct LevelRule {
+  double canonical_scale;  // size in image pixels of a box that goes to the canonical level
+  double canonical_level;
+  double finest, coarsest;  // numbers of the first and the last level: a map of scale 2^-k is level k
+};
+
+// Place of the box's level among the given ones, 0 the finest. Edges in image pixels.
+template <class T>
+ROI_HOST_DEVICE int64_t level_of_box(const LevelRule& rule, T x1, T y1, T x2, T y2) {
+  const T size = std::sqrt(multiply(add(x2, -x1), add(y2, -y1)));
+  const T ratio = std::log2(size / static_cast<T>(rule.canonical_scale));
+  const T level = std::floor(add(add(static_cast<T>(rule.canonical_level), ratio), T(1e-6)));
+  if (!(level > static_cast<T>(rule.finest))) return 0;  // also NaN
+  const T last = static_cast<T>(rule.coarsest);
+  return static_cast<int64_t>((level < last ? level : last) - static_cast<T>(rule.finest));
+}
+
+}  // namespace roialign_ext

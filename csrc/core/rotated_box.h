@@ -1,0 +1,173 @@
+// A box turned about its centre: the grid of an upright box of its size, rotated (docs/math.md, section 14). Both axes
+// depend on all of (cx, cy, w, h, angle), so there are no tables; each sample has its own four taps.
+#pragma once
+
+#include "axis_samples.h"
+
+namespace roialign_ext {
+
+constexpr int kRotatedParameters = 5;  // cx, cy, w, h, angle
+
+template <class T>
+struct RotatedBox {
+  BoxAxis<T> y, x;  // the upright grid, map pixels from the centre
+  T centre_y, centre_x;
+  T cosine, sine;
+  T angle_unit;  // radians per unit of the angle
+};
+
+// `row` holds (cx, cy, w, h, angle): image pixels, and degrees or radians counter-clockwise.
+template <class T>
+ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* row, T scale, int64_t bins_y, int64_t bins_x,
+                                               int64_t height, int64_t width, int64_t sampling_ratio) {
+  constexpr double kPi = 3.14159265358979323846;
+  const bool half_pixel = rule == Rule::kRotatedHalfPixel || rule == Rule::kRotatedHalfPixelRadian;
+  const bool degrees = rule == Rule::kRotatedHalfPixel || rule == Rule::kRotatedLegacy;
+  const T shift = half_pixel ? T(-0.5) : T(0);
+  const T angle = degrees ? static_cast<T>(static_cast<double>(row[4]) * kPi / 180.0) : row[4];
+  auto upright = [&](T extent, int64_t bins, int64_t length) {
+    BoxAxis<T> axis = {rule, T(0), T(0), 0, bins, length, scale, false};
+    T size = multiply(extent, scale);
+    axis.size_held = !half_pixel && size < T(1);
+    if (axis.size_held) size = T(1);
+    axis.start = -size / T(2);
+    axis.bin = size / static_cast<T>(bins);
+    axis.grid = samples_per_bin(axis.bin, sampling_ratio);
+    return axis;
+  };
+  return {upright(row[3], bins_y, height),
+          upright(row[2], bins_x, width),
+          add(multiply(row[1], scale), shift),
+          add(multiply(row[0], scale), shift),
+          std::cos(angle),
+          std::sin(angle),
+          degrees ? T(kPi / 180.0) : T(1)};
+}
+
+// One sample of a rotated grid: where it lies in the upright grid, and what it is on the map.
+template <class T>
+struct RotatedSample {
+  T up_y, up_x;        // map pixels from the centre, before the rotation
+  T along_y, along_x;  // the same as shares of the box, in [-1/2, 1/2]
+  AxisSample<T> y, x;
+  T weight;  // how many samples of the bin share this position
+};
+
+// Interval of one upright coordinate in which the map can lie: the corners of the map, turned back, with a margin for
+// rounding. Samples outside of it are rejected without a look.
+template <class T>
+struct Reach {
+  T from, to;
+};
+
+template <class T>
+ROI_HOST_DEVICE Reach<T> reach_of_map(const RotatedBox<T>& box, T by_y, T by_x) {
+  const T size_y = static_cast<T>(box.y.length + 1), size_x = static_cast<T>(box.x.length + 1);
+  const T corner = by_y * (T(-1) - box.centre_y) + by_x * (T(-1) - box.centre_x);
+  const T y = by_y * size_y, x = by_x * size_x;
+  const T margin = T(1) + T(1e-6) * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + size_y + size_x);
+  return {corner + (y < T(0) ? y : T(0)) + (x < T(0) ? x : T(0)) - margin,
+          corner + (y > T(0) ? y : T(0)) + (x > T(0) ? x : T(0)) + margin};
+}
+
+// Calls visit(sample) for the samples of bin (p, q) that fall on the map.
+template <class T, class Visit>
+ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, int64_t p, int64_t q, Visit&& visit) {
+  const Reach<T> rows = reach_of_map(box, box.cosine, box.sine);
+  const Reach<T> columns = reach_of_map(box, -box.sine, box.cosine);
+  if (!(std::isfinite(rows.from) && std::isfinite(rows.to))) return;
+  if (!(std::isfinite(columns.from) && std::isfinite(columns.to))) return;
+  RotatedSample<T> sample;
+  for_each_run(box.y, p, rows.from, rows.to, [&](int64_t i, int64_t count_y, T up_y) {
+    sample.up_y = up_y;
+    sample.y.index = i;
+    sample.y.count = count_y;
+    sample.along_y = fraction_along_box(box.y, p, sample.y) - T(0.5);
+    for_each_run(box.x, q, columns.from, columns.to, [&](int64_t j, int64_t count_x, T up_x) {
+      const T y = add(add(multiply(up_y, box.cosine), -multiply(up_x, box.sine)), box.centre_y);
+      const T x = add(add(multiply(up_y, box.sine), multiply(up_x, box.cosine)), box.centre_x);
+      if (!locate(box.y.rule, y, box.y.length, sample.y) || !locate(box.x.rule, x, box.x.length, sample.x)) return;
+      sample.up_x = up_x;
+      sample.x.index = j;
+      sample.x.count = count_x;
+      sample.along_x = fraction_along_box(box.x, q, sample.x) - T(0.5);
+      sample.weight = static_cast<T>(count_y) * static_cast<T>(count_x);
+      visit(sample);
+    });
+  });
+}
+
+// How fast a sample moves on the map, or how its speed changes.
+template <class T>
+struct PointRate {
+  T y, x;
+};
+
+// Derivative of a sample's position along the direction u of the box's parameters (equation (35)).
+template <class T>
+ROI_HOST_DEVICE PointRate<T> point_rate(const RotatedBox<T>& box, const RotatedSample<T>& sample, const T* u) {
+  const T scale = box.y.scale, turn = box.angle_unit * u[4];
+  const T up_y = box.y.size_held ? T(0) : scale * sample.along_y * u[3];
+  const T up_x = box.x.size_held ? T(0) : scale * sample.along_x * u[2];
+  const T y = up_y - sample.up_x * turn, x = up_x + sample.up_y * turn;
+  return {scale * u[1] + y * box.cosine - x * box.sine, scale * u[0] + y * box.sine + x * box.cosine};
+}
+
+// Second derivative of a sample's position along u and v (equation (36)).
+template <class T>
+ROI_HOST_DEVICE PointRate<T> point_curvature(const RotatedBox<T>& box, const RotatedSample<T>& sample, const T* u,
+                                             const T* v) {
+  const T scale = box.y.scale, turn_u = box.angle_unit * u[4], turn_v = box.angle_unit * v[4];
+  const T up_y = box.y.size_held ? T(0) : scale * sample.along_y * (u[3] * turn_v + v[3] * turn_u);
+  const T up_x = box.x.size_held ? T(0) : scale * sample.along_x * (u[2] * turn_v + v[2] * turn_u);
+  const T y = -up_x - sample.up_y * turn_u * turn_v, x = up_y - sample.up_x * turn_u * turn_v;
+  return {y * box.cosine - x * box.sine, y * box.sine + x * box.cosine};
+}
+
+// Which derivative of the weights is wanted: ORDER 0 none, 1 along first, 2 along first and second; M at once. Rows of
+// directions are laid out like the parameters of a box.
+template <class T, int MANY, int ORDER>
+struct PointDerivative {
+  static constexpr int M = MANY;
+  const T *first[M], *second[M];
+};
+
+// Calls emit(y, x, weights[M]) for the taps of bin (p, q), in the order of the samples.
+template <class W, class T, int M, int ORDER, class Emit>
+ROI_HOST_DEVICE void for_each_rotated_tap(const RotatedBox<T>& box, int64_t p, int64_t q,
+                                          const PointDerivative<T, M, ORDER>& derivative, Emit&& emit) {
+  const T count = static_cast<T>(box.y.grid) * static_cast<T>(box.x.grid);
+  for_each_rotated_sample(box, p, q, [&](const RotatedSample<T>& sample) {
+    const T share = sample.weight / count;
+    // Clamped samples stay where they are: no slope along that axis.
+    const T y_slope = sample.y.clamped ? T(0) : T(1), x_slope = sample.x.clamped ? T(0) : T(1);
+    T by_y[M], by_x[M], by_both[M];  // factors of the derivatives of the interpolated map by y, by x and by both
+    for (int m = 0; m < M && ORDER > 0; ++m) {
+      PointRate<T> rate = point_rate(box, sample, derivative.first[m]);
+      by_both[m] = T(0);
+      if (ORDER == 2) {
+        const PointRate<T> other = point_rate(box, sample, derivative.second[m]);
+        by_both[m] = share * x_slope * y_slope * (rate.y * other.x + rate.x * other.y);
+        rate = point_curvature(box, sample, derivative.first[m], derivative.second[m]);
+      }
+      by_y[m] = share * y_slope * rate.y;
+      by_x[m] = share * x_slope * rate.x;
+    }
+    for (int i = 0; i < 2; ++i) {
+      const T wy = i == 0 ? T(1) - sample.y.fraction : sample.y.fraction, sy = i == 0 ? T(-1) : T(1);
+      for (int j = 0; j < 2; ++j) {
+        const T wx = j == 0 ? T(1) - sample.x.fraction : sample.x.fraction, sx = j == 0 ? T(-1) : T(1);
+        W weight[M];
+        bool used = false;
+        for (int m = 0; m < M; ++m) {
+          const T exact = ORDER == 0 ? share * wy * wx : by_y[m] * sy * wx + by_x[m] * wy * sx + by_both[m] * sy * sx;
+          weight[m] = static_cast<W>(exact);
+          used = used || weight[m] != W(0);
+        }
+        if (used) emit(sample.y.low + i, sample.x.low + j, weight);
+      }
+    }
+  });
+}
+
+}  // namespace roialign_ext

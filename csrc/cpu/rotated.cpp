@@ -1,0 +1,56 @@
+#include "rotated.h"
+
+namespace roialign_ext {
+
+template <class W, class T>
+void pool_rotated(const BoxParams<T>& params, const std::vector<const T*>& directions, const Pyramid<Input>& maps,
+                  const Output& output) {
+  const Kernels<W> kernels = select_kernels<W>();
+  const RotatedPlan<W> plan = make_rotated_plan<W>(params, directions);
+  const ChannelBlocks blocks = choose_blocks(kernels.lanes, output.channels, maps.planes());
+  const RotatedPoolJob<W> job = {maps, output, &plan, blocks, nullptr};
+  run_units(maps.planes() * blocks.count, static_cast<double>(maps.elements() + output.elements()),
+            [&](int64_t begin, int64_t end) { kernels.rotated_pool(job, begin, end); });
+}
+
+template <class W, class T>
+void spread_rotated(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
+                    const Pyramid<Output>& grad_input) {
+  const Kernels<W> kernels = select_kernels<W>();
+  const RotatedPlan<W> plan = make_rotated_plan<W>(params, directions);
+  const ChannelBlocks blocks = choose_blocks(kernels.lanes, grad.channels, grad_input.planes());
+  const RotatedGradInputJob<W> job = {grad_input, grad, &plan, blocks, nullptr};
+  run_units(grad_input.planes() * blocks.count, static_cast<double>(grad_input.elements() + grad.elements()),
+            [&](int64_t begin, int64_t end) { kernels.rotated_grad_input(job, begin, end); });
+}
+
+template <class W, class T>
+void box_gradient_rotated(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
+                          const Pyramid<Input>& maps, T* rows) {
+  const Kernels<W> kernels = select_kernels<W>();
+  const RotatedPlan<W> plan = make_rotated_gradient_plan<W>(params, directions);
+  const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
+  std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * kRotatedParameters));
+  const RotatedBoxGradientJob<W> job = {maps, grad, &plan, blocks, partial.data()};
+  run_units(maps.planes() * blocks.count, static_cast<double>(maps.elements() + grad.elements()),
+            [&](int64_t begin, int64_t end) { kernels.rotated_grad_boxes(job, begin, end); });
+  const W* from = partial.data();
+  for (int64_t k = 0; k < params.boxes; ++k) {
+    for (int64_t block = 0; block < blocks.count; ++block) {
+      for (int m = 0; m < kRotatedParameters; ++m) rows[params.columns * k + 1 + m] += static_cast<T>(*from++);
+    }
+  }
+}
+
+#define INSTANTIATE(W, T)                                                                                    \
+  template void pool_rotated<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Pyramid<Input>&, \
+                                   const Output&);                                                           \
+  template void spread_rotated<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,        \
+                                     const Pyramid<Output>&);                                                \
+  template void box_gradient_rotated<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,  \
+                                           const Pyramid<Input>&, T*);
+INSTANTIATE(float, float)
+INSTANTIATE(float, double)
+INSTANTIATE(double, double)
+
+}  // namespace roialign_ext

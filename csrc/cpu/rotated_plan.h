@@ -1,0 +1,84 @@
+// What the loops over rotated boxes are given: the taps of one box at a time, since all of a call would not fit.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "../core/rotated_box.h"
+#include "plan.h"
+
+namespace roialign_ext {
+
+// The taps of one box, bin by bin. `many` weights a tap: one, or one for each parameter of the box.
+template <class W>
+struct PointTaps {
+  std::vector<int64_t> begin;  // [bins + 1] into y and x
+  std::vector<int32_t> y, x;
+  std::vector<W> weight;  // [taps][many]
+};
+
+template <class W>
+struct RotatedPlan {
+  // Fills `taps` for box k. Compiled once for all instruction sets, so that they take the same taps.
+  std::function<void(int64_t k, PointTaps<W>& taps)> taps_of_box;
+  BoxesByPlane by_plane;
+};
+
+// Taps of the derivative of order ORDER along `first` and `second`, M of them at once; rows of parameters.
+template <class W, int M, int ORDER, class T>
+void fill_point_taps(const BoxParams<T>& params, int64_t k, const PointDerivative<T, M, ORDER>& derivative,
+                     PointTaps<W>& taps) {
+  const MapLevel& level = params.level(k);
+  const auto box = make_rotated_box<T>(params.rule, params.row(params.rows, k), static_cast<T>(level.scale),
+                                       params.bins_y, params.bins_x, level.height, level.width, params.sampling_ratio);
+  taps.begin.assign(1, 0);
+  taps.y.clear();
+  taps.x.clear();
+  taps.weight.clear();
+  for (int64_t p = 0; p < params.bins_y; ++p) {
+    for (int64_t q = 0; q < params.bins_x; ++q) {
+      for_each_rotated_tap<W>(box, p, q, derivative, [&](int64_t y, int64_t x, const W* weight) {
+        taps.y.push_back(static_cast<int32_t>(y));
+        taps.x.push_back(static_cast<int32_t>(x));
+        taps.weight.insert(taps.weight.end(), weight, weight + M);
+      });
+      taps.begin.push_back(static_cast<int64_t>(taps.y.size()));
+    }
+  }
+}
+
+// Pooling and its transpose: the value, or the derivative along the given directions. `params` and the rows outlive
+// the plan.
+template <class W, class T>
+RotatedPlan<W> make_rotated_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
+  RotatedPlan<W> plan;
+  plan.by_plane = group_by_plane(params.plane_of_box, params.planes());
+  plan.taps_of_box = [&params, directions](int64_t k, PointTaps<W>& taps) {
+    if (directions.empty()) return fill_point_taps<W, 1, 0>(params, k, PointDerivative<T, 1, 0>{}, taps);
+    const T* u = params.row(directions[0], k);
+    if (directions.size() == 1) return fill_point_taps<W, 1, 1>(params, k, PointDerivative<T, 1, 1>{{u}, {}}, taps);
+    const T* v = params.row(directions[1], k);
+    fill_point_taps<W, 1, 2>(params, k, PointDerivative<T, 1, 2>{{u}, {v}}, taps);
+  };
+  return plan;
+}
+
+// The gradient by the parameters, of the value or of its derivative along a direction.
+template <class W, class T>
+RotatedPlan<W> make_rotated_gradient_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
+  RotatedPlan<W> plan;
+  plan.by_plane = group_by_plane(params.plane_of_box, params.planes());
+  plan.taps_of_box = [&params, directions](int64_t k, PointTaps<W>& taps) {
+    static constexpr T unit[5][5] = {{1}, {0, 1}, {0, 0, 1}, {0, 0, 0, 1}, {0, 0, 0, 0, 1}};
+    if (directions.empty()) {
+      const PointDerivative<T, 5, 1> by_parameters = {{unit[0], unit[1], unit[2], unit[3], unit[4]}, {}};
+      return fill_point_taps<W>(params, k, by_parameters, taps);
+    }
+    const T* v = params.row(directions[0], k);
+    const PointDerivative<T, 5, 2> along = {{unit[0], unit[1], unit[2], unit[3], unit[4]}, {v, v, v, v, v}};
+    fill_point_taps<W>(params, k, along, taps);
+  };
+  return plan;
+}
+
+}  // namespace roialign_ext
