@@ -122,7 +122,8 @@ Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& b
                     crop_size);
   TORCH_CHECK_VALUE(input.dim() == 4, "input: expected a 4-D tensor [N, C, H, W], got shape ", input.sym_sizes());
   const Tensor rows = crop_rows(boxes, box_indices);
-  const bool is_max = mode == "max" && samples_per_bin > 1;
+  // Without channels the two modes are one, and max_pool2d refuses.
+  const bool is_max = mode == "max" && samples_per_bin > 1 && input.sym_size(1) != 0;
   const int64_t averaged = is_max ? 1 : samples_per_bin, pooled = is_max ? samples_per_bin : 1;
   const std::vector<c10::SymInt> size = {crop_size[0] * pooled, crop_size[1] * pooled};
   // A mean that takes in the extrapolated samples is rounded to half precision once, at the end.
