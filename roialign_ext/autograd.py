@@ -31,6 +31,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from . import vmap
+from ._checks import as_pair
 from ._terms import (
     CANONICAL,
     Directions,
@@ -52,7 +53,6 @@ from ._terms import (
     total,
     wanted,
 )
-from .functional import as_pair
 
 ops = torch.ops.roialign_ext
 
