@@ -17,6 +17,7 @@ from conftest import random_tensor
 SIZE = (2, 3)
 SHAPE = (2, 2, 4, 5)
 COARSE = (2, 2, 2, 3)
+WEIGHTS = random_tensor(2, SHAPE[1], *SIZE, seed=3)
 IMAGES = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
 CORNERS = [[0.63, 0.41, 4.37, 3.91], [-0.7, 1.2, 3.3, 5.9]]
 NORMALISED = [[0.13, 0.07, 0.81, 0.93], [-0.21, 0.33, 1.17, 0.64]]
@@ -82,8 +83,7 @@ class Case:
     def scalar(self, *tensors: Tensor) -> Tensor:
         """The same to a number, with a gradient that depends on the point."""
         result = self(*tensors)
-        weights = random_tensor(*result.shape[-4:], seed=3)
-        return (weights * result * result).sum()
+        return (WEIGHTS * result * result).sum()
 
 
 CROP = {"samples_per_bin": 2, "extrapolation_value": 0.3}
