@@ -26,18 +26,14 @@ CANONICAL = [224.0, 4.0]  # canonical_scale and canonical_level, read only with 
 def has_box_derivative(rule: Rule, order: int) -> bool:
     """Whether the derivative of that order by the boxes, first to third, is to be computed; else it is zero.
 
-    This is the one place in Python that says which derivatives exist; csrc/autograd*.cpp says the same in C++.
+    This is the one place in Python that says which there are; csrc/autograd.cpp says the same in C++. That roi_pool has
+    none is said by the operators themselves.
     """
-    name = rule[-1]
-    if name == "roi_pool":
-        raise NotImplementedError(
-            "roi_pool: there is no derivative by the boxes, which the operator rounds: detach them"
-        )
     if order <= MAX_DIRECTIONS:
         return True
+    name = rule[-1]
     if name == "prroi_pool" or name.startswith("rotated_"):
-        operator = "prroi_pool" if name == "prroi_pool" else "roi_align_rotated"
-        raise NotImplementedError(f"{operator}: third derivatives by the boxes are not implemented")
+        raise NotImplementedError(f"third derivatives by the boxes are not implemented for {name}")
     return False
 
 

@@ -168,7 +168,7 @@ class PoolMax(torch.autograd.Function):
             size, last = ctx.input_size, ctx.channels_last
             by_input = wanted(needed[:levels], grad_input(grad, boxes, [], winners, size, last, rule))
         by_boxes = None
-        if needed[levels] and has_box_derivative(rule, 1):
+        if needed[levels]:
             by_boxes = grad_boxes(grad, maps, boxes, [], winners, rule)
         return (None, *by_input, by_boxes, *[None] * 5)
 
@@ -182,7 +182,7 @@ class PoolMax(torch.autograd.Function):
             return pool(features, boxes, directions, winners, ctx.output_size, ctx.rule)
 
         terms = [evaluate(filled(map_tangents, maps), [])] if any_given(map_tangents) else []
-        if boxes_tangent is not None and has_box_derivative(ctx.rule, 1):
+        if boxes_tangent is not None:
             terms.append(evaluate(maps, [boxes_tangent]))
         return total(terms), None
 

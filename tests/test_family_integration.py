@@ -18,7 +18,10 @@ from conftest import random_tensor
 from integration_cases import CASES, NAMED, SHAPE, SIZE, Case, close, each_case, each_function, varied
 from roialign_ext import BoxShapeError, MultiScaleRoIAlign
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # dynamo looks at it
+]
 # --- compilation and export
 
 
@@ -50,7 +53,7 @@ def test_compiled_with_a_dynamic_number_of_boxes(case: Case) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
     compilations = []
-    for count in (8, 14, 22, 10):
+    for count in (12, 16, 22, 14):  # half of them on either image; none of the numbers is another size
         close(value_and_gradients(compiled, case, count), value_and_gradients(layer, case, count))
         compilations.append(counter.frame_count)
     assert compilations[1:] == compilations[:1] * 3
@@ -89,7 +92,7 @@ def test_export(case: Case) -> None:
         shapes: tuple[Any, ...] = (None, *({0: count} for _ in arguments[1:]))
     else:
         first = Dim("first", max=500)
-        shapes = ({"0": None, "1": None}, [{0: first}, {0: Dim("second", max=500)}], None)
+        shapes = ({"0": None, "1": None}, [{0: first}, {0: Dim("second", max=500)}], [(None, None)] * 2)
     program = export(Head(), arguments, dynamic_shapes={"arguments": shapes})
     targets = [str(node.target) for node in program.graph.nodes if "roialign_ext" in str(node.target)]
     assert targets == [f"roialign_ext.{case.name}.default"]
@@ -183,10 +186,10 @@ def test_box_shapes(case: Case, columns: int) -> None:
     wanted = case.boxes().shape[1] + (0 if case.is_crop else 1)
     if columns != wanted:
         with pytest.raises(BoxShapeError, match=rf"boxes: .*\[K, {wanted}\].* \[2, {columns}\]"):
-            case.function(features, torch.zeros(2, columns), *indices, SIZE)
+            case.function(features, torch.zeros(2, columns), *indices, SIZE, **case.options)
     if not case.is_crop and columns != wanted - 1:
         with pytest.raises(BoxShapeError, match=rf"boxes: .*\[L, {wanted - 1}\].* \[2, {columns}\]"):
-            case.function(features, [torch.zeros(2, columns)] * 2, SIZE)
+            case.function(features, [torch.zeros(2, columns)] * 2, SIZE, **case.options)
 
 
 WRONG_TYPES: list[tuple[str, dict[str, Any], str]] = [
