@@ -10,11 +10,38 @@ except ImportError as error:
 from . import autograd as autograd
 from .autograd import RoIAlignFunction
 from .boxes import BoxShapeError
-from .functional import roi_align
-from .modules import RoIAlign
+from .functional import (
+    crop_and_resize,
+    multiscale_roi_align,
+    prroi_pool,
+    roi_align,
+    roi_align_rotated,
+    roi_pool,
+    roi_warp,
+)
+from .modules import CropAndResize, MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool, RoIWarp
 
 __version__ = "0.1.0"
-__all__ = ["BoxShapeError", "RoIAlign", "RoIAlignFunction", "__version__", "cpu_capability", "roi_align"]
+__all__ = [
+    "BoxShapeError",
+    "CropAndResize",
+    "MultiScaleRoIAlign",
+    "PrRoIPool",
+    "RoIAlign",
+    "RoIAlignFunction",
+    "RoIAlignRotated",
+    "RoIPool",
+    "RoIWarp",
+    "__version__",
+    "cpu_capability",
+    "crop_and_resize",
+    "multiscale_roi_align",
+    "prroi_pool",
+    "roi_align",
+    "roi_align_rotated",
+    "roi_pool",
+    "roi_warp",
+]
 
 
 def cpu_capability() -> str:
