@@ -206,8 +206,13 @@ def test_ideals_of_a_gaussian() -> None:
 
 def written(figure: Figure) -> list[Text]:
     """All text that is visible."""
+    unused = set()  # labels of ticks outside an axis
+    for axis in itertools.chain.from_iterable((axes.xaxis, axes.yaxis) for axes in figure.axes):
+        low, high = sorted(axis.get_view_interval())
+        outside = (tick for tick in axis.get_major_ticks() if not low - 1e-9 <= tick.get_loc() <= high + 1e-9)
+        unused |= {label for tick in outside for label in (tick.label1, tick.label2)}
     texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
-    return [text for text in texts if isinstance(text, Text) and text.get_text().strip()]
+    return [text for text in texts if isinstance(text, Text) and text.get_text().strip() and text not in unused]
 
 
 FIGURES = {
@@ -215,8 +220,10 @@ FIGURES = {
     "one operator": lambda: viz.draw_box(example_map(), (1.3, 1.9, 7.2, 5.8), (2, 4), operators=["prroi_pool"]),
     "all operators": lambda: viz.draw_box(example_map().float(), torch.tensor([1, 2, 8, 6]), 2, operators=OPERATORS),
     "adaptive, over the border": lambda: viz.draw_box(example_map(), (-3.0, -2.6, 4.0, 5.0), 2, sampling_ratio=-1),
-    "marked bin off the map": lambda: viz.draw_box(example_map(), (6.0, 3.0, 20.0, 6.0), 3),
-    "many bins": lambda: viz.draw_box(100 * torch.rand(16, 16, generator=generator(1)), (1.2, 2.3, 13.7, 12.1), 7),
+    "hardly on the map": lambda: viz.draw_box(example_map(), (-3.0, 1.0, -0.9, 4.0), 1),
+    "middle off the map": lambda: viz.draw_box(example_map(), (6.0, 3.0, 20.0, 6.0), 3),
+    "many bins": lambda: viz.draw_box(100 * torch.rand(16, 16, generator=generator(1)), (1.2, 2.3, 13.7, 12.1), (7, 5)),
+    "large values": lambda: viz.draw_box(1e5 * torch.rand(9, 9, generator=generator(1)), (1.2, 2.3, 7.7, 6.1), 5),
     "constant map": lambda: viz.draw_box(torch.ones(6, 6), (1.0, 1.0, 4.0, 4.0), 2),
     "localisation": viz.plot_localisation_error,
 }
@@ -264,8 +271,11 @@ def test_figures_need_no_window() -> None:
         ((torch.full((6, 6), math.nan), (1, 1, 4, 4), 2), "input: expected one finite map"),
         ((torch.ones(6, 6), (1, 1, 4), 2), "box: expected four finite numbers"),
         ((torch.ones(6, 6), (1, 1, 4, math.inf), 2), "box: expected four finite numbers"),
-        ((torch.ones(6, 6), (9, 1, 12, 4), 2), "box: expected one that meets the map, got map pixels 9 to 12.* of 6"),
-        ((torch.ones(99, 99), (1, 1, 90, 4), 2), "box: expected less than 40 map pixels to draw, got 9"),
+        ((torch.ones(6, 6), (9, 1, 12, 4), 2), "box: expected one that meets the map, got map pixels 8.5 to 12.5 of 6"),
+        ((torch.ones(0, 6), (1, 1, 4, 4), 2), r"input: expected one finite map .* \[0, 6\]"),
+        ((torch.ones(6, 6), (1, 1, 4, 4), 2, -1.0), "spatial_scale: "),
+        ((torch.ones(99, 99), (1, 1, 90, 4), 2), "box: expected at most 40 map pixels along an axis to draw, got 89"),
+        ((torch.ones(6, 6), (1, 1, 1e30, 4), 2, 1.0, -1), "box: expected at most 40 map pixels .* got 1e.30"),
         ((torch.ones(6, 6), (1, 1, 4, 4), (2, 0)), r"output_size: expected positive numbers of bins, got \(2, 0\)"),
         ((torch.ones(6, 6), (1, 1, 4, 4), 2, 1.0, 2, ("roi_crop",)), "operators: expected names out of roi_pool, "),
         ((torch.ones(6, 6), (1, 1, 4, 4), 2, 1.0, 2, "roi_pool"), "operators: expected names out of roi_pool, "),
@@ -292,6 +302,11 @@ def test_errors_refuse(function: object, arguments: tuple[object, ...], words: s
     assert callable(function)
     with pytest.raises(ValueError, match=words):
         function(*arguments)
+
+
+def test_value_error_refuses_a_deviation() -> None:
+    with pytest.raises(ValueError, match=r"deviation: expected a positive number, got 0\.0"):
+        viz.value_error("roi_align", [0.0], deviation=0.0)
 
 
 def test_gallery_refuses_a_format(tmp_path: Path) -> None:

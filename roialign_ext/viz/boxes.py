@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,14 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
 from .geometry import Axis, operator_axis, taps
 from .operators import WORDS, check_operators, pool
 
-LARGEST_VIEW = 40
-"""Cells along an axis beyond which a picture would show nothing."""
+LARGEST_BOX = 40.0
+"""Map pixels along an axis beyond which a picture of a box would show nothing."""
 
 # Okabe and Ito's colours, which the colour-blind tell apart, on a map light enough for black text.
 BOX, SAMPLE, MARKED = "#D55E00", "#00507A", "#CC79A7"
@@ -34,7 +35,7 @@ DASHES = (0, (4, 2))
 
 # Inches.
 PANEL, DETAIL, RESULT = 2.3, 1.8, 1.4
-LEFT, GAP, RIGHT = 0.4, 0.24, 0.65
+LEFT, GAP, RIGHT = 0.4, 0.24, 0.72
 TITLES, TICKS, LINE = 0.6, 0.3, 0.28
 
 _HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
@@ -77,7 +78,8 @@ def draw_box(
     One column per operator. First row: the map, the box in the operator's own frame, the quantised box where there is
     one, the bins, and the sampling points (for PrRoIPool the area that it integrates). Second row, for the bin marked
     in the first: one sample with its four neighbours and their weights (for RoIPool the cells of the bin, for PrRoIPool
-    the weights of the whole bin). Third row: the result of the operator. All maps share one colour scale.
+    the weights of the whole bin). Third row: the result of the operator. All maps share one colour scale; numbers are
+    written where they fit.
 
     Args:
         input: one map ``[H, W]``, floating point, finite.
@@ -94,10 +96,12 @@ def draw_box(
         A matplotlib ``Figure`` that belongs to no window: ``figure.savefig(path)``.
 
     Raises:
-        ValueError: an argument of another shape, a box that misses the map or is too large to be drawn.
+        ValueError: an argument of another shape, a box that misses the map or is longer than 40 map pixels, and what
+            the operators refuse.
     """
     check_operators(operators)
-    if input.dim() != 2 or not input.is_floating_point() or not bool(input.isfinite().all()):
+    drawable = input.dim() == 2 and input.numel() > 0 and input.is_floating_point() and bool(input.isfinite().all())
+    if not drawable:
         raise ValueError(f"input: expected one finite map [H, W], got {input.dtype} of shape {list(input.shape)}")
     x1, y1, x2, y2 = corners = _corners(box)
     bins_y, bins_x = (output_size, output_size) if isinstance(output_size, int) else output_size
@@ -108,9 +112,12 @@ def draw_box(
     row = torch.tensor([[0.0, *corners]], dtype=torch.float64)
     readings = []
     for operator in operators:
+        result = pool(operator, image[None, None], row, (bins_y, bins_x), spatial_scale, sampling_ratio)
+        size = max(abs(x2 - x1), abs(y2 - y1)) * spatial_scale
+        if size > LARGEST_BOX:
+            raise ValueError(f"box: expected at most {LARGEST_BOX:g} map pixels along an axis to draw, got {size:g}")
         y = operator_axis(operator, (y1, y2), bins_y, height, spatial_scale, sampling_ratio)
         x = operator_axis(operator, (x1, x2), bins_x, width, spatial_scale, sampling_ratio)
-        result = pool(operator, image[None, None], row, (bins_y, bins_x), spatial_scale, sampling_ratio)
         readings.append(Reading(operator, y, x, result[0, 0]))
     rows = _view([reading.y for reading in readings], height)
     columns = _view([reading.x for reading in readings], width)
@@ -130,14 +137,23 @@ def _view(axes: Sequence[Axis], length: int) -> tuple[int, int]:
     low, high = min(drawn), max(drawn)
     if high < -1 or low > length:
         raise ValueError(f"box: expected one that meets the map, got map pixels {low:g} to {high:g} of {length}")
-    first, last = max(math.floor(low + 0.5) - 1, -2), min(math.ceil(high - 0.5) + 1, length + 1)
-    if last - first >= LARGEST_VIEW:
-        raise ValueError(f"box: expected less than {LARGEST_VIEW} map pixels to draw, got {last - first + 1}")
-    return first, last
+    return max(math.floor(low + 0.5) - 1, -2), min(math.ceil(high - 0.5) + 1, length + 1)
+
+
+def _marked(axes: Sequence[Axis]) -> int:
+    """The bin along an axis to look at: of those on the map for every operator the one nearest to the middle."""
+    bins = len(axes[0].bins)
+    on_map = [p for p in range(bins) if all(axis.weights[p].any() for axis in axes)]
+    return min(on_map, key=lambda p: abs(p - bins // 2), default=bins // 2)
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.4g}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.3g}"
+
+
+def _fits(words: Iterable[str], size: float, width: float) -> bool:
+    """Whether a cell that is ``width`` inches wide holds each of the words in letters of ``size`` points."""
+    return max(map(len, words)) * size * 0.62 / 72 < width
 
 
 class _Page:
@@ -179,9 +195,9 @@ def _compose(image: Tensor, readings: list[Reading], rows: tuple[int, int], colu
 
     shown = image[max(rows[0], 0) : rows[1] + 1, max(columns[0], 0) : columns[1] + 1]
     values = torch.cat([shown.flatten(), *(reading.pooled.flatten() for reading in readings)])
-    lowest = float(values.min())
-    norm = Normalize(lowest, max(float(values.max()), lowest + 1e-12))
-    marked = (readings[0].pooled.shape[0] // 2, readings[0].pooled.shape[1] // 2)
+    lowest, highest = float(values.min()), float(values.max())
+    norm = Normalize(lowest, highest) if highest > lowest else Normalize(lowest - 0.5, highest + 0.5)
+    marked = (_marked([reading.y for reading in readings]), _marked([reading.x for reading in readings]))
     for column, reading in enumerate(readings):
         words = WORDS[reading.operator]
         page.words(column, 0.26, words.name, LARGE, "bold")
@@ -197,7 +213,9 @@ def _compose(image: Tensor, readings: list[Reading], rows: tuple[int, int], colu
         _draw_result(page.panel(column, result, RESULT), norm, reading.pooled, marked)
 
     bar = page.axes(page.width - RIGHT + 0.12, TITLES + 0.2 * tall, 0.09, 0.7 * tall)
-    page.figure.colorbar(ScalarMappable(norm, MAP_COLOURS), cax=bar).outline.set_edgecolor(GRID)
+    ticks, numbers = MaxNLocator(5), StrMethodFormatter("{x:.4g}")
+    scale = page.figure.colorbar(ScalarMappable(norm, MAP_COLOURS), cax=bar, ticks=ticks, format=numbers)
+    scale.outline.set_edgecolor(GRID)
     bar.tick_params(labelsize=SMALL, length=2, colors=FAINT)
     bar.set_title("value", fontsize=SMALL, color=FAINT, pad=5, loc="left")
     handles = _legend(readings)
@@ -307,12 +325,12 @@ def _draw_samples(axes: Axes, image: Tensor, reading: Reading, marked: tuple[int
     height, width = image.shape
     rows, columns = ([place for of_bin in axis.samples for place in of_bin] for axis in (reading.y, reading.x))
     points = [(y, x) for y in rows for x in columns]
-    size = 15.0 if len(points) <= 64 else 5.0
+    size, edges = (15.0, 0.5) if len(points) <= 64 else (4.0, 0.0)
     inside = [(y, x) for y, x in points if taps(y, height) and taps(x, width)]
     rejected = [(y, x) for y, x in points if not (taps(y, height) and taps(x, width))]
-    for chosen, fill, edge in ((inside, SAMPLE, "white"), (rejected, "none", SAMPLE)):
+    for chosen, fill, edge, line in ((inside, SAMPLE, "white", edges), (rejected, "none", SAMPLE, 0.5)):
         places = [x for _, x in chosen], [y for y, _ in chosen]
-        axes.scatter(*places, s=size, facecolors=fill, edgecolors=edge, linewidths=0.5, zorder=3)
+        axes.scatter(*places, s=size, facecolors=fill, edgecolors=edge, linewidths=line, zorder=3)
     sample = reading.sample(*marked)
     if sample is not None:
         y, x = sample
@@ -335,21 +353,21 @@ def _draw_detail(axes: Axes, image: Tensor, norm: Normalize, reading: Reading, m
         axes.set_axis_off()
         return "no pixel of the map: 0"
     _draw_cells(axes, image, norm, (rows[0], rows[-1]), (columns[0], columns[-1]))
-    cells = max(len(rows), len(columns))
-    size = NORMAL if cells <= 4 else SMALL - 1.0
+    cell = DETAIL / max(len(rows), len(columns))
+    size = NORMAL if cell > 0.4 else SMALL - 1.0
     pooled = float(reading.pooled[marked])
     if reading.operator == "roi_pool":
-        for r in rows:
-            for q in columns:
-                value = float(image[r, q])
-                if value == pooled:
-                    _frame(axes, (r - 0.46, r + 0.46), (q - 0.46, q + 0.46), BOX, 2.2)
-                if cells <= 6:
-                    axes.text(q, r, _number(value), fontsize=size, ha="center", va="center", color=TEXT)
+        values = {(r, q): float(image[r, q]) for r in rows for q in columns}
+        written = _fits(map(_number, values.values()), size, cell)
+        for (r, q), value in values.items():
+            if value == pooled:
+                _frame(axes, (r - 0.46, r + 0.46), (q - 0.46, q + 0.46), BOX, 2.2)
+            if written:
+                axes.text(q, r, _number(value), fontsize=size, ha="center", va="center", color=TEXT)
         return f"largest value: {_number(pooled)}"
     _frame(axes, reading.y.bins[marked[0]], reading.x.bins[marked[1]], BOX, 0.0, hatch="////", alpha=0.45)
     _frame(axes, reading.y.bins[marked[0]], reading.x.bins[marked[1]], MARKED, 2.5)
-    if cells <= 6:
+    if _fits(["<.01"], size, cell):
         for r in rows:
             for q in columns:
                 _write_weight(axes, q, r, float(by_row[r] * by_column[q]), size)
@@ -372,7 +390,9 @@ def _detail_of_sample(axes: Axes, image: Tensor, norm: Normalize, sample: tuple[
             axes.plot([q], [r], marker="o", markersize=3.5, color=BOX)
             # Lines run inwards from a pixel centre, so its value and weight stand on the outer side.
             outside = r + (0.27 if r > min(by_row) else -0.27)
-            axes.text(q + 0.1, outside, f"{_number(value)} ×", ha="right", va="center", fontsize=NORMAL, color=TEXT)
+            words = f"{_number(value)} ×"
+            if _fits([words], NORMAL, 0.3 * DETAIL):
+                axes.text(q + 0.1, outside, words, ha="right", va="center", fontsize=NORMAL, color=TEXT)
             _write_weight(axes, q + 0.14, outside, weight, NORMAL, "left")
     axes.scatter([x], [y], s=46, color=BOX, edgecolors="white", linewidths=0.9, zorder=4)
     return f"sum of value × weight: {_number(total)}"
@@ -389,9 +409,9 @@ def _draw_result(axes: Axes, norm: Normalize, pooled: Tensor, marked: tuple[int,
     _draw_cells(axes, pooled, norm, (0, height - 1), (0, width - 1))
     axes.set_axis_off()
     _frame(axes, (marked[0] - 0.5, marked[0] + 0.5), (marked[1] - 0.5, marked[1] + 0.5), MARKED, 2.5, clip_on=False)
-    largest = max(height, width)
-    if largest <= 7:
-        size = LARGE - 1.5 if largest <= 3 else SMALL if largest <= 5 else SMALL - 2.0
-        for r in range(height):
-            for q in range(width):
-                axes.text(q, r, _number(float(pooled[r, q])), fontsize=size, ha="center", va="center", color=TEXT)
+    cell = RESULT / max(height, width)
+    size = LARGE - 1.5 if max(height, width) <= 3 else SMALL - 0.5
+    words = {(r, q): _number(float(pooled[r, q])) for r in range(height) for q in range(width)}
+    if _fits(words.values(), size, cell):
+        for (r, q), number in words.items():
+            axes.text(q, r, number, fontsize=size, ha="center", va="center", color=TEXT)

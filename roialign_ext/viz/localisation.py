@@ -129,9 +129,11 @@ def value_error(
         ``[len(shifts)]``, float64: the root mean square error as a share of the blob's height.
 
     Raises:
-        ValueError: as :func:`position_error`.
+        ValueError: as :func:`position_error`, or a deviation that is not positive.
     """
     moved = _check(operator, shifts, size, bins)
+    if not deviation > 0:
+        raise ValueError(f"deviation: expected a positive number, got {deviation!r}")
     centre = _START + 0.5 + size / 2  # of the box in the middle of the 25, at a shift of 0.5
     profile = torch.exp(-((torch.arange(_LENGTH, dtype=torch.float64) - centre) ** 2) / 2 / deviation**2)
     blob = (profile[:, None] * profile)[None, None]
