@@ -89,6 +89,8 @@ def _sample_and_pool(features: Tensor, x: Tensor, y: Tensor, workload: Workload,
     grid = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=3)
     grid = grid.reshape(1, -1, x.shape[2], 2)
     sampled = grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    if len(x) == 0:  # a level without boxes, which the poolings would refuse
+        return sampled.reshape(0, features.shape[1], workload.output_size, workload.output_size)
     pooled = avg_pool2d(sampled, samples) if mode == "avg" else max_pool2d(sampled, samples)
     out = pooled.reshape(features.shape[1], x.shape[0], workload.output_size, workload.output_size)
     return out.transpose(0, 1).contiguous()

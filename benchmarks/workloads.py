@@ -66,8 +66,8 @@ class Workload:
         }
 
     def shrunk(self) -> Workload:
-        """A tenth of the boxes and a quarter of the channels, for a run that only shows that everything works."""
-        return dataclasses.replace(self, boxes=max(1, self.boxes // 10), channels=self.channels // 4)
+        """A tenth of the boxes and an eighth of the channels, for a run that only shows that everything works."""
+        return dataclasses.replace(self, boxes=max(1, self.boxes // 10), channels=self.channels // 8)
 
 
 def _pyramid(height: int, width: int, strides: Sequence[int]) -> tuple[tuple[int, int], ...]:
