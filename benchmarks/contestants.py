@@ -219,7 +219,8 @@ def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str
             return "no gradient for boxes"
         if dtype == "bfloat16":
             return "bfloat16 is not supported on the CPU"
-        if mode == "max" and (workload.sampling_ratio < 1 or len(workload.strides) > 1):
+        no_max = workload.operator != "roi_pool" and mode == "max"
+        if no_max and (workload.sampling_ratio < 1 or len(workload.strides) > 1):
             return "no max mode, and one of an adaptive ratio or of several levels cannot be built from the average"
     if name == GRID_SAMPLE:
         if workload.operator not in ("roi_align", "multiscale_roi_align", "roi_align_rotated"):
