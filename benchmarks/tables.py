@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .contestants import GRID_SAMPLE, OURS, PEERS, TORCHVISION
+from .contestants import GRID_SAMPLE, OURS, PEERS, STAND_INS, TORCHVISION
 from .workloads import MAIN
 
 Document = dict[str, Any]
@@ -100,16 +100,13 @@ def machine_line(document: Document) -> str:
     return "; ".join(parts) + "."
 
 
-def _against_torchvision(cases: Cases, *case: str) -> list[str]:
-    """Cells of both layouts for the case (workload, direction, mode), float32."""
+def _against_torchvision(cases: Cases, *case: str, stand_in: bool = False) -> list[str]:
+    """Cells of both layouts for the case (workload, direction, mode), float32; no ratio to a stand-in."""
     cells = []
     for layout in ("NCHW", "channels_last"):
         key = (*case, "float32", layout)
-        cells += [
-            cases.times_cell(TORCHVISION, *key),
-            cases.times_cell(OURS, *key),
-            cases.ratio_cell(TORCHVISION, *key),
-        ]
+        ratio = _ABSENT if stand_in else cases.ratio_cell(TORCHVISION, *key)
+        cells += [cases.times_cell(TORCHVISION, *key), cases.times_cell(OURS, *key), ratio]
     return cells
 
 
@@ -143,9 +140,9 @@ def other_operators_table(document: Document) -> str:
     cases = Cases(document)
     rows = []
     for workload, direction, mode in cases.others():
-        facts = cases.workloads[workload]
-        names = (f"{workload} {facts['name']}", PEERS[facts["operator"]], _PASSES[direction])
-        rows.append([*names, *_against_torchvision(cases, workload, direction, mode)])
+        name, operator = cases.workloads[workload]["name"], cases.workloads[workload]["operator"]
+        cells = _against_torchvision(cases, workload, direction, mode, stand_in=operator in STAND_INS)
+        rows.append([f"{workload} {name}", PEERS[operator], _PASSES[direction], *cells])
     if not rows:
         return ""
     header = ["workload", "torchvision's part", "pass", *_AGAINST_TORCHVISION]
