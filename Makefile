@@ -18,10 +18,6 @@ CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/core/*.
 .PHONY: demo test bench lint format sanitize clean
 .DEFAULT_GOAL := test
 
-# Modules that run from this folder would import roialign_ext from it instead of the installed one.
-RUN_BENCH = import runpy, sys; sys.path[:1] = []; sys.path.append('.'); \
-    runpy.run_module('benchmarks.run', run_name='__main__', alter_sys=True)
-
 demo: .venv-demo/installed
 	@echo "== Building roialign_ext into .venv-demo (about a minute the first time)"
 	@$(call install,.venv-demo)
@@ -31,7 +27,7 @@ demo: .venv-demo/installed
 bench: .venv-demo/installed
 	@echo "== Building roialign_ext into .venv-demo (about a minute the first time)"
 	@$(call install,.venv-demo)
-	.venv-demo/bin/python -c "$(RUN_BENCH)" $(BENCH_ARGS)
+	.venv-demo/bin/python -m benchmarks.run $(BENCH_ARGS)
 
 # The tests run in their folder, because in this one the sources would hide the installed package.
 test: .venv-test/installed

@@ -1,11 +1,15 @@
 """RoI pooling operators of object detection for PyTorch, hand-written for the CPU."""
 
-from ._environment import load_failure
+from ._environment import built_for, load_failure, version_conflict
 
+# Beside another torch the compiled module may load and then crash or misread tensors, so it is not even tried. Both
+# errors carry the package's name: `python -m roialign_ext` then ends in their one sentence, without a traceback.
+if (_conflict := version_conflict(built_for())) is not None:
+    raise ImportError(_conflict, name=__name__)
 try:
     from . import _C
 except ImportError as error:
-    raise ImportError(load_failure(error)) from error
+    raise ImportError(load_failure(error), name=__name__) from error
 
 from . import autograd as autograd
 from .autograd import RoIAlignFunction
