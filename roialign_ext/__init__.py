@@ -24,11 +24,13 @@ from .functional import (
     roi_warp,
 )
 from .modules import CropAndResize, MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool, RoIWarp
+from .replace import LayerReplacement, replace_roi_layers
 
 __version__ = "0.1.0"
 __all__ = [
     "BoxShapeError",
     "CropAndResize",
+    "LayerReplacement",
     "MultiScaleRoIAlign",
     "PrRoIPool",
     "RoIAlign",
@@ -41,6 +43,7 @@ __all__ = [
     "crop_and_resize",
     "multiscale_roi_align",
     "prroi_pool",
+    "replace_roi_layers",
     "roi_align",
     "roi_align_rotated",
     "roi_pool",
