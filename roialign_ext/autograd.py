@@ -84,7 +84,10 @@ def _one_transform_down(jvp: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Pool(torch.autograd.Function):
-    """``_pool``, applied to ``levels, *input, boxes, u, v, winners, output_size, *rule``."""
+    """``_pool``, applied to ``levels, *input, boxes, u, v, winners, output_size, *rule``.
+
+    An ``extrapolation_value`` may follow: a constant, which derivatives do not know.
+    """
 
     vmap = staticmethod(vmap.pool)
 
@@ -97,9 +100,10 @@ class Pool(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         levels: int = inputs[0]
         ctx.levels = levels
-        maps, (boxes, u, v, winners, ctx.output_size, *rule) = inputs[1 : levels + 1], inputs[levels + 1 :]
+        maps, (boxes, u, v, winners, ctx.output_size, *rest) = inputs[1 : levels + 1], inputs[levels + 1 :]
         ctx.set_materialize_grads(False)
-        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), sizes(maps), is_channels_last(maps)
+        ctx.rule, ctx.rest = tuple(rest[:4]), len(rest)
+        ctx.input_size, ctx.channels_last = sizes(maps), is_channels_last(maps)
         needs_input = any(ctx.needs_input_grad[levels + 1 : levels + 4])
         ctx.save_for_backward(boxes, u, v, winners, *(maps if needs_input else ()))
         ctx.save_for_forward(boxes, u, v, winners, *maps)
@@ -110,7 +114,7 @@ class Pool(torch.autograd.Function):
         needed, rule = ctx.needs_input_grad[1:], ctx.rule
         boxes, u, v, winners, *maps = ctx.saved_tensors
         if grad is None:
-            return (None,) * (levels + 10)
+            return (None,) * (levels + 6 + ctx.rest)
         by_input: Gradients = (None,) * levels
         if any(needed[:levels]):
             size, last = ctx.input_size, ctx.channels_last
@@ -118,7 +122,7 @@ class Pool(torch.autograd.Function):
         by_boxes: Gradients = (None,) * 3
         if maps:
             by_boxes = box_gradients(needed[levels:], grad, maps, boxes, u, v, winners, rule)
-        return (None, *by_input, *by_boxes, *[None] * 6)
+        return (None, *by_input, *by_boxes, *[None] * (2 + ctx.rest))
 
     @staticmethod
     @_one_transform_down

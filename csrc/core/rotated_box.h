@@ -65,7 +65,8 @@ ROI_HOST_DEVICE Reach<T> reach_of_map(const RotatedBox<T>& box, T by_y, T by_x) 
   const T size_y = static_cast<T>(box.y.length + 1), size_x = static_cast<T>(box.x.length + 1);
   const T corner = by_y * (T(-1) - box.centre_y) + by_x * (T(-1) - box.centre_x);
   const T y = by_y * size_y, x = by_x * size_x;
-  const T margin = T(1) + T(1e-6) * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + size_y + size_x);
+  constexpr T kRoundings = sizeof(T) == 8 ? T(2e-15) : T(1e-6);  // eight or so, relative
+  const T margin = T(1) + kRoundings * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + size_y + size_x);
   return {corner + (y < T(0) ? y : T(0)) + (x < T(0) ? x : T(0)) - margin,
           corner + (y > T(0) ? y : T(0)) + (x > T(0) ? x : T(0)) + margin};
 }
