@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.func import grad, jvp, vmap
 
 import roialign_ext
 from conftest import random_tensor
-from integration_cases import CASES, NAMED, SHAPE, SIZE, Case, close, each_case, each_function, varied
+from integration_cases import BY_FUNCTION, NAMED, SHAPE, SIZE, Case, close, each_case, each_function, varied
 from roialign_ext import BoxShapeError, MultiScaleRoIAlign
 
 pytestmark = [
@@ -271,7 +272,32 @@ def test_the_layer_in_fx_and_script() -> None:
     close(torch.jit.script(layer)(maps, BOXES, shapes), expected)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_one_compilation_for_images_of_any_size() -> None:
+    """The scales are found while compiling; the condition left is that they stay the nearest powers of two."""
+    layer = MultiScaleRoIAlign(["0", "1"], 3, 2)
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
+    for height in (64, 72, 96, 130):
+        arguments = (pyramid_of(height, height // 2), BOXES, [(4 * height, 300), (4 * height - 7, 280)])
+        close(compiled(*arguments), layer(*arguments))
+    assert counter.frame_count == 1
+    arguments = (pyramid_of(64, 32), BOXES, [(512, 300), (500, 280)])  # half the scales
+    close(compiled(*arguments), layer(*arguments))
+
+
+@pytest.mark.parametrize("case", [case for case in BY_FUNCTION if case.levels == 1], ids=lambda case: case.name)
+def test_trace(case: Case) -> None:
+    """Any number of boxes, and nothing of the example's in the graph."""
+    layer = case.module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        traced = torch.jit.trace(layer, case.forward_arguments(*case.maps(), boxes_like(case, 4)))
+    arguments = case.forward_arguments(*case.maps(1), boxes_like(case, 7))
+    close(traced(*arguments), layer(*arguments))
+
+
+@each_case
 def test_layers_say_what_they_are(case: Case) -> None:
     text = repr(case.module())
     assert text.startswith(type(case.module()).__name__ + "(")
