@@ -26,7 +26,7 @@ from .functional import (
 from .modules import CropAndResize, MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool, RoIWarp
 from .replace import LayerReplacement, replace_roi_layers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BoxShapeError",
     "CropAndResize",

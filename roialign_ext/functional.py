@@ -297,8 +297,8 @@ def roi_align_rotated(
 
     Raises:
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
-        ValueError: any other shape or value that the arguments above do not allow, a negative size of a box with
-            ``aligned=True`` among them.
+        ValueError: any other shape or value that the arguments above do not allow, a negative width or height
+            among them; the message names the row.
         TypeError: a dtype that they do not allow.
         IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row.
         NotImplementedError: on differentiating by the boxes a third time.

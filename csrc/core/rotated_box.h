@@ -104,7 +104,7 @@ struct PointRate {
   T y, x;
 };
 
-// Derivative of a sample's position along the direction u of the box's parameters (equation (35)).
+// Derivative of a sample's position along the direction u of the box's parameters (equation (37)).
 template <class T>
 ROI_HOST_DEVICE PointRate<T> point_rate(const RotatedBox<T>& box, const RotatedSample<T>& sample, const T* u) {
   const T scale = box.y.scale, turn = box.angle_unit * u[4];
@@ -114,7 +114,7 @@ ROI_HOST_DEVICE PointRate<T> point_rate(const RotatedBox<T>& box, const RotatedS
   return {scale * u[1] + y * box.cosine - x * box.sine, scale * u[0] + y * box.sine + x * box.cosine};
 }
 
-// Second derivative of a sample's position along u and v (equation (36)).
+// Second derivative of a sample's position along u and v (equation (38)).
 template <class T>
 ROI_HOST_DEVICE PointRate<T> point_curvature(const RotatedBox<T>& box, const RotatedSample<T>& sample, const T* u,
                                              const T* v) {
