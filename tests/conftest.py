@@ -49,6 +49,9 @@ class OperatorCall(Protocol):
     def forward_terms(self, features: Tensor, boxes: Tensor) -> Tensor:
         """What the absolute values of the terms of every output add up to."""
 
+    def input_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        """What those of the input gradient add up to."""
+
     def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         """What those of the box gradient add up to at most."""
 
@@ -102,6 +105,10 @@ class Call:
     def forward_terms(self, features: Tensor, boxes: Tensor) -> Tensor:
         """The weights are not negative, so it is the result for ``|features|``."""
         return self.forward(features.abs(), boxes)
+
+    def input_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        """The same for ``|grad|``."""
+        return self.input_gradient(grad.abs(), features, boxes)
 
     def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         """At most the sum of |G| over the outputs, times the largest step of the map, times the scale."""
@@ -239,7 +246,7 @@ def assert_input_gradient_matches_oracle(call: OperatorCall, features: Tensor, b
     features = features.detach().requires_grad_()
     (by_input,) = torch.autograd.grad(call(features, boxes.detach()), features, grad)
     assert by_input.dtype == features.dtype
-    terms = call.input_gradient(grad.abs(), features, boxes)  # the weights are not negative
+    terms = call.input_terms(grad, features, boxes)
     assert_within_rounding(by_input, call.input_gradient(grad, features, boxes), terms)
     return by_input
 
@@ -252,7 +259,7 @@ def assert_gradients_match_oracle(
     by_input, by_boxes = torch.autograd.grad(call(features, boxes), (features, boxes), grad)
     assert by_input.dtype == features.dtype
     assert by_boxes.dtype == boxes.dtype
-    terms = call.input_gradient(grad.abs(), features, boxes)  # the weights are not negative
+    terms = call.input_terms(grad, features, boxes)
     assert_within_rounding(by_input, call.input_gradient(grad, features, boxes), terms)
     terms = call.box_terms(grad, features, boxes)
     arithmetic = torch.float64 if features.dtype == torch.float64 and boxes.dtype == torch.float64 else torch.float32

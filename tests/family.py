@@ -35,10 +35,16 @@ class ScaledCall:
     def forward_terms(self, features: Tensor, boxes: Tensor) -> Tensor:
         return self.forward(features.abs(), boxes)
 
+    def input_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        return self.input_gradient(grad.abs(), features, boxes)
+
     def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         return (output_terms(grad, features) * self.spatial_scale).expand(boxes.shape)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def input_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -62,6 +68,26 @@ class PrRoIPoolCall(ScaledCall):
     def input_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         arrays = as_array(grad), as_array(features), as_array(boxes)
         return torch.from_numpy(reference_prroi.input_gradient(*arrays, self.params(features, boxes)))
+
+    def wider(self, features: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """The map with a border of one pixel more, and the boxes on it.
+
+        Where the surface fades it is the difference of terms as large as the pixel at the border.
+        """
+        corners = torch.cat([boxes[:, :1], boxes[:, 1:].double() + 1.0 / self.spatial_scale], 1)
+        return torch.nn.functional.pad(features.detach().double(), (1, 1, 1, 1), "replicate"), corners
+
+    def forward_terms(self, features: Tensor, boxes: Tensor) -> Tensor:
+        terms = self.forward(features.abs(), boxes)
+        return torch.where(terms == 0.0, terms, self.forward(*self.wider(features.abs(), boxes)))
+
+    def input_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        terms = self.input_gradient(grad.abs(), features, boxes)
+        inner = torch.zeros(features.shape, dtype=torch.float64, requires_grad=True)
+        outer, corners = self.wider(features, boxes)
+        padded = torch.nn.functional.pad(inner, (1, 1, 1, 1), "replicate")
+        (folded,) = torch.autograd.grad(padded, inner, self.input_gradient(grad.abs(), outer, corners))
+        return torch.where(terms == 0.0, terms, folded)
 
     def box_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         arrays = as_array(grad), as_array(features), as_array(boxes)
@@ -171,10 +197,30 @@ class CropCall(SampledCall):
         positive = replace(self, extrapolation_value=abs(self.extrapolation_value))
         return positive.forward(features.abs(), boxes) + abs(self.extrapolation_value)
 
+    def through_winners(self, grad: Tensor, features: Tensor, boxes: Tensor) -> tuple[CropCall, Tensor]:
+        """A maximum is that of a finer crop in the dtype of the input: the finer call, and the gradient of its result.
+
+        Values that are equal in that dtype are equal, and the first of them wins.
+        """
+        n = self.samples_per_bin
+        bins_y, bins_x = self.output_size
+        fine = replace(self, output_size=(bins_y * n, bins_x * n), samples_per_bin=1, mode="avg")
+        samples = fine.forward(features, boxes).to(features.dtype).double().requires_grad_()
+        if samples.numel() == 0:
+            return fine, samples.detach()
+        maxima = torch.nn.functional.max_pool2d(samples, n)
+        return fine, torch.autograd.grad(maxima, samples, grad.double())[0]
+
     def input_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        if self.mode == "max":
+            fine, grad = self.through_winners(grad, features, boxes)
+            return fine.input_gradient(grad, features, boxes)
         return super().input_gradient(grad, features, boxes[:, SWAPPED])
 
     def box_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        if self.mode == "max":
+            fine, grad = self.through_winners(grad, features, boxes)
+            return fine.box_gradient(grad, features, boxes)
         return super().box_gradient(grad, features, boxes[:, SWAPPED])[:, SWAPPED]
 
     def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:

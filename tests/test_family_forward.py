@@ -32,8 +32,8 @@ from family import (
     Family,
     PrRoIPoolCall,
     RoIPoolCall,
-    RotatedCall,
     RoIWarpCall,
+    RotatedCall,
     boxes_for,
     rotated_rows,
 )
@@ -115,8 +115,14 @@ LARGE = {
 }  # fmt: skip
 
 
+@cache
+def large_map(dtype: torch.dtype, channels: int, layout: torch.memory_format) -> Tensor:
+    """Two images of 300 rows and 301 columns."""
+    return random_tensor(2, channels, 300, 301, seed=8, dtype=dtype).contiguous(memory_format=layout)
+
+
 def large_boxes(call: Family) -> Tensor:
-    """Boxes on a map of 300 rows and 301 columns."""
+    """Boxes on and over the border of ``large_map``."""
     boxes = spread(LARGE["rotated" if isinstance(call, RotatedCall) else "upright"], 2)
     if isinstance(call, CropCall):
         boxes = boxes[:, [0, 2, 1, 4, 3]] / torch.tensor([1.0, 299.0, 300.0, 299.0, 300.0])
@@ -127,12 +133,13 @@ def large_boxes(call: Family) -> Tensor:
 @pytest.mark.parametrize(("dtype", "channels", "layout"), [(torch.float32, 70, 0), (torch.bfloat16, 64, 1)])
 def test_large_map(name: str, dtype: torch.dtype, channels: int, layout: int) -> None:
     """Maps beyond any cache block of a kernel: a method for large maps gives the same numbers."""
-    features = random_tensor(2, channels, 300, 301, seed=8, dtype=dtype).contiguous(memory_format=FORMATS[layout])
-    call = FAMILY[name]
+    features, call = large_map(dtype, channels, FORMATS[layout]), FAMILY[name]
     boxes = large_boxes(call).float()
     out = call(features, boxes)
     some = [0, 1, channels // 2, channels - 1]  # every channel is pooled, these are looked at
-    assert_within_rounding(out[:, some], call.forward(features[:, some], boxes), call.forward_terms(features[:, some], boxes))
+    assert_within_rounding(
+        out[:, some], call.forward(features[:, some], boxes), call.forward_terms(features[:, some], boxes)
+    )
     parts = torch.cat([call(features, boxes[k : k + 1]) for k in range(len(boxes))])
     assert torch.equal(out, parts)
 
@@ -277,7 +284,9 @@ def test_roi_pool_equals_torchvision(dtype: torch.dtype, scale: float) -> None:
 @pytest.mark.parametrize("name", [*AVERAGES, *MAXIMA])
 def test_nan_and_infinite_pixels_reach_only_outputs_that_use_them(name: str, layout: torch.memory_format) -> None:
     call = FAMILY[name]
-    boxes = boxes_for(call, *(("inside", "crossing", "upright") if isinstance(call, RotatedCall) else ("inside", "border")))
+    boxes = boxes_for(
+        call, *(("inside", "crossing", "upright") if isinstance(call, RotatedCall) else ("inside", "border"))
+    )
     boxes = boxes.float()
     for value in (NAN, INF, -INF):
         for place in ((0, 0), (3, 4), (6, 8)):
@@ -297,7 +306,7 @@ def test_nan_and_infinite_pixels_reach_only_outputs_that_use_them(name: str, lay
 def test_defaults_and_argument_order() -> None:
     boxes, rotated = boxes_for(PrRoIPoolCall()), boxes_for(RotatedCall())
     crops, index = boxes_for(CropCall())[:, 1:], boxes_for(CropCall())[:, 0].long()
-    size = {"output_size": (3, 3), "spatial_scale": 1.0}
+    size: dict[str, Any] = {"output_size": (3, 3), "spatial_scale": 1.0}
     same: list[tuple[Tensor, Tensor]] = [
         (prroi_pool(FEATURES, boxes, 3), prroi_pool(input=FEATURES, boxes=boxes, **size)),
         (prroi_pool(FEATURES, boxes, [3, 3], 1), prroi_pool(FEATURES, boxes, torch.Size([3, 3]), 1.0)),
@@ -363,7 +372,10 @@ def test_modules_call_the_functions() -> None:
         (e.PrRoIPool((3, 2), 0.5)(FEATURES, boxes), prroi_pool(FEATURES, boxes, (3, 2), 0.5)),
         (e.RoIWarp((3, 2), 0.5, 2, "max")(FEATURES, boxes), roi_warp(FEATURES, boxes, (3, 2), 0.5, 2, "max")),
         (e.RoIPool((3, 2), 0.5)(FEATURES, boxes), roi_pool(FEATURES, boxes, (3, 2), 0.5)),
-        (e.CropAndResize((3, 2), **crop)(FEATURES, crops, index), crop_and_resize(FEATURES, crops, index, (3, 2), **crop)),
+        (
+            e.CropAndResize((3, 2), **crop)(FEATURES, crops, index),
+            crop_and_resize(FEATURES, crops, index, (3, 2), **crop),
+        ),
         (
             e.RoIAlignRotated((3, 2), 0.5, 2, aligned=False, clockwise=True, angle_unit="radian")(FEATURES, rotated),
             roi_align_rotated(FEATURES, rotated, (3, 2), 0.5, 2, False, True, "radian"),

@@ -1,4 +1,4 @@
-"""Properties of the operators beside ``roi_align`` over drawn shapes, boxes, strides and dtypes; always the same draws."""
+"""Properties of the operators beside ``roi_align`` over drawn calls; the same examples on every run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 import reference
 from conftest import DTYPES, INF, LAYOUTS, MODES, NAN, as_array, assert_matches_oracle, random_tensor, with_layout
-from family import SWAPPED, CropCall, Family, PrRoIPoolCall, RoIPoolCall, RotatedCall, RoIWarpCall, output_of
+from family import SWAPPED, CropCall, Family, PrRoIPoolCall, RoIPoolCall, RoIWarpCall, RotatedCall, output_of
 from test_family_gradients import assert_all_gradients_match_oracle
 from test_properties import coordinates, deterministic
 
