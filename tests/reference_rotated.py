@@ -125,7 +125,7 @@ def _candidates(f: Frame, yy: Array, xx: Array, height: int, width: int) -> Iter
 
     Only to leave out what is far away: a huge box has more samples than can be looked at.
     """
-    if len(xx) <= 64:
+    if len(xx) * len(yy) <= 4096:
         yield from ((i, np.arange(len(xx))) for i in range(len(yy)))
         return
     cos, sin, cy, cx = float(f.cos), float(f.sin), float(f.cy), float(f.cx)
