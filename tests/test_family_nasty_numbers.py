@@ -80,7 +80,7 @@ def test_any_size_of_box_without_a_grid(size: float, dtype: torch.dtype) -> None
         assert_all_gradients_match_oracle(call, features, boxes, grad)
 
 
-@pytest.mark.parametrize("ratio", [2, 31, 32, 33, 40, 41])
+@pytest.mark.parametrize("ratio", [2, 32, 33, 40])
 def test_coinciding_samples_each_have_their_place_in_the_box(ratio: int) -> None:
     """Of a box without size all samples are at one point; how far each moves with an edge differs."""
     features = random_tensor(1, 2, 7, 9, seed=6, dtype=torch.float32)
