@@ -12,15 +12,12 @@ install = PATH="$(CURDIR)/$(1)/bin:$$PATH" $(1)/bin/pip install --quiet --no-bui
 NINJA = $(shell grep '^ninja==' tests/requirements.txt)
 SANITIZED = build/sanitized
 SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_forward.py test_dtypes.py \
-    test_adjoint.py test_gradients.py test_double_backward.py
+    test_adjoint.py test_gradients.py test_double_backward.py \
+    test_family_forward.py test_family_gradients.py test_family_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/core/*.cpp tests/core/*.cu)
 
 .PHONY: demo test bench lint format sanitize clean
 .DEFAULT_GOAL := test
-
-# Modules that run from this folder would import roialign_ext from it instead of the installed one.
-RUN_BENCH = import runpy, sys; sys.path[:1] = []; sys.path.append('.'); \
-    runpy.run_module('benchmarks.run', run_name='__main__', alter_sys=True)
 
 demo: .venv-demo/installed
 	@echo "== Building roialign_ext into .venv-demo (about a minute the first time)"
@@ -31,7 +28,7 @@ demo: .venv-demo/installed
 bench: .venv-demo/installed
 	@echo "== Building roialign_ext into .venv-demo (about a minute the first time)"
 	@$(call install,.venv-demo)
-	.venv-demo/bin/python -c "$(RUN_BENCH)" $(BENCH_ARGS)
+	.venv-demo/bin/python -m benchmarks.run $(BENCH_ARGS)
 
 # The tests run in their folder, because in this one the sources would hide the installed package.
 test: .venv-test/installed

@@ -52,7 +52,8 @@ def compile_flags() -> list[str]:
     """Flags for every C++ file. No -std: torch adds the one that its headers need (C++17 or C++20)."""
     # A fused multiply-add would move sample coordinates by a rounding, and with them floor decisions.
     # -Wno-psabi: vectors wider than the baseline are passed between functions of one file only.
-    flags = ["-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+    # -Wno-stringop-overflow: GCC 12 finds overflows in torch's reference counts that are not there.
+    flags = ["-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-stringop-overflow"]
     # at::parallel_for is a header template, serial without this flag. The linker does not get it: torch brings the
     # runtime.
     flags.append("-fopenmp")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .contestants import pooling
-from .workloads import DTYPES, SEED, Data, Workload
+from .contestants import own_boxes, pooling
+from .workloads import DTYPES, MAIN, SEED, WORKLOADS, Data, Workload
 
 # forward: without autograd. backward: gradient of the features. box_backward: gradient of the boxes.
 DIRECTIONS = ("forward", "backward", "box_backward")
@@ -30,18 +30,24 @@ class Case:
 
     @property
     def in_main_table(self) -> bool:
-        return self.direction != "box_backward" and self.mode == "avg" and self.dtype == "float32"
+        return (
+            self.workload in MAIN
+            and self.direction != "box_backward"
+            and self.mode == "avg"
+            and self.dtype == "float32"
+        )
 
     def title(self) -> str:
         return f"{self.workload} {self.direction} {self.mode} {self.dtype} {self.layout}"
 
 
 def plan(workloads: Sequence[str], layouts: Sequence[str], extras: bool) -> Iterator[Case]:
-    """The main table first, so that a run cut short by its time limit has it."""
-    for workload in workloads:
+    """The main table first, then the other operators, so that a run cut short by its time limit has them."""
+    for workload in sorted(workloads, key=lambda key: key not in MAIN):
+        mode = "max" if WORKLOADS[workload].operator == "roi_pool" else "avg"
         for direction in ("forward", "backward"):
             for layout in layouts:
-                yield Case(workload, direction, "avg", "float32", layout)
+                yield Case(workload, direction, mode, "float32", layout)
     if not extras:
         return
     for workload in (key for key in workloads if key in _BOX_GRADIENT):
@@ -77,6 +83,7 @@ def prepare(name: str, case: Case, workload: Workload, data: Data) -> Callable[[
     """The call to time. For a backward direction the forward runs here, and each call differentiates it again.
 
     Call it, and what it returns, under `torch.set_grad_enabled(case.direction != "forward")`."""
+    data = Data(data.features, own_boxes(name, workload, data.boxes))
     pool = pooling(name, workload, case.mode)
     if case.direction == "forward":
         return lambda: (pool(data),)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision
@@ -15,6 +17,18 @@ OURS = "roialign_ext"
 TORCHVISION = "torchvision"
 GRID_SAMPLE = "grid_sample"
 NAMES = (OURS, TORCHVISION, GRID_SAMPLE)
+
+# What of torchvision is timed beside each operator.
+PEERS = {
+    "roi_align": "roi_align",
+    "multiscale_roi_align": "MultiScaleRoIAlign",
+    "roi_pool": "roi_pool",
+    "prroi_pool": "no such operator; adaptive roi_align stands in, with other numbers",
+    "roi_warp": "roi_align of boxes rounded beforehand",
+    "crop_and_resize": "roi_align with one sample per bin, of boxes shifted beforehand to the same samples",
+    "roi_align_rotated": "no such operator; roi_align of the upright box stands in, with other numbers",
+}
+STAND_INS = ("prroi_pool", "roi_align_rotated")
 
 # (feature map, boxes, spatial scale, workload, mode) -> [K, C, PH, PW]
 PoolOneLevel = Callable[[Tensor, Tensor, float, Workload, str], Tensor]
@@ -45,21 +59,40 @@ def pool_torchvision(features: Tensor, boxes: Tensor, scale: float, workload: Wo
 
 def pool_grid_sample(features: Tensor, boxes: Tensor, scale: float, workload: Workload, mode: str) -> Tensor:
     """Every sample of every box in one grid_sample over the one image, then a pooling of each bin's samples."""
-    samples = workload.sampling_ratio
-    per_axis = workload.output_size * samples
-    height, width = features.shape[2:]
+    per_axis = workload.output_size * workload.sampling_ratio
     start = boxes[:, 1:3] * scale  # map pixels, (x, y)
     size = (boxes[:, 3:5] * scale - start).clamp(min=1.0)
     steps = (torch.arange(per_axis, dtype=boxes.dtype) + 0.5) / per_axis
-    # [K, samples, 2] in map pixels, then in grid_sample's units: -1 and 1 are the centres of the first and last pixel.
-    positions = start[:, None, :] + steps[None, :, None] * size[:, None, :]
-    positions = positions * (2 / torch.tensor([width - 1, height - 1], dtype=boxes.dtype)) - 1
+    positions = start[:, None, :] + steps[None, :, None] * size[:, None, :]  # [K, samples, 2]
     x = positions[:, None, :, 0].expand(-1, per_axis, -1)
     y = positions[:, :, None, 1].expand(-1, -1, per_axis)
-    grid = torch.stack([x, y], dim=3).reshape(1, -1, per_axis, 2)
+    return _sample_and_pool(features, x, y, workload, mode)
+
+
+def pool_grid_sample_rotated(features: Tensor, boxes: Tensor, scale: float, workload: Workload) -> Tensor:
+    """The same for rotated boxes (`aligned=True`, degrees, counter-clockwise)."""
+    per_axis = workload.output_size * workload.sampling_ratio
+    steps = (torch.arange(per_axis, dtype=boxes.dtype) + 0.5) / per_axis - 0.5
+    centre_x, centre_y = (boxes[:, 1:3] * scale - 0.5)[:, :, None, None].unbind(1)
+    along_x = (steps * boxes[:, 3:4] * scale)[:, None, :]
+    along_y = (steps * boxes[:, 4:5] * scale)[:, :, None]
+    angle = boxes[:, 5, None, None] * (math.pi / 180)
+    x = along_y * angle.sin() + along_x * angle.cos() + centre_x
+    y = along_y * angle.cos() - along_x * angle.sin() + centre_y
+    return _sample_and_pool(features, x, y, workload, "avg")
+
+
+def _sample_and_pool(features: Tensor, x: Tensor, y: Tensor, workload: Workload, mode: str) -> Tensor:
+    """Pools samples at (x, y), each [K, samples, samples] in map pixels, bin by bin."""
+    samples, height, width = workload.sampling_ratio, *features.shape[2:]
+    # grid_sample's units: -1 and 1 are the centres of the first and last pixel.
+    grid = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=3)
+    grid = grid.reshape(1, -1, x.shape[2], 2)
     sampled = grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    if len(x) == 0:  # a level without boxes, which the poolings would refuse
+        return sampled.reshape(0, features.shape[1], workload.output_size, workload.output_size)
     pooled = avg_pool2d(sampled, samples) if mode == "avg" else max_pool2d(sampled, samples)
-    out = pooled.reshape(features.shape[1], boxes.shape[0], workload.output_size, workload.output_size)
+    out = pooled.reshape(features.shape[1], x.shape[0], workload.output_size, workload.output_size)
     return out.transpose(0, 1).contiguous()
 
 
@@ -70,27 +103,21 @@ _POOL: dict[str, PoolOneLevel] = {
 }
 
 
-def _reordered(pooled: Tensor, order: Tensor) -> Tensor:
-    """Rows in the given order; the detour by [K, PH, PW, C] keeps the memory format of channels_last results."""
-    if pooled.is_contiguous():
-        return pooled.index_select(0, order)
-    return pooled.permute(0, 2, 3, 1).index_select(0, order).permute(0, 3, 1, 2)
-
-
-def _per_level(name: str, data: Data, workload: Workload, mode: str) -> Tensor:
+def _grid_sample_pyramid(data: Data, workload: Workload, mode: str) -> Tensor:
     """One call per level on that level's boxes, put back into the order of the boxes."""
     level_of_box = assign_levels(data.boxes, len(workload.strides))
     rows = [torch.nonzero(level_of_box == level).squeeze(1) for level in range(len(workload.strides))]
     pooled = [
-        _POOL[name](feature, data.boxes[level_rows], 1 / stride, workload, mode)
+        pool_grid_sample(feature, data.boxes[level_rows], 1 / stride, workload, mode)
         for feature, level_rows, stride in zip(data.features, rows, workload.strides, strict=True)
     ]
-    return _reordered(torch.cat(pooled), torch.argsort(torch.cat(rows)))
+    return torch.cat(pooled).index_select(0, torch.argsort(torch.cat(rows)))
 
 
-def _torchvision_pooler(workload: Workload) -> Callable[[Data], Tensor]:
+def _pyramid_layer(layer: Callable[..., Any], workload: Workload) -> Callable[[Data], Tensor]:
+    """A whole MultiScaleRoIAlign, as a detector calls it."""
     names = [str(level) for level in range(len(workload.strides))]
-    pooler = torchvision.ops.MultiScaleRoIAlign(names, workload.output_size, workload.sampling_ratio)
+    pooler = layer(names, workload.output_size, workload.sampling_ratio)
 
     def pool(data: Data) -> Tensor:
         features = dict(zip(names, data.features, strict=True))
@@ -100,14 +127,89 @@ def _torchvision_pooler(workload: Workload) -> Callable[[Data], Tensor]:
     return pool
 
 
+def own_boxes(name: str, workload: Workload, boxes: Tensor) -> Tensor:
+    """The boxes as the contestant's call takes them. Made beforehand, so no part of the time."""
+    if workload.operator == "roi_warp" and name == TORCHVISION:
+        stride = workload.strides[0]
+        return torch.cat([boxes[:, :1], torch.floor(boxes[:, 1:] / stride + 0.5) * stride], dim=1)
+    if workload.operator == "crop_and_resize":
+        return _normalised_boxes(workload, boxes) if name == OURS else _boxes_of_crops(workload, boxes)
+    if workload.operator == "roi_align_rotated" and name == TORCHVISION:
+        centre, half_size = boxes[:, 1:3], boxes[:, 3:5] / 2
+        return torch.cat([boxes[:, :1], centre - half_size, centre + half_size], dim=1)
+    return boxes
+
+
+def _normalised_boxes(workload: Workload, boxes: Tensor) -> Tensor:
+    """Rows (image index, y1, x1, y2, x2), 0 and 1 at the centres of the first and last pixel."""
+    height, width = workload.image_size
+    return boxes[:, [0, 2, 1, 4, 3]] / torch.tensor([1.0, height, width, height, width], dtype=boxes.dtype)
+
+
+def _boxes_of_crops(workload: Workload, boxes: Tensor) -> Tensor:
+    """Boxes in image pixels whose bin centres are the samples of crop_and_resize."""
+    height, width = workload.maps[0]
+    last = torch.tensor([width - 1.0, height - 1.0], dtype=boxes.dtype)
+    normalised = _normalised_boxes(workload, boxes)
+    first = normalised[:, [2, 1]] * last  # map pixels, (x, y)
+    step = (normalised[:, [4, 3]] * last - first) / (workload.output_size - 1)
+    start = first - step / 2
+    corners = torch.cat([start, start + step * workload.output_size], dim=1)
+    return torch.cat([boxes[:, :1], corners * workload.strides[0]], dim=1)
+
+
+def _call_ours(workload: Workload) -> Callable[[Tensor, Tensor], Tensor]:
+    """This package's operator: (feature map, boxes) -> [K, C, PH, PW]."""
+    import roialign_ext
+
+    size, scale, ratio = workload.output_size, 1 / workload.strides[0], workload.sampling_ratio
+    calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "roi_pool": lambda features, boxes: roialign_ext.roi_pool(features, boxes, size, scale),
+        "prroi_pool": lambda features, boxes: roialign_ext.prroi_pool(features, boxes, size, scale),
+        "roi_warp": lambda features, boxes: roialign_ext.roi_warp(features, boxes, size, scale, ratio),
+        "crop_and_resize": lambda features, boxes: roialign_ext.crop_and_resize(
+            features, boxes[:, 1:], boxes[:, 0].long(), size
+        ),
+        "roi_align_rotated": lambda features, boxes: roialign_ext.roi_align_rotated(
+            features, boxes, size, scale, ratio
+        ),
+    }
+    return calls[workload.operator]
+
+
+def _call_torchvision(workload: Workload) -> Callable[[Tensor, Tensor], Tensor]:
+    """torchvision's part according to PEERS: (feature map, boxes) -> [K, C, PH, PW]."""
+    size, scale, ratio = workload.output_size, 1 / workload.strides[0], workload.sampling_ratio
+    aligned = workload.operator == "roi_align_rotated"
+
+    def call(features: Tensor, boxes: Tensor) -> Tensor:
+        if workload.operator == "roi_pool":
+            result: Tensor = torchvision.ops.roi_pool(features, boxes, size, scale)
+        else:
+            result = torchvision.ops.roi_align(features, boxes, size, scale, ratio, aligned)
+        return result
+
+    return call
+
+
 def pooling(name: str, workload: Workload, mode: str) -> Callable[[Data], Tensor]:
     """The contestant's whole operation on the workload: features and boxes in, [K, C, PH, PW] out."""
-    if len(workload.strides) > 1:
+    scale = 1 / workload.strides[0]
+    if workload.operator == "roi_align":
+        pool = _POOL[name]
+        return lambda data: pool(data.features[0], data.boxes, scale, workload, mode)
+    if workload.operator == "multiscale_roi_align":
         if name == TORCHVISION:
-            return _torchvision_pooler(workload)
-        return lambda data: _per_level(name, data, workload, mode)
-    pool, scale = _POOL[name], 1 / workload.strides[0]
-    return lambda data: pool(data.features[0], data.boxes, scale, workload, mode)
+            return _pyramid_layer(torchvision.ops.MultiScaleRoIAlign, workload)
+        if name == OURS:
+            import roialign_ext
+
+            return _pyramid_layer(roialign_ext.MultiScaleRoIAlign, workload)
+        return lambda data: _grid_sample_pyramid(data, workload, mode)
+    if name == GRID_SAMPLE:
+        return lambda data: pool_grid_sample_rotated(data.features[0], data.boxes, scale, workload)
+    call = _call_ours(workload) if name == OURS else _call_torchvision(workload)
+    return lambda data: call(data.features[0], data.boxes)
 
 
 def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str) -> str | None:
@@ -117,9 +219,12 @@ def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str
             return "no gradient for boxes"
         if dtype == "bfloat16":
             return "bfloat16 is not supported on the CPU"
-        if mode == "max" and (workload.sampling_ratio < 1 or len(workload.strides) > 1):
+        no_max = workload.operator != "roi_pool" and mode == "max"
+        if no_max and (workload.sampling_ratio < 1 or len(workload.strides) > 1):
             return "no max mode, and one of an adaptive ratio or of several levels cannot be built from the average"
     if name == GRID_SAMPLE:
+        if workload.operator not in ("roi_align", "multiscale_roi_align", "roi_align_rotated"):
+            return "built for RoIAlign and its rotated form alone"
         if workload.sampling_ratio < 1:
             return "an adaptive ratio gives each box its own number of samples, a grid has one"
         if dtype in HALF_DTYPES:

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 
 from .contestants import TORCHVISION
 from .tables import Cases, Document, times
+from .workloads import MAIN
 
 _COLOURS = {"NCHW": ("#9ecae1", "#2171b5"), "channels_last": ("#fdbe85", "#d94701")}
 
@@ -19,7 +20,7 @@ _COLOURS = {"NCHW": ("#9ecae1", "#2171b5"), "channels_last": ("#fdbe85", "#d9470
 def draw(document: Document, path: Path) -> None:
     """Bars on a log axis: one group per workload, a bar from 1 for each layout and number of threads."""
     cases = Cases(document)
-    workloads = list(cases.workloads)
+    workloads = [workload for workload in cases.workloads if workload in MAIN]
     bars = [(layout, threads) for layout in _COLOURS for threads in cases.threads]
     width = 0.84 / len(bars)
     figure, axes = plt.subplots(2, 1, figsize=(10, 7), sharex=True, layout="constrained")

@@ -22,6 +22,7 @@ def full_report(document: Document, image: str) -> str:
     settings = document["settings"]
     sections = {
         "float32 against torchvision": tables.main_table(document),
+        "Other operators": tables.other_operators_table(document),
         "float32 against both": tables.comparison_table(
             document, mode="avg", dtypes=["float32"], directions=["forward", "backward"]
         ),
@@ -53,16 +54,16 @@ def full_report(document: Document, image: str) -> str:
 
 
 def readme_section(document: Document, image: str, details: str) -> str:
-    return "\n\n".join(
-        [
-            tables.main_table(document),
-            tables.machine_line(document),
-            f"![Times faster than torchvision]({image})",
-            tables.overhead_table(document),
-            f"[All cases, dtypes, the max mode and box gradients]({details}); how it is measured: "
-            "[benchmarks/README.md](benchmarks/README.md).",
-        ]
-    )
+    parts = [
+        tables.main_table(document),
+        tables.machine_line(document),
+        f"![Times faster than torchvision]({image})",
+        tables.other_operators_table(document),
+        tables.overhead_table(document),
+        f"[All cases, dtypes, the max mode and box gradients]({details}); how it is measured: "
+        "[benchmarks/README.md](benchmarks/README.md).",
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def fill(readme: Path, section: str) -> None:

@@ -20,7 +20,7 @@ from .cases import Case, bytes_moved, plan, prepare
 from .contestants import NAMES, OURS, TORCHVISION, refusal
 from .machine import ALLOCATION, Flusher, OtherLoad, describe, progress, set_allocation
 from .timing import Measurement, interleave
-from .workloads import LAYOUTS, WORKLOADS, Data, Workload, make_data
+from .workloads import LAYOUTS, MAIN, WORKLOADS, Data, Workload, make_data
 
 RESULTS = Path(__file__).parent / "results"
 _QUICK_SECONDS = 0.05
@@ -28,7 +28,7 @@ _QUICK_SECONDS = 0.05
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="A..F")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="A..M")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}))
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--contestants", nargs="+", choices=NAMES, default=list(NAMES))
@@ -38,7 +38,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cache", choices=("warm", "flushed"), default="warm", help="flushed: evict caches before each call"
     )
     parser.add_argument("--seconds", type=float, default=0.7, help="time for each contestant of a main case")
-    parser.add_argument("--max-minutes", type=float, default=8.5, help="cases not begun by then are left out and named")
+    parser.add_argument(
+        "--max-minutes", type=float, default=15.0, help="cases not begun by then are left out and named"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="under a minute: small problems, few samples, most threads only"
     )
@@ -186,7 +188,8 @@ def _print_summary(entries: list[dict[str, Any]]) -> None:
     groups: dict[tuple[str, int], list[float]] = {}
     for entry in entries:
         results = entry["results"]
-        if entry["mode"] == "avg" and entry["dtype"] == "float32" and {OURS, TORCHVISION} <= results.keys():
+        in_main_table = entry["workload"] in MAIN and entry["mode"] == "avg" and entry["dtype"] == "float32"
+        if in_main_table and {OURS, TORCHVISION} <= results.keys():
             ratio = results[TORCHVISION]["median_ms"] / results[OURS]["median_ms"]
             groups.setdefault((entry["direction"], entry["threads"]), []).append(math.log(ratio))
     for (direction, threads), logs in groups.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .contestants import GRID_SAMPLE, OURS, TORCHVISION
+from .contestants import GRID_SAMPLE, OURS, PEERS, STAND_INS, TORCHVISION
+from .workloads import MAIN
 
 Document = dict[str, Any]
 
@@ -54,9 +55,13 @@ class Cases:
         return other / ours if ours and other else None
 
     def present(self, *, mode: str, dtypes: Sequence[str], directions: Sequence[str]) -> list[tuple[str, str, str]]:
-        """The (workload, direction, dtype) measured, in the order of the run."""
-        found = dict.fromkeys((key[0], key[1], key[3]) for key in self._entries if key[2] == mode)
+        """The (workload, direction, dtype) measured of the main workloads, in the order of the run."""
+        found = dict.fromkeys((key[0], key[1], key[3]) for key in self._entries if key[2] == mode and key[0] in MAIN)
         return [case for case in found if case[1] in directions and case[2] in dtypes]
+
+    def others(self) -> list[tuple[str, str, str]]:
+        """The (workload, direction, mode) measured of the other workloads, in the order of the run."""
+        return list(dict.fromkeys((key[0], key[1], key[2]) for key in self._entries if key[0] not in MAIN))
 
     def times_cell(self, name: str, *case: str) -> str:
         """Milliseconds at each number of threads; * marks what was timed once."""
@@ -95,22 +100,53 @@ def machine_line(document: Document) -> str:
     return "; ".join(parts) + "."
 
 
-def main_table(document: Document) -> str:
-    """float32 averages of every workload against torchvision given the same input."""
-    cases = Cases(document)
-    header = ["workload", "pass"]
+def _against_torchvision(cases: Cases, *case: str, stand_in: bool = False) -> list[str]:
+    """Cells of both layouts for the case (workload, direction, mode), float32; no ratio to a stand-in."""
+    cells = []
     for layout in ("NCHW", "channels_last"):
-        header += [f"torchvision, {layout}", f"roialign_ext, {layout}", "faster"]
+        key = (*case, "float32", layout)
+        ratio = _ABSENT if stand_in else cases.ratio_cell(TORCHVISION, *key)
+        cells += [cases.times_cell(TORCHVISION, *key), cases.times_cell(OURS, *key), ratio]
+    return cells
+
+
+_AGAINST_TORCHVISION = [
+    heading
+    for layout in ("NCHW", "channels_last")
+    for heading in (f"torchvision, {layout}", f"roialign_ext, {layout}", "faster")
+]
+
+
+def _milliseconds_note(cases: Cases) -> str:
+    return f"float32, milliseconds at {_thread_words(cases.threads)}, medians; * timed once."
+
+
+def main_table(document: Document) -> str:
+    """float32 averages of the main workloads against torchvision given the same input."""
+    cases = Cases(document)
+    rows = [
+        [
+            f"{workload} {cases.workloads[workload]['name']}",
+            _PASSES[direction],
+            *_against_torchvision(cases, workload, direction, "avg"),
+        ]
+        for workload, direction, _ in cases.present(mode="avg", dtypes=["float32"], directions=["forward", "backward"])
+    ]
+    return f"{_table(['workload', 'pass', *_AGAINST_TORCHVISION], rows)}\n\n{_milliseconds_note(cases)}"
+
+
+def other_operators_table(document: Document) -> str:
+    """The other operators against what torchvision has; empty if the run has none of them."""
+    cases = Cases(document)
     rows = []
-    for workload, direction, dtype in cases.present(mode="avg", dtypes=["float32"], directions=["forward", "backward"]):
-        row = [f"{workload} {cases.workloads[workload]['name']}", _PASSES[direction]]
-        for layout in ("NCHW", "channels_last"):
-            case = (workload, direction, "avg", dtype, layout)
-            row += [cases.times_cell(TORCHVISION, *case), cases.times_cell(OURS, *case)]
-            row.append(cases.ratio_cell(TORCHVISION, *case))
-        rows.append(row)
-    note = f"float32, milliseconds at {_thread_words(cases.threads)}, medians; * timed once."
-    return f"{_table(header, rows)}\n\n{note}"
+    for workload, direction, mode in cases.others():
+        name, operator = cases.workloads[workload]["name"], cases.workloads[workload]["operator"]
+        cells = _against_torchvision(cases, workload, direction, mode, stand_in=operator in STAND_INS)
+        rows.append([f"{workload} {name}", PEERS[operator], _PASSES[direction], *cells])
+    if not rows:
+        return ""
+    header = ["workload", "torchvision's part", "pass", *_AGAINST_TORCHVISION]
+    return f"{_table(header, rows)}\n\n{_milliseconds_note(cases)}"
 
 
 def comparison_table(document: Document, *, mode: str, dtypes: Sequence[str], directions: Sequence[str]) -> str:

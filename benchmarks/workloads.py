@@ -24,7 +24,7 @@ HALF_DTYPES = ("float16", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One pooling problem of one image, in the terms of roi_align (`aligned=False` throughout)."""
+    """One pooling problem of one image, in the terms of roi_align. `aligned` is False, but for rotated boxes."""
 
     key: str
     name: str
@@ -35,6 +35,7 @@ class Workload:
     box_px: tuple[int, int]  # range of sqrt(area) of a box, image pixels, log-uniform
     output_size: int
     sampling_ratio: int  # 0: adaptive, ceil(bin size in map pixels) samples per bin and axis
+    operator: str = "roi_align"
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -54,26 +55,31 @@ class Workload:
     def describe(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "operator": self.operator,
             "features": [[1, self.channels, height, width] for height, width in self.maps],
             "strides": list(self.strides),
             "boxes": self.boxes,
             "box_px": list(self.box_px),
             "output_size": self.output_size,
             "sampling_ratio": self.sampling_ratio,
-            "aligned": False,
+            "aligned": self.operator == "roi_align_rotated",
         }
 
     def shrunk(self) -> Workload:
-        """A tenth of the boxes and a quarter of the channels, for a run that only shows that everything works."""
-        return dataclasses.replace(self, boxes=max(1, self.boxes // 10), channels=self.channels // 4)
+        """A tenth of the boxes and an eighth of the channels, for a run that only shows that everything works."""
+        return dataclasses.replace(self, boxes=max(1, self.boxes // 10), channels=self.channels // 8)
 
 
 def _pyramid(height: int, width: int, strides: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in strides)
 
 
-_IMAGE = (800, 1344)
+_IMAGE, _SMALLER_IMAGE = (800, 1344), (800, 1216)
 _FPN_STRIDES = (4, 8, 16, 32)
+_PYRAMID = _pyramid(*_SMALLER_IMAGE, _FPN_STRIDES)
+_ONE_LEVEL = _pyramid(*_SMALLER_IMAGE, (4,))
+# Boxes up to this size lie inside the image in every orientation.
+_ANY_WAY_ROUND = (16, 384)
 
 WORKLOADS = {
     workload.key: workload
@@ -82,15 +88,28 @@ WORKLOADS = {
         Workload("B", "mask head", 256, _pyramid(*_IMAGE, (4,)), (4,), 100, (16, 512), 14, 2),
         Workload("C", "adaptive, large boxes", 256, _pyramid(*_IMAGE, (4,)), (4,), 1000, (16, 800), 7, 0),
         Workload("D", "C4 head, adaptive", 1024, _pyramid(*_IMAGE, (16,)), (16,), 512, (16, 800), 14, 0),
-        Workload("E", "FPN, four levels", 256, _pyramid(*_IMAGE, _FPN_STRIDES), _FPN_STRIDES, 1000, (16, 512), 7, 2),
+        Workload(
+            "E", "FPN, four levels", 256, _pyramid(*_IMAGE, _FPN_STRIDES), _FPN_STRIDES, 1000, (16, 512), 7, 2,
+            "multiscale_roi_align",
+        ),
         Workload("F", "tiny", 16, ((32, 32),), (4,), 8, (16, 96), 7, 2),
+        Workload("G", "FPN box head", 256, _PYRAMID, _FPN_STRIDES, 512, (16, 512), 7, 2, "multiscale_roi_align"),
+        Workload("H", "FPN mask head", 256, _PYRAMID, _FPN_STRIDES, 512, (16, 512), 14, 2, "multiscale_roi_align"),
+        Workload("I", "RoIPool", 256, _ONE_LEVEL, (4,), 512, _ANY_WAY_ROUND, 7, 0, "roi_pool"),
+        Workload("J", "PrRoIPool", 256, _ONE_LEVEL, (4,), 512, _ANY_WAY_ROUND, 7, 0, "prroi_pool"),
+        Workload("K", "RoIWarp", 256, _ONE_LEVEL, (4,), 512, _ANY_WAY_ROUND, 7, 2, "roi_warp"),
+        Workload("L", "crop and resize", 256, _ONE_LEVEL, (4,), 512, _ANY_WAY_ROUND, 14, 1, "crop_and_resize"),
+        Workload("M", "rotated RoIAlign", 256, _ONE_LEVEL, (4,), 512, _ANY_WAY_ROUND, 7, 2, "roi_align_rotated"),
     )
-}
+}  # fmt: skip
+# The workloads of the main table; the others are those of the other operators.
+MAIN = ("A", "B", "C", "D", "E", "F")
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Tensors of one workload: a feature map per level and the boxes as rows (image index, x1, y1, x2, y2)."""
+    """Tensors of one workload: a feature map per level and the boxes as rows (image index, x1, y1, x2, y2), in image
+    pixels; of rotated boxes (image index, centre x, centre y, width, height, angle in degrees)."""
 
     features: tuple[Tensor, ...]
     boxes: Tensor
@@ -101,7 +120,8 @@ class Data:
 
 
 def make_boxes(workload: Workload, generator: torch.Generator) -> Tensor:
-    """Boxes inside the image: sqrt(area) log-uniform over `box_px`, aspect log-uniform in 1/2..2, place uniform."""
+    """Boxes inside the image: sqrt(area) log-uniform over `box_px`, aspect log-uniform in 1/2..2, place (and angle)
+    uniform."""
     height, width = workload.image_size
 
     def uniform(low: float, high: float) -> Tensor:
@@ -111,9 +131,15 @@ def make_boxes(workload: Workload, generator: torch.Generator) -> Tensor:
     aspect = uniform(math.log(0.5), math.log(2.0)).exp().sqrt()
     box_width = (side * aspect).clamp(max=width)
     box_height = (side / aspect).clamp(max=height)
+    image_index = torch.zeros_like(side)
+    if workload.operator == "roi_align_rotated":
+        diagonal = torch.hypot(box_width, box_height)
+        centre_x = diagonal / 2 + uniform(0.0, 1.0) * (width - diagonal)
+        centre_y = diagonal / 2 + uniform(0.0, 1.0) * (height - diagonal)
+        rows = [image_index, centre_x, centre_y, box_width, box_height, uniform(-180.0, 180.0)]
+        return torch.stack(rows, dim=1).float()
     x1 = uniform(0.0, 1.0) * (width - box_width)
     y1 = uniform(0.0, 1.0) * (height - box_height)
-    image_index = torch.zeros_like(x1)
     return torch.stack([image_index, x1, y1, x1 + box_width, y1 + box_height], dim=1).float()
 
 

@@ -4,7 +4,8 @@
 //
 // All come from the form Phi(G, F, b; u, v) = D_u D_v <G, A(b) F>, linear in G, F, u and v:
 //   by G: pool      by F: pool_grad_input      by b or one more direction: pool_grad_boxes
-// A third derivative by the boxes is zero: a tensor of zeros in a backward pass, no term in a tangent.
+// A third derivative by the boxes is zero where tables are piecewise linear in the edges: a tensor of zeros in a
+// backward pass, no term in a tangent. Where it is not (prroi_pool, rotated boxes) it is refused.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
@@ -113,19 +114,20 @@ struct PoolFunction : torch::autograd::Function<PoolFunction> {
 
   static Variable forward(AutogradContext* ctx, at::TensorList input, const Tensor& boxes, const OptionalTensor& u,
                           const OptionalTensor& v, const OptionalTensor& winners, c10::SymIntArrayRef output_size,
-                          const BoxRule& rule, const Saved& saved) {
+                          const BoxRule& rule, double extrapolation_value, const Saved& saved) {
     save_rule(ctx, rule);
     ctx->saved_data["input_size"] = sizes_of(input);
     ctx->saved_data["channels_last"] = is_channels_last(input[0]);
     ctx->save_for_backward(saved.tensors);
     at::AutoDispatchBelowADInplaceOrView guard;
-    return pool(input, boxes, given({or_undefined(u), or_undefined(v)}), or_undefined(winners), output_size, rule);
+    return pool(input, boxes, given({or_undefined(u), or_undefined(v)}), or_undefined(winners), output_size, rule,
+                extrapolation_value);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
     const auto size = ctx->saved_data["input_size"].toSymIntVector();
     const size_t levels = size.size() / 2 - 1;
-    variable_list grads(levels + 7);
+    variable_list grads(levels + 8);
     const Tensor& grad = outputs[0];
     if (!grad.defined()) return grads;
     const variable_list saved = ctx->get_saved_variables();
@@ -356,7 +358,7 @@ void set_tangent(const Tensor& value, const Tensor& tangent) {
 Tensor pool_autograd(at::TensorList input, const Tensor& boxes, const OptionalTensor& u_given,
                      const OptionalTensor& v_given, const OptionalTensor& winners_given,
                      c10::SymIntArrayRef output_size, at::ArrayRef<double> scales, at::ArrayRef<double> canonical,
-                     int64_t sampling_ratio, std::string_view rule_name) {
+                     int64_t sampling_ratio, std::string_view rule_name, double extrapolation_value) {
   const Tensor u = or_undefined(u_given), v = or_undefined(v_given), winners = or_undefined(winners_given);
   const BoxRule rule = {scales.vec(), canonical.vec(), sampling_ratio, std::string(rule_name)};
   const variable_list features = primals_of(input);
@@ -367,10 +369,10 @@ Tensor pool_autograd(at::TensorList input, const Tensor& boxes, const OptionalTe
     variable_list saved = {boxes, u, v, winners};
     if (requires_grad(boxes, u, v)) saved = joined(saved, input);
     value = PoolFunction::apply(at::TensorList(features), rows, optional_primal(u), optional_primal(v), winners_given,
-                                output_size, rule, Saved{saved});
+                                output_size, rule, extrapolation_value, Saved{saved});
   } else {
     at::AutoDispatchBelowADInplaceOrView guard;
-    value = pool(features, rows, directions, winners, output_size, rule);
+    value = pool(features, rows, directions, winners, output_size, rule, extrapolation_value);
   }
   Sum<Tensor> tangent;
   tangent.add_maps(input,

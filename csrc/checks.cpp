@@ -34,12 +34,6 @@ void check_dtype(std::string_view name, const at::Tensor& tensor) {
                    ": expected a float16, bfloat16, float32 or float64 tensor, got ", tensor.scalar_type());
 }
 
-void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,
-                  const at::Tensor& other) {
-  TORCH_CHECK_VALUE(tensor.device() == other.device(), name, ": expected a tensor on ", other.device(), " like ",
-                    other_name, ", got one on ", tensor.device());
-}
-
 // Two sizes are equal; in a graph with symbolic sizes this becomes a condition of the graph.
 bool same_size(const c10::SymInt& a, const c10::SymInt& b) { return a.sym_eq(b).expect_true(__FILE__, __LINE__); }
 
@@ -114,12 +108,6 @@ void check_winners(const OptionalTensor& winners, const at::Tensor& boxes, const
                    winners->scalar_type());
 }
 
-void check_output_size(c10::SymIntArrayRef output_size) {
-  TORCH_CHECK_VALUE(output_size.size() == 2 && output_size[0].sym_gt(0).expect_true(__FILE__, __LINE__) &&
-                        output_size[1].sym_gt(0).expect_true(__FILE__, __LINE__),
-                    "output_size: expected two positive integers (height, width), got ", output_size);
-}
-
 void check_positive(std::string_view name, double number) {
   TORCH_CHECK_VALUE(std::isfinite(number) && number > 0, name, ": expected a finite number above 0, got ", number);
 }
@@ -129,6 +117,9 @@ void check_rule(const RuleArgs& rule, size_t levels) {
                     ", got ", rule.scales.size());
   for (size_t i = 0; i < levels; ++i) {
     check_positive(levels == 1 ? "spatial_scale" : "scales[" + std::to_string(i) + "]", rule.scales[i]);
+    TORCH_CHECK_VALUE(i == 0 || rule.scales[i] <= rule.scales[i - 1],
+                      "scales: expected them from the finest level to the coarsest, none larger than the one before, ",
+                      "got ", rule.scales);
   }
   TORCH_CHECK_VALUE(rule.canonical.size() == 2, "canonical: expected the two numbers canonical_scale and ",
                     "canonical_level, got ", rule.canonical.size());
@@ -152,11 +143,23 @@ void check_common_args(at::TensorList input, const at::Tensor& boxes, c10::SymIn
   check_maps(input, kind);
   check_boxes(boxes, kind);
   check_device("boxes", boxes, "input", input[0]);
-  check_output_size(output_size);
+  check_output_size("output_size", output_size);
   check_rule(rule, input.size());
 }
 
 }  // namespace
+
+void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,
+                  const at::Tensor& other) {
+  TORCH_CHECK_VALUE(tensor.device() == other.device(), name, ": expected a tensor on ", other.device(), " like ",
+                    other_name, ", got one on ", tensor.device());
+}
+
+void check_output_size(std::string_view name, c10::SymIntArrayRef size) {
+  TORCH_CHECK_VALUE(size.size() == 2 && size[0].sym_gt(0).expect_true(__FILE__, __LINE__) &&
+                        size[1].sym_gt(0).expect_true(__FILE__, __LINE__),
+                    name, ": expected two positive integers (height, width), got ", size);
+}
 
 Rule find_rule(std::string_view name) {
   for (const auto& [known, rule] : kRules) {
@@ -166,8 +169,12 @@ Rule find_rule(std::string_view name) {
 }
 
 void check_pool_args(at::TensorList input, const at::Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                     const OptionalTensor& winners, c10::SymIntArrayRef output_size, const RuleArgs& rule) {
+                     const OptionalTensor& winners, c10::SymIntArrayRef output_size, const RuleArgs& rule,
+                     double extrapolation_value) {
   check_common_args(input, boxes, output_size, rule);
+  TORCH_CHECK_VALUE(
+      extrapolation_value == 0 || (is_crop(find_rule(rule.name)) && !u.has_value() && !winners.has_value()),
+      "extrapolation_value: expected 0 but for the value of a crop, got ", extrapolation_value);
   check_directions(u, v, boxes, find_rule(rule.name));
   check_winners(winners, boxes, input[0].sym_size(1), output_size[0], output_size[1], rule);
 }
@@ -196,7 +203,7 @@ void check_pool_grad_input_args(const at::Tensor& grad, const at::Tensor& boxes,
   check_boxes(boxes, kind);
   const c10::SymInt height = grad.sym_size(2), width = grad.sym_size(3);
   check_output_shaped("grad", grad, boxes, input_size[1], height, width);
-  check_output_size({height, width});
+  check_output_size("output_size", {height, width});
   check_directions(u, v, boxes, kind);
   check_winners(winners, boxes, input_size[1], height, width, rule);
   check_rule(rule, levels);
@@ -215,7 +222,7 @@ void check_pool_grad_boxes_args(const at::Tensor& grad, at::TensorList input, co
   check_device("boxes", boxes, "input", input[0]);
   const c10::SymInt height = grad.sym_size(2), width = grad.sym_size(3);
   check_output_shaped("grad", grad, boxes, input[0].sym_size(1), height, width);
-  check_output_size({height, width});
+  check_output_size("output_size", {height, width});
   check_direction("v", v, boxes, kind);
   check_winners(winners, boxes, input[0].sym_size(1), height, width, rule);
   check_rule(rule, input.size());

@@ -31,9 +31,15 @@ Rule find_rule(std::string_view name);
 // (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
 constexpr int64_t box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
 
+void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,
+                  const at::Tensor& other);
+// Two positive integers.
+void check_output_size(std::string_view name, c10::SymIntArrayRef size);
+
 // _pool, and _pool_max with u, v and winners left empty.
 void check_pool_args(at::TensorList input, const at::Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                     const OptionalTensor& winners, c10::SymIntArrayRef output_size, const RuleArgs& rule);
+                     const OptionalTensor& winners, c10::SymIntArrayRef output_size, const RuleArgs& rule,
+                     double extrapolation_value);
 void check_pool_max_args(at::TensorList input, const at::Tensor& boxes, c10::SymIntArrayRef output_size,
                          const RuleArgs& rule);
 

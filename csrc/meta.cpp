@@ -17,8 +17,10 @@ Tensor empty_bins(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef 
 
 Tensor pool_meta(at::TensorList input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
                  const OptionalTensor& winners, c10::SymIntArrayRef output_size, at::ArrayRef<double> scales,
-                 at::ArrayRef<double> canonical, int64_t sampling_ratio, std::string_view rule) {
-  check_pool_args(input, boxes, u, v, winners, output_size, {scales, canonical, sampling_ratio, rule});
+                 at::ArrayRef<double> canonical, int64_t sampling_ratio, std::string_view rule,
+                 double extrapolation_value) {
+  check_pool_args(input, boxes, u, v, winners, output_size, {scales, canonical, sampling_ratio, rule},
+                  extrapolation_value);
   return empty_bins(input[0], boxes, output_size, input[0].scalar_type());
 }
 

@@ -1,14 +1,10 @@
 // The public operators: each is a choice of rule and mode, and its derivatives are those of what it calls.
 #include "operators.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/ones.h>
-#include <ATen/ops/round.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/where.h>
 #include <torch/library.h>
 
 namespace roialign_ext {
@@ -82,7 +78,7 @@ Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, c10::SymIntAr
 }
 
 // Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images.
-Tensor crop_rows(const Tensor& boxes, const Tensor& box_indices) {
+Tensor crop_rows(const Tensor& input, const Tensor& boxes, const Tensor& box_indices) {
   TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.sym_size(1).sym_eq(4).expect_true(__FILE__, __LINE__),
                     "boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape ", boxes.sym_sizes());
   TORCH_CHECK_TYPE(boxes.is_floating_point(), "boxes: expected a floating-point tensor, got ", boxes.scalar_type());
@@ -91,24 +87,13 @@ Tensor crop_rows(const Tensor& boxes, const Tensor& box_indices) {
       "box_indices: expected one index per box, [", boxes.sym_size(0), "], got shape ", box_indices.sym_sizes());
   TORCH_CHECK_TYPE(at::isIntegralType(box_indices.scalar_type(), /*includeBool=*/false),
                    "box_indices: expected an integer tensor, got ", box_indices.scalar_type());
+  check_device("boxes", boxes, "input", input);
+  check_device("box_indices", box_indices, "input", input);
   // Half precision would not hold large indices.
   const Tensor rows = boxes.scalar_type() == at::kDouble ? boxes : boxes.to(at::kFloat);
   return at::stack(
       {box_indices.to(rows.scalar_type()), rows.select(1, 1), rows.select(1, 0), rows.select(1, 3), rows.select(1, 2)},
       1);
-}
-
-// Samples of a crop that lie outside the map have a value of their own: it joins the mean with the share of them.
-Tensor add_extrapolation(const Tensor& crop, const Tensor& input, const Tensor& rows, c10::SymIntArrayRef crop_size,
-                         double value, int64_t samples_per_bin) {
-  const Tensor ones =
-      at::ones_symint({input.sym_size(0), 1, input.sym_size(2), input.sym_size(3)},
-                      input.options().dtype(input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
-  const Tensor share = pool(ones, rows.detach(), {}, {}, crop_size, one_level(1.0, samples_per_bin, "crop_nearest"));
-  // Sums of ones are counts up to rounding.
-  const double samples = static_cast<double>(samples_per_bin) * static_cast<double>(samples_per_bin);
-  const Tensor outside = (1.0 - at::round(share * samples) / samples).to(crop.scalar_type());
-  return at::where(outside > 0, crop + value * outside, crop);
 }
 
 Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& box_indices,
@@ -118,21 +103,15 @@ Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& b
                     method, "'");
   TORCH_CHECK_VALUE(mode == "avg" || mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
   TORCH_CHECK_VALUE(samples_per_bin > 0, "samples_per_bin: expected a positive number, got ", samples_per_bin);
-  TORCH_CHECK_VALUE(crop_size.size() == 2, "crop_size: expected two positive integers (height, width), got ",
-                    crop_size);
+  check_output_size("crop_size", crop_size);
   TORCH_CHECK_VALUE(input.dim() == 4, "input: expected a 4-D tensor [N, C, H, W], got shape ", input.sym_sizes());
-  const Tensor rows = crop_rows(boxes, box_indices);
-  const bool is_max = mode == "max" && samples_per_bin > 1;
+  const Tensor rows = crop_rows(input, boxes, box_indices);
+  // Without channels the two modes are one, and max_pool2d refuses.
+  const bool is_max = mode == "max" && samples_per_bin > 1 && input.sym_size(1) != 0;
   const int64_t averaged = is_max ? 1 : samples_per_bin, pooled = is_max ? samples_per_bin : 1;
   const std::vector<c10::SymInt> size = {crop_size[0] * pooled, crop_size[1] * pooled};
-  // A mean that takes in the extrapolated samples is rounded to half precision once, at the end.
-  const bool is_half = input.scalar_type() == at::kHalf || input.scalar_type() == at::kBFloat16;
-  const bool extrapolates = extrapolation_value != 0.0;
-  const Tensor features = is_half && extrapolates && averaged > 1 ? input.to(at::kFloat) : input;
   const BoxRule rule = one_level(1.0, averaged, method == "bilinear" ? "crop_bilinear" : "crop_nearest");
-  Tensor crop = pool(features, rows, {}, {}, size, rule);
-  if (extrapolates) crop = add_extrapolation(crop, features, rows, size, extrapolation_value, averaged);
-  crop = crop.to(input.scalar_type());
+  const Tensor crop = pool(input, rows, {}, {}, size, rule, extrapolation_value);
   return is_max ? at::max_pool2d(crop, {pooled, pooled}) : crop;
 }
 
@@ -155,13 +134,13 @@ TORCH_LIBRARY_IMPL(roialign_ext, FuncTorchDynamicLayerFrontMode, m) { register_o
 }  // namespace
 
 Tensor pool(at::TensorList input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
-            c10::SymIntArrayRef output_size, const BoxRule& rule) {
+            c10::SymIntArrayRef output_size, const BoxRule& rule, double extrapolation_value) {
   using Signature =
       Tensor(at::TensorList, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-             c10::SymIntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view);
+             c10::SymIntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view, double);
   static const auto op = find<Signature>("roialign_ext::_pool");
   return op.call(input, boxes, direction(directions, 0), direction(directions, 1), optional(winners), output_size,
-                 rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
+                 rule.scales, rule.canonical, rule.sampling_ratio, rule.name, extrapolation_value);
 }
 
 std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,

@@ -26,7 +26,7 @@ struct BoxRule {
 };
 
 Tensor pool(at::TensorList input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
-            c10::SymIntArrayRef output_size, const BoxRule& rule);
+            c10::SymIntArrayRef output_size, const BoxRule& rule, double extrapolation_value = 0);
 
 std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
                                     const BoxRule& rule);

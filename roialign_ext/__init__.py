@@ -1,20 +1,54 @@
 """RoI pooling operators of object detection for PyTorch, hand-written for the CPU."""
 
-from ._environment import load_failure
+from ._environment import built_for, load_failure, version_conflict
 
+# Beside another torch the compiled module may load and then crash or misread tensors, so it is not even tried. Both
+# errors carry the package's name: `python -m roialign_ext` then ends in their one sentence, without a traceback.
+if (_conflict := version_conflict(built_for())) is not None:
+    raise ImportError(_conflict, name=__name__)
 try:
     from . import _C
 except ImportError as error:
-    raise ImportError(load_failure(error)) from error
+    raise ImportError(load_failure(error), name=__name__) from error
 
 from . import autograd as autograd
 from .autograd import RoIAlignFunction
 from .boxes import BoxShapeError
-from .functional import roi_align
-from .modules import RoIAlign
+from .functional import (
+    crop_and_resize,
+    multiscale_roi_align,
+    prroi_pool,
+    roi_align,
+    roi_align_rotated,
+    roi_pool,
+    roi_warp,
+)
+from .modules import CropAndResize, MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool, RoIWarp
+from .replace import LayerReplacement, replace_roi_layers
 
-__version__ = "0.1.0"
-__all__ = ["BoxShapeError", "RoIAlign", "RoIAlignFunction", "__version__", "cpu_capability", "roi_align"]
+__version__ = "0.2.0"
+__all__ = [
+    "BoxShapeError",
+    "CropAndResize",
+    "LayerReplacement",
+    "MultiScaleRoIAlign",
+    "PrRoIPool",
+    "RoIAlign",
+    "RoIAlignFunction",
+    "RoIAlignRotated",
+    "RoIPool",
+    "RoIWarp",
+    "__version__",
+    "cpu_capability",
+    "crop_and_resize",
+    "multiscale_roi_align",
+    "prroi_pool",
+    "replace_roi_layers",
+    "roi_align",
+    "roi_align_rotated",
+    "roi_pool",
+    "roi_warp",
+]
 
 
 def cpu_capability() -> str:

@@ -36,16 +36,13 @@ def version_conflict(built: str | None, running: str = torch.__version__) -> str
 
 
 def load_failure(error: ImportError) -> str:
-    """One sentence that says why the compiled module could not be imported, and what to do."""
+    """One sentence that says why a compiled module made for this torch could not be imported, and what to do."""
     built = built_for()
     if built is None:
         return (
             f"roialign_ext in {Path(__file__).parent} has no compiled module: build and install it with "
             "`pip install --no-build-isolation .` in its source folder, and import it from any other folder."
         )
-    conflict = version_conflict(built)
-    if conflict is not None:
-        return conflict
     return (
         f"roialign_ext, built for torch {built}, could not be loaded beside torch {torch.__version__} ({error}): "
         f"rebuild it with `{REBUILD}`."

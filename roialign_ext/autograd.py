@@ -7,7 +7,8 @@ u and v,
 
     by G: ``_pool``        by F: ``_pool_grad_input``        by b, or along one more direction: ``_pool_grad_boxes``
 
-and its third derivative by the boxes is zero.
+and its third derivative by the boxes is zero for most rules. F is a list of feature maps, one per level. A function of
+torch.autograd follows the tensors among its arguments, not those in lists: the maps come first, after their number.
 """
 
 from __future__ import annotations
@@ -30,96 +31,32 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from . import vmap
-from .functional import as_pair
+from ._checks import as_pair
+from ._terms import (
+    CANONICAL,
+    Directions,
+    Gradients,
+    Maps,
+    any_given,
+    box_gradients,
+    box_terms,
+    filled,
+    filled_to,
+    given,
+    grad_boxes,
+    grad_input,
+    has_box_derivative,
+    is_channels_last,
+    pool,
+    sizes,
+    sum_of_maps,
+    total,
+    wanted,
+)
 
 ops = torch.ops.roialign_ext
 
-Directions: TypeAlias = list[Tensor]
 Saved: TypeAlias = tuple[Any, ...]
-Gradients: TypeAlias = tuple[Any, ...]
-Rule: TypeAlias = tuple[float, int, str]  # spatial_scale, sampling_ratio, name
-
-MAX_DIRECTIONS = 2
-
-
-def _given(*directions: Tensor | None) -> Directions:
-    return [direction for direction in directions if direction is not None]
-
-
-def _padded(directions: Directions, length: int = MAX_DIRECTIONS) -> list[Tensor | None]:
-    return [*directions, *[None] * (length - len(directions))]
-
-
-def _sum(terms: list[Tensor]) -> Tensor | None:
-    return sum(terms[1:], start=terms[0]) if terms else None
-
-
-def _is_channels_last(input: Tensor) -> bool:
-    return input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
-
-
-def _pool(
-    input: Tensor, boxes: Tensor, directions: Directions, winners: Tensor | None, size: Any, rule: Rule
-) -> Tensor:
-    result: Tensor = ops._pool(input, boxes, *_padded(directions), winners, size, *rule)
-    return result
-
-
-def _grad_input(
-    grad: Tensor, boxes: Tensor, directions: Directions, winners: Tensor | None, size: Any, last: bool, rule: Rule
-) -> Tensor:
-    result: Tensor = ops._pool_grad_input(grad, boxes, *_padded(directions), winners, size, last, *rule)
-    return result
-
-
-def _grad_boxes(
-    grad: Tensor, input: Tensor, boxes: Tensor, directions: Directions, winners: Tensor | None, rule: Rule
-) -> Tensor:
-    result: Tensor = ops._pool_grad_boxes(grad, input, boxes, *_padded(directions, 1), winners, *rule)
-    return result
-
-
-def _box_gradients(
-    needed: tuple[bool, ...],
-    grad: Tensor,
-    features: Tensor,
-    boxes: Tensor,
-    u: Tensor | None,
-    v: Tensor | None,
-    winners: Tensor | None,
-    rule: Rule,
-) -> Gradients:
-    """Gradients by boxes, u and v of the form, as far as needed."""
-
-    def along(directions: Directions) -> Tensor:
-        return _grad_boxes(grad, features, boxes, directions, winners, rule)
-
-    directions = _given(u, v)
-    by_boxes = along(directions) if needed[0] and len(directions) < MAX_DIRECTIONS else None
-    by_u = along(_given(v)) if u is not None and needed[1] else None
-    by_v = along(_given(u)) if v is not None and needed[2] else None
-    return by_boxes, by_u, by_v
-
-
-def _box_tangents(
-    evaluate: Callable[[Directions], Tensor],
-    u: Tensor | None,
-    v: Tensor | None,
-    boxes_tangent: Tensor | None,
-    u_tangent: Tensor | None,
-    v_tangent: Tensor | None,
-    max_directions: int = MAX_DIRECTIONS,
-) -> list[Tensor]:
-    """What the tangents of boxes and directions add to the tangent of evaluate(directions)."""
-    terms = []
-    directions = _given(u, v)
-    if boxes_tangent is not None and len(directions) < max_directions:
-        terms.append(evaluate([*directions, boxes_tangent]))
-    if u_tangent is not None:
-        terms.append(evaluate(_given(u_tangent, v)))
-    if v_tangent is not None:
-        terms.append(evaluate(_given(u, v_tangent)))
-    return terms
 
 
 def _one_transform_down(jvp: Callable[..., Any]) -> Callable[..., Any]:
@@ -147,106 +84,125 @@ def _one_transform_down(jvp: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Pool(torch.autograd.Function):
-    """``_pool(input, boxes, u, v, winners, output_size, spatial_scale, sampling_ratio, rule)``."""
+    """``_pool``, applied to ``levels, *input, boxes, u, v, winners, output_size, *rule``.
+
+    An ``extrapolation_value`` may follow: a constant, which derivatives do not know.
+    """
 
     vmap = staticmethod(vmap.pool)
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        result: Tensor = ops._pool(*args)
+    def forward(levels: int, *args: Any) -> Tensor:
+        result: Tensor = ops._pool(list(args[:levels]), *args[levels:])
         return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, boxes, u, v, winners, ctx.output_size, *rule = inputs
+        levels: int = inputs[0]
+        ctx.levels = levels
+        maps, (boxes, u, v, winners, ctx.output_size, *rest) = inputs[1 : levels + 1], inputs[levels + 1 :]
         ctx.set_materialize_grads(False)
-        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), input.shape, _is_channels_last(input)
-        needs_input = any(ctx.needs_input_grad[1:4])
-        ctx.save_for_backward(input if needs_input else None, boxes, u, v, winners)
-        ctx.save_for_forward(input, boxes, u, v, winners)
+        ctx.rule, ctx.rest = tuple(rest[:4]), len(rest)
+        ctx.input_size, ctx.channels_last = sizes(maps), is_channels_last(maps)
+        needs_input = any(ctx.needs_input_grad[levels + 1 : levels + 4])
+        ctx.save_for_backward(boxes, u, v, winners, *(maps if needs_input else ()))
+        ctx.save_for_forward(boxes, u, v, winners, *maps)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Gradients:
-        input, boxes, u, v, winners = ctx.saved_tensors
+        levels: int = ctx.levels
+        rest: int = ctx.rest
+        needed, rule = ctx.needs_input_grad[1:], ctx.rule
+        boxes, u, v, winners, *maps = ctx.saved_tensors
         if grad is None:
-            return (None,) * 9
-        by_input = None
-        if ctx.needs_input_grad[0]:
-            by_input = _grad_input(grad, boxes, _given(u, v), winners, ctx.input_size, ctx.channels_last, ctx.rule)
-        by_boxes: Gradients = (None, None, None)
-        if input is not None:
-            by_boxes = _box_gradients(ctx.needs_input_grad[1:4], grad, input, boxes, u, v, winners, ctx.rule)
-        return (by_input, *by_boxes, *[None] * 5)
+            return (None,) * (levels + 6 + rest)
+        by_input: Gradients = (None,) * levels
+        if any(needed[:levels]):
+            size, last = ctx.input_size, ctx.channels_last
+            by_input = wanted(needed[:levels], grad_input(grad, boxes, given(u, v), winners, size, last, rule))
+        by_boxes: Gradients = (None,) * 3
+        if maps:
+            by_boxes = box_gradients(needed[levels:], grad, maps, boxes, u, v, winners, rule)
+        return (None, *by_input, *by_boxes, *[None] * (2 + rest))
 
     @staticmethod
     @_one_transform_down
     def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
-        input, boxes, u, v, winners = saved
-        input_tangent, *box_tangents = tangents[:4]
+        boxes, u, v, winners, *maps = saved
+        map_tangents, box_tangents = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1 : ctx.levels + 4]
 
-        def evaluate(features: Tensor, directions: Directions) -> Tensor:
-            return _pool(features, boxes, directions, winners, ctx.output_size, ctx.rule)
+        def evaluate(features: Maps, directions: Directions) -> Tensor:
+            return pool(features, boxes, directions, winners, ctx.output_size, ctx.rule)
 
-        terms = [] if input_tangent is None else [evaluate(input_tangent, _given(u, v))]
-        terms += _box_tangents(lambda directions: evaluate(input, directions), u, v, *box_tangents)
-        return _sum(terms)
+        terms = [evaluate(filled(map_tangents, maps), given(u, v))] if any_given(map_tangents) else []
+        order = len(given(u, v)) + 1
+        terms += box_terms(lambda directions: evaluate(maps, directions), order, ctx.rule, u, v, *box_tangents)
+        return total(terms)
 
 
 class PoolMax(torch.autograd.Function):
-    """``_pool_max(input, boxes, output_size, spatial_scale, sampling_ratio, rule)``."""
+    """``_pool_max``, applied to ``levels, *input, boxes, output_size, *rule``."""
 
     vmap = staticmethod(vmap.pool_max)
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        values, winners = ops._pool_max(*args)
+    def forward(levels: int, *args: Any) -> tuple[Tensor, Tensor]:
+        values, winners = ops._pool_max(list(args[:levels]), *args[levels:])
         return values, winners
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        input, boxes, ctx.output_size, *rule = inputs
+        levels: int = inputs[0]
+        ctx.levels = levels
+        maps, (boxes, ctx.output_size, *rule) = inputs[1 : levels + 1], inputs[levels + 1 :]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[1])
-        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), input.shape, _is_channels_last(input)
-        ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, boxes, output[1])
-        ctx.save_for_forward(input, boxes, output[1])
+        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), sizes(maps), is_channels_last(maps)
+        ctx.save_for_backward(boxes, output[1], *(maps if ctx.needs_input_grad[levels + 1] else ()))
+        ctx.save_for_forward(boxes, output[1], *maps)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: None) -> Gradients:
-        input, boxes, winners = ctx.saved_tensors
+        levels: int = ctx.levels
+        needed, rule = ctx.needs_input_grad[1:], ctx.rule
+        boxes, winners, *maps = ctx.saved_tensors
         if grad is None:
-            return (None,) * 6
-        by_input, by_boxes = None, None
-        if ctx.needs_input_grad[0]:
-            by_input = _grad_input(grad, boxes, [], winners, ctx.input_size, ctx.channels_last, ctx.rule)
-        if ctx.needs_input_grad[1]:
-            by_boxes = _grad_boxes(grad, input, boxes, [], winners, ctx.rule)
-        return by_input, by_boxes, None, None, None, None
+            return (None,) * (levels + 7)
+        by_input: Gradients = (None,) * levels
+        if any(needed[:levels]):
+            size, last = ctx.input_size, ctx.channels_last
+            by_input = wanted(needed[:levels], grad_input(grad, boxes, [], winners, size, last, rule))
+        by_boxes = None
+        if needed[levels]:
+            by_boxes = grad_boxes(grad, maps, boxes, [], winners, rule)
+        return (None, *by_input, by_boxes, *[None] * 5)
 
     @staticmethod
     @_one_transform_down
     def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor | None, None]:
-        input, boxes, winners = saved
-        terms = []
-        if tangents[0] is not None:
-            terms.append(_pool(tangents[0], boxes, [], winners, ctx.output_size, ctx.rule))
-        if tangents[1] is not None:
-            terms.append(_pool(input, boxes, [tangents[1]], winners, ctx.output_size, ctx.rule))
-        return _sum(terms), None
+        boxes, winners, *maps = saved
+        map_tangents, boxes_tangent = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1]
+
+        def evaluate(features: Maps, directions: Directions) -> Tensor:
+            return pool(features, boxes, directions, winners, ctx.output_size, ctx.rule)
+
+        terms = [evaluate(filled(map_tangents, maps), [])] if any_given(map_tangents) else []
+        if boxes_tangent is not None:
+            terms.append(evaluate(maps, [boxes_tangent]))
+        return total(terms), None
 
 
 class PoolGradInput(torch.autograd.Function):
-    """``_pool_grad_input(grad, boxes, u, v, winners, input_size, channels_last, *rule)``."""
+    """``_pool_grad_input(grad, boxes, u, v, winners, input_size, channels_last, *rule)``, one result per level."""
 
     vmap = staticmethod(vmap.pool_grad_input)
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        result: Tensor = ops._pool_grad_input(*args)
-        return result
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        return tuple(ops._pool_grad_input(*args))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         grad, boxes, u, v, winners, ctx.input_size, ctx.channels_last, *rule = inputs
         ctx.set_materialize_grads(False)
         ctx.rule, ctx.output_size = tuple(rule), grad.shape[2:]
@@ -254,82 +210,95 @@ class PoolGradInput(torch.autograd.Function):
         ctx.save_for_forward(grad, boxes, u, v, winners)
 
     @staticmethod
-    def backward(ctx: Any, features: Tensor | None) -> Gradients:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Gradients:
         grad, boxes, u, v, winners = ctx.saved_tensors
-        if features is None:
-            return (None,) * 10
+        if not any_given(cotangents):
+            return (None,) * 11
+        maps = filled_to(cotangents, ctx.input_size)
         by_grad = None
         if ctx.needs_input_grad[0]:
-            by_grad = _pool(features, boxes, _given(u, v), winners, ctx.output_size, ctx.rule)
-        by_boxes = _box_gradients(ctx.needs_input_grad[1:4], grad, features, boxes, u, v, winners, ctx.rule)
-        return (by_grad, *by_boxes, *[None] * 6)
+            by_grad = pool(maps, boxes, given(u, v), winners, ctx.output_size, ctx.rule)
+        by_boxes = box_gradients(ctx.needs_input_grad[1:4], grad, maps, boxes, u, v, winners, ctx.rule)
+        return (by_grad, *by_boxes, *[None] * 7)
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor | None, ...]:
         grad, boxes, u, v, winners = saved
         grad_tangent, *box_tangents = tangents[:4]
 
-        def evaluate(of: Tensor, directions: Directions) -> Tensor:
-            return _grad_input(of, boxes, directions, winners, ctx.input_size, ctx.channels_last, ctx.rule)
+        def evaluate(of: Tensor, directions: Directions) -> Maps:
+            return grad_input(of, boxes, directions, winners, ctx.input_size, ctx.channels_last, ctx.rule)
 
-        terms = [] if grad_tangent is None else [evaluate(grad_tangent, _given(u, v))]
-        terms += _box_tangents(lambda directions: evaluate(grad, directions), u, v, *box_tangents)
-        return _sum(terms)
+        terms = [] if grad_tangent is None else [evaluate(grad_tangent, given(u, v))]
+        order = len(given(u, v)) + 1
+        terms += box_terms(lambda directions: evaluate(grad, directions), order, ctx.rule, u, v, *box_tangents)
+        return sum_of_maps(terms, len(ctx.input_size) // 2 - 1)
 
 
 class PoolGradBoxes(torch.autograd.Function):
-    """``_pool_grad_boxes(grad, input, boxes, v, winners, *rule)``."""
+    """``_pool_grad_boxes``, applied to ``levels, *input, grad, boxes, v, winners, *rule``."""
 
     vmap = staticmethod(vmap.pool_grad_boxes)
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        result: Tensor = ops._pool_grad_boxes(*args)
+    def forward(levels: int, *args: Any) -> Tensor:
+        result: Tensor = ops._pool_grad_boxes(args[levels], list(args[:levels]), *args[levels + 1 :])
         return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad, input, boxes, v, winners, *rule = inputs
+        levels: int = inputs[0]
+        ctx.levels = levels
+        maps, (grad, boxes, v, winners, *rule) = inputs[1 : levels + 1], inputs[levels + 1 :]
         ctx.set_materialize_grads(False)
-        ctx.rule, ctx.channels_last = tuple(rule), _is_channels_last(input)
-        ctx.save_for_backward(grad, input, boxes, v, winners)
-        ctx.save_for_forward(grad, input, boxes, v, winners)
+        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), sizes(maps), is_channels_last(maps)
+        ctx.save_for_backward(grad, boxes, v, winners, *maps)
+        ctx.save_for_forward(grad, boxes, v, winners, *maps)
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor | None) -> Gradients:
-        grad, input, boxes, v, winners = ctx.saved_tensors
-        by_grad, by_input, by_boxes, by_v = None, None, None, None
-        if direction is not None:
-            directions = [*_given(v), direction]
-            if ctx.needs_input_grad[0]:
-                by_grad = _pool(input, boxes, directions, winners, grad.shape[2:], ctx.rule)
-            if ctx.needs_input_grad[1]:
-                by_input = _grad_input(grad, boxes, directions, winners, input.shape, ctx.channels_last, ctx.rule)
-            if v is None and ctx.needs_input_grad[2]:
-                by_boxes = _grad_boxes(grad, input, boxes, [direction], winners, ctx.rule)
-            if v is not None and ctx.needs_input_grad[3]:
-                by_v = _grad_boxes(grad, input, boxes, [direction], winners, ctx.rule)
-        return by_grad, by_input, by_boxes, by_v, None, None, None, None
+        levels: int = ctx.levels
+        rule = ctx.rule
+        grad, boxes, v, winners, *maps = ctx.saved_tensors
+        if direction is None:
+            return (None,) * (levels + 9)
+        needed = ctx.needs_input_grad[1:]
+        directions = [*given(v), direction]
+        by_input: Gradients = (None,) * levels
+        by_grad, by_boxes, by_v = None, None, None
+        if any(needed[:levels]):
+            size, last = ctx.input_size, ctx.channels_last
+            by_input = wanted(needed[:levels], grad_input(grad, boxes, directions, winners, size, last, rule))
+        if needed[levels]:
+            by_grad = pool(maps, boxes, directions, winners, grad.shape[2:], rule)
+        if needed[levels + 1] and has_box_derivative(rule, len(directions) + 1):
+            by_boxes = grad_boxes(grad, maps, boxes, directions, winners, rule)
+        if v is not None and needed[levels + 2]:
+            by_v = grad_boxes(grad, maps, boxes, [direction], winners, rule)
+        return (None, *by_input, by_grad, by_boxes, by_v, *[None] * 5)
 
     @staticmethod
     @_one_transform_down
     def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
-        grad, input, boxes, v, winners = saved
-        grad_tangent, input_tangent, boxes_tangent, v_tangent = tangents[:4]
+        grad, boxes, v, winners, *maps = saved
+        map_tangents = tangents[1 : ctx.levels + 1]
+        grad_tangent, boxes_tangent, v_tangent = tangents[ctx.levels + 1 : ctx.levels + 4]
 
-        def evaluate(of: Tensor, features: Tensor, directions: Directions) -> Tensor:
-            return _grad_boxes(of, features, boxes, directions, winners, ctx.rule)
+        def evaluate(of: Tensor, features: Maps, directions: Directions) -> Tensor:
+            return grad_boxes(of, features, boxes, directions, winners, ctx.rule)
 
         terms = []
         if grad_tangent is not None:
-            terms.append(evaluate(grad_tangent, input, _given(v)))
-        if input_tangent is not None:
-            terms.append(evaluate(grad, input_tangent, _given(v)))
-        terms += _box_tangents(
-            lambda directions: evaluate(grad, input, directions), v, None, boxes_tangent, v_tangent, None, 1
-        )
-        return _sum(terms)
+            terms.append(evaluate(grad_tangent, maps, given(v)))
+        if any_given(map_tangents):
+            terms.append(evaluate(grad, filled(map_tangents, maps), given(v)))
+        order = len(given(v)) + 2
+        terms += box_terms(
+            lambda directions: evaluate(grad, maps, directions), order, ctx.rule, v, None, boxes_tangent, v_tangent,
+            None,
+        )  # fmt: skip
+        return total(terms)
 
 
 class RoIAlignFunction(torch.autograd.Function):
@@ -363,37 +332,47 @@ class RoIAlignFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, boxes, _, spatial_scale, sampling_ratio, aligned, mode = inputs
-        ctx.rule = (spatial_scale, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
+        name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
+        ctx.rule = ([spatial_scale], CANONICAL, sampling_ratio, name)
         ctx.is_max = mode == "max"
-        ctx.input_size, ctx.channels_last = input.shape, _is_channels_last(input)
+        ctx.input_size, ctx.channels_last = input.shape, is_channels_last([input])
         ctx.save_for_backward(input if ctx.is_max or ctx.needs_input_grad[1] else None, boxes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         input, boxes = ctx.saved_tensors
         # Only the value is an output of forward(), so a traced backward finds the winners anew.
-        winners = ops._pool_max(input, boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
+        winners = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
         by_input, by_boxes = None, None
         if ctx.needs_input_grad[0]:
-            by_input = _grad_input(grad, boxes, [], winners, ctx.input_size, ctx.channels_last, ctx.rule)
+            by_input = grad_input(grad, boxes, [], winners, ctx.input_size, ctx.channels_last, ctx.rule)[0]
         if ctx.needs_input_grad[1]:
-            by_boxes = _grad_boxes(grad, input, boxes, [], winners, ctx.rule)
+            by_boxes = grad_boxes(grad, [input], boxes, [], winners, ctx.rule)
         return by_input, by_boxes, None, None, None, None, None
 
 
-def _kernel_under_transforms(name: str, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def _kernel_under_transforms(
+    name: str, function: type[torch.autograd.Function], place_of_maps: int | None
+) -> Callable[..., Any]:
     """What the operator runs while a transform is active.
 
+    `place_of_maps` says which argument of the operator is the list of feature maps.
     ``torch.func.functionalize`` knows no Python functions: there the operator itself, which neither makes views nor
     changes its arguments, runs one transform further down.
     """
     operator = getattr(ops, name).default
-    apply: Callable[..., Any] = function.apply
+
+    def differentiable(*args: Any) -> Any:
+        if place_of_maps is not None:
+            maps = args[place_of_maps]
+            args = (len(maps), *maps, *args[:place_of_maps], *args[place_of_maps + 1 :])
+        return function.apply(*args)  # type: ignore[no-untyped-call]
 
     def kernel(*args: Any) -> Any:
         transform: Any = retrieve_current_functorch_interpreter()
         if transform.key() != TransformType.Functionalize:
-            return apply(*args)
+            results = differentiable(*args)
+            return list(results) if function is PoolGradInput else results
         add_back_views, level = transform.functionalize_add_back_views(), transform.level()
 
         def unwrapped(tensor: Tensor) -> Tensor:
@@ -412,14 +391,14 @@ def _kernel_under_transforms(name: str, function: type[torch.autograd.Function])
 
 def _redirect_transforms() -> torch.library.Library:
     library = torch.library.Library("roialign_ext", "IMPL")  # type: ignore[no-untyped-call]
-    functions = {
-        "_pool": Pool,
-        "_pool_max": PoolMax,
-        "_pool_grad_input": PoolGradInput,
-        "_pool_grad_boxes": PoolGradBoxes,
-    }
-    for name, function in functions.items():
-        kernel = _kernel_under_transforms(name, function)
+    kernels = [
+        ("_pool", Pool, 0),
+        ("_pool_max", PoolMax, 0),
+        ("_pool_grad_input", PoolGradInput, None),
+        ("_pool_grad_boxes", PoolGradBoxes, 1),
+    ]
+    for name, function, place_of_maps in kernels:
+        kernel = _kernel_under_transforms(name, function, place_of_maps)
         library.impl(name, kernel, "FuncTorchDynamicLayerFrontMode")  # type: ignore[no-untyped-call]
     return library
 

@@ -1,4 +1,4 @@
-"""Boxes as the operators take them: rows (batch index, x1, y1, x2, y2) in image pixels."""
+"""Boxes as the operators take them: rows (batch index, x1, y1, x2, y2) or (batch index, cx, cy, w, h, angle)."""
 
 from typing import Union
 
@@ -10,18 +10,24 @@ class BoxShapeError(ValueError, AssertionError):
     """Boxes of the wrong shape. Also an AssertionError, which is what torchvision raises in its place."""
 
 
-def boxes_to_rows(boxes: Union[Tensor, list[Tensor]], images: int) -> Tensor:  # noqa: UP007 (TorchScript)
-    """Checks boxes and joins a list of them, one ``Tensor[L, 4]`` per image, into one ``Tensor[K, 5]``.
+def boxes_to_rows(
+    boxes: Union[Tensor, list[Tensor]],  # noqa: UP007 (TorchScript)
+    images: int,
+    coordinates: int = 4,
+    names: str = "x1, y1, x2, y2",
+) -> Tensor:
+    """Checks boxes and joins a list of them, one ``Tensor[L, coordinates]`` per image, into one tensor of rows.
 
-    Half-precision boxes of a list come back as float32: bfloat16 cannot hold the batch index 257.
+    A row is the batch index and the coordinates, whose names serve the error messages. Half-precision boxes of a list
+    come back as float32: bfloat16 cannot hold the batch index 257.
     """
     if isinstance(boxes, Tensor):
         # Tracing would record the sizes of its example; there the operator's own check has to do.
         tracing = torch.jit.is_tracing()  # type: ignore
-        if not tracing and (boxes.dim() != 2 or boxes.size(1) != 5):
+        if not tracing and (boxes.dim() != 2 or boxes.size(1) != coordinates + 1):
             raise BoxShapeError(
-                "boxes: expected a Tensor[K, 5] of rows (batch index, x1, y1, x2, y2) or a list of Tensor[L, 4], "
-                f"got a tensor of shape {list(boxes.shape)}"
+                f"boxes: expected a Tensor[K, {coordinates + 1}] of rows (batch index, {names}) or a list of "
+                f"Tensor[L, {coordinates}], got a tensor of shape {list(boxes.shape)}"
             )
         return boxes
     if len(boxes) != images:
@@ -29,16 +35,29 @@ def boxes_to_rows(boxes: Union[Tensor, list[Tensor]], images: int) -> Tensor:  #
             f"boxes: expected one tensor per image of input, which are {images}, got a list of {len(boxes)}"
         )
     for i, image_boxes in enumerate(boxes):
-        if image_boxes.dim() != 2 or image_boxes.size(1) != 4:
+        if image_boxes.dim() != 2 or image_boxes.size(1) != coordinates:
             raise BoxShapeError(
-                "boxes: expected a list of Tensor[L, 4] with rows (x1, y1, x2, y2), "
+                f"boxes: expected a list of Tensor[L, {coordinates}] with rows ({names}), "
                 f"got shape {list(image_boxes.shape)} at index {i}"
             )
         if not image_boxes.is_floating_point():
             raise TypeError(f"boxes: expected floating-point tensors, got {image_boxes.dtype} at index {i}")
     if len(boxes) == 0:
-        return torch.zeros([0, 5])
+        return torch.zeros([0, coordinates + 1])
     indices = [
         torch.full_like(image_boxes[:, :1], float(i), dtype=torch.float32) for i, image_boxes in enumerate(boxes)
     ]
     return torch.cat([torch.cat(indices), torch.cat(boxes)], dim=1)
+
+
+def check_normalised_boxes(boxes: Tensor, box_indices: Tensor) -> None:
+    """Shapes of the boxes of crop_and_resize; the operator compares the numbers of both."""
+    tracing = torch.jit.is_tracing()  # type: ignore
+    if not tracing and (boxes.dim() != 2 or boxes.size(1) != 4):
+        raise BoxShapeError(
+            f"boxes: expected a Tensor[K, 4] of normalised rows (y1, x1, y2, x2), got shape {list(boxes.shape)}"
+        )
+    if box_indices.dim() != 1:
+        raise ValueError(
+            f"box_indices: expected a Tensor[K], one image index per box, got shape {list(box_indices.shape)}"
+        )

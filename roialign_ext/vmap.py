@@ -2,25 +2,25 @@
 
 Where only features or gradients are batched, the batch goes into the channels and boxes are shared. Otherwise it goes
 into the boxes, and where features are batched too, into the images, with the batch indices shifted to match.
-Each rule returns (result, position of the batch dimension).
+The feature maps of all levels come first, after their number; they have the same images and channels, so the batch goes
+the same way in all of them. Each rule returns (result, position of the batch dimension).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 ops = torch.ops.roialign_ext
 
-InDims = tuple[int | None, ...]
+InDims: TypeAlias = tuple[int | None, ...]
 
 
-def _into_channels(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+def _into_channels(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
     """[n, C, h, w] with a batch dimension -> [n, batch * C, h, w]."""
-    if tensor is None:
-        return None
     if dim is None:
         tensor = tensor.unsqueeze(1).expand(tensor.shape[0], batch, *tensor.shape[1:])
     else:
@@ -28,16 +28,22 @@ def _into_channels(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor
     return tensor.flatten(1, 2)
 
 
-def _into_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+def _into_rows(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
     """[n, ...] with a batch dimension -> [batch * n, ...]."""
-    if tensor is None:
-        return None
     tensor = tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
     return tensor.flatten(0, 1)
 
 
+def _given_into_channels(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+    return None if tensor is None else _into_channels(tensor, dim, batch)
+
+
+def _given_into_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+    return None if tensor is None else _into_rows(tensor, dim, batch)
+
+
 def _boxes_into_rows(boxes: Tensor, dim: int | None, batch: int, images: int | None) -> Tensor:
-    """Boxes [K, 5] -> [batch * K, 5]; with `images` per element of the batch, element i uses images i * N ... .
+    """Box rows [K, B] -> [batch * K, B]; with `images` per element of the batch, element i uses images i * N ... .
 
     An index outside [0, N) belongs to no element and becomes -1, which is invalid everywhere.
     """
@@ -52,6 +58,21 @@ def _boxes_into_rows(boxes: Tensor, dim: int | None, batch: int, images: int | N
     return boxes.flatten(0, 1)
 
 
+def _maps_into_channels(maps: Sequence[Tensor], dims: InDims, batch: int) -> list[Tensor]:
+    return [_into_channels(one, dim, batch) for one, dim in zip(maps, dims, strict=True)]
+
+
+def _maps_and_boxes_into_rows(
+    maps: Sequence[Tensor], dims: InDims, boxes: Tensor, boxes_dim: int | None, batch: int
+) -> tuple[list[Tensor], Tensor]:
+    """Maps of all levels and the box rows that belong to them; maps without a batch dimension are shared."""
+    if all(dim is None for dim in dims):
+        return list(maps), _boxes_into_rows(boxes, boxes_dim, batch, None)
+    images = _size_without(maps[0], dims[0])[0]
+    rows = _boxes_into_rows(boxes, boxes_dim, batch, images)
+    return [_into_rows(one, dim, batch) for one, dim in zip(maps, dims, strict=True)], rows
+
+
 def _size_without(tensor: Tensor, dim: int | None) -> list[int]:
     size = list(tensor.shape)
     if dim is not None:
@@ -59,38 +80,31 @@ def _size_without(tensor: Tensor, dim: int | None) -> list[int]:
     return size
 
 
-def pool(
-    info: Any, in_dims: InDims, input: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None,
-    winners: Tensor | None, *rest: Any,
-) -> tuple[Tensor, int]:  # fmt: skip
+def pool(info: Any, in_dims: InDims, levels: int, *args: Any) -> tuple[Tensor, int]:
     batch = info.batch_size
-    images, channels = _size_without(input, in_dims[0])[:2]
-    if all(dim is None for dim in in_dims[1:4]):
-        features = _into_channels(input, in_dims[0], batch)
-        result = ops._pool(features, boxes, u, v, _into_channels(winners, in_dims[4], batch), *rest)
-        return result.unflatten(1, (batch, channels)), 1
-    count = _size_without(boxes, in_dims[1])[0]
-    batched = in_dims[0] is not None
-    features = _into_rows(input, in_dims[0], batch) if batched else input
-    rows = _boxes_into_rows(boxes, in_dims[1], batch, images if batched else None)
-    directions = _into_rows(u, in_dims[2], batch), _into_rows(v, in_dims[3], batch)
-    result = ops._pool(features, rows, *directions, _into_rows(winners, in_dims[4], batch), *rest)
-    return result.unflatten(0, (batch, count)), 0
+    maps, (boxes, u, v, winners, *rest) = args[:levels], args[levels:]
+    map_dims, (boxes_dim, u_dim, v_dim, winners_dim) = in_dims[1 : levels + 1], in_dims[levels + 1 : levels + 5]
+    if boxes_dim is None and u_dim is None and v_dim is None:
+        features, chosen = _maps_into_channels(maps, map_dims, batch), _given_into_channels(winners, winners_dim, batch)
+        result = ops._pool(features, boxes, u, v, chosen, *rest)
+        return result.unflatten(1, (batch, _size_without(maps[0], map_dims[0])[1])), 1
+    features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
+    directions = _given_into_rows(u, u_dim, batch), _given_into_rows(v, v_dim, batch)
+    result = ops._pool(features, rows, *directions, _given_into_rows(winners, winners_dim, batch), *rest)
+    return result.unflatten(0, (batch, _size_without(boxes, boxes_dim)[0])), 0
 
 
-def pool_max(
-    info: Any, in_dims: InDims, input: Tensor, boxes: Tensor, *rest: Any
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+def pool_max(info: Any, in_dims: InDims, levels: int, *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     batch = info.batch_size
-    images, channels = _size_without(input, in_dims[0])[:2]
-    if in_dims[1] is None:
-        results = ops._pool_max(_into_channels(input, in_dims[0], batch), boxes, *rest)
+    maps, (boxes, *rest) = args[:levels], args[levels:]
+    map_dims, boxes_dim = in_dims[1 : levels + 1], in_dims[levels + 1]
+    if boxes_dim is None:
+        channels = _size_without(maps[0], map_dims[0])[1]
+        results = ops._pool_max(_maps_into_channels(maps, map_dims, batch), boxes, *rest)
         values, winners = (result.unflatten(1, (batch, channels)) for result in results)
         return (values, winners), (1, 1)
-    count = _size_without(boxes, in_dims[1])[0]
-    batched = in_dims[0] is not None
-    features = _into_rows(input, in_dims[0], batch) if batched else input
-    rows = _boxes_into_rows(boxes, in_dims[1], batch, images if batched else None)
+    count = _size_without(boxes, boxes_dim)[0]
+    features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
     values, winners = (result.unflatten(0, (batch, count)) for result in ops._pool_max(features, rows, *rest))
     return (values, winners), (0, 0)
 
@@ -98,30 +112,26 @@ def pool_max(
 def pool_grad_input(
     info: Any, in_dims: InDims, grad: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None,
     winners: Tensor | None, input_size: list[int], *rest: Any,
-) -> tuple[Tensor, int]:  # fmt: skip
+) -> tuple[tuple[Tensor, ...], InDims]:  # fmt: skip
     batch = info.batch_size
-    images, channels, *plane = input_size
+    images, channels, *planes = input_size
     if all(dim is None for dim in in_dims[1:4]):
-        bins = _into_channels(grad, in_dims[0], batch)
-        size = [images, batch * channels, *plane]
-        result = ops._pool_grad_input(bins, boxes, u, v, _into_channels(winners, in_dims[4], batch), size, *rest)
-        return result.unflatten(1, (batch, channels)), 1
+        bins, chosen = _into_channels(grad, in_dims[0], batch), _given_into_channels(winners, in_dims[4], batch)
+        results = ops._pool_grad_input(bins, boxes, u, v, chosen, [images, batch * channels, *planes], *rest)
+        return tuple(result.unflatten(1, (batch, channels)) for result in results), (1,) * len(results)
     rows = _boxes_into_rows(boxes, in_dims[1], batch, images)
-    directions = _into_rows(u, in_dims[2], batch), _into_rows(v, in_dims[3], batch)
-    bins, chosen = _into_rows(grad, in_dims[0], batch), _into_rows(winners, in_dims[4], batch)
-    result = ops._pool_grad_input(bins, rows, *directions, chosen, [batch * images, channels, *plane], *rest)
-    return result.unflatten(0, (batch, images)), 0
+    directions = _given_into_rows(u, in_dims[2], batch), _given_into_rows(v, in_dims[3], batch)
+    bins, chosen = _into_rows(grad, in_dims[0], batch), _given_into_rows(winners, in_dims[4], batch)
+    results = ops._pool_grad_input(bins, rows, *directions, chosen, [batch * images, channels, *planes], *rest)
+    return tuple(result.unflatten(0, (batch, images)) for result in results), (0,) * len(results)
 
 
-def pool_grad_boxes(
-    info: Any, in_dims: InDims, grad: Tensor, input: Tensor, boxes: Tensor, v: Tensor | None,
-    winners: Tensor | None, *rest: Any,
-) -> tuple[Tensor, int]:  # fmt: skip
+def pool_grad_boxes(info: Any, in_dims: InDims, levels: int, *args: Any) -> tuple[Tensor, int]:
     batch = info.batch_size
-    count = _size_without(boxes, in_dims[2])[0]
-    batched = in_dims[1] is not None
-    features = _into_rows(input, in_dims[1], batch) if batched else input
-    rows = _boxes_into_rows(boxes, in_dims[2], batch, _size_without(input, in_dims[1])[0] if batched else None)
-    bins, direction = _into_rows(grad, in_dims[0], batch), _into_rows(v, in_dims[3], batch)
-    result = ops._pool_grad_boxes(bins, features, rows, direction, _into_rows(winners, in_dims[4], batch), *rest)
-    return result.to(boxes.dtype).unflatten(0, (batch, count)), 0
+    maps, (grad, boxes, v, winners, *rest) = args[:levels], args[levels:]
+    map_dims, (grad_dim, boxes_dim, v_dim, winners_dim) = in_dims[1 : levels + 1], in_dims[levels + 1 : levels + 5]
+    features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
+    bins, direction = _into_rows(grad, grad_dim, batch), _given_into_rows(v, v_dim, batch)
+    chosen = _given_into_rows(winners, winners_dim, batch)
+    result = ops._pool_grad_boxes(bins, features, rows, direction, chosen, *rest)
+    return result.to(boxes.dtype).unflatten(0, (batch, _size_without(boxes, boxes_dim)[0])), 0

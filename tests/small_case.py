@@ -12,7 +12,6 @@ from roialign_ext import roi_align
 SIZE = (3, 2)
 SCALE = 0.9
 RATIO = 2
-RULES = {True: (SCALE, RATIO, "roi_align_half_pixel"), False: (SCALE, RATIO, "roi_align_legacy")}
 IMAGES = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
 
 Operator = Callable[[Tensor, Tensor], Tensor]

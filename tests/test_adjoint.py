@@ -66,13 +66,13 @@ def test_the_derivatives_are_adjoint_too(aligned: bool, ratio: int, directions: 
     """D_u A and D_u D_v A of equations (21) and (22), with tables of all samples and of the winners."""
     ops = torch.ops.roialign_ext
     features, boxes = random_tensor(*SHAPE, seed=1), all_boxes(2)
-    arguments = ([3, 2], 0.9, ratio, RULES[aligned])
-    chosen = ops._pool_max(features, boxes, *arguments)[1] if winners else None
+    arguments = ([3, 2], [0.9], [224.0, 4.0], ratio, RULES[aligned])
+    chosen = ops._pool_max([features], boxes, *arguments)[1] if winners else None
     along = [random_tensor(*boxes.shape, seed=3 + i) if i < directions else None for i in range(2)]
-    out = ops._pool(features, boxes, *along, chosen, *arguments)
+    out = ops._pool([features], boxes, *along, chosen, *arguments)
     grad = random_tensor(*out.shape, seed=2)
     for channels_last in (False, True):
-        back = ops._pool_grad_input(grad, boxes, *along, chosen, list(SHAPE), channels_last, *arguments[1:])
+        back = ops._pool_grad_input(grad, boxes, *along, chosen, list(SHAPE), channels_last, *arguments[1:])[0]
         assert_adjoint(out, grad, features, back, 1e-13)
 
 
@@ -85,11 +85,11 @@ def test_directional_derivatives(aligned: bool, ratio: int, winners: bool) -> No
     call = Call((3, 2), 0.9, ratio, aligned)
     boxes = smooth_boxes(6, SHAPE, call, seed=5)
     features = random_tensor(*SHAPE, seed=1)
-    arguments = ([3, 2], 0.9, ratio, RULES[aligned])
-    chosen = ops._pool_max(features, boxes, *arguments)[1] if winners else None
+    arguments = ([3, 2], [0.9], [224.0, 4.0], ratio, RULES[aligned])
+    chosen = ops._pool_max([features], boxes, *arguments)[1] if winners else None
 
     def pool(rows: Tensor, u: Tensor | None = None, v: Tensor | None = None) -> Tensor:
-        result: Tensor = ops._pool(features, rows, u, v, chosen, *arguments)
+        result: Tensor = ops._pool([features], rows, u, v, chosen, *arguments)
         return result
 
     u, v = random_tensor(*boxes.shape, seed=3), random_tensor(*boxes.shape, seed=4)
@@ -103,7 +103,7 @@ def test_directional_derivatives(aligned: bool, ratio: int, winners: bool) -> No
     torch.testing.assert_close(pool(boxes, u, v), pool(boxes, v, u), atol=1e-13, rtol=0)
     grad = random_tensor(len(boxes), SHAPE[1], 3, 2, seed=2)
     for along in (None, v):
-        by_boxes = ops._pool_grad_boxes(grad, features, boxes, along, chosen, *arguments[1:])
+        by_boxes = ops._pool_grad_boxes(grad, [features], boxes, along, chosen, *arguments[1:])
         moved = pool(boxes, u) if along is None else pool(boxes, v, u)
         per_box = (by_boxes * u)[:, 1:].sum(1)
         torch.testing.assert_close(per_box, (moved * grad).sum((1, 2, 3)), atol=1e-11, rtol=0)
@@ -116,8 +116,8 @@ def test_the_image_column_of_a_direction_is_ignored() -> None:
     u = random_tensor(*boxes.shape, seed=3)
     other = u.clone()
     other[:, 0] = float("nan")
-    arguments = (None, None, [3, 2], 0.9, 2, "roi_align_half_pixel")
-    assert torch.equal(ops._pool(features, boxes, u, *arguments), ops._pool(features, boxes, other, *arguments))
+    arguments = (None, None, [3, 2], [0.9], [224.0, 4.0], 2, "roi_align_half_pixel")
+    assert torch.equal(ops._pool([features], boxes, u, *arguments), ops._pool([features], boxes, other, *arguments))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "csrc" / "core"
-HALF_PIXEL, LEGACY = 0, 1
-VALUE, EDGES, DIRECTION = 0, 1, 2
+HALF_PIXEL, LEGACY, WARP, PRROI, ROI_POOL, CROP, CROP_NEAREST = range(7)
+VALUE, EDGES, DIRECTION, EDGES_ALONG = range(4)
 
 
 class Axis(NamedTuple):
@@ -196,13 +196,112 @@ def test_weights_move_with_the_box(core: ctypes.CDLL, axis: Axis, shift: int) ->
     assert_same(build(core, moved), wanted, 1e-10)
 
 
+# Rules whose tables come from something else than the samples of a regular grid.
+
+
+def whole(number: float) -> float:
+    """Rounded half away from zero."""
+    return math.copysign(math.floor(abs(number) + 0.5), number)
+
+
+@given(axis=axes)
+def test_warped_edges_are_rounded_first(core: ctypes.CDLL, axis: Axis) -> None:
+    real = np.float64
+    low, high = (whole(float(real(edge) * real(axis.scale))) for edge in (axis.low, axis.high))
+    rounded = axis._replace(rule=LEGACY, low=low, high=high, scale=1.0)
+    assert build(core, axis._replace(rule=WARP)) == build(core, rounded)
+    straight_through = {key: (a * axis.scale, b * axis.scale) for key, (a, b) in build(core, rounded, EDGES).items()}
+    assert_same(build(core, axis._replace(rule=WARP), EDGES), straight_through, 1e-12)
+
+
+def integral_of_hat(x: float) -> float:
+    """The integral of the hat function of pixel 0 from minus infinity to x."""
+    x = min(max(x, -1.0), 1.0)
+    return 0.5 + x - x * abs(x) / 2
+
+
+def integrals(axis: Axis) -> Table:
+    """The mean over each bin of the hat function of each pixel."""
+    start, size = axis.low * axis.scale, (axis.high - axis.low) * axis.scale / axis.bins
+    table = {}
+    for p in range(axis.bins if size > 0 else 0):
+        for pixel in range(axis.length):
+            end = start + (p + 1) * size - pixel
+            table[p, pixel] = ((integral_of_hat(end) - integral_of_hat(end - size)) / size, 0.0)
+    return table
+
+
+integral_axes = axes.map(lambda a: a._replace(rule=PRROI)).filter(lambda a: not 0 < a.high - a.low < 0.01)
+
+
+@given(axis=integral_axes)
+def test_integral_weights(core: ctypes.CDLL, axis: Axis) -> None:
+    assert_same(build(core, axis), integrals(axis), 1e-9)
+
+
+def kinks(axis: Axis) -> list[float]:
+    """Where bins begin and end, map pixels."""
+    return [axis.scale * (axis.low + p * (axis.high - axis.low) / axis.bins) for p in range(axis.bins + 1)]
+
+
+def assert_slopes(core: ctypes.CDLL, axis: Axis, derivative: Table, kind: int, rates: tuple[float, float]) -> None:
+    """The derivatives by the two edges against differences of the tables of that kind."""
+    step = 1e-5
+    for edge, field in enumerate(("low", "high")):
+        ahead = build(core, axis._replace(**{field: getattr(axis, field) + step}), kind, rates)
+        behind = build(core, axis._replace(**{field: getattr(axis, field) - step}), kind, rates)
+        for key in ahead.keys() | behind.keys() | derivative.keys():
+            slope = (ahead.get(key, (0.0,))[0] - behind.get(key, (0.0,))[0]) / (2 * step)
+            assert derivative.get(key, (0.0, 0.0))[edge] == pytest.approx(slope, abs=1e-5)
+
+
+@given(axis=integral_axes, rates=st.tuples(st.floats(-2, 2), st.floats(-2, 2)))
+def test_derivatives_of_integrals(core: ctypes.CDLL, axis: Axis, rates: tuple[float, float]) -> None:
+    assume(all(abs(edge - round(edge)) > 1e-3 for edge in kinks(axis)))
+    assume((axis.high - axis.low) * axis.scale / axis.bins > 0.3)
+    assert_slopes(core, axis, build(core, axis, EDGES), VALUE, (0, 0))
+    assert_slopes(core, axis, build(core, axis, EDGES_ALONG, rates), DIRECTION, rates)
+
+
+def test_second_derivatives_of_means_are_zero(core: ctypes.CDLL) -> None:
+    assert build(core, Axis(HALF_PIXEL, 1.3, 7.9, 1.0, 3, 9, 2), EDGES_ALONG, (1.0, 2.0)) == {}
+
+
+@given(axis=axes.filter(lambda a: a.ratio > 0), nearest=st.booleans())
+def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, nearest: bool) -> None:
+    axis = axis._replace(rule=CROP_NEAREST if nearest else CROP, low=axis.low / 16, high=axis.high / 16)
+    count, last = axis.bins * axis.ratio, axis.length - 1
+    table: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    edges: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for i in range(count):
+        along = i / (count - 1) if count > 1 else 0.5
+        position = (
+            axis.low * last + i * ((axis.high - axis.low) * last / (count - 1))
+            if count > 1
+            else (0.5 * (axis.low + axis.high) * last)
+        )
+        if not 0 <= position <= last:
+            continue
+        at = whole(position) if nearest else position
+        low, key = int(at), (i // axis.ratio, int(at))
+        table[key][0] += (1 - (at - low)) / axis.ratio
+        table[key[0], low + 1][0] += (at - low) / axis.ratio
+        if not nearest and 0 < position < last:
+            for edge, rate in enumerate((last * (1 - along), last * along)):
+                edges[key][edge] -= rate / axis.ratio
+                edges[key[0], low + 1][edge] += rate / axis.ratio
+    assert_same(build(core, axis), {key: (w[0], 0.0) for key, w in table.items()}, 1e-9)
+    assert_same(build(core, axis, EDGES), {key: (w[0], w[1]) for key, w in edges.items()}, 1e-9)
+
+
 @pytest.mark.parametrize("half_size", [1e4, 1e6, 1e8, 1e12, 1e18, 1e30, 1e38, math.inf, math.nan])
 @pytest.mark.parametrize("single", [0, 1])
+@pytest.mark.parametrize("rule", [HALF_PIXEL, WARP, PRROI, CROP])
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_taps_are_bounded_whatever_the_size_of_the_box(
-    core: ctypes.CDLL, half_size: float, single: int, ratio: int
+    core: ctypes.CDLL, half_size: float, single: int, rule: int, ratio: int
 ) -> None:
-    axis = Axis(HALF_PIXEL, 20 - half_size, 20 + half_size, 1.0, 7, 40, ratio)
+    axis = Axis(rule, 20 - half_size, 20 + half_size, 1.0, 7, 40, ratio)
     table = build(core, axis, single=single)
     per_bin = defaultdict(int)
     for p, _ in table:

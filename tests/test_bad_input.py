@@ -207,15 +207,15 @@ def test_batch_index_of_the_private_operators() -> None:
     boxes = BOXES.clone()
     boxes[2, 0] = 2.0
     grad = torch.ones(3, 3, 2, 2)
-    rule = (1.0, 2, "roi_align_legacy")
+    rule = ([1.0], [224.0, 4.0], 2, "roi_align_legacy")
     ops = torch.ops.roialign_ext
     calls: tuple[Callable[[], object], ...] = (
-        lambda: ops._pool(FEATURES, boxes, None, None, None, [2, 2], *rule),
-        lambda: ops._pool(FEATURES, boxes, boxes, None, None, [2, 2], *rule),
-        lambda: ops._pool_max(FEATURES, boxes, [2, 2], *rule),
+        lambda: ops._pool([FEATURES], boxes, None, None, None, [2, 2], *rule),
+        lambda: ops._pool([FEATURES], boxes, boxes, None, None, [2, 2], *rule),
+        lambda: ops._pool_max([FEATURES], boxes, [2, 2], *rule),
         lambda: ops._pool_grad_input(grad, boxes, None, None, None, [2, 3, 7, 9], False, *rule),
         lambda: ops._pool_grad_input(grad, boxes, None, None, None, [2, 3, 7, 9], True, *rule),
-        lambda: ops._pool_grad_boxes(grad, FEATURES, boxes, None, None, *rule),
+        lambda: ops._pool_grad_boxes(grad, [FEATURES], boxes, None, None, *rule),
     )
     for call in calls:
         with pytest.raises(IndexError, match=r"(?s)boxes.*\b2\b"):

@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,43 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 CAPABILITIES = {"default": "DEFAULT", "avx2": "AVX2", "avx512": "AVX512"}
 
 
-def run_everything(call: Call, features: torch.Tensor, boxes: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
+Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def family_cases(dtype: torch.dtype, channels: int) -> dict[str, tuple[Pooling, torch.Tensor, torch.Tensor]]:
+    """The other operators: each with a map and 40 boxes on a few of its pixels."""
+    features = random_tensor(2, channels, 20, 24, seed=1, dtype=dtype)
+    random = random_tensor(40, 4, seed=2).abs() * 5.0
+    image = torch.arange(40)[:, None] % 2
+    boxes = torch.cat([image, random[:, :2] * 2, random[:, :2] * 2 + random[:, 2:]], 1).float()
+    turned = torch.cat([image, random[:, :2] * 2 + 5, random[:, 2:], random[:, :1] * 60], 1).float()
+    shares = boxes[:, 1:] / 24
+
+    def multiscale(features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        levels = [features, torch.nn.functional.avg_pool2d(features, 2)]
+        return roialign_ext.multiscale_roi_align(levels, boxes, (3, 2), [1.0, 0.5], 2, True, "avg", 5.0, 1.0)
+
+    calls: dict[str, tuple[Pooling, torch.Tensor]] = {
+        "prroi_pool": (lambda f, b: roialign_ext.prroi_pool(f, b, (3, 2)), boxes),
+        "roi_warp": (lambda f, b: roialign_ext.roi_warp(f, b, (3, 2), 1.0, 2, "max"), boxes),
+        "roi_pool": (lambda f, b: roialign_ext.roi_pool(f, b.detach(), (3, 2)), boxes),
+        "crop_and_resize": (lambda f, b: roialign_ext.crop_and_resize(f, b, image[:, 0], (3, 2)), shares),
+        "roi_align_rotated": (lambda f, b: roialign_ext.roi_align_rotated(f, b, (3, 2), 1.0, 2), turned),
+        "multiscale_roi_align": (multiscale, boxes),
+    }
+    return {name: (call, features, boxes) for name, (call, boxes) in calls.items()}
+
+
+def run_everything(
+    call: Pooling, features: torch.Tensor, boxes: torch.Tensor, grad: torch.Tensor
+) -> list[torch.Tensor]:
     """Forward, both gradients, and the three gradients of a form of the gradients."""
     features, boxes = features.detach().requires_grad_(), boxes.detach().requires_grad_()
     grad = grad.detach().requires_grad_()
     out = call(features, boxes)
-    firsts = torch.autograd.grad(out, (features, boxes), grad, create_graph=True)
-    seconds = torch.autograd.grad([first.float().square().sum() for first in firsts], (features, boxes, grad))
+    firsts = torch.autograd.grad(out, (features, boxes), grad, create_graph=True, materialize_grads=True)
+    forms = [first.float().square().sum() for first in firsts if first.requires_grad]
+    seconds = torch.autograd.grad(forms, (features, boxes, grad), materialize_grads=True)
     return [out.detach(), *(first.detach() for first in firsts), *seconds]
 
 
@@ -72,6 +103,21 @@ def test_threads_on_a_large_map(mode: str, layout: torch.memory_format) -> None:
 
 
 @pytest.mark.usefixtures("restore_threads")
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_in_the_family(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    for call, features, boxes in family_cases(dtype, 67).values():
+        features = features.contiguous(memory_format=layout)
+        grad = random_tensor(40, 67, 3, 2, seed=3, dtype=dtype).contiguous(memory_format=layout)
+        torch.set_num_threads(1)
+        expected = run_everything(call, features, boxes, grad)
+        for threads in (2, 3, 8):
+            torch.set_num_threads(threads)
+            for actual, one in zip(run_everything(call, features, boxes, grad), expected, strict=True):
+                assert torch.equal(actual, one)
+
+
+@pytest.mark.usefixtures("restore_threads")
 def test_repeated_runs_give_the_same_bits() -> None:
     torch.set_num_threads(4)
     features, boxes = random_tensor(1, 64, 20, 24, seed=1, dtype=torch.float32), all_boxes().float().repeat(4, 1)
@@ -104,10 +150,10 @@ def instruction_set_cases() -> list[tuple[Call, torch.Tensor, torch.Tensor, torc
     return cases
 
 
-def first_order(call: Call, features: torch.Tensor, boxes: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
+def first_order(call: Pooling, features: torch.Tensor, boxes: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
     features, boxes = features.detach().requires_grad_(), boxes.detach().requires_grad_()
     out = call(features, boxes)
-    return [out.detach(), *torch.autograd.grad(out, (features, boxes), grad)]
+    return [out.detach(), *torch.autograd.grad(out, (features, boxes), grad, materialize_grads=True)]
 
 
 @cache
@@ -150,9 +196,19 @@ def best_capability() -> str:
     return child("import torch; print(torch.backends.cpu.get_cpu_capability())", None)
 
 
+def family_results() -> list[list[torch.Tensor]]:
+    """Of the other operators, in both types of arithmetic, with whole vectors of channels and a remainder."""
+    return [
+        first_order(*case, random_tensor(40, channels, 3, 2, seed=3, dtype=dtype))
+        for dtype, channels in ((torch.float32, 77), (torch.float64, 16))
+        for case in family_cases(dtype, channels).values()
+    ]
+
+
 RUN = """
 import sys, torch, roialign_ext, test_cpu_paths
-torch.save([test_cpu_paths.first_order(*case) for case in test_cpu_paths.instruction_set_cases()], sys.argv[1])
+own = [test_cpu_paths.first_order(*case) for case in test_cpu_paths.instruction_set_cases()]
+torch.save((own, test_cpu_paths.family_results()), sys.argv[1])
 print(roialign_ext.cpu_capability())
 """
 
@@ -166,11 +222,15 @@ def test_every_instruction_set(capability: str, tmp_path: Path) -> None:
         pytest.skip(f"this processor has {best}, not {CAPABILITIES[capability]}")
     file = tmp_path / "results.pt"
     assert child(RUN, capability, str(file)) == CAPABILITIES[capability]
-    results: list[list[Any]] = torch.load(file)
+    results: list[list[Any]]
+    results, family = torch.load(file)
     for case, actual, expected in zip(instruction_set_cases(), results, expected_results(), strict=True):
         arithmetic = torch.float64 if case[1].dtype == torch.float64 else torch.float32
         for ours, (exact, terms) in zip(actual, expected, strict=True):
             assert_within_rounding(ours, exact, terms, arithmetic)
+
+    for ours, here in zip(family, family_results(), strict=True):
+        torch.testing.assert_close(ours, here, rtol=1e-4, atol=1e-4)  # of float32 gradients: sums of hundreds of terms
 
 
 def test_reports_the_instruction_set_in_use() -> None:

@@ -141,24 +141,48 @@ def test_load_failure_with_the_right_torch(monkeypatch: pytest.MonkeyPatch) -> N
     assert "rebuild it" in sentence
 
 
-@pytest.mark.parametrize(
-    ("built", "words"),
-    [
-        (None, "has no compiled module: build and install it"),
-        ("2.9.0", f"was built for torch 2.9.0 but torch {torch.__version__} is running: rebuild it"),
-    ],
+NOT_BUILT = (None, None, "has no compiled module: build and install it")
+OTHER_TORCH = (
+    "2.9.0",
+    "raise SystemExit('a binary for another torch must not be loaded')",
+    f"was built for torch 2.9.0 but torch {torch.__version__} is running: rebuild it",
 )
-def test_a_failing_import_says_what_to_do(tmp_path: Path, built: str | None, words: str) -> None:
+BROKEN = (
+    str(torch.__version__),
+    "raise ImportError('undefined symbol: _ZN5torch8autograd4Node')",
+    "could not be loaded beside torch",
+)
+
+
+@pytest.fixture(params=[NOT_BUILT, OTHER_TORCH, BROKEN], ids=["not built", "other torch", "broken"])
+def broken_package(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A folder with a package that cannot be imported, and what its error must say."""
+    built, compiled_module, words = request.param
     copy = tmp_path / "roialign_ext"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("_C*.so", "_build_info.py", "__pycache__"))
     if built is not None:
         (copy / "_build_info.py").write_text(f"TORCH_VERSION = {built!r}\n")
-        (copy / "_C.py").write_text("raise ImportError('undefined symbol: _ZN5torch8autograd4Node')\n")
-    result = run("-c", "import roialign_ext", PYTHONPATH=str(tmp_path))
+        (copy / "_C.py").write_text(f"{compiled_module}\n")
+    return str(tmp_path), words
+
+
+def test_a_failing_import_says_what_to_do(broken_package: tuple[str, str]) -> None:
+    folder, words = broken_package
+    result = run("-c", "import roialign_ext", PYTHONPATH=folder)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: roialign_ext")
     assert words in last
+
+
+def test_the_command_says_it_without_a_traceback(broken_package: tuple[str, str]) -> None:
+    folder, words = broken_package
+    result = run("-m", "roialign_ext", PYTHONPATH=folder)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert "ImportError: roialign_ext" in line
+    assert words in line
 
 
 def test_the_binary_names_its_torch() -> None:

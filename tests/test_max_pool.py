@@ -144,7 +144,7 @@ def test_winners_are_indices_into_the_inside_samples(aligned: bool, ratio: int, 
     boxes = all_boxes(2)
     rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
     features = FEATURES.contiguous(memory_format=layout)
-    values, winners = torch.ops.roialign_ext._pool_max(features, boxes, [3, 2], 0.8, ratio, rule)
+    values, winners = torch.ops.roialign_ext._pool_max([features], boxes, [3, 2], [0.8], [224.0, 4.0], ratio, rule)
     assert winners.dtype == torch.int32
     assert winners.shape == values.shape
     assert winners.is_contiguous(memory_format=layout)
@@ -166,14 +166,14 @@ def test_winners_are_indices_into_the_inside_samples(aligned: bool, ratio: int, 
 def test_given_winners_the_form_is_linear() -> None:
     """``_pool`` with winners is the max itself at the tensors that made them, and linear in the input."""
     boxes, other = all_boxes(2), random_tensor(2, 3, 7, 9, seed=6)
-    arguments = ([3, 2], 0.8, 2, "roi_align_half_pixel")
-    values, winners = torch.ops.roialign_ext._pool_max(FEATURES, boxes, *arguments)
+    arguments = ([3, 2], [0.8], [224.0, 4.0], 2, "roi_align_half_pixel")
+    values, winners = torch.ops.roialign_ext._pool_max([FEATURES], boxes, *arguments)
     pool = torch.ops.roialign_ext._pool
-    at_winners = pool(FEATURES, boxes, None, None, winners, *arguments)
+    at_winners = pool([FEATURES], boxes, None, None, winners, *arguments)
     torch.testing.assert_close(at_winners, values, atol=1e-13, rtol=0)
-    both = pool(2.0 * FEATURES - other, boxes, None, None, winners, *arguments)
+    both = pool([2.0 * FEATURES - other], boxes, None, None, winners, *arguments)
     torch.testing.assert_close(
-        both, 2.0 * values - pool(other, boxes, None, None, winners, *arguments), atol=1e-12, rtol=0
+        both, 2.0 * values - pool([other], boxes, None, None, winners, *arguments), atol=1e-12, rtol=0
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import roialign_ext
 from conftest import MODES, Call, random_tensor, smooth_boxes
@@ -27,6 +29,7 @@ SHAPE = (2, 2, 3, 4)
 BINS = (2, 2)
 COUNT = 3
 SCALE = 0.8
+CANONICAL = [224.0, 4.0]  # read with more than one level only
 
 
 class Arguments:
@@ -42,13 +45,13 @@ class Arguments:
         count: int = COUNT,
     ) -> None:
         call = Call(BINS, SCALE, ratio, rule == RULES[0])
-        self.rule = (SCALE, ratio, rule)
+        self.rule = ([SCALE], CANONICAL, ratio, rule)
         self.input = random_tensor(*SHAPE, seed=1, dtype=dtype).to(memory_format=layout)
         self.grad = random_tensor(count, SHAPE[1], *BINS, seed=2, dtype=dtype).to(memory_format=layout)
         self.boxes = smooth_boxes(count, SHAPE, call, seed=3)
         self.u = random_tensor(count, 5, seed=4)
         self.v = random_tensor(count, 5, seed=5)
-        self.winners = ops._pool_max(self.input, self.boxes, BINS, *self.rule)[1] if winners else None
+        self.winners = ops._pool_max([self.input], self.boxes, BINS, *self.rule)[1] if winners else None
         self.channels_last = layout == torch.channels_last
 
     def of(self, name: str, directions: int) -> tuple[Any, ...]:
@@ -56,25 +59,29 @@ class Arguments:
         u = self.u if directions > 0 else None
         v = self.v if directions > 1 else None
         if name == "_pool":
-            return (self.input, self.boxes, u, v, self.winners, BINS, *self.rule)
+            return ([self.input], self.boxes, u, v, self.winners, BINS, *self.rule)
         if name == "_pool_max":
-            return (self.input, self.boxes, BINS, *self.rule)
+            return ([self.input], self.boxes, BINS, *self.rule)
         if name == "_pool_grad_input":
             return (self.grad, self.boxes, u, v, self.winners, SHAPE, self.channels_last, *self.rule)
         assert name == "_pool_grad_boxes"
-        return (self.grad, self.input, self.boxes, u, self.winners, *self.rule)
+        return (self.grad, [self.input], self.boxes, u, self.winners, *self.rule)
 
 
 def with_grad(arguments: Sequence[Any], which: str) -> tuple[Any, ...]:
-    """Fresh arguments of which the floating-point tensors require grad: none, all, or those at even or odd places."""
-    result: list[Any] = []
-    for place, argument in enumerate(arguments):
-        if isinstance(argument, Tensor) and argument.is_floating_point():
-            wanted = {"none": False, "all": True, "even": place % 2 == 0, "odd": place % 2 == 1}[which]
-            result.append(argument.detach().clone().requires_grad_(wanted))
-        else:
-            result.append(argument)
-    return tuple(result)
+    """Fresh arguments of which the floating-point tensors, also in lists, require grad: none, all, or every second."""
+    places = itertools.count()
+
+    def fresh(argument: Any) -> Any:
+        if isinstance(argument, list):
+            return [fresh(one) for one in argument]
+        if not isinstance(argument, Tensor) or not argument.is_floating_point():
+            return argument
+        place = next(places)
+        wanted = {"none": False, "all": True, "even": place % 2 == 0, "odd": place % 2 == 1}[which]
+        return argument.detach().clone().requires_grad_(wanted)
+
+    return tuple(fresh(argument) for argument in arguments)
 
 
 VARIANTS = [
@@ -136,7 +143,9 @@ def test_opcheck_of_public_operator(mode: str, which: str, aligned: bool, layout
 def test_every_operator_is_covered() -> None:
     assert roialign_ext.__name__ in dir(torch.ops)
     names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("roialign_ext::")}
-    assert names == {f"roialign_ext::{name}" for name in ("roi_align", "_pool_max", *dict(VARIANTS))}
+    public = {name for name in roialign_ext.__all__ if name.islower() and hasattr(ops, name)}
+    assert len(public) == 7
+    assert names == {f"roialign_ext::{name}" for name in (*public, "_pool_max", *dict(VARIANTS))}
 
 
 SHAPES = [SHAPE, (1, 1, 4, 5), (2, 3, 1, 1), (2, 1, 1, 4), (1, 3, 4, 1), (3, 0, 4, 4)]
@@ -162,24 +171,21 @@ def test_results_without_data(
     input = random_tensor(*shape, dtype=dtypes[0]).to(memory_format=layout)
     grad = random_tensor(count, shape[1], *bins, dtype=dtypes[0]).to(memory_format=layout)
     boxes = torch.tensor([0.0, 0.5, 0.5, 2.5, 3.0], dtype=dtypes[1]).expand(count, 5)
-    last, rule = layout == torch.channels_last, (1.0, 2, RULES[0])
+    last, rule = layout == torch.channels_last, ([1.0], CANONICAL, 2, RULES[0])
     calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
         (ops.roi_align, (input, boxes, bins)),
         (ops.roi_align, (input, boxes, bins, 1.0, 2, True, "max")),
-        (ops._pool, (input, boxes, boxes, None, None, bins, *rule)),
-        (ops._pool_max, (input, boxes, bins, *rule)),
+        (ops._pool, ([input], boxes, boxes, None, None, bins, *rule)),
+        (ops._pool_max, ([input], boxes, bins, *rule)),
         (ops._pool_grad_input, (grad, boxes, None, None, None, shape, last, *rule)),
-        (ops._pool_grad_boxes, (grad, input, boxes, boxes, None, *rule)),
+        (ops._pool_grad_boxes, (grad, [input], boxes, boxes, None, *rule)),
     ]
     for operator, arguments in calls:
         expected = operator(*arguments)
         with FakeTensorMode() as mode:
-            fakes = [mode.from_tensor(item) if isinstance(item, Tensor) else item for item in arguments]
-            fake = operator(*fakes)
-        meta = operator(*(item.to("meta") if isinstance(item, Tensor) else item for item in arguments))
-        if isinstance(expected, Tensor):
-            expected, fake, meta = (expected,), (fake,), (meta,)
-        for real, faked, shaped in zip(expected, fake, meta, strict=True):
+            fake = operator(*tree_map_only(Tensor, mode.from_tensor, arguments))
+        meta = operator(*tree_map_only(Tensor, lambda tensor: tensor.to("meta"), arguments))
+        for real, faked, shaped in zip(*map(tree_leaves, (expected, fake, meta)), strict=True):
             assert signature(faked) == signature(real)
             assert signature(shaped) == signature(real)
             assert faked.device.type == "cpu"
@@ -216,16 +222,16 @@ def differentiable_form(name: str, directions: int, arguments: Arguments) -> tup
         return (*given, *[None] * (2 - len(given)))
 
     def pool(input: Tensor, corners: Tensor, *given: Tensor) -> Tensor:
-        result: Tensor = ops._pool(input, rows(corners), *padded(given), bins, BINS, *rule)
+        result: Tensor = ops._pool([input], rows(corners), *padded(given), bins, BINS, *rule)
         return result
 
     def grad_input(grad: Tensor, corners: Tensor, *given: Tensor) -> Tensor:
         last = arguments.channels_last
-        result: Tensor = ops._pool_grad_input(grad, rows(corners), *padded(given), bins, SHAPE, last, *rule)
-        return result
+        (result,) = ops._pool_grad_input(grad, rows(corners), *padded(given), bins, SHAPE, last, *rule)
+        return result  # type: ignore[no-any-return]
 
     def grad_boxes(grad: Tensor, input: Tensor, corners: Tensor, *given: Tensor) -> Tensor:
-        result: Tensor = ops._pool_grad_boxes(grad, input, rows(corners), *padded(given)[:1], bins, *rule)
+        result: Tensor = ops._pool_grad_boxes(grad, [input], rows(corners), *padded(given)[:1], bins, *rule)
         return result
 
     function, tensors = {
@@ -257,7 +263,7 @@ def test_maximum(rule: str, layout: torch.memory_format) -> None:
     image = arguments.boxes[:, :1]
 
     def values(input: Tensor, corners: Tensor) -> Tensor:
-        result: Tensor = ops._pool_max(input, torch.cat([image, corners], 1), BINS, *arguments.rule)[0]
+        result: Tensor = ops._pool_max([input], torch.cat([image, corners], 1), BINS, *arguments.rule)[0]
         return result
 
     tensors = tuple(tensor.clone().requires_grad_() for tensor in (arguments.input, arguments.boxes[:, 1:]))
@@ -288,7 +294,9 @@ def test_index_column_of_directions_is_ignored(name: str, directions: int, rule:
     arguments = Arguments(rule, winners)
     expected = getattr(ops, name)(*arguments.of(name, directions))
     arguments.u[:, 0] = arguments.v[:, 0] = float("nan")
-    assert torch.equal(getattr(ops, name)(*arguments.of(name, directions)), expected)
+    actual = getattr(ops, name)(*arguments.of(name, directions))
+    for ours, same in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
+        assert torch.equal(ours, same)
     if name == "_pool_grad_boxes":
         assert not bool(expected[:, 0].any())
 
@@ -302,7 +310,7 @@ def test_gradient_dtypes(rule: str, winners: bool, dtype: torch.dtype) -> None:
     arguments.boxes, arguments.u, arguments.v = arguments.boxes.float(), arguments.u.to(dtype), arguments.v.double()
     for name, directions in VARIANTS:
         tensors = with_grad(arguments.of(name, directions), "all")
-        leaves = [tensor for tensor in tensors if isinstance(tensor, Tensor) and tensor.requires_grad]
-        result = getattr(ops, name)(*tensors)
+        leaves = [leaf for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        (result,) = tree_leaves(getattr(ops, name)(*tensors))
         gradients = torch.autograd.grad(result.sum(), leaves, materialize_grads=True)
         assert [gradient.dtype for gradient in gradients] == [leaf.dtype for leaf in leaves]

@@ -95,12 +95,15 @@ def test_installed_files() -> None:
     names = {path.name for path in PACKAGE.iterdir()}
     assert {"py.typed", "_C.pyi", "_build_info.py", "_build_info.pyi"} <= names
     assert any(re.fullmatch(r"_C\..*so", name) for name in names)
+    sources = {path.relative_to(ROOT / "roialign_ext") for path in (ROOT / "roialign_ext").rglob("*.py")}
+    assert {path for path in sources if not (PACKAGE / path).is_file()} == set()
 
 
 def test_metadata() -> None:
     metadata = importlib.metadata.metadata("roialign_ext")
     assert metadata["Version"] == roialign_ext.__version__
-    assert metadata.get_all("Requires-Dist") == ["torch>=2.11"]
+    assert metadata.get_all("Requires-Dist") == ["torch>=2.11", 'matplotlib>=3.8; extra == "viz"']
+    assert metadata.get_all("Provides-Extra") == ["viz"]
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
 
@@ -110,7 +113,7 @@ def test_version_stands_in_one_place() -> None:
     names = [
         "setup.py",
         "pyproject.toml",
-        *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("roialign_ext/*.py")),
+        *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("roialign_ext/**/*.py")),
     ]
     places = [name for name in names if pattern.search((ROOT / name).read_text())]
     assert places == ["roialign_ext/__init__.py"]

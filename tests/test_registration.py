@@ -15,8 +15,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import MODES, random_tensor
-from roialign_ext import RoIAlign, RoIAlignFunction, roi_align
+from roialign_ext import PrRoIPool, RoIAlign, RoIAlignFunction, multiscale_roi_align, roi_align, roi_pool
 
+PUBLIC = (
+    "roi_align",
+    "prroi_pool",
+    "roi_warp",
+    "roi_pool",
+    "crop_and_resize",
+    "roi_align_rotated",
+    "multiscale_roi_align",
+)
 PRIVATE = ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
 FEATURES = random_tensor(2, 2, 5, 6)
 BOXES = torch.tensor([[0, 0.3, 0.4, 3.1, 3.2], [1, 1.1, 1.3, 4.2, 3.7], [0, -1.0, 2.0, 3.0, 3.3]], dtype=torch.float64)
@@ -28,14 +37,15 @@ def test_private_operators_have_a_kernel(name: str, key: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"roialign_ext::{name}", key)
 
 
-def test_public_operator_is_composed_of_the_private_ones() -> None:
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_operators_are_composed_of_the_private_ones(name: str) -> None:
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     for key in ("CompositeImplicitAutograd", "FuncTorchDynamicLayerFrontMode"):
-        assert has_kernel("roialign_ext::roi_align", key)
-    assert not has_kernel("roialign_ext::roi_align", "CUDA")
+        assert has_kernel(f"roialign_ext::{name}", key)
+    assert not has_kernel(f"roialign_ext::{name}", "CUDA")
 
 
-@pytest.mark.parametrize("name", ["roi_align", *PRIVATE])
+@pytest.mark.parametrize("name", [*PUBLIC, *PRIVATE])
 def test_compilers_may_trust_the_operators(name: str) -> None:
     assert torch.Tag.pt2_compliant_tag in getattr(torch.ops.roialign_ext, name).default.tags
 
@@ -51,12 +61,12 @@ def test_import_brings_no_compiler_along() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
-@pytest.mark.parametrize("layer", [roi_align, RoIAlign(2, 1.0, 2)], ids=["function", "module"])
+@pytest.mark.parametrize("layer", [roi_align, roi_pool, RoIAlign(2, 1.0, 2), PrRoIPool(2, 1.0)])
 def test_unsupported_device(device: str, layer: Any) -> None:
     """One sentence, with the device that was given and the one that works. Fake tensors need no such hardware."""
     with FakeTensorMode():
         features, boxes = torch.empty(1, 2, 5, 6, device=device), torch.empty(3, 5, device=device)
-        arguments = (2,) if layer is roi_align else ()
+        arguments = () if isinstance(layer, torch.nn.Module) else (2,)
         with pytest.raises(ValueError, match=rf"input: .*\bcpu\b.*{device}") as caught:
             layer(features, boxes, *arguments)
     assert "\n" not in str(caught.value)
@@ -90,6 +100,15 @@ def test_only_wanted_gradients_are_computed(mode: str) -> None:
         features, boxes = FEATURES.clone().requires_grad_(by_features), BOXES.clone().requires_grad_(by_boxes)
         expected = [forward] + ["_pool_grad_input"] * by_features + ["_pool_grad_boxes"] * by_boxes
         assert kernels_run(features, boxes, mode) == expected
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_operator_call_for_all_levels(mode: str) -> None:
+    maps = [FEATURES.clone().requires_grad_() for _ in range(4)]
+    with Recorder() as recorder:
+        multiscale_roi_align(maps, BOXES, 2, [1.0, 0.5, 0.25, 0.125], mode=mode).sum().backward()
+    assert recorder.calls == ["_pool" if mode == "avg" else "_pool_max", "_pool_grad_input"]
+    assert all(one.grad is not None for one in maps)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -154,7 +154,7 @@ ROI_HOST_DEVICE T fraction_along_box(const BoxAxis<T>& axis, int64_t p, const Ax
   if (axis.rule == Rule::kPrRoIPool) {
     return (static_cast<T>(p) + T(0.5) * (sample.begin + sample.end)) / static_cast<T>(axis.bins);
   }
-  const T index = static_cast<T>(sample.index + (sample.count - 1) / 2);
+  const T index = static_cast<T>(sample.index) + T(0.5) * static_cast<T>(sample.count - 1);
   if (is_crop(axis.rule)) {
     const int64_t samples = axis.bins * axis.grid;
     return samples > 1 ? (static_cast<T>(p * axis.grid) + index) / static_cast<T>(samples - 1) : T(0.5);

@@ -8,7 +8,7 @@ namespace roialign_ext {
 struct LevelRule {
   double canonical_scale;  // size in image pixels of a box that goes to the canonical level
   double canonical_level;
-  double finest, coarsest;  // numbers of the first and the last level: a map of scale 2^-k is level k
+  double finest, coarsest;  // numbers of the first and the last level, ascending: a map of scale 2^-k is level k
 };
 
 // Place of the box's level among the given ones, 0 the finest. Edges in image pixels.

@@ -65,7 +65,8 @@ ROI_HOST_DEVICE Reach<T> reach_of_map(const RotatedBox<T>& box, T by_y, T by_x) 
   const T size_y = static_cast<T>(box.y.length + 1), size_x = static_cast<T>(box.x.length + 1);
   const T corner = by_y * (T(-1) - box.centre_y) + by_x * (T(-1) - box.centre_x);
   const T y = by_y * size_y, x = by_x * size_x;
-  const T margin = T(1) + T(1e-6) * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + size_y + size_x);
+  constexpr T kRoundings = sizeof(T) == 8 ? T(2e-15) : T(1e-6);  // eight or so, relative
+  const T margin = T(1) + kRoundings * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + size_y + size_x);
   return {corner + (y < T(0) ? y : T(0)) + (x < T(0) ? x : T(0)) - margin,
           corner + (y > T(0) ? y : T(0)) + (x > T(0) ? x : T(0)) + margin};
 }
@@ -103,7 +104,7 @@ struct PointRate {
   T y, x;
 };
 
-// Derivative of a sample's position along the direction u of the box's parameters (equation (35)).
+// Derivative of a sample's position along the direction u of the box's parameters (equation (37)).
 template <class T>
 ROI_HOST_DEVICE PointRate<T> point_rate(const RotatedBox<T>& box, const RotatedSample<T>& sample, const T* u) {
   const T scale = box.y.scale, turn = box.angle_unit * u[4];
@@ -113,7 +114,7 @@ ROI_HOST_DEVICE PointRate<T> point_rate(const RotatedBox<T>& box, const RotatedS
   return {scale * u[1] + y * box.cosine - x * box.sine, scale * u[0] + y * box.sine + x * box.cosine};
 }
 
-// Second derivative of a sample's position along u and v (equation (36)).
+// Second derivative of a sample's position along u and v (equation (38)).
 template <class T>
 ROI_HOST_DEVICE PointRate<T> point_curvature(const RotatedBox<T>& box, const RotatedSample<T>& sample, const T* u,
                                              const T* v) {

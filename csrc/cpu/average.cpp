@@ -12,7 +12,7 @@ namespace roialign_ext {
 namespace {
 
 // A block of the map up to this size stays in a core's second-level cache while boxes are visited one by one; larger
-// maps are swept row by row (docs/design.md has the measurement).
+// maps are swept row by row.
 constexpr int64_t kCachedMapBytes = 1 << 20;
 
 // Runs pooling or its transpose over units (plane, channel block).
@@ -36,9 +36,10 @@ void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<
 
 Tensor pool_cpu(at::TensorList input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
                 const OptionalTensor& winners, at::IntArrayRef output_size, at::ArrayRef<double> scales,
-                at::ArrayRef<double> canonical, int64_t sampling_ratio, std::string_view rule_name) {
+                at::ArrayRef<double> canonical, int64_t sampling_ratio, std::string_view rule_name,
+                double extrapolation_value) {
   const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
-  check_pool_args(input, boxes, u, v, winners, c10::fromIntArrayRefSlow(output_size), rule);
+  check_pool_args(input, boxes, u, v, winners, c10::fromIntArrayRefSlow(output_size), rule, extrapolation_value);
   const BoxCall call = make_box_call(input[0].scalar_type(), sizes_of(input), boxes, u, v, rule);
   const Tensor output = at::empty({boxes.size(0), input[0].size(1), output_size[0], output_size[1]},
                                   input[0].options().memory_format(input[0].suggest_memory_format()));
@@ -53,7 +54,9 @@ Tensor pool_cpu(at::TensorList input, const Tensor& boxes, const OptionalTensor&
     if (winners.has_value()) return pool_winners<W>(params, directions, winners_view(*winners), maps, bins);
     if (is_rotated(call.rule)) return pool_rotated<W>(params, directions, maps, bins);
     const Kernels<W> kernels = select_kernels<W>();
-    run_average(maps, bins, make_average_plan<W>(params, directions), kernels.lanes, kernels.pool);
+    AveragePlan<W> plan = make_average_plan<W>(params, directions);
+    if (extrapolation_value != 0) add_extrapolation(plan, params, extrapolation_value);
+    run_average(maps, bins, plan, kernels.lanes, kernels.pool);
   });
   return output;
 }

@@ -1,5 +1,5 @@
 // Gradient by the boxes on the CPU: threading and registration. The loops are in box_gradient_body.h; given winners,
-// in winners.cpp.
+// in winners.h.
 #include <torch/library.h>
 
 #include <ATen/ops/zeros.h>

@@ -164,7 +164,32 @@ struct AveragePlan {
   TablesByBin<W, 1> x;
   TablesByPixel<W, 1> y;
   BoxesByPlane by_plane;
+  std::vector<W> outside;  // [K][bins] what samples outside the map add to a bin, the same in all channels; or empty
 };
+
+// Samples outside the map have this value: it joins the mean of a bin with their share.
+template <class W, class T>
+void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double value) {
+  const auto samples_on_map = [](const BoxAxis<T>& axis, std::vector<double>& counts) {
+    counts.assign(static_cast<size_t>(axis.bins), 0.0);
+    for (int64_t p = 0; p < axis.bins; ++p) {
+      for_each_sample(axis, p, false,
+                      [&](const AxisSample<T>& sample) { counts[p] += static_cast<double>(sample.count); });
+    }
+  };
+  const double samples = static_cast<double>(params.sampling_ratio) * static_cast<double>(params.sampling_ratio);
+  std::vector<double> rows, columns;
+  for (int64_t k = 0; k < params.boxes; ++k) {
+    samples_on_map(params.y_axis(k), rows);
+    samples_on_map(params.x_axis(k), columns);
+    for (double row : rows) {
+      for (double column : columns) {
+        const double share = (samples - row * column) / samples;
+        plan.outside.push_back(share == 0 ? W(0) : static_cast<W>(value * share));  // 0 times infinity is not 0
+      }
+    }
+  }
+}
 
 // `directions` holds 0, 1 or 2 pointers to rows.
 template <class W, class T>

@@ -45,6 +45,13 @@ inline void spread_row(const W* grad, const int64_t* x_begin, int64_t bins_x, co
   }
 }
 
+// What the bins of box k hold before any pixel is added.
+template <int B, class W>
+inline void begin_bins(const AveragePlan<W>& plan, int64_t k, int64_t bins, W* acc) {
+  if (plan.outside.empty()) return std::fill(acc, acc + bins * B, W(0));
+  for (int64_t i = 0; i < bins; ++i) std::fill(acc + i * B, acc + (i + 1) * B, plan.outside[k * bins + i]);
+}
+
 // Calls visit(item's row, taps by bin) for all rows of all items of box k: the whole product of one box.
 template <class W, class Visit>
 inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& visit) {
@@ -66,7 +73,7 @@ inline void pool_by_box(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t
   std::vector<W> acc(job.bins.pixels() * B);
   for (int64_t b = plan.by_plane.begin[plane]; b < plan.by_plane.begin[plane + 1]; ++b) {
     const int64_t k = plan.by_plane.boxes[b];
-    std::fill(acc.begin(), acc.end(), W(0));
+    begin_bins<B>(plan, k, job.bins.pixels(), acc.data());
     for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
       W* row_of_map = map.data() + (reader.in_place ? 0 : y.pixel * view.width * B);
       Row<W> row = {row_of_map, B};
@@ -89,7 +96,10 @@ inline void pool_by_row(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t
   const int64_t size = job.bins.pixels() * B;
   std::vector<W> buffer(reader.in_place ? 0 : view.width * B);
   std::vector<W> slots(std::max<int64_t>(sweep.slots, 1) * size);
-  for (int64_t k : sweep.untouched) unpack_plane<B>(slots.data(), job.bins, k, c, channels);
+  for (int64_t k : sweep.untouched) {
+    begin_bins<B>(plan, k, job.bins.pixels(), slots.data());
+    unpack_plane<B>(slots.data(), job.bins, k, c, channels);
+  }
   for (int64_t y = 0; y < view.height; ++y) {
     if (sweep.begin[y] == sweep.begin[y + 1]) continue;
     Row<W> row = {nullptr, B};
@@ -98,7 +108,7 @@ inline void pool_by_row(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t
       const SweepEntry& entry = sweep.entries[e];
       const PixelRow& taps = plan.y.rows[entry.row];
       W* acc = slots.data() + entry.slot * size;
-      if (entry.opens) std::fill(acc, acc + size, W(0));
+      if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.pixels(), acc);
       pool_row<NV>(row, plan.x.item(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
                    plan.y.taps.data() + taps.end, acc);
       if (entry.closes) unpack_plane<B>(acc, job.bins, entry.box, c, channels);

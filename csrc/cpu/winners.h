@@ -30,6 +30,22 @@ bool follows_box(const SampleTap<W>& sample) {
   return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
 }
 
+// The samples of one bin that fall on the map, along both axes.
+template <class W>
+struct BinSamples {
+  const SampleTap<W>*y, *x;
+  uint32_t count_y, count_x;
+
+  BinSamples(const SamplePlan<W>& plan, int64_t k, int64_t p, int64_t q) {
+    const int64_t* y_begin = plan.y.begin.data() + k * plan.y.bins + p;
+    const int64_t* x_begin = plan.x.begin.data() + k * plan.x.bins + q;
+    y = plan.y.samples.data() + y_begin[0];
+    x = plan.x.samples.data() + x_begin[0];
+    count_y = static_cast<uint32_t>(y_begin[1] - y_begin[0]);
+    count_x = static_cast<uint32_t>(x_begin[1] - x_begin[0]);
+  }
+};
+
 // One sample of one bin, chosen by its winner.
 template <class W>
 struct Winner {
@@ -39,12 +55,10 @@ struct Winner {
 
 // False for the winner -1 (a rejected sample, which moves nothing), and for any index that the bin does not have.
 template <class W>
-bool find_winner(const SamplePlan<W>& plan, int64_t k, int64_t p, int64_t q, int32_t winner, Winner<W>& sample) {
-  const int64_t y_bin = k * plan.y.bins + p, x_bin = k * plan.x.bins + q;
-  const int64_t y_begin = plan.y.begin[y_bin], x_begin = plan.x.begin[x_bin];
-  const int64_t ny = plan.y.begin[y_bin + 1] - y_begin, nx = plan.x.begin[x_bin + 1] - x_begin;
-  if (winner < 0 || winner >= ny * nx) return false;
-  sample = {&plan.y.samples[y_begin + winner / nx], &plan.x.samples[x_begin + winner % nx]};
+bool find_winner(const BinSamples<W>& bin, int32_t index, Winner<W>& sample) {
+  if (index < 0 || static_cast<uint32_t>(index) >= bin.count_y * bin.count_x) return false;
+  const uint32_t row = static_cast<uint32_t>(index) / bin.count_x;
+  sample = {bin.y + row, bin.x + (static_cast<uint32_t>(index) - row * bin.count_x)};
   return true;
 }
 
@@ -76,6 +90,11 @@ Stencil<W> make_stencil(const Winner<W>& sample, int order, const W* const* dire
 // Calls visit(y, x, weight) for the pixels of the stencil that have weight.
 template <class W, class Visit>
 void for_each_pixel(const Winner<W>& sample, const Stencil<W>& stencil, Visit&& visit) {
+  if (stencil.terms == 1 && stencil.y[0].high == W(0) && stencil.x[0].high == W(0)) {
+    const W weight = stencil.y[0].low * stencil.x[0].low;
+    if (weight != W(0)) visit(sample.y->low, sample.x->low, weight);
+    return;
+  }
   for (int i = 0; i < 2; ++i) {
     for (int j = 0; j < 2; ++j) {
       W weight = 0;
@@ -117,15 +136,18 @@ class Rates {
   std::vector<W> rates_[2];
 };
 
-// Calls visit(bin offsets p and q, sample) for the bins of one box and channel whose winner is on the map.
+// Calls visit(c, p, q, sample) for the bins of one box whose winner is on the map, in `channels` channels from `first`.
 template <class W, class Visit>
-void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t c,
-                     Visit&& visit) {
+void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t first,
+                     int64_t channels, Visit&& visit) {
   Winner<W> sample;
   for (int64_t p = 0; p < winners.height; ++p) {
     for (int64_t q = 0; q < winners.width; ++q) {
-      const int32_t winner = winners.at(k, c)[p * winners.stride_y + q * winners.stride_x];
-      if (find_winner(plan, k, p, q, winner, sample)) visit(p, q, sample);
+      const BinSamples<W> bin(plan, k, p, q);
+      const int32_t* index = winners.at(k, first) + p * winners.stride_y + q * winners.stride_x;
+      for (int64_t c = 0; c < channels; ++c) {
+        if (find_winner(bin, index[c * winners.stride_c], sample)) visit(c, p, q, sample);
+      }
     }
   }
 }
@@ -144,7 +166,7 @@ void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& direc
         const Input& map = maps.map(plane);
         const S* pixels = map.template at<S>(maps.image(plane), c);
         std::fill(sums.begin(), sums.end(), W(0));
-        for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+        for_each_winner(plan, winners, k, c, 1, [&](int64_t, int64_t p, int64_t q, const Winner<W>& sample) {
           W& sum = sums[p * output.width + q];
           for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
             sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
@@ -161,37 +183,38 @@ void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& direc
 template <class W, class T>
 void spread_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
                     const WinnersView<const int32_t>& winners, const Input& grad, const Pyramid<Output>& grad_input) {
-  constexpr int64_t kChannels = 16;
+  // A block has one channel where channels lie apart, so that its sums stay in the cache, and a cache line of them
+  // where they lie together.
+  const int64_t width = grad.stride_c == 1 ? 16 : 1;
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
   const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
-  const int64_t blocks = (grad.channels + kChannels - 1) / kChannels;
+  const int64_t blocks = (grad.channels + width - 1) / width;
   const double elements = static_cast<double>(grad.elements() + grad_input.elements());
   with_storage<W>(grad.storage, [&](auto storage) {
     using S = decltype(storage);
     run_units(params.planes() * blocks, elements, [&](int64_t begin, int64_t end) {
       std::vector<W> sums;
       for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t plane = unit / blocks, first = unit % blocks * kChannels;
+        const int64_t plane = unit / blocks, first = unit % blocks * width;
         const Output& map = grad_input.map(plane);
-        const int64_t channels = std::min(kChannels, grad.channels - first);
-        sums.assign(static_cast<size_t>(map.pixels() * kChannels), W(0));
+        const int64_t channels = std::min(width, grad.channels - first);
+        sums.assign(static_cast<size_t>(map.pixels() * width), W(0));
         for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
           const int64_t k = by_plane.boxes[b];
-          for (int64_t c = 0; c < channels; ++c) {
-            const S* bins = grad.template at<S>(k, first + c);
-            for_each_winner(plan, winners, k, first + c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
-              const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
-              for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
-                sums[(y * map.width + x) * kChannels + c] += weight * g;
-              });
-            });
-          }
+          const S* bins = grad.template at<S>(k, first);
+          for_each_winner(plan, winners, k, first, channels,
+                          [&](int64_t c, int64_t p, int64_t q, const Winner<W>& sample) {
+                            const W g = static_cast<W>(bins[c * grad.stride_c + p * grad.stride_y + q * grad.stride_x]);
+                            for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
+                              sums[static_cast<size_t>((y * map.width + x) * width + c)] += weight * g;
+                            });
+                          });
         }
-        for (int64_t c = 0; c < channels; ++c) {
-          S* pixels = map.template at<S>(grad_input.image(plane), first + c);
-          for (int64_t i = 0; i < map.pixels(); ++i) {
-            pixels[i * map.stride_x] = static_cast<S>(sums[i * kChannels + c]);
+        S* target = map.template at<S>(grad_input.image(plane), first);
+        for (int64_t i = 0; i < map.pixels(); ++i) {
+          for (int64_t c = 0; c < channels; ++c) {
+            target[i * map.stride_x + c * map.stride_c] = static_cast<S>(sums[static_cast<size_t>(i * width + c)]);
           }
         }
       }
@@ -216,7 +239,7 @@ void box_gradient_winners(const BoxParams<T>& params, const std::vector<const T*
         for (int64_t c = 0; c < grad.channels; ++c) {
           const S* pixels = map.template at<S>(maps.image(plane), c);
           const S* bins = grad.template at<S>(k, c);
-          for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+          for_each_winner(plan, winners, k, c, 1, [&](int64_t, int64_t p, int64_t q, const Winner<W>& sample) {
             const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;

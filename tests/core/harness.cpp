@@ -1,5 +1,7 @@
 // csrc/core as plain functions for tests/test_axis_weights.py. It includes nothing but csrc/core, which shows that the
 // headers stand alone.
+#include <type_traits>
+
 #include "axis_weights.h"
 
 namespace {
@@ -16,18 +18,20 @@ int64_t build(int rule, double low, double high, double scale, int64_t bins, int
   const auto axis = make_box_axis<T>(static_cast<Rule>(rule), static_cast<T>(low), static_cast<T>(high),
                                      static_cast<T>(scale), bins, length, sampling_ratio);
   int64_t count = 0;
-  auto record = [&](auto weights) {
-    constexpr int M = decltype(weights)::M;
+  auto record = [&](const auto& derivative) {
+    constexpr int M = std::decay_t<decltype(derivative)>::M;
     for (int64_t p = 0; p < bins; ++p) {
-      for_each_tap<T>(axis, p, weights, [&](int64_t pixel, const T* weight) {
+      for_each_tap<T>(axis, p, derivative, [&](int64_t pixel, const T* weight) {
         if (count < capacity) taps[count] = {p, pixel, {weight[0], M == 2 ? weight[M - 1] : T(0)}};
         ++count;
       });
     }
   };
-  if (kind == 0) record(ValueWeights());
-  if (kind == 1) record(EdgeWeights());
-  if (kind == 2) record(DirectionWeights<T>{T(low_rate), T(high_rate)});
+  const EdgeRates<T> rates = {T(low_rate), T(high_rate)};
+  if (kind == 0) record(TableValue<T>{});
+  if (kind == 1) record(by_edges<T>());
+  if (kind == 2) record(TableDerivative<T, 1, 1>{{rates}, {}});
+  if (kind == 3) record(by_edges_along(rates));
   return count;
 }
 

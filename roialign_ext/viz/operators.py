@@ -1,0 +1,57 @@
+"""The operators that the pictures compare: how each is called and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..functional import prroi_pool, roi_align, roi_pool, roi_warp
+from .geometry import OPERATORS
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a picture says about one operator."""
+
+    name: str
+    rounding: str
+    detail: str
+    result: str
+
+
+WORDS = {
+    "roi_pool": Words("RoIPool", "corners and bins rounded", "cells of the marked bin", "largest cell of a bin"),
+    "roi_warp": Words("RoIWarp", "corners rounded, bins sampled", "one sample of the bin", "mean of the samples"),
+    "roi_align": Words("RoIAlign", "nothing rounded, bins sampled", "one sample of the bin", "mean of the samples"),
+    "roi_align_half_pixel": Words(
+        "RoIAlign, aligned", "half a pixel back, bins sampled", "one sample of the bin", "mean of the samples"
+    ),
+    "prroi_pool": Words("PrRoIPool", "nothing rounded, bins integrated", "weights of the bin", "mean of the area"),
+}
+
+
+def check_operators(operators: Sequence[str]) -> None:
+    """Raises ValueError unless ``operators`` names at least one operator, and each that it names is known."""
+    if isinstance(operators, str) or not operators or not set(operators) <= set(OPERATORS):
+        raise ValueError(f"operators: expected names out of {', '.join(OPERATORS)}, got {operators!r}")
+
+
+def pool(
+    operator: str,
+    input: Tensor,
+    rows: Tensor,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+) -> Tensor:
+    """The package's ``operator`` on ``input`` ``[N, C, H, W]`` and ``rows`` ``[K, 5]``, in mode ``"avg"``."""
+    if operator == "roi_pool":
+        return roi_pool(input, rows, output_size, spatial_scale)
+    if operator == "prroi_pool":
+        return prroi_pool(input, rows, output_size, spatial_scale)
+    if operator == "roi_warp":
+        return roi_warp(input, rows, output_size, spatial_scale, sampling_ratio)
+    aligned = operator == "roi_align_half_pixel"
+    return roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned)
