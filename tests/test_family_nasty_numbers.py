@@ -80,16 +80,15 @@ def test_any_size_of_box_without_a_grid(size: float, dtype: torch.dtype) -> None
         assert_all_gradients_match_oracle(call, features, boxes, grad)
 
 
-@pytest.mark.parametrize("ratio", [2, 32, 33, 40])
+@pytest.mark.parametrize("ratio", [2, 33, 40])
 def test_coinciding_samples_each_have_their_place_in_the_box(ratio: int) -> None:
     """Of a box without size all samples are at one point; how far each moves with an edge differs."""
     features = random_tensor(1, 2, 7, 9, seed=6, dtype=torch.float32)
     boxes = rows((3.3, 2.4, 3.3, 2.4), (1.7, 4.2, 5.1, 4.2)).float()
     turned = rotated_rows((3.3, 2.4, 0.0, 0.0, 20.0), (4.2, 3.1, 2.0, 0.0, 30.0)).float()
-    for bins in ((1, 1), (2, 3)):
-        grad = random_tensor(2, 2, *bins, seed=7, dtype=torch.float32)
-        assert_gradients_match_oracle(Call(bins, 1.0, ratio, True), features, boxes, grad)
-        assert_gradients_match_oracle(RotatedCall(bins, 1.0, ratio), features, turned, grad)
+    grad = random_tensor(2, 2, 2, 1, seed=7, dtype=torch.float32)
+    assert_gradients_match_oracle(Call((2, 1), 1.0, ratio, True), features, boxes, grad)
+    assert_gradients_match_oracle(RotatedCall((2, 1), 1.0, ratio), features, turned, grad)
 
 
 @pytest.mark.parametrize("name", list(FAMILY))
