@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import pytest
@@ -109,8 +110,7 @@ def test_map_sizes(name: str, height: int, width: int) -> None:
     assert_all_gradients_match_oracle(FAMILY[name], features, boxes, grad)
 
 
-@pytest.mark.parametrize("name", list(FAMILY))
-@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize(("name", "layout"), list(zip(FAMILY, itertools.cycle(FORMATS))))
 def test_large_map(name: str, layout: torch.memory_format) -> None:
     """Maps beyond any cache block of a kernel."""
     call, channels = FAMILY[name], 70

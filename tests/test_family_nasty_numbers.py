@@ -80,6 +80,17 @@ def test_any_size_of_box_without_a_grid(size: float, dtype: torch.dtype) -> None
         assert_all_gradients_match_oracle(call, features, boxes, grad)
 
 
+@pytest.mark.parametrize("size", [1e9, 1e17, 1e19, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cells_of_boxes_of_any_size(size: float, dtype: torch.dtype) -> None:
+    """A finite box covers what it covers, also where its edges are beyond 64-bit integers."""
+    features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
+    boxes = rows((-size, -size, size, size), (0.0, 1.0, size, size), (-size, -size, 4.0, 5.0)).to(dtype)
+    for bins in ((1, 1), (2, 3), (3, 2)):
+        assert_matches_oracle(RoIPoolCall(bins), features, boxes)
+    assert bool(RoIPoolCall((1, 1))(features, boxes[:2]).ne(0.0).all())
+
+
 @pytest.mark.parametrize("ratio", [2, 33, 40])
 def test_coinciding_samples_each_have_their_place_in_the_box(ratio: int) -> None:
     """Of a box without size all samples are at one point; how far each moves with an edge differs."""
