@@ -11,7 +11,7 @@
 #define ROI_VECTOR_BYTES 32
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
-#pragma GCC optimize("fp-contract=fast")
+#pragma GCC optimize("O3", "fp-contract=fast")
 
 namespace roialign_ext {
 namespace isa_avx2 {

@@ -11,7 +11,7 @@
 #define ROI_VECTOR_BYTES 64
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
-#pragma GCC optimize("fp-contract=fast")
+#pragma GCC optimize("O3", "fp-contract=fast")
 
 namespace roialign_ext {
 namespace isa_avx512 {

@@ -7,7 +7,7 @@
 
 #define ROI_VECTOR_BYTES 16
 #pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast")
+#pragma GCC optimize("O3", "fp-contract=fast")
 
 namespace roialign_ext {
 namespace isa_default {
