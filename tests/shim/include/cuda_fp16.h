@@ -1,0 +1,13 @@
+// Stands in for CUDA's header of that name: storage and conversions.
+#pragma once
+
+#include <c10/util/Half.h>
+
+#include "cuda_runtime.h"
+
+struct __half {
+  uint16_t bits;
+};
+inline float __half2float(__half value) { return c10::detail::fp16_ieee_to_fp32_value(value.bits); }
+inline __half __float2half_rn(float value) { return {c10::detail::fp16_ieee_from_fp32_value(value)}; }
+inline __half __float2half(float value) { return __float2half_rn(value); }
