@@ -4,8 +4,8 @@
 //
 // All come from the form Phi(G, F, b; u, v) = D_u D_v <G, A(b) F>, linear in G, F, u and v:
 //   by G: pool      by F: pool_grad_input      by b or one more direction: pool_grad_boxes
-// A third derivative by the boxes is zero where tables are piecewise linear in the edges: a tensor of zeros in a backward
-// pass, no term in a tangent. Where it is not (prroi_pool, rotated boxes) it is refused.
+// A third derivative by the boxes is zero where tables are piecewise linear in the edges: a tensor of zeros in a
+// backward pass, no term in a tangent. Where it is not (prroi_pool, rotated boxes) it is refused.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>

@@ -111,10 +111,11 @@ class Pool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Gradients:
         levels: int = ctx.levels
+        rest: int = ctx.rest
         needed, rule = ctx.needs_input_grad[1:], ctx.rule
         boxes, u, v, winners, *maps = ctx.saved_tensors
         if grad is None:
-            return (None,) * (levels + 6 + ctx.rest)
+            return (None,) * (levels + 6 + rest)
         by_input: Gradients = (None,) * levels
         if any(needed[:levels]):
             size, last = ctx.input_size, ctx.channels_last
@@ -122,7 +123,7 @@ class Pool(torch.autograd.Function):
         by_boxes: Gradients = (None,) * 3
         if maps:
             by_boxes = box_gradients(needed[levels:], grad, maps, boxes, u, v, winners, rule)
-        return (None, *by_input, *by_boxes, *[None] * (2 + ctx.rest))
+        return (None, *by_input, *by_boxes, *[None] * (2 + rest))
 
     @staticmethod
     @_one_transform_down

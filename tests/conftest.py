@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -30,9 +31,40 @@ SUM_ROUNDINGS = 32
 """Roundings of the arithmetic type that one result may collect, in units of the sum of absolute terms."""
 
 
+class OperatorCall(Protocol):
+    """One operator with its arguments after ``input`` and ``boxes``: the package's, and the oracle's in float64."""
+
+    def __call__(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """The package's result."""
+
+    def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """The oracle's output."""
+
+    def input_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        """The oracle's input gradient."""
+
+    def box_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        """The oracle's box gradient."""
+
+    def forward_terms(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """What the absolute values of the terms of every output add up to."""
+
+    def input_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        """What those of the input gradient add up to."""
+
+    def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        """What those of the box gradient add up to at most."""
+
+
+def output_terms(grad: Tensor, features: Tensor) -> Tensor:
+    """For every box: the sum of ``|grad|`` times the largest step between two pixels, ``[K, 1]``."""
+    step = 2.0 * float(features.detach().double().abs().max()) if features.numel() else 0.0
+    return (grad.double().abs().sum((1, 2, 3)) * step)[:, None]
+
+
 @dataclass(frozen=True)
 class Call:
-    """The arguments of one call after ``input`` and ``boxes``."""
+    """``roi_align`` with its arguments after ``input`` and ``boxes``."""
 
     output_size: tuple[int, int] = (2, 2)
     spatial_scale: float = 1.0
@@ -69,6 +101,18 @@ class Call:
         """The oracle's box gradient, float64."""
         arrays = (as_array(grad), as_array(features), as_array(boxes))
         return torch.from_numpy(reference.box_gradient(*arrays, self.params(features, boxes), self.mode))
+
+    def forward_terms(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """The weights are not negative, so it is the result for ``|features|``."""
+        return self.forward(features.abs(), boxes)
+
+    def input_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        """The same for ``|grad|``."""
+        return self.input_gradient(grad.abs(), features, boxes)
+
+    def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        """At most the sum of |G| over the outputs, times the largest step of the map, times the scale."""
+        return (output_terms(grad, features) * self.spatial_scale).expand(boxes.shape)
 
 
 def as_array(tensor: Tensor) -> reference.Array:
@@ -137,7 +181,7 @@ BOX_SETS: dict[str, Tensor] = {
 def spread(boxes: Tensor, images: int) -> Tensor:
     """``boxes`` dealt out over ``images`` images in an order that is not sorted."""
     result = boxes.clone()
-    result[:, 0] = (torch.arange(len(boxes)) * 2 + 1).remainder(images)
+    result[:, 0] = (torch.arange(len(boxes)) + 1).remainder(images)
     return result
 
 
@@ -189,25 +233,35 @@ def assert_within_rounding(
         )
 
 
-def assert_matches_oracle(call: Call, features: Tensor, boxes: Tensor) -> Tensor:
+def assert_matches_oracle(call: OperatorCall, features: Tensor, boxes: Tensor) -> Tensor:
     """Runs the package, holds the result against the oracle, returns it."""
     out = call(features, boxes)
     assert out.dtype == features.dtype
-    assert_within_rounding(out, call.forward(features, boxes), call.forward(features.abs(), boxes))
+    assert_within_rounding(out, call.forward(features, boxes), call.forward_terms(features, boxes))
     return out
 
 
-def assert_gradients_match_oracle(call: Call, features: Tensor, boxes: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def assert_input_gradient_matches_oracle(call: OperatorCall, features: Tensor, boxes: Tensor, grad: Tensor) -> Tensor:
+    """Runs forward and backward by the input alone, holds the gradient against the oracle, returns it."""
+    features = features.detach().requires_grad_()
+    (by_input,) = torch.autograd.grad(call(features, boxes.detach()), features, grad)
+    assert by_input.dtype == features.dtype
+    terms = call.input_terms(grad, features, boxes)
+    assert_within_rounding(by_input, call.input_gradient(grad, features, boxes), terms)
+    return by_input
+
+
+def assert_gradients_match_oracle(
+    call: OperatorCall, features: Tensor, boxes: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
     """Runs forward and backward, holds both gradients against the oracle, returns them."""
     features, boxes = features.detach().requires_grad_(), boxes.detach().requires_grad_()
     by_input, by_boxes = torch.autograd.grad(call(features, boxes), (features, boxes), grad)
     assert by_input.dtype == features.dtype
     assert by_boxes.dtype == boxes.dtype
-    terms = call.input_gradient(grad.abs(), features, boxes)  # the weights are not negative
+    terms = call.input_terms(grad, features, boxes)
     assert_within_rounding(by_input, call.input_gradient(grad, features, boxes), terms)
-    # of a box gradient: at most the sum of |G| over the outputs, times the largest step of the map, times the scale
-    step = 2.0 * float(features.detach().double().abs().max()) * call.spatial_scale
-    terms = (grad.double().abs().sum((1, 2, 3)) * step)[:, None].expand(len(boxes), 5)
+    terms = call.box_terms(grad, features, boxes)
     arithmetic = torch.float64 if features.dtype == torch.float64 and boxes.dtype == torch.float64 else torch.float32
     assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), terms, arithmetic)
     assert not bool(by_boxes[:, 0].any())

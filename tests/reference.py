@@ -22,17 +22,6 @@ LARGEST_GRID = 20_000_000
 
 
 @dataclass(frozen=True)
-class Params:
-    """The arguments of ``roi_align`` after ``input`` and ``boxes``, and the type coordinates are computed in."""
-
-    output_size: tuple[int, int]
-    spatial_scale: float = 1.0
-    sampling_ratio: int = -1
-    aligned: bool = False
-    coordinate: type[np.floating[Any]] = np.float64
-
-
-@dataclass(frozen=True)
 class Sample:
     """One inside sample of one bin along one axis, in map pixels."""
 
@@ -53,7 +42,31 @@ class Axis:
     first_rejected: list[int]  # smallest rejected i of each bin, or g
 
 
-def _sample(index: int, position: float, length: int, by_first: float, by_second: float) -> Sample:
+@dataclass(frozen=True)
+class Params:
+    """The arguments of ``roi_align`` after ``input`` and ``boxes``, and the type coordinates are computed in.
+
+    The rules that differ from ``roi_align`` only in where the samples lie (``reference_sampled.py``) derive from it.
+    """
+
+    output_size: tuple[int, int]
+    spatial_scale: float = 1.0
+    sampling_ratio: int = -1
+    aligned: bool = False
+    coordinate: type[np.floating[Any]] = np.float64
+
+    @property
+    def rejected_value(self) -> float:
+        """What a sample outside the map counts as."""
+        return 0.0
+
+    def axis(self, first: float, second: float, bins: int, length: int) -> Axis:
+        """The samples along one axis of a box with the edges ``first`` and ``second``."""
+        return sample_axis(first, second, bins, length, self)
+
+
+def bilinear_sample(index: int, position: float, length: int, by_first: float, by_second: float) -> Sample:
+    """Equations (8), (9) and (17) for a position that is on the map."""
     clamped = max(position, 0.0)
     low = math.floor(clamped)
     if low >= length - 1:
@@ -67,13 +80,21 @@ def _sample(index: int, position: float, length: int, by_first: float, by_second
 def sample_axis(first: float, second: float, bins: int, length: int, params: Params) -> Axis:
     """Equations (1) to (9) for one axis of one box: ``first`` and ``second`` are its edges in image pixels."""
     kind = params.coordinate
-    scale, offset, half = kind(params.spatial_scale), kind(0.5 if params.aligned else 0.0), kind(0.5)
+    scale, offset = kind(params.spatial_scale), kind(0.5 if params.aligned else 0.0)
     with np.errstate(all="ignore"):
         start = kind(first) * scale - offset
         size = (kind(second) * scale - offset) - start
         legacy_minimum = not params.aligned and bool(size < 1)
         if legacy_minimum:
             size = kind(1.0)
+    return regular_grid(start, size, legacy_minimum, bins, length, params)
+
+
+def regular_grid(start: Any, size: Any, size_held: bool, bins: int, length: int, params: Params) -> Axis:
+    """Equations (3) to (9) and (15) to (17); ``size_held``: a minimum, not the second edge, determines the size."""
+    kind = params.coordinate
+    half, s = kind(0.5), float(kind(params.spatial_scale))
+    with np.errstate(all="ignore"):
         step = size / kind(bins)
         adaptive = math.ceil(step) if math.isfinite(step) else 1  # not finite: its samples are rejected anyway
         grid = params.sampling_ratio if params.sampling_ratio > 0 else adaptive
@@ -87,9 +108,8 @@ def sample_axis(first: float, second: float, bins: int, length: int, params: Par
             samples = []
             for i in index[inside]:
                 t = (p + (int(i) + 0.5) / grid) / bins
-                s = float(scale)
-                by_first, by_second = (s, 0.0) if legacy_minimum else (s * (1.0 - t), s * t)
-                samples.append(_sample(int(i), float(positions[i]), length, by_first, by_second))
+                by_first, by_second = (s, 0.0) if size_held else (s * (1.0 - t), s * t)
+                samples.append(bilinear_sample(int(i), float(positions[i]), length, by_first, by_second))
             result.bins.append(samples)
             result.first_rejected.append(int(np.argmin(inside)) if not inside.all() else grid)
     return result
@@ -98,13 +118,13 @@ def sample_axis(first: float, second: float, bins: int, length: int, params: Par
 def _grids(boxes: Array, shape: tuple[int, ...], params: Params) -> Iterator[tuple[int, int, Axis, Axis]]:
     """``(k, image, y axis, x axis)`` of every box with a grid that is not empty; the input's shape is ``shape``."""
     for k, (image, x1, y1, x2, y2) in enumerate(boxes.astype(params.coordinate)):
-        ys = sample_axis(y1, y2, params.output_size[0], shape[2], params)
-        xs = sample_axis(x1, x2, params.output_size[1], shape[3], params)
+        ys = params.axis(y1, y2, params.output_size[0], shape[2])
+        xs = params.axis(x1, x2, params.output_size[1], shape[3])
         if ys.grid > 0 and xs.grid > 0:
             yield k, int(image), ys, xs
 
 
-def _interpolate(plane: Array, rows: tuple[tuple[int, float], ...], columns: tuple[tuple[int, float], ...]) -> Array:
+def interpolate(plane: Array, rows: tuple[tuple[int, float], ...], columns: tuple[tuple[int, float], ...]) -> Array:
     """Equation (10) for every channel of ``plane [C, H, W]``; a tap of weight 0 is not in the lists."""
     value = np.zeros(plane.shape[0])
     for r, wy in rows:
@@ -119,9 +139,11 @@ def average(features: Array, boxes: Array, params: Params) -> Array:
     for k, image, ys, xs in _grids(boxes, features.shape, params):
         for py, row in enumerate(ys.bins):
             for px, column in enumerate(xs.bins):
+                rejected = ys.grid * xs.grid - len(row) * len(column)
+                out[k, :, py, px] = rejected * params.rejected_value if rejected else 0.0
                 for y in row:
                     for x in column:
-                        out[k, :, py, px] += _interpolate(features[image], y.taps, x.taps)
+                        out[k, :, py, px] += interpolate(features[image], y.taps, x.taps)
         out[k] /= ys.grid * xs.grid
     return out
 
@@ -140,10 +162,10 @@ def average_input_gradient(grad: Array, shape: tuple[int, ...], boxes: Array, pa
     return result
 
 
-def _add_box_gradient(row: Array, grad: Array, plane: Array, y: Sample, x: Sample) -> None:
+def add_box_gradient(row: Array, grad: Array, plane: Array, y: Sample, x: Sample) -> None:
     """Adds one sample's part of equation (26) to the row (image, x1, y1, x2, y2); ``grad [C]`` weighs the channels."""
-    by_x = float(grad @ _interpolate(plane, y.taps, x.slopes))
-    by_y = float(grad @ _interpolate(plane, y.slopes, x.taps))
+    by_x = float(grad @ interpolate(plane, y.taps, x.slopes))
+    by_y = float(grad @ interpolate(plane, y.slopes, x.taps))
     row += (0.0, by_x * x.by_first, by_y * y.by_first, by_x * x.by_second, by_y * y.by_second)
 
 
@@ -156,7 +178,7 @@ def average_box_gradient(grad: Array, features: Array, boxes: Array, params: Par
                 for y in row:
                     for x in column:
                         share = grad[k, :, py, px] / (ys.grid * xs.grid)
-                        _add_box_gradient(result[k], share, features[image], y, x)
+                        add_box_gradient(result[k], share, features[image], y, x)
     return result
 
 
@@ -189,13 +211,13 @@ def maximum(features: Array, boxes: Array, params: Params) -> Maximum:
         for py, row in enumerate(ys.bins):
             for px, column in enumerate(xs.bins):
                 entries: list[tuple[tuple[int, int], tuple[Sample, Sample] | None, Array]] = [
-                    ((y.index, x.index), (y, x), _interpolate(features[image], y.taps, x.taps))
+                    ((y.index, x.index), (y, x), interpolate(features[image], y.taps, x.taps))
                     for y in row
                     for x in column
                 ]
                 rejected = _first_rejected(ys, xs, py, px)
                 if rejected is not None:
-                    entries.append((rejected, None, np.zeros(channels)))
+                    entries.append((rejected, None, np.full(channels, params.rejected_value)))
                 entries.sort(key=lambda entry: entry[0])
                 for c in range(channels):
                     best, winner = -math.inf, None
@@ -224,7 +246,7 @@ def maximum_box_gradient(grad: Array, features: Array, boxes: Array, params: Par
     """The gradient of ``sum(grad * maximum(features, boxes))`` by the boxes, winners fixed."""
     result = np.zeros((len(boxes), 5))
     for (k, c, py, px), (image, y, x) in maximum(features, boxes, params).winners.items():
-        _add_box_gradient(result[k], grad[k, c : c + 1, py, px], features[image, c : c + 1], y, x)
+        add_box_gradient(result[k], grad[k, c : c + 1, py, px], features[image, c : c + 1], y, x)
     return result
 
 

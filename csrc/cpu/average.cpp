@@ -12,7 +12,7 @@ namespace roialign_ext {
 namespace {
 
 // A block of the map up to this size stays in a core's second-level cache while boxes are visited one by one; larger
-// maps are swept row by row (docs/design.md has the measurement).
+// maps are swept row by row.
 constexpr int64_t kCachedMapBytes = 1 << 20;
 
 // Runs pooling or its transpose over units (plane, channel block).

@@ -1,0 +1,301 @@
+"""Bad arguments of the operators beside ``roi_align``: exceptions that name the argument, what was wanted and came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import INF, NAN, random_tensor
+from family import (
+    CROP_BOX_SETS,
+    ROTATED_BOX_SETS,
+    PrRoIPoolCall,
+    RotatedCall,
+    boxes_for,
+)
+from roialign_ext import (
+    BoxShapeError,
+    crop_and_resize,
+    multiscale_roi_align,
+    prroi_pool,
+    roi_align_rotated,
+    roi_pool,
+    roi_warp,
+)
+
+FEATURES = random_tensor(2, 3, 7, 9, seed=1, dtype=torch.float32)
+BOXES = boxes_for(PrRoIPoolCall(), "inside", dtype=torch.float32)
+ROTATED = boxes_for(RotatedCall(), "inside", dtype=torch.float32)
+CROPS = CROP_BOX_SETS["inside"][:, 1:].float()
+INDICES = torch.tensor([1, 0, 1])
+PYRAMID = [FEATURES, FEATURES[:, :, ::2, ::2], FEATURES[:, :, ::4, ::4]]
+SCALES = [0.25, 0.125, 0.0625]
+
+Call = Callable[..., Tensor]
+
+
+def crop(features: Any = FEATURES, boxes: Any = CROPS, size: Any = 2, **arguments: Any) -> Tensor:
+    indices = arguments.pop("box_indices", INDICES)
+    return crop_and_resize(features, boxes, indices, size, **arguments)
+
+
+def pyramid(features: Any = FEATURES, boxes: Any = BOXES, size: Any = 2, **arguments: Any) -> Tensor:
+    features = [features, *PYRAMID[1:]] if isinstance(features, Tensor) else features
+    scales = arguments.pop("scales", SCALES)
+    return multiscale_roi_align(features, boxes, size, scales, **arguments)
+
+
+UPRIGHT: dict[str, Call] = {"prroi_pool": prroi_pool, "roi_warp": roi_warp, "roi_pool": roi_pool, "multiscale": pyramid}
+SCALED: dict[str, Call] = {"prroi_pool": prroi_pool, "roi_warp": roi_warp, "roi_pool": roi_pool,
+                           "roi_align_rotated": roi_align_rotated}  # fmt: skip
+EVERY: dict[str, Call] = {**UPRIGHT, "roi_align_rotated": roi_align_rotated, "crop_and_resize": crop}
+ARGUMENT = {"crop_and_resize": "crop_size"}
+
+
+def good_boxes(name: str) -> Tensor:
+    return {"roi_align_rotated": ROTATED, "crop_and_resize": CROPS}.get(name, BOXES)
+
+
+# --- shapes of boxes
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+@pytest.mark.parametrize("shape", [(3, 3), (3, 7), (5,), (1, 3, 5), ()])
+def test_box_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Code written for torchvision catches AssertionError, other code ValueError: it is both."""
+    columns = {"roi_align_rotated": r"\[K, 6\]", "crop_and_resize": r"\[K, 4\]"}.get(name, r"\[K, 5\]")
+    came = r",\s*".join(str(length) for length in shape)
+    for kind in (BoxShapeError, ValueError, AssertionError):
+        with pytest.raises(kind, match=rf"(?s)boxes.*{columns}.*{came}"):
+            EVERY[name](FEATURES, torch.zeros(shape), 2)
+    assert EVERY[name](FEATURES, good_boxes(name), 2).shape == (3, 3, 2, 2)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "crop_and_resize"])
+def test_list_of_boxes(name: str) -> None:
+    columns = 5 if name == "roi_align_rotated" else 4
+    good = torch.zeros(1, columns)
+    for bad in (torch.zeros(2, columns + 1), torch.zeros(columns), torch.zeros(1, 2, columns)):
+        with pytest.raises(BoxShapeError, match=rf"(?s)boxes.*\[L, {columns}\].*1"):
+            EVERY[name](FEATURES, [good, bad], 2)
+    for length in (0, 1, 3):
+        with pytest.raises(ValueError, match=rf"(?s)boxes.*2.*{length}"):
+            EVERY[name](FEATURES, [good] * length, 2)
+    with pytest.raises(TypeError, match="boxes"):
+        EVERY[name](FEATURES, [torch.zeros(2, columns, dtype=torch.int64)] * 2, 2)
+    with pytest.raises(TypeError, match="boxes"):
+        EVERY[name](FEATURES, [np.zeros((2, columns))] * 2, 2)
+
+
+def test_crop_takes_no_list() -> None:
+    with pytest.raises(TypeError, match=r"(?s)boxes.*\[K, 4\].*list"):
+        crop(boxes=[CROPS])
+
+
+# --- values and types that several operators take
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_input(name: str) -> None:
+    call, boxes = EVERY[name], good_boxes(name)
+    argument = r"features\[0\]" if name == "multiscale" else "input"
+    for shape in ((3, 7, 9), (7, 9), (1, 2, 3, 7, 9), ()):
+        with pytest.raises(ValueError, match=rf"(?s){argument}.*\[N, C, H, W\]"):
+            call(torch.zeros(shape), boxes, 2)
+    for dtype in (torch.int32, torch.uint8, torch.bool, torch.complex64):
+        with pytest.raises(TypeError, match=rf"(?s){argument}.*float"):
+            call(torch.zeros(2, 3, 7, 9, dtype=dtype), boxes, 2)
+    for other in (None, np.zeros((1, 2, 4, 4)), "features"):
+        with pytest.raises(TypeError, match="features" if name == "multiscale" else "input"):
+            call(other, boxes, 2)
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_boxes(name: str) -> None:
+    call, boxes = EVERY[name], good_boxes(name)
+    for dtype in (torch.int32, torch.int64, torch.bool, torch.complex64):
+        with pytest.raises(TypeError, match=r"(?s)boxes.*float"):
+            call(FEATURES, torch.zeros_like(boxes, dtype=dtype), 2)
+    for other in (None, "boxes", 3, boxes.numpy(), boxes.tolist()):
+        with pytest.raises(TypeError, match="boxes"):
+            call(FEATURES, other, 2)
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_output_size(name: str) -> None:
+    call, boxes, argument = EVERY[name], good_boxes(name), ARGUMENT.get(name, "output_size")
+    for size in (0, -1, (0, 2), (2, 0), (2, -3), (1, 2, 3), ()):
+        for some in (boxes, boxes[:0]):
+            with pytest.raises(ValueError, match=argument):
+                call(FEATURES, some, size, **({"box_indices": INDICES[: len(some)]} if call is crop else {}))
+    for other in (2.5, "2", None, (2.0, 3.5), ("2", "2")):
+        with pytest.raises(TypeError, match=argument):
+            call(FEATURES, boxes, other)
+
+
+@pytest.mark.parametrize("name", list(SCALED))
+def test_spatial_scale(name: str) -> None:
+    for scale in (0.0, -0.5, NAN, INF, -INF):
+        with pytest.raises(ValueError, match=r"(?s)spatial_scale.*above 0"):
+            SCALED[name](FEATURES, good_boxes(name), 2, scale)
+        with pytest.raises(ValueError, match="spatial_scale"):
+            SCALED[name](FEATURES, good_boxes(name)[:0], 2, scale)
+    with pytest.raises(TypeError, match="spatial_scale"):
+        SCALED[name](FEATURES, good_boxes(name), 2, "1")
+
+
+@pytest.mark.parametrize("name", ["roi_warp", "crop_and_resize", "multiscale"])
+def test_mode(name: str) -> None:
+    for mode in ("", "mean", "AVG", "median"):
+        with pytest.raises(ValueError, match=r"(?s)mode.*avg.*max"):
+            EVERY[name](FEATURES, good_boxes(name), 2, mode=mode)
+    with pytest.raises(TypeError, match="mode"):
+        EVERY[name](FEATURES, good_boxes(name), 2, mode=1)
+
+
+@pytest.mark.parametrize("name", ["roi_warp", "roi_align_rotated", "multiscale"])
+def test_sampling_ratio(name: str) -> None:
+    for ratio in (1.5, "2", None):
+        with pytest.raises(TypeError, match="sampling_ratio"):
+            EVERY[name](FEATURES, good_boxes(name), 2, sampling_ratio=ratio)
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_devices_differ(name: str) -> None:
+    with pytest.raises(ValueError, match=r"(?s)boxes.*(cpu.*meta|meta.*cpu)"):
+        EVERY[name](FEATURES, good_boxes(name).to("meta"), 2)
+
+
+@pytest.mark.parametrize("index", [-1.0, 2.0, 1e9, 1e30, 0.5, NAN, INF, -INF])
+@pytest.mark.parametrize("name", [*UPRIGHT, "roi_align_rotated"])
+@pytest.mark.parametrize("box_dtype", [torch.float32, torch.float64])
+def test_batch_index(index: float, name: str, box_dtype: torch.dtype) -> None:
+    boxes = good_boxes(name).repeat(2, 1).to(box_dtype)
+    boxes[4, 0] = index
+    for features in (FEATURES, FEATURES.clone().requires_grad_()):
+        with pytest.raises(IndexError, match=r"(?s)boxes.*\b4\b"):
+            EVERY[name](features, boxes, 2)
+    with pytest.raises(IndexError, match="boxes"):
+        EVERY[name](FEATURES[:, :0], boxes, 2) if name != "multiscale" else pyramid(
+            [level[:, :0] for level in PYRAMID], boxes
+        )
+
+
+# --- what single operators take
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**9, 2**24 + 1, 2**40])
+def test_box_indices_out_of_range(index: int) -> None:
+    indices = INDICES.clone()
+    indices[1] = index
+    with pytest.raises(IndexError, match=r"(?s)(box_indices|boxes).*\b1\b"):
+        crop(box_indices=indices)
+
+
+def test_box_indices() -> None:
+    for dtype in (torch.float32, torch.bool, torch.complex64):
+        with pytest.raises(TypeError, match=r"(?s)box_indices.*integer"):
+            crop(box_indices=torch.zeros(3, dtype=dtype))
+    for shape in ((2,), (4,), (3, 1), (), (1, 3)):
+        with pytest.raises(ValueError, match=r"(?s)box_indices.*(3|K)"):
+            crop(box_indices=torch.zeros(shape, dtype=torch.int64))
+    for other in (None, [0, 1, 0], np.zeros(3, np.int64), 1):
+        with pytest.raises(TypeError, match="box_indices"):
+            crop(box_indices=other)
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        assert torch.equal(crop(box_indices=INDICES.to(dtype)), crop())
+
+
+def test_crop_arguments() -> None:
+    for method in ("", "cubic", "Bilinear"):
+        with pytest.raises(ValueError, match=r"(?s)method.*bilinear.*nearest"):
+            crop(method=method)
+    for samples in (0, -1):
+        with pytest.raises(ValueError, match=r"(?s)samples_per_bin.*positive"):
+            crop(samples_per_bin=samples)
+    wrong: tuple[tuple[str, Any], ...] = (
+        ("method", 1), ("samples_per_bin", 1.5), ("samples_per_bin", "2"), ("extrapolation_value", "0"),
+        ("extrapolation_value", None),
+    )  # fmt: skip
+    for name, value in wrong:
+        with pytest.raises(TypeError, match=name):
+            crop(**{name: value})
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_negative_rotated_size(aligned: bool) -> None:
+    for column in (3, 4):
+        boxes = ROTATED.clone()
+        boxes[1, column] = -0.25
+        with pytest.raises(ValueError, match=r"(?s)boxes.*\b1\b.*negative.*-0.25"):
+            roi_align_rotated(FEATURES, boxes, 2, aligned=aligned)
+        boxes[1, column] = -0.0
+        assert roi_align_rotated(FEATURES, boxes, 2, aligned=aligned).shape == (3, 3, 2, 2)
+
+
+def test_rotated_arguments() -> None:
+    for unit in ("", "degrees", "rad"):
+        with pytest.raises(ValueError, match=r"(?s)angle_unit.*degree.*radian"):
+            roi_align_rotated(FEATURES, ROTATED, 2, angle_unit=unit)
+    with pytest.raises(TypeError, match="angle_unit"):
+        roi_align_rotated(FEATURES, ROTATED, 2, angle_unit=1)  # type: ignore[arg-type]
+
+
+def test_levels() -> None:
+    for features, scales in (([], []), ([FEATURES] * 9, [0.5] * 9)):
+        with pytest.raises(ValueError, match=r"(?s)features.*1 to 8"):
+            pyramid(features, scales=scales)
+    bad = {
+        "images": torch.zeros(3, 3, 4, 5),
+        "channels": torch.zeros(2, 4, 4, 5),
+        "images and channels": torch.zeros(1, 1, 4, 5),
+    }
+    for level in bad.values():
+        with pytest.raises(ValueError, match=r"features\[1\]"):
+            pyramid([FEATURES, level, FEATURES])
+    with pytest.raises(ValueError, match=r"features\[2\]"):
+        pyramid([FEATURES, FEATURES, FEATURES[0]])
+    with pytest.raises(ValueError, match=r"(?s)features\[1\].*(cpu.*meta|meta.*cpu)"):
+        pyramid([FEATURES, FEATURES.to("meta"), FEATURES])
+    for dtype in (torch.float64, torch.float16):
+        with pytest.raises(TypeError, match=r"features\[1\]"):
+            pyramid([FEATURES, FEATURES.to(dtype), FEATURES])
+    for other in (None, FEATURES.numpy(), [FEATURES, None, FEATURES]):
+        with pytest.raises(TypeError, match="features"):
+            pyramid(other)
+    with pytest.raises(TypeError, match="features"):
+        multiscale_roi_align(FEATURES, BOXES, 2, [1.0])  # type: ignore[arg-type]
+
+
+def test_scales_of_levels() -> None:
+    for scales in (SCALES[:2], [*SCALES, 0.1], []):
+        with pytest.raises(ValueError, match=r"(?s)scales.*3"):
+            pyramid(scales=scales)
+    for value in (0.0, -0.5, NAN, INF):
+        with pytest.raises(ValueError, match=r"(?s)scales\[1\].*above 0"):
+            pyramid(scales=[0.25, value, 0.1])
+        with pytest.raises(ValueError, match="canonical_scale"):
+            pyramid(canonical_scale=value)
+    for value in (NAN, INF):
+        with pytest.raises(ValueError, match="canonical_level"):
+            pyramid(canonical_level=value)
+    for other in (None, "scales", 0.5, ["1"]):
+        with pytest.raises(TypeError, match="scales"):
+            pyramid(scales=other)
+    for name in ("canonical_scale", "canonical_level"):
+        with pytest.raises(TypeError, match=name):
+            pyramid(**{name: "4"})
+
+
+def test_arguments_are_left_alone() -> None:
+    inputs = [FEATURES.clone(), BOXES.clone(), ROTATED.clone(), CROPS.clone(), INDICES.clone()]
+    for name, call in EVERY.items():
+        call(FEATURES, good_boxes(name), 2)
+    for before, after in zip(inputs, (FEATURES, BOXES, ROTATED, CROPS, INDICES), strict=True):
+        assert torch.equal(before, after)
+    assert ROTATED_BOX_SETS["inside"].shape == (3, 6)

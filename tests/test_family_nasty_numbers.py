@@ -1,0 +1,169 @@
+"""Nasty numbers in the operators beside ``roi_align``: no errors but the definition, at no more cost than others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import reference
+from conftest import DTYPES, NAN, as_array, assert_matches_oracle, random_tensor, rows
+from family import (
+    FAMILY,
+    SWAPPED,
+    CropCall,
+    Family,
+    PrRoIPoolCall,
+    RoIPoolCall,
+    RoIWarpCall,
+    RotatedCall,
+    boxes_for,
+    output_of,
+    rotated_rows,
+)
+from roialign_ext import crop_and_resize, prroi_pool, roi_align, roi_align_rotated, roi_pool, roi_warp
+from test_family_gradients import assert_all_gradients_match_oracle
+
+FEATURES = random_tensor(2, 3, 7, 9, seed=1, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e5, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_huge_boxes_equal_the_definition(size: float, dtype: torch.dtype) -> None:
+    """Every sample of adaptive grids of up to 1e12 counts, few are on the map; and so for integrals and cells."""
+    features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
+    upright = rows((-size / 2 + 3.3, 1.0, size / 2 + 1.7, 6.0), (2.0, 1.5, 7.5, size), (-size, -1.0, 4.0, 5.5)).to(
+        dtype
+    )
+    turned = rotated_rows(
+        (3.3, 2.1, size, 5.0, 30.0),
+        (4.1, 3.0, 3.5, size, 77.0),
+        (size / 3, 3.0, size, 4.4, 0.001),
+        (4.0, 3.0, size, size, 45.0),
+    ).to(dtype)
+    calls: list[Family] = [
+        PrRoIPoolCall((7, 3)), RoIPoolCall((7, 3)), RoIWarpCall((7, 3)), RoIWarpCall((7, 3), 1.0, "max"),
+        CropCall((7, 3), samples_per_bin=2), RotatedCall((3, 1)), RotatedCall((2, 1), aligned=False),
+    ]  # fmt: skip
+    for call in calls:
+        if isinstance(call, RotatedCall):
+            boxes = turned[: 4 if size < 1e5 else 3]  # the oracle visits the rows of a grid
+        else:
+            boxes = upright[:, SWAPPED] / 8.0 if isinstance(call, CropCall) else upright
+        assert bool(assert_matches_oracle(call, features, boxes).any())
+        if not (isinstance(call, RoIWarpCall) and call.mode == "max"):
+            grad = random_tensor(*output_of(call, features, boxes), seed=4, dtype=dtype)
+            assert_all_gradients_match_oracle(call, features, boxes, grad)
+
+
+HUGE = """
+import itertools, torch
+import roialign_ext as e
+upright = [lambda f, b, n: e.prroi_pool(f, b, n), lambda f, b, n: e.roi_pool(f, b.detach(), n)]
+upright += [lambda f, b, n, r=r, m=m: e.roi_warp(f, b, n, 1.0, r, m) for r in (-1, 2) for m in ("avg", "max")]
+upright += [lambda f, b, n, m=m: e.multiscale_roi_align([f, f[:, :, ::2, ::2]], b, n, [1.0, 0.5], mode=m)
+            for m in ("avg", "max")]
+upright += [lambda f, b, n, m=m: e.crop_and_resize(f, b[:, 1:], torch.zeros(len(b)).long(), n, m, 0.5, 2)
+            for m in ("bilinear", "nearest")]
+rotated = [lambda f, b, n, r=r, a=a: e.roi_align_rotated(f, b, n, 1.0, r, a) for r in (-1, 2) for a in (True, False)]
+for dtype in (torch.float32, torch.float64):
+    features = torch.rand(1, 4, 16, 16, dtype=dtype).requires_grad_()
+    corners, turned = [], []
+    for exponent in (3, 5, 6, 8, 12, 17, 18, 19, 25, 30, 38, 39):
+        s = 10.0 ** exponent
+        corners += [(-s, -s, s, s), (0, 0, s, s), (-s, 1, 9, 8), (s, s, 2 * s, 2 * s), (s, s, -s, -s),
+                    (-s, -2.0, s, 1e9)]
+        turned += [(8, 8, s, s, 30), (8, 8, s, 3, 45), (s, 8, s, s, 0), (s, -s, 2 * s, s, 77), (8, 8, 4, s, 90),
+                   (-s / 2, 8, s, 1, 1e-3), (8, 8, 5, 5, s)]
+    for calls, rows in ((upright, corners), (rotated, turned)):
+        boxes = torch.tensor([(0.0, *row) for row in rows], dtype=dtype).requires_grad_()
+        for call, bins in itertools.product(calls, ((1, 1), (7, 4))):
+            out = call(features, boxes, bins)
+            assert bool(out.isfinite().all()) and float(out.min()) >= 0.0 and float(out.max()) <= 1.0 + 1e-5
+            leaves = (features,) if call is upright[1] else (features, boxes)
+            grads = torch.autograd.grad(out, leaves, torch.ones_like(out), create_graph=len(leaves) > 1)
+            assert all(bool(grad.isfinite().all()) for grad in grads)
+            if len(leaves) > 1:
+                torch.autograd.grad(sum(grad.sum() for grad in grads), leaves, allow_unused=True)
+print("done")
+"""
+
+
+def test_cost_is_bounded_by_the_map() -> None:
+    """Boxes of 1e3 to 1e39 px: walking or storing their samples would never return."""
+    result = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.strip() == "done"
+
+
+def test_cost_of_a_large_fixed_ratio() -> None:
+    """20000 samples along each axis of a bin, not their product."""
+    features = random_tensor(1, 4, 7, 9, seed=5)
+    boxes = rows((1.3, 2.1, 5.6, 4.9), (-3.0, -2.0, 12.0, 11.0))
+    for call in (RoIWarpCall((2, 1), sampling_ratio=20_000), CropCall((2, 1), samples_per_bin=20_000)):
+        upright = boxes / 8.0 if isinstance(call, CropCall) else boxes
+        params = call.params(features, upright)
+        expected = reference.dense_average(as_array(features), as_array(upright), params)
+        out = call(features, upright[:, SWAPPED] if isinstance(call, CropCall) else upright)
+        torch.testing.assert_close(out, torch.from_numpy(expected), atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("name", list(FAMILY))
+def test_coordinates_that_are_not_finite(name: str) -> None:
+    """They touch nothing: the value of what is outside, gradients of 0."""
+    call = FAMILY[name]
+    boxes = boxes_for(call, "not_finite", dtype=torch.float32)
+    features = FEATURES.clone().requires_grad_()
+    out = call(features, boxes)
+    grad = torch.ones_like(out)
+    assert_matches_oracle(call, FEATURES, boxes)
+    for gradient in assert_all_gradients_match_oracle(call, FEATURES, boxes, grad):
+        assert bool(gradient.isfinite().all())
+        assert isinstance(call, CropCall) or not bool(gradient.any())
+    assert isinstance(call, CropCall) or not bool(out.any())
+
+
+@pytest.mark.parametrize("name", list(FAMILY))
+def test_zero_weight_taps_are_not_read(name: str) -> None:
+    """Boxes beside the map read nothing of it, forward and backward."""
+    call = FAMILY[name]
+    boxes = boxes_for(call, "outside", images=1, dtype=torch.float32)
+    features = torch.full((1, 20, 7, 9), NAN).requires_grad_()
+    out = call(features, boxes)
+    assert torch.equal(out, torch.full_like(out, getattr(call, "extrapolation_value", 0.0)))
+    (by_input,) = torch.autograd.grad(out.sum(), features)
+    assert not bool(by_input.any())
+
+
+def test_pixels_that_are_not_sampled_are_not_read() -> None:
+    """NaN everywhere but in the pixels that are needed."""
+    for dtype in DTYPES:
+        features = torch.full((1, 20, 7, 9), NAN, dtype=dtype)
+        features[:, :, 2:4, 3:5] = 1.5
+        for layout in (torch.contiguous_format, torch.channels_last):
+            map_ = features.contiguous(memory_format=layout)
+            results = [
+                crop_and_resize(map_, torch.tensor([[2 / 6, 3 / 8, 0.5, 0.5]]), torch.tensor([0]), 2, "nearest"),
+                crop_and_resize(map_, torch.tensor([[2 / 6, 3 / 8, 0.5, 0.5]]).double(), torch.tensor([0]), 1),
+                roi_pool(map_, torch.tensor([[0.0, 3.0, 2.0, 4.0, 3.0]]), 2),
+                roi_align_rotated(map_, torch.tensor([[0.0, 4.0, 3.0, 1.0, 1.0, 45.0]]), 2),
+                roi_align_rotated(map_, torch.tensor([[0.0, 4.0, 3.0, 2.0, 2.0, 0.0]]), 2),
+                prroi_pool(map_, torch.tensor([[0.0, 3.0, 2.0, 4.0, 3.0]]), 2),
+                roi_warp(map_, torch.tensor([[0.0, 3.4, 1.6, 3.6, 2.7]]), 2),
+            ]
+            for out in results:
+                assert torch.equal(out, torch.full_like(out, 1.5))
+
+
+def test_reversed_boxes() -> None:
+    """A crop is mirrored; an integral over less than nothing is 0; a warped or pooled box is one pixel long."""
+    box, mirrored = torch.tensor([[0.1, 0.2, 0.7, 0.9]]), torch.tensor([[0.7, 0.9, 0.1, 0.2]])
+    zero = torch.tensor([0])
+    upright = crop_and_resize(FEATURES, box, zero, (3, 2))
+    torch.testing.assert_close(crop_and_resize(FEATURES, mirrored, zero, (3, 2)), upright.flip(2, 3), atol=1e-6, rtol=0)
+    reversed_, one = torch.tensor([[0.0, 5.0, 4.0, 1.0, 0.0]]), torch.tensor([[0.0, 5.0, 4.0, 6.0, 5.0]])
+    assert not bool(prroi_pool(FEATURES, reversed_, 2).any())
+    assert torch.equal(roi_warp(FEATURES, reversed_, 2), roi_align(FEATURES, one, 2))
+    assert torch.equal(roi_pool(FEATURES, reversed_, 1)[0, :, 0, 0], FEATURES[0, :, 4, 5])
