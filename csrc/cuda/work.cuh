@@ -15,7 +15,7 @@ struct WorkMap {
   bool lanes_are_channels;
   int64_t places, chunks;  // a chunk is what a warp or a lane has of the channels
 
-  int64_t threads() const { return places * chunks * (lanes_are_channels ? kWarp : 1); }
+  ROI_HOST_DEVICE int64_t threads() const { return places * chunks * (lanes_are_channels ? kWarp : 1); }
 };
 
 inline WorkMap make_work_map(const CallArgs& args, int64_t places, int width) {
@@ -97,6 +97,20 @@ __device__ __forceinline__ W sum_over_block(W (&values)[M], W* partial) {
     for (int w = 0; w < kWarps; ++w) sum += partial[w * M + threadIdx.x];
   }
   return sum;
+}
+
+// Writes the row of one box: 0 for its index, and the sums of threads m < M.
+template <int M, class W>
+__device__ __forceinline__ void store_box_gradient(const CallArgs& args, int64_t box, W sum) {
+  const int m = threadIdx.x;
+  if (m > M) return;
+  const int64_t at = box * (M + 1) + (m == M ? 0 : m + 1);
+  const W value = m == M ? W(0) : sum;
+  if (args.wide_boxes) {
+    static_cast<double*>(args.grad_boxes)[at] = static_cast<double>(value);
+  } else {
+    static_cast<float*>(args.grad_boxes)[at] = static_cast<float>(value);
+  }
 }
 
 }  // namespace roialign_ext::cuda
