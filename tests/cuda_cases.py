@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import roialign_ext  # noqa: F401  (registers the operators)
 from conftest import BOX_SETS, assert_within_rounding, generator, random_tensor, spread, with_layout
 
 RULES = (

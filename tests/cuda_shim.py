@@ -64,7 +64,9 @@ def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: li
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         list(pool.map(compile_one, zip(sources, objects, strict=True)))
     library = folder / f"{name}-{kind}.so"
-    run([*compiler(), *BUILDS[kind], "-shared", *map(str, objects), "-o", str(library)])
+    torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu"]
+    linked = torch_libraries if unchecked else []
+    run([*compiler(), *BUILDS[kind], "-shared", *map(str, objects), *linked, "-o", str(library)])
     return library
 
 
