@@ -219,8 +219,11 @@ def calculations(case: Case) -> Iterator[Calculation]:
             yield grad_boxes(order, selected)
 
 
-def assert_agree(actual: Result, wanted: Result, magnitudes: Result | None, name: str) -> None:
-    """Equal up to rounding; integers are equal."""
+def assert_agree(
+    actual: Result, wanted: Result, magnitudes: Result | None, name: str, features: torch.dtype = torch.float32
+) -> None:
+    """Equal up to the rounding of sums over ``features``; integers are equal."""
+    arithmetic = torch.float64 if features == torch.float64 else torch.float32
     assert len(actual) == len(wanted), name
     for i, (one, other) in enumerate(zip(actual, wanted, strict=True)):
         assert (one.dtype, one.shape) == (other.dtype, other.shape), name
@@ -234,7 +237,7 @@ def assert_agree(actual: Result, wanted: Result, magnitudes: Result | None, name
             finite = other[other.isfinite()].abs().double()
             magnitude = DERIVATIVE_MAGNITUDE * finite.max() if finite.numel() else torch.zeros(())
         try:
-            assert_within_rounding(one, other.double(), magnitude)
+            assert_within_rounding(one, other.double(), magnitude, arithmetic)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
 

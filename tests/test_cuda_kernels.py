@@ -69,7 +69,7 @@ def test_kernels_agree_with_the_cpu(shim: Operators, case: Case, monkeypatch: py
             monkeypatch.setenv("SHIM_SEED", seed)
             results.append(calculation.run(shim))
         magnitude = calculation.magnitude() if calculation.magnitude is not None else None
-        assert_agree(results[0], calculation.run(CPU), magnitude, calculation.name)
+        assert_agree(results[0], calculation.run(CPU), magnitude, calculation.name, case.dtype)
         assert all(same_bits(result, results[0]) for result in results), calculation.name
 
 
