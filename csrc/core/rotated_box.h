@@ -103,7 +103,7 @@ template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const UprightWindow<T>& window, int64_t p,
                                              int64_t q, Visit&& visit) {
   if (!window.finite()) return;
-  RotatedSample<T> sample;
+  RotatedSample<T> sample = {};
   for_each_run(box.y, p, window.rows.from, window.rows.to, [&](int64_t i, int64_t count_y, T up_y) {
     sample.up_y = up_y;
     sample.y.index = i;

@@ -144,11 +144,14 @@ __global__ void __launch_bounds__(kBoxThreads)
                    for (int i = pixels.begin; i < pixels.end; ++i) weights[i] = W(0);
                    const auto emit = [&](int64_t pixel, const W* weight) { weights[pixel] = *weight; };
                    const TableKind kind = products.kinds[t];
-                   const EdgeRates<T> first = rates_along<T>(args, kind.first, box, is_y);
-                   const EdgeRates<T> second = rates_along<T>(args, kind.second, box, is_y);
-                   if (kind.order == 0) for_each_tap<W>(axis, p, TableValue<T>{}, emit);
-                   if (kind.order == 1) for_each_tap<W>(axis, p, TableDerivative<T, 1, 1>{{first}, {}}, emit);
-                   if (kind.order == 2) for_each_tap<W>(axis, p, TableDerivative<T, 1, 2>{{first}, {second}}, emit);
+                   const auto rates = [&](Along along) { return rates_along<T>(args, along, box, is_y); };
+                   if (kind.order == 0) {
+                     for_each_tap<W>(axis, p, TableValue<T>{}, emit);
+                   } else if (kind.order == 1) {
+                     for_each_tap<W>(axis, p, TableDerivative<T, 1, 1>{{rates(kind.first)}, {}}, emit);
+                   } else {
+                     for_each_tap<W>(axis, p, TableDerivative<T, 1, 2>{{rates(kind.first)}, {rates(kind.second)}}, emit);
+                   }
                  }
                });
 }
