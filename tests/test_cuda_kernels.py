@@ -21,7 +21,7 @@ from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spre
 from cuda_cases import BOUNDARIES, CASES, CPU, DTYPES, Case, Operators, assert_agree, calculations, same_bits
 
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
-SEEDS = ("0", "1", "2")
+SEEDS = ("0", "1")
 CSRC = cuda_shim.ROOT / "csrc"
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 
@@ -68,8 +68,7 @@ def test_kernels_agree_with_the_cpu(shim: Operators, case: Case, monkeypatch: py
         for seed in SEEDS if KIND == "plain" else SEEDS[:1]:
             monkeypatch.setenv("SHIM_SEED", seed)
             results.append(calculation.run(shim))
-        magnitude = calculation.magnitude() if calculation.magnitude is not None else None
-        assert_agree(results[0], calculation.run(CPU), magnitude, calculation.name, case.dtype)
+        assert_agree(case, calculation, results[0])
         assert all(same_bits(result, results[0]) for result in results), calculation.name
 
 
@@ -98,6 +97,12 @@ def test_kernels_agree_with_the_definition(shim: Operators, aligned: bool, ratio
         assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), grad.abs().max() * 64)
 
 
+def assert_close(actual: Tensor, wanted: Tensor) -> None:
+    """Equal up to the rounding of sums whose terms are as large as the largest result."""
+    largest = wanted.abs().max() if wanted.numel() > 0 else torch.zeros(())
+    assert_within_rounding(actual, wanted.double(), 4 * largest.double())
+
+
 def bad_rows(case: Case) -> tuple[Tensor, Tensor]:
     """Rows of ``case`` with some batch indices spoilt, and which are good."""
     rows = case.rows()
@@ -123,26 +128,26 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels_las
         assert values[~good].isnan().all()
         assert (winners[~good] == -1).all()
         assert torch.equal(winners[good], good_winners)
-        assert_within_rounding(values[good], wanted.double(), wanted.abs().double())
+        assert_close(values[good], wanted)
     for chosen, good_chosen in ((None, None), (winners, good_winners)):
         if chosen is None and not case.has_mean:
             continue
         (out,) = shim("_pool", maps, rows, None, None, chosen, case.bins, *arguments)
         (wanted,) = CPU("_pool", maps, rows[good], None, None, good_chosen, case.bins, *arguments)
         assert out[~good].isnan().all()
-        assert_within_rounding(out[good], wanted.double(), wanted.abs().max().double())
+        assert_close(out[good], wanted)
         size = case.input_size
-        by_input = shim("_pool_grad_input", grad, rows, None, None, chosen, size, channels_last, *arguments)
-        wanted_by_input = CPU(
+        (by_input,) = shim("_pool_grad_input", grad, rows, None, None, chosen, size, channels_last, *arguments)
+        (wanted,) = CPU(
             "_pool_grad_input", grad[good], rows[good], None, None, good_chosen, size, channels_last, *arguments
         )
-        assert_agree(by_input, wanted_by_input, None, "gradient of the input")
+        assert_close(by_input, wanted)
         if not case.has_mean:
             continue
         (by_boxes,) = shim("_pool_grad_boxes", grad, maps, rows, None, chosen, *arguments)
-        wanted_by_boxes = CPU("_pool_grad_boxes", grad[good], maps, rows[good], None, good_chosen, *arguments)
+        (wanted,) = CPU("_pool_grad_boxes", grad[good], maps, rows[good], None, good_chosen, *arguments)
         assert (by_boxes[~good] == 0).all()
-        assert_agree((by_boxes[good],), wanted_by_boxes, None, "gradient of the boxes")
+        assert_close(by_boxes[good], wanted)
         assert (by_boxes[:, 0] == 0).all()
 
 
@@ -184,7 +189,7 @@ def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: 
         actual, wanted = (
             ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU)
         )
-    assert_agree(actual, wanted, None, rule)
+    assert_close(actual[0], wanted[0])
 
 
 def test_checks_on_request(shim: Operators, monkeypatch: pytest.MonkeyPatch) -> None:

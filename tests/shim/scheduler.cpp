@@ -94,10 +94,15 @@ struct Fiber {
   int operand = 0, width = 0;
 };
 
-// What it takes to leave a fiber and to come back to it.
+// Lanes that wait in an exchange, and that have returned.
+struct Warp {
+  unsigned waiting = 0, done = 0;
+};
+
 struct Scheduler {
   std::vector<Fiber> fibers;  // those of a block come first
   std::vector<unsigned> fiber_of_thread;
+  std::vector<Warp> warps;
   Fiber main;
   Fiber* running = nullptr;
   const void* main_bottom = nullptr;
@@ -155,6 +160,10 @@ struct Unseen {
   }
 };
 
+bool same(const Place& a, const Place& b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+
 std::string describe(const Place& place) {
   const char* slash = std::strrchr(place.file, '/');
   return std::string(slash ? slash + 1 : place.file) + ":" + std::to_string(place.line);
@@ -190,11 +199,12 @@ void leave_fiber() {
     release(&s.sync_end);
     s.running->state = State::kDone;
     ++s.done;
+    s.warps[s.running->thread / 32].done |= 1u << s.running->thread % 32;
     leave_fiber();
   }
 }
 
-void prepare(Fiber& fiber) {
+void prepare(Fiber& fiber, unsigned number) {
   if (fiber.stack == nullptr) {
     void* memory =
         mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -209,7 +219,8 @@ void prepare(Fiber& fiber) {
   fiber.asan = nullptr;
 #if defined(__x86_64__)
   // As shim_switch leaves a stack: six registers, where to go on, and the alignment of a called function.
-  void** top = reinterpret_cast<void**>(fiber.stack + kStackBytes);
+  // Stacks begin at different places of their pages, or they would share few lines of the cache.
+  void** top = reinterpret_cast<void**>(fiber.stack + kStackBytes - number % 32 * 128);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&fiber_main);
   for (int i = 0; i < 6; ++i) *--top = nullptr;
@@ -219,6 +230,7 @@ void prepare(Fiber& fiber) {
   fiber.context.uc_stack.ss_sp = fiber.stack + kGuardBytes;
   fiber.context.uc_stack.ss_size = kStackBytes - kGuardBytes;
   fiber.context.uc_link = nullptr;
+  static_cast<void>(number);
   makecontext(&fiber.context, reinterpret_cast<void (*)()>(&fiber_main), 0);
 #endif
 }
@@ -267,6 +279,7 @@ void run_block(Scheduler& s) {
   std::vector<unsigned> order(s.threads);
   std::iota(order.begin(), order.end(), 0u);
   s.waiting = s.done = 0;
+  s.warps.assign((s.threads + 31) / 32, {});
   for (unsigned t = 0; t < s.threads; ++t) {
     const unsigned f = (t + s.rotation) % s.threads;
     Fiber& fiber = s.fibers[f];
@@ -332,7 +345,7 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, vo
   s.fiber_of_thread.resize(s.threads);
   if (s.fibers.size() < s.threads) s.fibers.resize(s.threads);
   for (unsigned f = 0; f < s.threads; ++f) {
-    if (!s.fibers[f].started) prepare(s.fibers[f]);
+    if (!s.fibers[f].started) prepare(s.fibers[f], f);
   }
   if (__tsan_get_current_fiber) s.main.tsan = __tsan_get_current_fiber();
   gridDim = grid;
@@ -389,7 +402,7 @@ int barrier(Reduction reduction, int value, Place place) {
     for (unsigned t = 0; t < s.threads; ++t) sum += fiber_of(s, t).value;
     for (unsigned t = 0; t < s.threads; ++t) {
       Fiber& fiber = fiber_of(s, t);
-      if (fiber.kind != self.kind || fiber.place.line != place.line || std::strcmp(fiber.place.file, place.file) != 0) {
+      if (fiber.kind != self.kind || !same(fiber.place, place)) {
         fail("divergent barriers: " + describe(place) + " and " + describe(fiber.place));
       }
       fiber.state = State::kReady;
@@ -407,9 +420,11 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int operand, int
   Scheduler& s = scheduler();
   Fiber& self = *s.running;
   const unsigned lane = self.thread % 32, first = self.thread - lane;
-  const std::string where = std::string(name_of(kind)) + " at " + describe(place);
-  if ((mask >> lane & 1) == 0) fail(where + ": lane " + std::to_string(lane) + " is not in its own mask");
-  if (width < 1 || width > 32 || (width & (width - 1)) != 0) fail(where + ": width " + std::to_string(width));
+  const auto refuse = [&](const std::string& why) {
+    fail(std::string(name_of(kind)) + " at " + describe(place) + ": " + why);
+  };
+  if ((mask >> lane & 1) == 0) refuse("lane " + std::to_string(lane) + " is not in its own mask");
+  if (width < 1 || width > 32 || (width & (width - 1)) != 0) refuse("width " + std::to_string(width));
   self.place = place;
   self.kind = static_cast<int>(kind);
   self.mask = mask;
@@ -417,25 +432,26 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int operand, int
   self.operand = operand;
   self.width = width;
   const unsigned lanes = std::min(32u, s.threads - first);
-  if (lanes < 32 && mask >> lanes != 0) fail(where + ": the block has no lane " + std::to_string(lanes));
+  if (lanes < 32 && mask >> lanes != 0) refuse("the block has no lane " + std::to_string(lanes));
   // Lanes of disjoint masks stay unordered.
   uint64_t* sync = &s.sync_block[1 + first + static_cast<unsigned>(__builtin_ctz(mask))];
   if (kind == Exchange::kSync) release(sync);
   self.state = State::kInExchange;
-  bool complete = true;
-  for (unsigned l = 0; l < 32; ++l) {
-    if ((mask >> l & 1) == 0) continue;
+  Warp& warp = s.warps[first / 32];
+  if ((warp.done & mask) != 0) {
+    refuse("lane " + std::to_string(__builtin_ctz(warp.done & mask)) + " of the mask has returned");
+  }
+  if ((warp.waiting & mask) != 0) {
+    const unsigned l = static_cast<unsigned>(__builtin_ctz(warp.waiting & mask));
     const Fiber& other = fiber_of(s, first + l);
-    if (other.state == State::kDone) fail(where + ": lane " + std::to_string(l) + " of the mask has returned");
-    if (other.state != State::kInExchange) {
-      complete = false;
-    } else if (other.kind != self.kind || other.mask != mask || other.place.line != place.line ||
-               std::strcmp(other.place.file, place.file) != 0) {
-      fail(where + ": lane " + std::to_string(l) + " of the mask is in " + name_of(static_cast<Exchange>(other.kind)) +
-           " at " + describe(other.place) + " or has another mask");
+    if (other.kind != self.kind || other.mask != mask || !same(other.place, place)) {
+      refuse("lane " + std::to_string(l) + " of the mask is in " + name_of(static_cast<Exchange>(other.kind)) + " at " +
+             describe(other.place) + " or has another mask");
     }
   }
-  if (complete) {
+  warp.waiting |= 1u << lane;
+  if ((warp.waiting & mask) == mask) {
+    warp.waiting &= ~mask;
     unsigned ballot = 0;
     for (unsigned l = 0; l < 32; ++l) {
       if (mask >> l & 1) ballot |= static_cast<unsigned>(fiber_of(s, first + l).value & 1) << l;
@@ -449,8 +465,7 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int operand, int
       if (kind == Exchange::kUp && here - fiber.operand >= begin) from = here - fiber.operand;
       if (kind == Exchange::kDown && here + fiber.operand < end) from = here + fiber.operand;
       if (kind == Exchange::kXor && (here ^ fiber.operand) < end) from = here ^ fiber.operand;
-      if ((mask >> from & 1) == 0)
-        fail(where + ": lane " + std::to_string(here) + " reads from a lane outside the mask");
+      if ((mask >> from & 1) == 0) refuse("lane " + std::to_string(here) + " reads from a lane outside the mask");
       fiber.result = fiber_of(s, first + static_cast<unsigned>(from)).value;
       if (kind == Exchange::kBallot) fiber.result = ballot;
       if (kind == Exchange::kAny) fiber.result = ballot != 0;
