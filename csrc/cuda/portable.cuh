@@ -34,7 +34,12 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t s
   static_cast<void>(stream);
   shim::launch(kernel, grid, block, shared_bytes, arguments...);
 #else
-  kernel<<<grid, block, shared_bytes, stream> > >(arguments...);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchKernelEx(&config, kernel, arguments...);
 #endif
 }
 
