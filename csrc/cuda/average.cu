@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class S>
 struct AverageSource {
   using W = typename Access<S>::W;
-  static constexpr int kChannels = 8, kBlocks = sizeof(W) == 8 ? 3 : 4;
+  static constexpr int kChannels = 8, kBlocks = sizeof(W) == 8 ? 2 : 3;
   Products products;
   Tables<W> tables;
 

@@ -8,6 +8,7 @@ namespace roialign_ext::cuda {
 namespace {
 
 constexpr int kChannels = 4;  // of a thread
+constexpr int kBlocks = 2;    // of a multiprocessor at least: with more some registers would be spilled
 
 // No candidate yet: the first one wins, whatever it is.
 constexpr int kNoWinner = -2;
@@ -48,7 +49,7 @@ struct BinSamples {
 
 // A thread has one bin of one box and up to kChannels channels (WorkMap).
 template <class S>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     maximum(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
             const WorkMap map) {
   using W = typename Access<S>::W;
@@ -251,7 +252,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class S>
 struct WinnersSource {
   using W = typename Access<S>::W;
-  static constexpr int kChannels = 4, kBlocks = 3;
+  static constexpr int kChannels = cuda::kChannels, kBlocks = cuda::kBlocks;
   Samples<W> samples;
 
   __device__ Span touched_y(int64_t box) const { return samples.y.pixels[box]; }

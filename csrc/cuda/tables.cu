@@ -5,7 +5,8 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kBoxThreads = 64;  // of a block that measures a box: most have fewer bins and pixels along an axis
+// Blocks that measure a box are small, since most boxes have few bins and pixels along an axis.
+constexpr int kBoxThreads = 64, kBoxBlocks = 4;
 
 constexpr TableKind kValue = {0, kAlongU, kAlongU};
 constexpr TableKind along(Along first) { return {1, first, first}; }
@@ -122,7 +123,7 @@ __device__ __forceinline__ void build_box(const CallArgs& args, int* plane_of_bo
 }
 
 template <class W, class T>
-__global__ void __launch_bounds__(kBoxThreads)
+__global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                 const __grid_constant__ Tables<W> tables) {
   build_box<T>(
@@ -157,8 +158,9 @@ __global__ void __launch_bounds__(kBoxThreads)
 }
 
 template <class W, class T>
-__global__ void __launch_bounds__(kBoxThreads) fill_samples(const __grid_constant__ CallArgs args, int64_t most,
-                                                            bool adaptive, const __grid_constant__ Samples<W> samples) {
+__global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
+    fill_samples(const __grid_constant__ CallArgs args, int64_t most, bool adaptive,
+                 const __grid_constant__ Samples<W> samples) {
   build_box<T>(args, samples.plane_of_box, samples.y, samples.x,
                [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
                  const AxisSamples<W>& target = is_y ? samples.y : samples.x;
