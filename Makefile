@@ -12,7 +12,8 @@ install = PATH="$(CURDIR)/$(1)/bin:$$PATH" $(1)/bin/pip install --quiet --no-bui
 NINJA = $(shell grep '^ninja==' tests/requirements.txt)
 SANITIZED = build/sanitized
 SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_forward.py test_dtypes.py \
-    test_adjoint.py test_gradients.py test_double_backward.py
+    test_adjoint.py test_gradients.py test_double_backward.py \
+    test_family_forward.py test_family_gradients.py test_family_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/core/*.cpp tests/core/*.cu)
 
 .PHONY: demo test bench lint format sanitize clean

@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv-test-oldest
 [ $# -gt 0 ] || set -- test_environment.py test_adjoint.py test_bad_input.py test_gradients.py \
-  test_functorch.py test_functionalize.py test_compile.py test_operators.py test_registration.py
+  test_functorch.py test_functionalize.py test_compile.py test_operators.py test_registration.py \
+  test_family_forward.py test_family_transforms.py test_family_integration.py
 
 echo "== Creating $venv"
 rm -rf "$venv"

@@ -276,6 +276,10 @@ def test_scales_of_levels() -> None:
     for scales in (SCALES[:2], [*SCALES, 0.1], []):
         with pytest.raises(ValueError, match=r"(?s)scales.*3"):
             pyramid(scales=scales)
+    for rising in ([0.25, 0.5, 0.125], [0.25, 0.125, 0.2]):
+        with pytest.raises(ValueError, match=r"(?s)scales.*finest.*coarsest"):
+            pyramid(scales=rising)
+    assert torch.equal(pyramid(scales=[0.25] * 3), pyramid([FEATURES], scales=[0.25]))
     for value in (0.0, -0.5, NAN, INF):
         with pytest.raises(ValueError, match=r"(?s)scales\[1\].*above 0"):
             pyramid(scales=[0.25, value, 0.1])

@@ -116,14 +116,14 @@ LARGE = {
 
 
 @cache
-def large_map(dtype: torch.dtype, channels: int, layout: torch.memory_format) -> Tensor:
-    """Two images of 300 rows and 301 columns."""
-    return random_tensor(2, channels, 300, 301, seed=8, dtype=dtype).contiguous(memory_format=layout)
+def large_map(dtype: torch.dtype, channels: int, layout: torch.memory_format, images: int = 2) -> Tensor:
+    """Images of 300 rows and 301 columns."""
+    return random_tensor(images, channels, 300, 301, seed=8, dtype=dtype).contiguous(memory_format=layout)
 
 
-def large_boxes(call: Family) -> Tensor:
+def large_boxes(call: Family, images: int = 2) -> Tensor:
     """Boxes on and over the border of ``large_map``."""
-    boxes = spread(LARGE["rotated" if isinstance(call, RotatedCall) else "upright"], 2)
+    boxes = spread(LARGE["rotated" if isinstance(call, RotatedCall) else "upright"], images)
     if isinstance(call, CropCall):
         boxes = boxes[:, [0, 2, 1, 4, 3]] / torch.tensor([1.0, 299.0, 300.0, 299.0, 300.0])
     return boxes
@@ -147,11 +147,17 @@ def test_large_map(name: str, dtype: torch.dtype, channels: int, layout: int) ->
 # --- identities of the definitions
 
 
-def test_constant_is_kept_inside() -> None:
-    for call in FAMILY.values():
-        for dtype in DTYPES:
-            out = call(torch.full((2, 3, 7, 9), 2.5, dtype=dtype), boxes_for(call, "inside", dtype=torch.float32))
-            torch.testing.assert_close(out, torch.full_like(out, 2.5), rtol=2 * torch.finfo(dtype).eps, atol=0)
+@pytest.mark.parametrize("name", list(FAMILY))
+def test_constant_is_kept_inside(name: str) -> None:
+    """Of any size: sums do not overflow the storage type, and small numbers are not flushed."""
+    call = FAMILY[name]
+    for dtype in DTYPES:
+        largest = {torch.float16: 60000.0, torch.bfloat16: 3e38}.get(dtype, 1e30)
+        for value in (2.5, largest, 2.0**-20):
+            constant = torch.full((2, 3, 7, 9), value, dtype=dtype)
+            out = call(constant, boxes_for(call, "inside", dtype=torch.float32))
+            expected = constant[:1, :1, :1, :1].expand_as(out)
+            torch.testing.assert_close(out, expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
 RAMP = 3.0 * torch.arange(12.0).double()[:, None] - 2.0 * torch.arange(15.0).double()[None, :]

@@ -22,11 +22,11 @@ NAMES_AND_LAYOUTS = [
 
 
 @pytest.mark.parametrize(("name", "layout"), NAMES_AND_LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_forward_and_gradients(name: str, layout: str, dtype: torch.dtype) -> None:
     call = FAMILY[name]
     features = with_layout(random_tensor(2, 19, 7, 9, seed=1, dtype=dtype), layout)
-    boxes = boxes_for(call, "inside", "crossing", dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    boxes = boxes_for(call, "inside", "crossing", dtype=torch.float32)
     assert_matches_oracle(call, features, boxes)
     grad = with_layout(random_tensor(*output_of(call, features, boxes), seed=2, dtype=dtype), layout)
     assert_all_gradients_match_oracle(call, features, boxes, grad)

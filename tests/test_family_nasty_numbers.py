@@ -9,7 +9,16 @@ import pytest
 import torch
 
 import reference
-from conftest import DTYPES, NAN, as_array, assert_matches_oracle, random_tensor, rows
+from conftest import (
+    DTYPES,
+    NAN,
+    Call,
+    as_array,
+    assert_gradients_match_oracle,
+    assert_matches_oracle,
+    random_tensor,
+    rows,
+)
 from family import (
     FAMILY,
     SWAPPED,
@@ -56,6 +65,79 @@ def test_huge_boxes_equal_the_definition(size: float, dtype: torch.dtype) -> Non
         if not (isinstance(call, RoIWarpCall) and call.mode == "max"):
             grad = random_tensor(*output_of(call, features, boxes), seed=4, dtype=dtype)
             assert_all_gradients_match_oracle(call, features, boxes, grad)
+
+
+@pytest.mark.parametrize("size", [1e9, 1e15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_size_of_box_without_a_grid(size: float, dtype: torch.dtype) -> None:
+    features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
+    boxes = rows((-size, -size, size, size), (2.0, 1.5, size, 3 * size), (-size, -1.0, 4.0, 5.5)).to(dtype)
+    warp = RoIWarpCall((2, 2), sampling_ratio=3)
+    calls: list[Family] = [PrRoIPoolCall((2, 3)), RoIPoolCall((3, 2)), warp, CropCall((3, 3))]
+    for call in calls:
+        assert_matches_oracle(call, features, boxes)
+        grad = random_tensor(*output_of(call, features, boxes), seed=4, dtype=dtype)
+        assert_all_gradients_match_oracle(call, features, boxes, grad)
+
+
+@pytest.mark.parametrize("size", [1e9, 1e17, 1e19, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cells_of_boxes_of_any_size(size: float, dtype: torch.dtype) -> None:
+    """A finite box covers what it covers, also where its edges are beyond 64-bit integers."""
+    features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
+    boxes = rows((-size, -size, size, size), (0.0, 1.0, size, size), (-size, -size, 4.0, 5.0)).to(dtype)
+    for bins in ((1, 1), (2, 3), (3, 2)):
+        assert_matches_oracle(RoIPoolCall(bins), features, boxes)
+    assert bool(RoIPoolCall((1, 1))(features, boxes[:2]).ne(0.0).all())
+
+
+@pytest.mark.parametrize("ratio", [2, 33, 40])
+def test_coinciding_samples_each_have_their_place_in_the_box(ratio: int) -> None:
+    """Of a box without size all samples are at one point; how far each moves with an edge differs."""
+    features = random_tensor(1, 2, 7, 9, seed=6, dtype=torch.float32)
+    boxes = rows((3.3, 2.4, 3.3, 2.4), (1.7, 4.2, 5.1, 4.2)).float()
+    turned = rotated_rows((3.3, 2.4, 0.0, 0.0, 20.0), (4.2, 3.1, 2.0, 0.0, 30.0)).float()
+    grad = random_tensor(2, 2, 2, 1, seed=7, dtype=torch.float32)
+    assert_gradients_match_oracle(Call((2, 1), 1.0, ratio, True), features, boxes, grad)
+    assert_gradients_match_oracle(RotatedCall((2, 1), 1.0, ratio), features, turned, grad)
+
+
+@pytest.mark.parametrize("name", list(FAMILY))
+def test_coordinates_are_rounded_step_by_step(name: str) -> None:
+    """Thousands of pixels from the origin a float32 coordinate has steps of 1e-4: one fused or reordered step shows."""
+    call = FAMILY[name]
+    features = random_tensor(1, 2, 3, 4000, seed=9, dtype=torch.float32)
+    length = random_tensor(24, 1, seed=10).abs() * 40.0 + 1.0
+    start = random_tensor(24, 1, seed=11).abs() * 10.0 + 3300.0
+    low, high = torch.full_like(start, 0.4), torch.full_like(start, 1.9)
+    if isinstance(call, RotatedCall):
+        angles = torch.linspace(-0.02, 0.02, 24, dtype=torch.float64)[:, None]
+        columns = torch.cat([start + length / 2, high / 2, length, high, angles], 1)
+    else:
+        columns = torch.cat([start, low, start + length, high], 1)
+        if isinstance(call, CropCall):
+            columns = columns[:, [1, 0, 3, 2]] / torch.tensor([2.0, 3999.0, 2.0, 3999.0])
+    boxes = torch.cat([torch.zeros_like(start), columns], 1).float()
+    assert_matches_oracle(call, features, boxes)
+    assert_all_gradients_match_oracle(
+        call, features, boxes, random_tensor(*output_of(call, features, boxes), seed=12, dtype=torch.float32)
+    )
+
+
+def test_float64_boxes_are_not_rounded_to_float32() -> None:
+    """An edge 1e-9 before a half rounds down, a sample 1e-9 outside is outside; in float32 both are on the spot."""
+    ramp = torch.arange(63.0).reshape(1, 1, 7, 9)
+    edges = rows((2.5 - 1e-9, 0.0, 2.5 - 1e-9, 0.0))
+    outside, beside = rows((1.0 + 1e-9, 0.5, 1.0 + 1e-9, 0.5)), rotated_rows((4.0, 7.5 + 1e-9, 1.0, 1.0, 0.0))
+    for features in (ramp, ramp.double()):
+        for call, boxes, exact, rounded in (
+            (RoIPoolCall((1, 1)), edges, 2.0, 3.0),
+            (RoIWarpCall((1, 1), sampling_ratio=1), edges, 2.5 + 4.5, 3.5 + 4.5),
+            (CropCall((1, 1)), outside, 0.0, 54.0 + 4.0),
+            (RotatedCall((1, 1), 1.0, 1), beside, 0.0, 54.0 + 3.5),
+        ):
+            assert call(features, boxes).item() == exact
+            assert call(features, boxes.float()).item() == rounded
 
 
 HUGE = """

@@ -108,13 +108,15 @@ ROI_HOST_DEVICE void for_each_piece(const BoxAxis<T>& axis, int64_t p, Visit&& v
 // The cells of bin p of roi_pool, which are rounded outwards in whole pixels and clipped to the map.
 template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_cell(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
-  constexpr double kMaxPixel = 1e18;
   const T low = std::floor(multiply(static_cast<T>(p), axis.bin));
   const T high = std::ceil(multiply(static_cast<T>(p + 1), axis.bin));
-  if (!(std::fabs(axis.start) < T(kMaxPixel) && high < T(kMaxPixel))) return;  // also NaN
-  const int64_t start = static_cast<int64_t>(axis.start);
-  const int64_t first = start + static_cast<int64_t>(low), last = start + static_cast<int64_t>(high);
-  const int64_t begin = first < 0 ? 0 : first, end = last > axis.length ? axis.length : last;
+  // In double, sums that lie on the map are exact; an integer would not hold all edges.
+  const double first = static_cast<double>(axis.start) + static_cast<double>(low);
+  const double last = static_cast<double>(axis.start) + static_cast<double>(high);
+  if (!(std::isfinite(first) && std::isfinite(last))) return;
+  const double length = static_cast<double>(axis.length);
+  const int64_t begin = static_cast<int64_t>(first < 0.0 ? 0.0 : first < length ? first : length);
+  const int64_t end = static_cast<int64_t>(last < 0.0 ? 0.0 : last < length ? last : length);
   AxisSample<T> cell = {};
   cell.count = 1;
   cell.weight = T(1);

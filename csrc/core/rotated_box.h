@@ -35,12 +35,10 @@ ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* row, T scale,
     axis.grid = samples_per_bin(axis.bin, sampling_ratio);
     return axis;
   };
-  return {upright(row[3], bins_y, height),
-          upright(row[2], bins_x, width),
-          add(multiply(row[1], scale), shift),
+  return {upright(row[3], bins_y, height), upright(row[2], bins_x, width), add(multiply(row[1], scale), shift),
           add(multiply(row[0], scale), shift),
-          std::cos(angle),
-          std::sin(angle),
+          // Rounded once from double, so that every backend has the same.
+          static_cast<T>(std::cos(static_cast<double>(angle))), static_cast<T>(std::sin(static_cast<double>(angle))),
           degrees ? T(kPi / 180.0) : T(1)};
 }
 

@@ -136,18 +136,16 @@ class Rates {
   std::vector<W> rates_[2];
 };
 
-// Calls visit(c, p, q, sample) for the bins of one box whose winner is on the map, in `channels` channels from `first`.
+// Calls visit(p, q, sample) for the bins of one box and channel whose winner is on the map.
 template <class W, class Visit>
-void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t first,
-                     int64_t channels, Visit&& visit) {
+void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t c,
+                     Visit&& visit) {
   Winner<W> sample;
+  const int32_t* index = winners.at(k, c);
   for (int64_t p = 0; p < winners.height; ++p) {
     for (int64_t q = 0; q < winners.width; ++q) {
       const BinSamples<W> bin(plan, k, p, q);
-      const int32_t* index = winners.at(k, first) + p * winners.stride_y + q * winners.stride_x;
-      for (int64_t c = 0; c < channels; ++c) {
-        if (find_winner(bin, index[c * winners.stride_c], sample)) visit(c, p, q, sample);
-      }
+      if (find_winner(bin, index[p * winners.stride_y + q * winners.stride_x], sample)) visit(p, q, sample);
     }
   }
 }
@@ -166,7 +164,7 @@ void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& direc
         const Input& map = maps.map(plane);
         const S* pixels = map.template at<S>(maps.image(plane), c);
         std::fill(sums.begin(), sums.end(), W(0));
-        for_each_winner(plan, winners, k, c, 1, [&](int64_t, int64_t p, int64_t q, const Winner<W>& sample) {
+        for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
           W& sum = sums[p * output.width + q];
           for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
             sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
@@ -179,12 +177,27 @@ void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& direc
   });
 }
 
+// sums[channels][pixels] -> channels [first, first + channels) of one image of a contiguous map of either layout, a few
+// pixels at a time so that both sides stay in the cache.
+template <class S, class W>
+void write_channels(const std::vector<W>& sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
+  constexpr int64_t kTile = 16;
+  S* target = map.template at<S>(n, first);
+  const int64_t pixels = map.pixels();
+  for (int64_t begin = 0; begin < pixels; begin += kTile) {
+    const int64_t end = std::min(begin + kTile, pixels);
+    for (int64_t c = 0; c < channels; ++c) {
+      const W* from = sums.data() + c * pixels;
+      for (int64_t i = begin; i < end; ++i) target[c * map.stride_c + i * map.stride_x] = static_cast<S>(from[i]);
+    }
+  }
+}
+
 // Every (plane, block of channels) is written by one thread, its boxes added in their order: deterministic.
 template <class W, class T>
 void spread_winners(const BoxParams<T>& params, const std::vector<const T*>& directions,
                     const WinnersView<const int32_t>& winners, const Input& grad, const Pyramid<Output>& grad_input) {
-  // A block has one channel where channels lie apart, so that its sums stay in the cache, and a cache line of them
-  // where they lie together.
+  // A block is one channel, whose sums stay in the cache, or where channels lie together a cache line of them.
   const int64_t width = grad.stride_c == 1 ? 16 : 1;
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
@@ -199,24 +212,20 @@ void spread_winners(const BoxParams<T>& params, const std::vector<const T*>& dir
         const int64_t plane = unit / blocks, first = unit % blocks * width;
         const Output& map = grad_input.map(plane);
         const int64_t channels = std::min(width, grad.channels - first);
-        sums.assign(static_cast<size_t>(map.pixels() * width), W(0));
+        sums.assign(static_cast<size_t>(channels * map.pixels()), W(0));
         for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
           const int64_t k = by_plane.boxes[b];
-          const S* bins = grad.template at<S>(k, first);
-          for_each_winner(plan, winners, k, first, channels,
-                          [&](int64_t c, int64_t p, int64_t q, const Winner<W>& sample) {
-                            const W g = static_cast<W>(bins[c * grad.stride_c + p * grad.stride_y + q * grad.stride_x]);
-                            for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
-                              sums[static_cast<size_t>((y * map.width + x) * width + c)] += weight * g;
-                            });
-                          });
-        }
-        S* target = map.template at<S>(grad_input.image(plane), first);
-        for (int64_t i = 0; i < map.pixels(); ++i) {
           for (int64_t c = 0; c < channels; ++c) {
-            target[i * map.stride_x + c * map.stride_c] = static_cast<S>(sums[static_cast<size_t>(i * width + c)]);
+            const S* bins = grad.template at<S>(k, first + c);
+            W* target = sums.data() + c * map.pixels();
+            for_each_winner(plan, winners, k, first + c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+              const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
+              for_each_pixel(sample, rates.stencil(sample, k),
+                             [&](int64_t y, int64_t x, W weight) { target[y * map.width + x] += weight * g; });
+            });
           }
         }
+        write_channels<S>(sums, map, grad_input.image(plane), first, channels);
       }
     });
   });
@@ -239,7 +248,7 @@ void box_gradient_winners(const BoxParams<T>& params, const std::vector<const T*
         for (int64_t c = 0; c < grad.channels; ++c) {
           const S* pixels = map.template at<S>(maps.image(plane), c);
           const S* bins = grad.template at<S>(k, c);
-          for_each_winner(plan, winners, k, c, 1, [&](int64_t, int64_t p, int64_t q, const Winner<W>& sample) {
+          for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
             const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;

@@ -6,34 +6,35 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kPoolChannels = 8;  // of a thread
+constexpr int kChannels = 8;  // of a thread
 
 // What samples outside the map add to a bin: their share of the extrapolation value.
 template <class W>
 __device__ __forceinline__ W outside(const CallArgs& args, const Tables<W>& tables, const Bin& bin) {
   if (tables.y.on_map == nullptr) return W(0);
   const double samples = static_cast<double>(args.sampling_ratio) * static_cast<double>(args.sampling_ratio);
-  const double inside = tables.y.on_map[bin.box * tables.y.bins + bin.p] * tables.x.on_map[bin.box * tables.x.bins + bin.q];
+  const double inside =
+      tables.y.on_map[bin.box * tables.y.bins + bin.p] * tables.x.on_map[bin.box * tables.x.bins + bin.q];
   const double share = (samples - inside) / samples;
   return share == 0 ? W(0) : static_cast<W>(args.extrapolation_value * share);  // 0 times infinity is not 0
 }
 
-// A thread has one bin of one box and up to kPoolChannels channels (WorkMap). Pixels are read row by row, where both
+// A thread has one bin of one box and up to kChannels channels (WorkMap). Pixels are read row by row, where both
 // tables have weight.
 template <class S>
 __global__ void __launch_bounds__(kThreads)
     pool(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
          const __grid_constant__ Tables<typename Access<S>::W> tables, const WorkMap map) {
   using W = typename Access<S>::W;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kPoolChannels, args.channels);
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Bin bin = bin_of(args, work.place);
   const int plane = tables.plane_of_box[bin.box];
-  W sums[kPoolChannels];
+  W sums[kChannels];
   const W begin = plane < 0 ? W(NAN) : outside(args, tables, bin);
 #pragma unroll
-  for (int c = 0; c < kPoolChannels; ++c) sums[c] = begin;
+  for (int c = 0; c < kChannels; ++c) sums[c] = begin;
   if (plane >= 0) {
     const Elements<void>& pixels = args.maps[plane / args.images].pixels;
     const int64_t image = plane % args.images, step = channels.step * pixels.stride_c;
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
           const W weight = y_weight * x_weight;
           const int64_t at = row + x * pixels.stride_x;
 #pragma unroll
-          for (int c = 0; c < kPoolChannels; ++c) {
+          for (int c = 0; c < kChannels; ++c) {
             if (c < channels.count) sums[c] += weight * Access<S>::load(pixels.data, at + c * step);
           }
         }
@@ -60,10 +61,10 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   const Elements<void>& bins = args.bins;
-  const int64_t at = bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y +
-                     bin.q * bins.stride_x;
+  const int64_t at =
+      bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
 #pragma unroll
-  for (int c = 0; c < kPoolChannels; ++c) {
+  for (int c = 0; c < kChannels; ++c) {
     if (c < channels.count) Access<S>::store(bins.data, at + c * channels.step * bins.stride_c, sums[c]);
   }
 }
@@ -72,6 +73,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class S>
 struct AverageSource {
   using W = typename Access<S>::W;
+  static constexpr int kChannels = 8, kBlocks = sizeof(W) == 8 ? 3 : 4;
   Products products;
   Tables<W> tables;
 
@@ -79,7 +81,7 @@ struct AverageSource {
   __device__ Span touched_x(int64_t box) const { return tables.x.pixels[box]; }
 
   __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int, int y, int x, const Channels& channels,
-                                      W (&sums)[kGatherChannels]) const {
+                                      W (&sums)[kChannels]) const {
     const Span y_bins = tables.y.bins_at(box, y), x_bins = tables.x.bins_at(box, x);
     const Elements<void>& bins = args.bins;
     const int64_t base = box * bins.stride_n + channels.first * bins.stride_c, step = channels.step * bins.stride_c;
@@ -97,7 +99,7 @@ struct AverageSource {
         if (weight == W(0)) continue;
         const int64_t at = base + p * bins.stride_y + q * bins.stride_x;
 #pragma unroll
-        for (int c = 0; c < kGatherChannels; ++c) {
+        for (int c = 0; c < kChannels; ++c) {
           if (c < channels.count) sums[c] += weight * Access<S>::load(bins.data, at + c * step);
         }
       }
@@ -115,7 +117,7 @@ void pool_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
     build_tables(args, products, tables, stream);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kPoolChannels);
+    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
     launch(pool<S>, blocks_for(map.threads()), kThreads, 0, stream, args, products, tables, map);
   });
 }

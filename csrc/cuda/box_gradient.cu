@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kThreads)
     const Work work = work_of(map, thread, kChannels, args.channels);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
-    const int64_t at_bin = box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y +
-                           bin.q * bins.stride_x;
+    const int64_t at_bin =
+        box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
     const int64_t at_map = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     W grad[kChannels];

@@ -8,8 +8,6 @@
 
 namespace roialign_ext::cuda {
 
-constexpr int kGatherChannels = 8;  // of a thread
-
 // A block has one tile of one plane and one chunk of channels (WorkMap says what a chunk is, and where lanes go): 8 x
 // 32 pixels where lanes are pixels, 2 x 4 where they are channels.
 struct TileMap {
@@ -47,12 +45,14 @@ __device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map
   return {level, image, {y, y + map.tile_rows()}, {x, x + map.tile_columns()}, chunk};
 }
 
-// `source` knows what a box may touch (touched_y, touched_x) and adds what it gives to one pixel (add).
+// `Source` knows what a box may touch (touched_y, touched_x) and adds what it gives to one pixel (add). It also says
+// how many channels a thread has (kChannels), and how many blocks a multiprocessor should hold (kBlocks).
 template <class S, class Source>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, Source::kBlocks)
     gather(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, const Groups groups,
            const __grid_constant__ Source source) {
   using W = typename Access<S>::W;
+  constexpr int kChannels = Source::kChannels;
   ROI_SHARED_BYTES(shared);
   int* const counts = reinterpret_cast<int*>(shared);
   int* const near = counts + kWarps;  // [kThreads] boxes that may touch the tile
@@ -60,16 +60,16 @@ __global__ void __launch_bounds__(kThreads)
   const MapArgs& level = args.maps[tile.level];
   const int place = map.lanes_are_channels ? threadIdx.x / kWarp : threadIdx.x;
   const int y = tile.y.begin + place / map.tile_columns(), x = tile.x.begin + place % map.tile_columns();
-  const Channels channels = channels_of(map.lanes_are_channels, tile.chunk, threadIdx.x % kWarp, kGatherChannels,
-                                        args.channels);
+  const Channels channels =
+      channels_of(map.lanes_are_channels, tile.chunk, threadIdx.x % kWarp, kChannels, args.channels);
   const bool has_pixel = y < level.height && x < level.width && channels.count > 0;
   const Span segment = groups.segments[tile.level * args.images + tile.image];
-  W sums[kGatherChannels] = {};
+  W sums[kChannels] = {};
   for (int first = segment.begin; first < segment.end; first += kThreads) {
     const int i = first + static_cast<int>(threadIdx.x);
     const int candidate = i < segment.end ? groups.boxes[i] : -1;
-    const bool touches = candidate >= 0 && overlap(source.touched_y(candidate), tile.y) &&
-                         overlap(source.touched_x(candidate), tile.x);
+    const bool touches =
+        candidate >= 0 && overlap(source.touched_y(candidate), tile.y) && overlap(source.touched_x(candidate), tile.x);
     int listed;
     const int rank = rank_in_block(touches, counts, listed);
     if (touches) near[rank] = candidate;
@@ -80,21 +80,21 @@ __global__ void __launch_bounds__(kThreads)
   if (!has_pixel) return;
   const Elements<void>& pixels = level.pixels;
   const Access<S> access(args.storage);
-  const int64_t at = tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y +
-                     x * pixels.stride_x;
+  const int64_t at =
+      tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
 #pragma unroll
-  for (int c = 0; c < kGatherChannels; ++c) {
+  for (int c = 0; c < kChannels; ++c) {
     if (c < channels.count) access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]);
   }
 }
 
 template <class S, class Source>
 void launch_gather(const CallArgs& args, const Groups& groups, const Source& source, cudaStream_t stream) {
-  TileMap map = {make_work_map(args, 0, kGatherChannels).lanes_are_channels, 0};
+  const WorkMap channels = make_work_map(args, 0, Source::kChannels);
+  TileMap map = {channels.lanes_are_channels, 0};
   for (int i = 0; i < args.levels; ++i) map.tiles += args.images * map.rows(args.maps[i]) * map.columns(args.maps[i]);
-  const int64_t chunks = make_work_map(args, 0, kGatherChannels).chunks;
-  launch(gather<S, Source>, map.tiles * chunks, kThreads, (kWarps + kThreads) * sizeof(int), stream, args, map, groups,
-         source);
+  launch(gather<S, Source>, map.tiles * channels.chunks, kThreads, (kWarps + kThreads) * sizeof(int), stream, args, map,
+         groups, source);
 }
 
 }  // namespace roialign_ext::cuda

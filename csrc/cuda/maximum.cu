@@ -7,7 +7,7 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kMaxChannels = 4;  // of a thread
+constexpr int kChannels = 4;  // of a thread
 
 // No candidate yet: the first one wins, whatever it is.
 constexpr int kNoWinner = -2;
@@ -46,25 +46,25 @@ struct BinSamples {
         rejected(axis.rejected[box * axis.bins + p]) {}
 };
 
-// A thread has one bin of one box and up to kMaxChannels channels (WorkMap).
+// A thread has one bin of one box and up to kChannels channels (WorkMap).
 template <class S>
 __global__ void __launch_bounds__(kThreads)
     maximum(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
             const WorkMap map) {
   using W = typename Access<S>::W;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kMaxChannels, args.channels);
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Bin bin = bin_of(args, work.place);
   const int plane = samples.plane_of_box[bin.box];
-  Best<W> best[kMaxChannels];
+  Best<W> best[kChannels];
 #pragma unroll
-  for (int c = 0; c < kMaxChannels; ++c) best[c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoWinner};
+  for (int c = 0; c < kChannels; ++c) best[c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoWinner};
   // A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the
   // map, after the first row of them, or after all.
   const auto consider_zero = [&] {
 #pragma unroll
-    for (int c = 0; c < kMaxChannels; ++c) best[c].consider(W(0), kRejected);
+    for (int c = 0; c < kChannels; ++c) best[c].consider(W(0), kRejected);
   };
   if (plane >= 0) {
     const Elements<void>& pixels = args.maps[plane / args.images].pixels;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads)
         const SampleTap<W> x = xs.samples[j];
         const int64_t at = row + x.low * pixels.stride_x;
 #pragma unroll
-        for (int c = 0; c < kMaxChannels; ++c) {
+        for (int c = 0; c < kChannels; ++c) {
           if (c >= channels.count) continue;
           // The column of the map between two rows, and between two of them: what has no weight is not read.
           const auto column = [&](int64_t top) {
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
     if (ys.rejected.later) consider_zero();
   }
 #pragma unroll
-  for (int c = 0; c < kMaxChannels; ++c) {
+  for (int c = 0; c < kChannels; ++c) {
     if (c >= channels.count) continue;
     const int64_t channel = channels.first + c * channels.step;
     const Elements<void>& bins = args.bins;
@@ -251,20 +251,21 @@ __global__ void __launch_bounds__(kThreads)
 template <class S>
 struct WinnersSource {
   using W = typename Access<S>::W;
+  static constexpr int kChannels = 4, kBlocks = 3;
   Samples<W> samples;
 
   __device__ Span touched_y(int64_t box) const { return samples.y.pixels[box]; }
   __device__ Span touched_x(int64_t box) const { return samples.x.pixels[box]; }
 
   __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int, int y, int x, const Channels& channels,
-                                      W (&sums)[kGatherChannels]) const {
+                                      W (&sums)[kChannels]) const {
     const Span y_bins = samples.y.bins_at(box, y), x_bins = samples.x.bins_at(box, x);
     const Elements<void>& bins = args.bins;
     for (int p = y_bins.begin; p < y_bins.end; ++p) {
       for (int q = x_bins.begin; q < x_bins.end; ++q) {
         const int64_t at = box * bins.stride_n + p * bins.stride_y + q * bins.stride_x;
 #pragma unroll
-        for (int c = 0; c < kGatherChannels; ++c) {
+        for (int c = 0; c < kChannels; ++c) {
           if (c >= channels.count) continue;
           const int64_t channel = channels.first + c * channels.step;
           const Winner<W> winner = find_winner(args, samples, Bin{box, p, q}, channel);
@@ -307,8 +308,8 @@ __global__ void __launch_bounds__(kThreads)
     }
     const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
     const int64_t at = offset_of(args, plane, channel, winner);
-    const W grad = Access<S>::load(bins.data, box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y +
-                                                  bin.q * bins.stride_x);
+    const W grad = Access<S>::load(
+        bins.data, box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x);
     const auto along = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
       Stencil<W> stencil = {};
       stencil.add_product(y, x);
@@ -334,7 +335,7 @@ void pool_maximum(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
     build_samples(args, samples, stream);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kMaxChannels);
+    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
     launch(maximum<S>, blocks_for(map.threads()), kThreads, 0, stream, args, samples, map);
   });
 }

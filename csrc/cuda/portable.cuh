@@ -34,7 +34,7 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t s
   static_cast<void>(stream);
   shim::launch(kernel, grid, block, shared_bytes, arguments...);
 #else
-  kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+  kernel<<<grid, block, shared_bytes, stream> > >(arguments...);
 #endif
 }
 

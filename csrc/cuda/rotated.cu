@@ -1,6 +1,7 @@
-// Average pooling over rotated boxes, its transpose and its box gradient (docs/math.md, section 14). Both axes depend on
-// all parameters of a box, so there are no tables: threads walk the samples of their bins, with the geometry of a box
-// made once for all of them. Most of the time goes into that, so the type of the features is told apart at run time.
+// Average pooling over rotated boxes, its transpose and its box gradient (docs/math.md, section 14). Both axes depend
+// on all parameters of a box, so there are no tables: threads walk the samples of their bins, with the geometry of a
+// box made once for all of them. Most of the time goes into that, so the type of the features is told apart at run
+// time.
 #include "../core/rotated_box.h"
 #include "gather.cuh"
 #include "kernels.h"
@@ -9,7 +10,7 @@ namespace roialign_ext::cuda {
 namespace {
 
 constexpr int kChannels = 8;  // of a thread
-static_assert(kChannels == kGatherChannels);
+constexpr int kBlocks = 1;    // of a multiprocessor at least: more would leave too few registers for the geometry
 constexpr int kColumns = kRotatedParameters + 1;
 
 // What is known of the boxes before their samples are.
@@ -72,7 +73,7 @@ __device__ __forceinline__ PointDerivative<T, 1, ORDER> derivative_of(const Call
 
 // A thread has one bin of one box and up to kChannels channels (WorkMap).
 template <class S, class T, int ORDER>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
   using W = typename Access<S>::W;
   const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
@@ -89,8 +90,8 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t base = plane * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     const RotatedBox<T> box = boxes.boxes[bin.box];
-    for_each_rotated_tap<W>(box, turn_back(window_of_map(box), box), bin.p, bin.q, derivative_of<ORDER, T>(args, bin.box),
-                            [&](int64_t y, int64_t x, const W* weight) {
+    for_each_rotated_tap<W>(box, turn_back(window_of_map(box), box), bin.p, bin.q,
+                            derivative_of<ORDER, T>(args, bin.box), [&](int64_t y, int64_t x, const W* weight) {
                               const int64_t at = base + y * pixels.stride_y + x * pixels.stride_x;
 #pragma unroll
                               for (int c = 0; c < kChannels; ++c) {
@@ -99,8 +100,8 @@ __global__ void __launch_bounds__(kThreads)
                             });
   }
   const Elements<void>& bins = args.bins;
-  const int64_t at = bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y +
-                     bin.q * bins.stride_x;
+  const int64_t at =
+      bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
     if (c < channels.count) access.store(bins.data, at + c * channels.step * bins.stride_c, sums[c]);
@@ -118,13 +119,14 @@ __device__ __forceinline__ bool meets(const BoxAxis<T>& axis, int64_t p, const R
 template <class S, class T, int ORDER>
 struct RotatedSource {
   using W = typename Access<S>::W;
+  static constexpr int kChannels = cuda::kChannels, kBlocks = cuda::kBlocks;
   RotatedBoxes<T> boxes;
 
   __device__ Span touched_y(int64_t box) const { return boxes.y_pixels[box]; }
   __device__ Span touched_x(int64_t box) const { return boxes.x_pixels[box]; }
 
   __device__ __forceinline__ void add(const CallArgs& args, int64_t k, int, int y, int x, const Channels& channels,
-                                      W (&sums)[kGatherChannels]) const {
+                                      W (&sums)[kChannels]) const {
     const Access<S> access(args.storage);
     const RotatedBox<T> box = boxes.boxes[k];
     const Window<T> neighbourhood = {static_cast<T>(y - 1), static_cast<T>(x - 1), T(2), T(2)};
@@ -143,7 +145,7 @@ struct RotatedSource {
         if (weight == W(0)) continue;
         const int64_t at = base + p * bins.stride_y + q * bins.stride_x;
 #pragma unroll
-        for (int c = 0; c < kGatherChannels; ++c) {
+        for (int c = 0; c < kChannels; ++c) {
           if (c < channels.count) sums[c] += weight * access.load(bins.data, at + c * step);
         }
       }
@@ -154,7 +156,7 @@ struct RotatedSource {
 // A block has one box, its threads share the bins and channels (WorkMap); see box_gradient.cu. ORDER 1 is the gradient
 // of <G, A F>, ORDER 2 that of its derivative along a direction.
 template <class S, class T, int ORDER>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     box_gradient(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
   using W = typename Access<S>::W;
   constexpr int M = kRotatedParameters;
@@ -175,8 +177,8 @@ __global__ void __launch_bounds__(kThreads)
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
     const Elements<void>&pixels = args.maps[0].pixels, &bins = args.bins;
-    const int64_t at_bin = k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y +
-                           bin.q * bins.stride_x;
+    const int64_t at_bin =
+        k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
     const int64_t at_map = plane * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     W grad[kChannels];
@@ -246,9 +248,8 @@ void spread_rotated(const CallArgs& args, Scratch& scratch, cudaStream_t stream)
     if (scratch.counts_only()) return;
     build_boxes(args, boxes, stream);
     build_groups(args, boxes.plane_of_box, groups, stream);
-    with_order(args, [&](auto order) {
-      launch_gather<S>(args, groups, RotatedSource<S, T, order.value>{boxes}, stream);
-    });
+    with_order(args,
+               [&](auto order) { launch_gather<S>(args, groups, RotatedSource<S, T, order.value>{boxes}, stream); });
   });
 }
 

@@ -11,7 +11,7 @@ constexpr TableKind kValue = {0, kAlongU, kAlongU};
 constexpr TableKind along(Along first) { return {1, first, first}; }
 constexpr TableKind along(Along first, Along second) { return {2, first, second}; }
 
-int64_t longest(const CallArgs& args, int64_t MapArgs::*length) {
+int64_t longest(const CallArgs& args, int64_t MapArgs::* length) {
   int64_t longest = 0;
   for (int i = 0; i < args.levels; ++i) longest = args.maps[i].*length > longest ? args.maps[i].*length : longest;
   return longest;
@@ -46,8 +46,8 @@ void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& produc
 
 template <class W>
 void take_axis(AxisSamples<W>& axis, const CallArgs& args, Scratch& scratch) {
-  axis.slots = is_adaptive(args) ? kSamplesPerPixel * axis.length + kSamplesPerBin * axis.bins
-                                 : given_samples(args) * axis.bins;
+  axis.slots =
+      is_adaptive(args) ? kSamplesPerPixel * axis.length + kSamplesPerBin * axis.bins : given_samples(args) * axis.bins;
   axis.samples = scratch.take<SampleTap<W>>(args.boxes * axis.slots);
   axis.rejected = scratch.take<Rejected>(args.boxes * axis.bins);
 }
@@ -125,41 +125,40 @@ template <class W, class T>
 __global__ void __launch_bounds__(kBoxThreads)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                 const __grid_constant__ Tables<W> tables) {
-  build_box<T>(args, tables.plane_of_box, tables.y, tables.x,
-               [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
-                 const AxisTables<W>& target = is_y ? tables.y : tables.x;
-                 Span pixels = {static_cast<int>(axis.length), 0};
-                 double on_map = 0;
-                 for_each_sample(axis, p, /*ascending_positions=*/true, [&](const AxisSample<T>& sample) {
-                   include(pixels, sample, axis.length);
-                   on_map += static_cast<double>(sample.count);
-                 });
-                 if (pixels.begin >= pixels.end) pixels = {0, 0};
-                 const int64_t place = axis.bin < T(0) ? axis.bins - 1 - p : p;
-                 const Band band = {pixels, static_cast<int>(kSlotsPerBin * place), 0};
-                 target.bands[box * axis.bins + p] = band;
-                 if (target.on_map != nullptr) target.on_map[box * axis.bins + p] = on_map;
-                 for (int t = 0; t < products.tables; ++t) {
-                   W* const weights = target.weights + (box * target.tables + t) * target.slots + band.offset;
-                   for (int i = pixels.begin; i < pixels.end; ++i) weights[i] = W(0);
-                   const auto emit = [&](int64_t pixel, const W* weight) { weights[pixel] = *weight; };
-                   const TableKind kind = products.kinds[t];
-                   const auto rates = [&](Along along) { return rates_along<T>(args, along, box, is_y); };
-                   if (kind.order == 0) {
-                     for_each_tap<W>(axis, p, TableValue<T>{}, emit);
-                   } else if (kind.order == 1) {
-                     for_each_tap<W>(axis, p, TableDerivative<T, 1, 1>{{rates(kind.first)}, {}}, emit);
-                   } else {
-                     for_each_tap<W>(axis, p, TableDerivative<T, 1, 2>{{rates(kind.first)}, {rates(kind.second)}}, emit);
-                   }
-                 }
-               });
+  build_box<T>(
+      args, tables.plane_of_box, tables.y, tables.x, [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
+        const AxisTables<W>& target = is_y ? tables.y : tables.x;
+        Span pixels = {static_cast<int>(axis.length), 0};
+        double on_map = 0;
+        for_each_sample(axis, p, /*ascending_positions=*/true, [&](const AxisSample<T>& sample) {
+          include(pixels, sample, axis.length);
+          on_map += static_cast<double>(sample.count);
+        });
+        if (pixels.begin >= pixels.end) pixels = {0, 0};
+        const int64_t place = axis.bin < T(0) ? axis.bins - 1 - p : p;
+        const Band band = {pixels, static_cast<int>(kSlotsPerBin * place), 0};
+        target.bands[box * axis.bins + p] = band;
+        if (target.on_map != nullptr) target.on_map[box * axis.bins + p] = on_map;
+        for (int t = 0; t < products.tables; ++t) {
+          W* const weights = target.weights + (box * target.tables + t) * target.slots + band.offset;
+          for (int i = pixels.begin; i < pixels.end; ++i) weights[i] = W(0);
+          const auto emit = [&](int64_t pixel, const W* weight) { weights[pixel] = *weight; };
+          const TableKind kind = products.kinds[t];
+          const auto rates = [&](Along along) { return rates_along<T>(args, along, box, is_y); };
+          if (kind.order == 0) {
+            for_each_tap<W>(axis, p, TableValue<T>{}, emit);
+          } else if (kind.order == 1) {
+            for_each_tap<W>(axis, p, TableDerivative<T, 1, 1>{{rates(kind.first)}, {}}, emit);
+          } else {
+            for_each_tap<W>(axis, p, TableDerivative<T, 1, 2>{{rates(kind.first)}, {rates(kind.second)}}, emit);
+          }
+        }
+      });
 }
 
 template <class W, class T>
-__global__ void __launch_bounds__(kBoxThreads)
-    fill_samples(const __grid_constant__ CallArgs args, int64_t most, bool adaptive,
-                 const __grid_constant__ Samples<W> samples) {
+__global__ void __launch_bounds__(kBoxThreads) fill_samples(const __grid_constant__ CallArgs args, int64_t most,
+                                                            bool adaptive, const __grid_constant__ Samples<W> samples) {
   build_box<T>(args, samples.plane_of_box, samples.y, samples.x,
                [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
                  const AxisSamples<W>& target = is_y ? samples.y : samples.x;
@@ -217,20 +216,14 @@ Products average_products(const CallArgs& args) {
   if (args.direction_count == 0) return {1, {kValue}, 1, {{0, 0}}};
   if (args.direction_count == 1) return {2, {kValue, along(kAlongU)}, 2, {{1, 0}, {0, 1}}};
   if (!is_integral(args.rule)) return {2, {along(kAlongU), along(kAlongV)}, 2, {{0, 1}, {1, 0}}};
-  return {4,
-          {along(kAlongU), along(kAlongV), along(kAlongU, kAlongV), kValue},
-          4,
-          {{0, 1}, {1, 0}, {2, 3}, {3, 2}}};
+  return {4, {along(kAlongU), along(kAlongV), along(kAlongU, kAlongV), kValue}, 4, {{0, 1}, {1, 0}, {2, 3}, {3, 2}}};
 }
 
 Products box_gradient_products(const CallArgs& args) {
   const TableKind low = along(kAlongLowEdge), high = along(kAlongHighEdge);
   if (args.direction_count == 0) return {3, {kValue, low, high}, 0, {}};
   if (!is_integral(args.rule)) return {3, {along(kAlongU), low, high}, 0, {}};
-  return {6,
-          {along(kAlongU), low, high, kValue, along(kAlongLowEdge, kAlongU), along(kAlongHighEdge, kAlongU)},
-          0,
-          {}};
+  return {6, {along(kAlongU), low, high, kValue, along(kAlongLowEdge, kAlongU), along(kAlongHighEdge, kAlongU)}, 0, {}};
 }
 
 int64_t most_samples(const CallArgs& args) {
@@ -290,9 +283,9 @@ void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& g
   launch(list_boxes, planes_of(args), kThreads, kWarps * sizeof(int), stream, plane_of_box, args.boxes, groups);
 }
 
-#define INSTANTIATE(W)                                                                     \
-  template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);     \
-  template Samples<W> take_samples<W>(const CallArgs&, bool, Scratch&);                    \
+#define INSTANTIATE(W)                                                                          \
+  template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);          \
+  template Samples<W> take_samples<W>(const CallArgs&, bool, Scratch&);                         \
   template void build_tables(const CallArgs&, const Products&, const Tables<W>&, cudaStream_t); \
   template void build_samples(const CallArgs&, const Samples<W>&, cudaStream_t);
 INSTANTIATE(float)

@@ -41,15 +41,15 @@ ROI_HOST_DEVICE bool overlap(Span a, Span b) { return a.begin < b.end && b.begin
 
 // What one bin has on one axis of the map.
 struct Band {
-  Span pixels;   // those that the bin may touch
-  int offset;    // averages: the weight of pixel i is weights[offset + i]; maxima: its samples begin at samples[offset]
-  int samples;   // maxima: how many samples are on the map
+  Span pixels;  // those that the bin may touch
+  int offset;   // averages: the weight of pixel i is weights[offset + i]; maxima: its samples begin at samples[offset]
+  int samples;  // maxima: how many samples are on the map
 };
 
 struct AxisBands {
-  Band* bands;          // [boxes][bins]
-  Span* pixels;         // [boxes] those that any of its bins may touch
-  Span* bins_of_pixel;  // [boxes][length] bins that may touch a pixel among these; null where nobody asks
+  Band* bands;           // [boxes][bins]
+  Span* pixels;          // [boxes] those that any of its bins may touch
+  Span* bins_of_pixel;   // [boxes][length] bins that may touch a pixel among these; null where nobody asks
   int64_t bins, length;  // of the longest map
 
   __device__ const Band& band(int64_t box, int p) const { return bands[box * bins + p]; }
@@ -107,8 +107,8 @@ struct Tables {
 // One sample of a maximum.
 template <class W>
 struct SampleTap {
-  int low;                     // pixels low and, where fraction or a slope is not 0, low + 1
-  W fraction;                  // weight of pixel low + 1
+  int low;                      // pixels low and, where fraction or a slope is not 0, low + 1
+  W fraction;                   // weight of pixel low + 1
   W by_low_edge, by_high_edge;  // derivatives of the position by the box's edges, 0 where clamped
 };
 
