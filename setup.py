@@ -31,7 +31,7 @@ RELEASE_ARCHITECTURES = ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0")
 
 def wanted(variable: str, default: str = "0") -> bool:
     """Whether an environment variable asks for something."""
-    return os.environ.get(variable, default) not in ("", "0")
+    return (os.environ.get(variable) or default) != "0"
 
 
 SANITIZE = wanted("ROIALIGN_EXT_SANITIZE")
