@@ -113,7 +113,7 @@ class NoCudaError(Exception):
 
 
 def toolkit_folders() -> list[tuple[str, Path]]:
-    """Where a toolkit may be: how the place was found, and its folder. CUDA_HOME or CUDA_PATH is the only one if set."""
+    """Where a toolkit may be: who says so, and the folder. CUDA_HOME or CUDA_PATH, if set, is the only one."""
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable):
             return [(variable, Path(os.environ[variable]))]
@@ -164,7 +164,10 @@ def architectures(home: Path) -> str:
     request = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
     if request and request != "native":
         return request
-    known = {f"{int(number) // 10}.{int(number) % 10}" for number in re.findall(r"compute_(\d+)", ask_nvcc(home, "--list-gpu-arch"))}
+    known = {
+        f"{int(number) // 10}.{int(number) % 10}"
+        for number in re.findall(r"compute_(\d+)", ask_nvcc(home, "--list-gpu-arch"))
+    }
     devices = {".".join(map(str, torch.cuda.get_device_capability(i))) for i in range(torch.cuda.device_count())}
     if devices and devices <= known:
         return ";".join(sorted(devices, key=float))

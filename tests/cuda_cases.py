@@ -282,32 +282,36 @@ LAYOUTS = [
     )
 ]
 PYRAMID = ((24, 40), (12, 20), (6, 10), (3, 5))
-BOUNDARIES = [
-    case
-    for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "crop_nearest", "rotated_half_pixel")
-    for case in (
-        Case(rule=rule, boxes="300", channels=1, bins=(1, 1)),  # more boxes than threads
-        Case(rule=rule, boxes="3", channels=130, bins=(7, 7), planes=((5, 6),), images=1),
-        Case(rule=rule, boxes="2", channels=129, bins=(2, 2), layout="channels_last", dtype=torch.bfloat16),
-        Case(rule=rule, boxes="3", channels=2, bins=(35, 2), planes=((40, 11),)),  # more bins than lanes
-        Case(rule=rule, boxes="3", channels=2, bins=(2, 35), planes=((11, 40),)),
-        Case(rule=rule, boxes="2", channels=1, bins=(130, 1), planes=((20, 4),)),
-        Case(rule=rule, boxes="5", channels=2, bins=(1, 1), planes=((37, 90),), ratio=-1),  # several tiles, one bin
-        Case(rule=rule, boxes="40", channels=3, bins=(3, 3), planes=((19, 70),), images=1),
-        Case(rule=rule, boxes="3", channels=2, ratio=40, dtype=torch.float64),  # grids found by bisection
-        Case(rule=rule, boxes="4", planes=((1, 1),)),
-        Case(rule=rule, boxes="4", planes=((1, 30),)),
-        Case(rule=rule, boxes="inside", planes=((0, 5),)),  # a map without pixels
-        Case(rule=rule, boxes="0"),
-    )
-] + [
-    case
-    for rule in ("roi_align_half_pixel", "prroi_pool", "roi_pool", "roi_warp")
-    for case in (
-        Case(rule=rule, planes=PYRAMID, boxes="60", images=3),
-        Case(rule=rule, planes=PYRAMID[:2], boxes="all", images=1),
-        Case(rule=rule, planes=(*PYRAMID, (2, 3), (1, 2), (1, 1), (0, 0)), boxes="20", channels=2),
-        Case(rule=rule, planes=PYRAMID, boxes="40", dtype=torch.float16, channels=34, layout="channels_last"),
-    )
-] + [Case(rule="crop_bilinear", extrapolation_value=3.5), Case(rule="crop_nearest", extrapolation_value=float("inf"))]
+BOUNDARIES = (
+    [
+        case
+        for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "crop_nearest", "rotated_half_pixel")
+        for case in (
+            Case(rule=rule, boxes="300", channels=1, bins=(1, 1)),  # more boxes than threads
+            Case(rule=rule, boxes="3", channels=130, bins=(7, 7), planes=((5, 6),), images=1),
+            Case(rule=rule, boxes="2", channels=129, bins=(2, 2), layout="channels_last", dtype=torch.bfloat16),
+            Case(rule=rule, boxes="3", channels=2, bins=(35, 2), planes=((40, 11),)),  # more bins than lanes
+            Case(rule=rule, boxes="3", channels=2, bins=(2, 35), planes=((11, 40),)),
+            Case(rule=rule, boxes="2", channels=1, bins=(130, 1), planes=((20, 4),)),
+            Case(rule=rule, boxes="5", channels=2, bins=(1, 1), planes=((37, 90),), ratio=-1),  # several tiles, one bin
+            Case(rule=rule, boxes="40", channels=3, bins=(3, 3), planes=((19, 70),), images=1),
+            Case(rule=rule, boxes="3", channels=2, ratio=40, dtype=torch.float64),  # grids found by bisection
+            Case(rule=rule, boxes="4", planes=((1, 1),)),
+            Case(rule=rule, boxes="4", planes=((1, 30),)),
+            Case(rule=rule, boxes="inside", planes=((0, 5),)),  # a map without pixels
+            Case(rule=rule, boxes="0"),
+        )
+    ]
+    + [
+        case
+        for rule in ("roi_align_half_pixel", "prroi_pool", "roi_pool", "roi_warp")
+        for case in (
+            Case(rule=rule, planes=PYRAMID, boxes="60", images=3),
+            Case(rule=rule, planes=PYRAMID[:2], boxes="all", images=1),
+            Case(rule=rule, planes=(*PYRAMID, (2, 3), (1, 2), (1, 1), (0, 0)), boxes="20", channels=2),
+            Case(rule=rule, planes=PYRAMID, boxes="40", dtype=torch.float16, channels=34, layout="channels_last"),
+        )
+    ]
+    + [Case(rule="crop_bilinear", extrapolation_value=3.5), Case(rule="crop_nearest", extrapolation_value=float("inf"))]
+)
 CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES

@@ -20,7 +20,9 @@ import cuda_shim
 KERNELS = sorted((cuda_shim.ROOT / "csrc" / "cuda").glob("*.cu"))
 ARCHITECTURES = os.environ.get("ROIALIGN_EXT_TEST_ARCHITECTURES", "9.0").split()
 
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler: kernels cannot be compiled here")
+pytestmark = pytest.mark.skipif(
+    shutil.which("nvcc") is None, reason="no CUDA compiler: kernels cannot be compiled here"
+)
 
 
 class Budget(NamedTuple):

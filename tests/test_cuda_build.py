@@ -130,7 +130,10 @@ def test_requested_architectures(
 NO_CUDA = [
     ({"ROIALIGN_EXT_CUDA": "0"}, "ROIALIGN_EXT_CUDA=0 leaves them out"),
     ({"ROIALIGN_EXT_SANITIZE": "1"}, "ROIALIGN_EXT_SANITIZE=1 builds for the CPU alone"),
-    ({"CUDA_HOME": "/no/such/folder"}, "no toolkit of CUDA 13.0 was found: /no/such/folder (CUDA_HOME) has no bin/nvcc"),
+    (
+        {"CUDA_HOME": "/no/such/folder"},
+        "no toolkit of CUDA 13.0 was found: /no/such/folder (CUDA_HOME) has no bin/nvcc",
+    ),
 ]
 
 
@@ -187,7 +190,9 @@ def test_what_the_build_is_given(setup: ModuleType, toolkit: Path, monkeypatch: 
     before = list(module.sources)
     setup.add_cuda(module, setup.find_toolkit())
     added = set(module.sources) - set(before)
-    assert added == {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc" / "cuda").glob("*.c*") if path.suffix != ".cuh"}
+    assert added == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc" / "cuda").glob("*.c*") if path.suffix != ".cuh"
+    }
     assert "csrc/cuda/operators.cpp" in added
     assert str(toolkit) == cpp_extension.CUDA_HOME
     assert set(module.extra_compile_args) == {"cxx", "nvcc"}

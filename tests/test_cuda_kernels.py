@@ -18,11 +18,12 @@ from torch.utils import deterministic
 
 import cuda_shim
 from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread
-from cuda_cases import BOUNDARIES, CASES, CPU, DTYPES, Case, Operators, assert_agree, calculations, same_bits
+from cuda_cases import CASES, CPU, Case, Operators, assert_agree, calculations, same_bits
 
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
 SEEDS = ("0", "1")
 CSRC = cuda_shim.ROOT / "csrc"
+SCHEMAS: list[torch.library.Library] = []  # which would undefine their operators with their end
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 
 pytestmark = pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
@@ -36,13 +37,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shim(library: Path) -> Iterator[Operators]:
+def shim(library: Path) -> Operators:
     """The private operators on the shim."""
     schemas = torch.library.Library("roialign_ext_shim", "DEF")
     for name in ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes"):
         schemas.define(str(getattr(torch.ops.roialign_ext, name).default._schema).removeprefix("roialign_ext::"))
     torch.ops.load_library(library)
-    yield Operators(torch.ops.roialign_ext_shim)
+    SCHEMAS.append(schemas)
+    return Operators(torch.ops.roialign_ext_shim)
 
 
 @pytest.fixture(autouse=True)
@@ -186,9 +188,7 @@ def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: 
     if rule == "roi_pool":
         actual, wanted = (ops("_pool_max", [features], boxes, (2, 2), *arguments) for ops in (shim, CPU))
     else:
-        actual, wanted = (
-            ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU)
-        )
+        actual, wanted = (ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU))
     assert_close(actual[0], wanted[0])
 
 

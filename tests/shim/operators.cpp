@@ -1,5 +1,5 @@
-// csrc/cuda/operators.cpp as it is, for tensors on the CPU and under names of its own: torch.ops.roialign_ext_shim._pool
-// and so on, whose schemas tests/test_cuda_kernels.py defines.
+// csrc/cuda/operators.cpp as it is, for tensors on the CPU and under names of its own:
+// torch.ops.roialign_ext_shim._pool and so on, whose schemas tests/test_cuda_kernels.py defines.
 #include <torch/library.h>
 
 #undef TORCH_LIBRARY_IMPL
