@@ -62,7 +62,7 @@ def check_map(name: str, features: Any) -> None:
         raise TypeError(f"{name}: expected a tensor [N, C, H, W], got {type(features).__name__}")
     if features.is_cuda and not HAS_CUDA:
         raise ValueError(
-            f"{name}: this build of roialign_ext has no CUDA kernels, got a tensor on {features.device}: "
+            f"{name}: this build of roialign_ext runs on cpu, without CUDA kernels, got a tensor on {features.device}: "
             f"rebuild it where nvcc is found with `FORCE_CUDA=1 {REBUILD}`, or move the tensor with .cpu()"
         )
     if not (features.is_cpu or features.is_cuda or features.is_meta):

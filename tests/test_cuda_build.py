@@ -210,7 +210,7 @@ def test_a_cuda_tensor_needs_cuda_kernels(monkeypatch: pytest.MonkeyPatch, has_c
             out = roialign_ext.roi_align(features, boxes, 2)
             assert (out.shape, out.device) == ((4, 3, 2, 2), torch.device("cuda:0"))
             return
-        with pytest.raises(ValueError, match="no CUDA kernels, got a tensor on cuda:0") as info:
+        with pytest.raises(ValueError, match="without CUDA kernels, got a tensor on cuda:0") as info:
             roialign_ext.roi_align(features, boxes, 2)
     (sentence,) = str(info.value).splitlines()
     assert "`FORCE_CUDA=1 pip install --no-build-isolation" in sentence

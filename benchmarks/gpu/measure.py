@@ -36,9 +36,9 @@ def microseconds(call: Callable[[], object]) -> dict[str, float]:
     samples: list[float] = []
     started = time.perf_counter()
     while len(samples) < SAMPLES and (len(samples) < 3 or time.perf_counter() - started < SECONDS_PER_CELL):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         # Work in front keeps the launch of the call itself out of its time.
-        torch.cuda._sleep(200_000)
+        torch.cuda._sleep(200_000)  # type: ignore[no-untyped-call]
         begin.record()
         call()
         end.record()
@@ -107,8 +107,12 @@ def cells(pool_of: Callable[[Workload], Pool], dtypes: tuple[str, ...]) -> Itera
                     # torchvision wants boxes of the features' dtype.
                     sets = [(maps, rows.to(maps[0].dtype) if pool_of is torchvision else rows) for maps, rows in sets]
                     turn = cycle(sets)
+
+                    def forward(turn: Any = turn, pool: Pool = pool) -> Tensor:
+                        return pool(*next(turn))
+
                     with torch.no_grad():
-                        forward = microseconds(lambda turn=turn, pool=pool: pool(*next(turn)))
+                        times = {"forward": microseconds(forward)}
                     graphs = [(pool(maps, rows), maps) for maps, rows in sets]
                     grads = [torch.randn_like(out) for out, _ in graphs]
                     step = cycle(zip(graphs, grads, strict=True))
@@ -117,7 +121,7 @@ def cells(pool_of: Callable[[Workload], Pool], dtypes: tuple[str, ...]) -> Itera
                         (out, maps), grad = next(step)
                         torch.autograd.grad(out, maps, grad, retain_graph=True, allow_unused=True)
 
-                    yield {**cell, "forward": forward, "backward": microseconds(backward)}
+                    yield {**cell, **times, "backward": microseconds(backward)}
                 except (RuntimeError, ValueError) as error:
                     yield {**cell, "error": str(error).splitlines()[0]}
                 torch.cuda.empty_cache()
