@@ -14,9 +14,11 @@ SANITIZED = build/sanitized
 SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_forward.py test_dtypes.py \
     test_adjoint.py test_gradients.py test_double_backward.py \
     test_family_forward.py test_family_gradients.py test_family_nasty_numbers.py
-CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/core/*.cpp tests/core/*.cu)
+CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
+    tests/core/*.cu tests/shim/*.cpp tests/shim/include/*.h tests/shim/include/c10/cuda/*.h)
+RELEASE_ARCHITECTURES = 7.5 8.0 8.6 9.0 10.0 12.0
 
-.PHONY: demo test bench lint format sanitize clean
+.PHONY: demo test bench lint format sanitize cuda-architectures clean
 .DEFAULT_GOAL := test
 
 demo: .venv-demo/installed
@@ -54,6 +56,11 @@ sanitize: .venv-test/installed
 	@rm -rf $(SANITIZED)
 	@export ROIALIGN_EXT_SANITIZE=1; $(call install,.venv-test) --target $(SANITIZED)
 	bash .ci/sanitize.sh .venv-test/bin/python $(SANITIZED) $(SANITIZER_TESTS)
+
+# Compiles the CUDA kernels for every architecture of a release (minutes; needs nvcc, no GPU).
+cuda-architectures: .venv-test/installed
+	@$(call install,.venv-test)
+	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES="$(RELEASE_ARCHITECTURES)" ../.venv-test/bin/pytest test_cuda_budget.py
 
 clean:
 	rm -rf .venv-* build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis roialign_ext/_build_info.py

@@ -1,15 +1,22 @@
 """Builds the compiled module `roialign_ext._C` against the torch of the running environment.
 
-Environment variables: MAX_JOBS limits the compilers that run at once, CXX and CXXFLAGS are honoured as usual,
-ROIALIGN_EXT_SANITIZE=1 builds with the address and undefined-behaviour sanitizers."""
+The CUDA kernels are built where torch has CUDA and a toolkit of its version is found, with or without a GPU.
+
+Environment variables: MAX_JOBS limits the compilers that run at once, CXX and CXXFLAGS are honoured as usual.
+CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the architectures (default: those of the GPUs here; without one, those
+of RELEASE_ARCHITECTURES that nvcc knows). FORCE_CUDA=1 makes a build without CUDA kernels an error, ROIALIGN_EXT_CUDA=0
+leaves them out. ROIALIGN_EXT_SANITIZE=1 builds with the address and undefined-behaviour sanitizers, for the CPU alone.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +26,15 @@ ROOT = Path(__file__).parent
 OLDEST_TORCH = (2, 11)
 OLDEST_SETUPTOOLS = 77
 INSTALL = "then run `pip install --no-build-isolation .`"
-SANITIZE = os.environ.get("ROIALIGN_EXT_SANITIZE", "0") not in ("", "0")
+RELEASE_ARCHITECTURES = ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0")
+
+
+def wanted(variable: str, default: str = "0") -> bool:
+    """Whether an environment variable asks for something."""
+    return (os.environ.get(variable) or default) != "0"
+
+
+SANITIZE = wanted("ROIALIGN_EXT_SANITIZE")
 
 
 def stop(sentence: str) -> NoReturn:
@@ -81,6 +96,131 @@ def relative(paths: list[Path]) -> list[str]:
     return sorted(path.relative_to(ROOT).as_posix() for path in paths)
 
 
+@dataclass(frozen=True)
+class Toolkit:
+    """The CUDA toolkit that the kernels are built with, and what for."""
+
+    home: Path
+    version: str
+    architectures: str  # as TORCH_CUDA_ARCH_LIST has them
+
+    def __str__(self) -> str:
+        return f"CUDA {self.version} in {self.home}, architectures {self.architectures}"
+
+
+class NoCudaError(Exception):
+    """Why there will be no CUDA kernels, as the end of a sentence."""
+
+
+def toolkit_folders() -> list[tuple[str, Path]]:
+    """Where a toolkit may be: who says so, and the folder. CUDA_HOME or CUDA_PATH, if set, is the only one."""
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if os.environ.get(variable):
+            return [(variable, Path(os.environ[variable]))]
+    folders = []
+    if nvcc := shutil.which("nvcc"):
+        folders += [("nvcc on the PATH", path.parent.parent) for path in (Path(nvcc), Path(nvcc).resolve())]
+    folders.append(("the usual place", Path("/usr/local/cuda")))
+    major = str(torch.version.cuda).split(".")[0]
+    folders.append(("torch's packages", Path(torch.__file__).parent.parent / "nvidia" / f"cu{major}"))
+    return list({path: (how, path) for how, path in reversed(folders)}.values())[::-1]
+
+
+def lacks(home: Path) -> str | None:
+    """What a folder lacks to be a toolkit that fits torch, or None."""
+    libraries = [home / folder / "libcudart_static.a" for folder in ("lib64", "lib")]
+    for name, found in (
+        ("bin/nvcc", (home / "bin" / "nvcc").is_file()),
+        ("include/cuda_runtime.h", (home / "include" / "cuda_runtime.h").is_file()),
+        ("lib64/libcudart_static.a", any(path.is_file() for path in libraries)),
+    ):
+        if not found:
+            return f"no {name}"
+    version = nvcc_version(home)
+    if version is None:
+        return "an nvcc that does not run"
+    if version.split(".")[0] != str(torch.version.cuda).split(".")[0]:
+        return f"CUDA {version} where torch has {torch.version.cuda}"
+    return None
+
+
+def ask_nvcc(home: Path, argument: str) -> str:
+    """What nvcc prints; empty if it does not run."""
+    command = [str(home / "bin" / "nvcc"), argument]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def nvcc_version(home: Path) -> str | None:
+    """Release of nvcc, "13.0"."""
+    found = re.search(r"release (\d+\.\d+)", ask_nvcc(home, "--version"))
+    return None if found is None else found[1]
+
+
+def architectures(home: Path) -> str:
+    """What to compile for: as TORCH_CUDA_ARCH_LIST says, for the GPUs here, or for those of a release."""
+    request = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    if request and request != "native":
+        return request
+    known = {
+        f"{int(number) // 10}.{int(number) % 10}"
+        for number in re.findall(r"compute_(\d+)", ask_nvcc(home, "--list-gpu-arch"))
+    }
+    devices = {".".join(map(str, torch.cuda.get_device_capability(i))) for i in range(torch.cuda.device_count())}
+    if devices and devices <= known:
+        return ";".join(sorted(devices, key=float))
+    release = [name for name in RELEASE_ARCHITECTURES if name in known]
+    if not release:
+        raise NoCudaError(f"nvcc in {home} knows none of the architectures {' '.join(RELEASE_ARCHITECTURES)}")
+    return ";".join(release) + "+PTX"
+
+
+def find_toolkit() -> Toolkit:
+    """The toolkit to build the CUDA kernels with; NoCudaError says why there is none."""
+    if not wanted("ROIALIGN_EXT_CUDA", "1"):
+        raise NoCudaError("ROIALIGN_EXT_CUDA=0 leaves them out")
+    if SANITIZE:
+        raise NoCudaError("ROIALIGN_EXT_SANITIZE=1 builds for the CPU alone")
+    if torch.version.cuda is None:
+        raise NoCudaError(f"torch {TORCH_VERSION} was built without CUDA")
+    looked_at = []
+    for how, home in toolkit_folders():
+        missing = lacks(home)
+        if missing is None:
+            return Toolkit(home, str(nvcc_version(home)), architectures(home))
+        looked_at.append(f"{home} ({how}) has {missing}")
+    raise NoCudaError(f"no toolkit of CUDA {torch.version.cuda} was found: {', '.join(looked_at)}")
+
+
+def toolkit_or_reason() -> tuple[Toolkit | None, str]:
+    """The toolkit, or why there is none; FORCE_CUDA=1 ends the build then."""
+    try:
+        return find_toolkit(), ""
+    except NoCudaError as reason:
+        if wanted("FORCE_CUDA"):
+            stop(f"FORCE_CUDA=1 asks for CUDA kernels, but {reason}.")
+        return None, str(reason)
+
+
+def add_cuda(module: setuptools.Extension, toolkit: Toolkit) -> None:
+    """Adds the CUDA kernels and their glue to the compiled module."""
+    os.environ["TORCH_CUDA_ARCH_LIST"] = toolkit.architectures
+    cpp_extension.CUDA_HOME = str(toolkit.home)
+    folder = ROOT / "csrc" / "cuda"
+    module.sources += relative([*folder.glob("*.cpp"), *folder.glob("*.cu")])
+    module.extra_compile_args = {
+        "cxx": [*module.extra_compile_args, "-isystem", str(toolkit.home / "include")],
+        # torch's flags take the conversions of half precision away, which the kernels use.
+        "nvcc": ["-std=c++17", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
+        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")],
+    }
+    # The static runtime, so that the module depends on no toolkit.
+    module.libraries += ["c10_cuda", "cudart_static", "dl", "rt", "pthread"]
+    module.library_dirs += [str(toolkit.home / name) for name in ("lib64", "lib") if (toolkit.home / name).is_dir()]
+
+
 class Build(cpp_extension.BuildExtension):
     """Builds the module and writes beside it what it was built with, for messages that must work without it."""
 
@@ -91,9 +231,19 @@ class Build(cpp_extension.BuildExtension):
 
     def run(self) -> None:
         compiler = compiler_version()
-        print(f"roialign_ext: torch {TORCH_VERSION}, {compiler}; CUDA kernels: no, this release has CPU kernels only")
+        toolkit, reason = toolkit_or_reason()
+        if toolkit is not None:
+            add_cuda(self.extensions[0], toolkit)
+        print(f"roialign_ext: torch {TORCH_VERSION}, {compiler}; CUDA kernels: {toolkit or f'no, {reason}'}")
         super().run()
-        info = {"TORCH_VERSION": TORCH_VERSION, "COMPILER": compiler, "FLAGS": shlex.join(compile_flags())}
+        info = {
+            "TORCH_VERSION": TORCH_VERSION,
+            "COMPILER": compiler,
+            "FLAGS": shlex.join(compile_flags()),
+            "CUDA": "" if toolkit is None else toolkit.version,
+            "CUDA_ARCHITECTURES": "" if toolkit is None else toolkit.architectures,
+            "NO_CUDA": reason,
+        }
         lines = ['"""Written by setup.py: what the compiled module was built with."""', ""]
         lines += [f"{name} = {value!r}" for name, value in info.items()]
         self.build_info().write_text("\n".join(lines) + "\n")
@@ -106,12 +256,12 @@ class Build(cpp_extension.BuildExtension):
 
 
 def extension() -> setuptools.Extension:
-    """The compiled module: every C++ file of csrc."""
+    """The compiled module: every C++ file of csrc; those of CUDA come with the toolkit."""
     sources = [path for folder in (".", "core", "cpu") for path in (ROOT / "csrc" / folder).glob("*.cpp")]
     module: setuptools.Extension = cpp_extension.CppExtension(
         name="roialign_ext._C",
         sources=relative(sources),
-        depends=relative(list((ROOT / "csrc").rglob("*.h"))),
+        depends=relative([path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh")]),
         extra_compile_args=compile_flags(),
         extra_link_args=sanitizer_flags(),
     )

@@ -147,6 +147,19 @@ void check_common_args(at::TensorList input, const at::Tensor& boxes, c10::SymIn
   check_rule(rule, input.size());
 }
 
+template <class T>
+void check_row_values(const at::Tensor& rows, Rule rule, int64_t images) {
+  const int64_t columns = rows.size(1);
+  for (int64_t k = 0; k < rows.size(0); ++k) {
+    const T* row = rows.const_data_ptr<T>() + columns * k;
+    const T index = row[0];
+    TORCH_CHECK_INDEX(index >= T(0) && index < static_cast<T>(images) && index == std::floor(index),
+                      "boxes: the batch index in row ", k, " must be a whole number in [0, ", images, "), got ", index);
+    TORCH_CHECK_VALUE(!is_rotated(rule) || !(row[3] < T(0) || row[4] < T(0)), "boxes: width and height in row ", k,
+                      " must not be negative, got ", row[3], " x ", row[4]);
+  }
+}
+
 }  // namespace
 
 void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,
@@ -166,6 +179,19 @@ Rule find_rule(std::string_view name) {
     if (known == name) return rule;
   }
   TORCH_CHECK_VALUE(false, "rule: expected the name of a pooling rule, got \"", name, "\"");
+}
+
+// Level numbers are truncated as the reference implementation of this pooler truncates them.
+LevelRule level_rule(const RuleArgs& rule) {
+  const double finest = std::trunc(-std::log2(rule.scales.front()));
+  const double coarsest = std::trunc(-std::log2(rule.scales.back()));
+  const double last = finest + static_cast<double>(rule.scales.size() - 1);
+  return {rule.canonical[0], rule.canonical[1], finest, coarsest < last ? coarsest : last};
+}
+
+void check_rows(const at::Tensor& rows, Rule rule, int64_t images) {
+  if (rows.scalar_type() == at::kDouble) return check_row_values<double>(rows, rule, images);
+  check_row_values<float>(rows, rule, images);
 }
 
 void check_pool_args(at::TensorList input, const at::Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,

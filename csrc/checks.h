@@ -1,7 +1,7 @@
 // Argument checks shared by the shape functions (csrc/meta.cpp) and the device kernels, so that an operator refuses the
 // same arguments with the same words wherever it runs. Wrong shapes, devices and values raise ValueError, wrong dtypes
-// TypeError. What boxes hold is data: only the kernels can check it. Empty tensors pass, a map without pixels (H or W
-// is 0) too: it rejects every sample, so its outputs are 0.
+// TypeError. What boxes hold is data, which shape functions do not have. Empty tensors pass, a map without pixels (H
+// or W is 0) too: it rejects every sample, so its outputs are 0.
 
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "core/box_axis.h"
+#include "core/pyramid.h"
 
 namespace roialign_ext {
 
@@ -27,6 +28,9 @@ struct RuleArgs {
 
 // The rule of that name (docs/math.md): "roi_align_half_pixel", ... Unknown names raise ValueError.
 Rule find_rule(std::string_view name);
+
+// How boxes choose among the levels of these scales.
+LevelRule level_rule(const RuleArgs& rule);
 
 // (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
 constexpr int64_t box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
@@ -51,5 +55,9 @@ void check_pool_grad_input_args(const at::Tensor& grad, const at::Tensor& boxes,
 // _pool_grad_boxes.
 void check_pool_grad_boxes_args(const at::Tensor& grad, at::TensorList input, const at::Tensor& boxes,
                                 const OptionalTensor& v, const OptionalTensor& winners, const RuleArgs& rule);
+
+// What boxes hold, in the host's memory: [K, columns], contiguous, float32 or float64. Raises IndexError unless every
+// batch index is a whole number in [0, images), and ValueError for a negative size of a rotated box; both name the row.
+void check_rows(const at::Tensor& rows, Rule rule, int64_t images);
 
 }  // namespace roialign_ext

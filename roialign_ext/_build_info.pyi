@@ -1,3 +1,6 @@
 TORCH_VERSION: str
 COMPILER: str
 FLAGS: str
+CUDA: str
+CUDA_ARCHITECTURES: str
+NO_CUDA: str

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._environment import REBUILD
+
 INTEGER = (int, torch.SymInt)
 NUMBER = (float, int, torch.SymInt, torch.SymFloat)
 INDEX_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+HAS_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("roialign_ext::_pool", "CUDA")
 
 
 def as_pair(output_size: Any) -> Any:
@@ -57,9 +60,15 @@ def check_map(name: str, features: Any) -> None:
     """A feature map on a device that this build knows."""
     if not isinstance(features, Tensor):
         raise TypeError(f"{name}: expected a tensor [N, C, H, W], got {type(features).__name__}")
-    if not (features.is_cpu or features.is_meta):
+    if features.is_cuda and not HAS_CUDA:
         raise ValueError(
-            f"{name}: this build of roialign_ext runs on cpu, got a tensor on {features.device}: "
+            f"{name}: this build of roialign_ext runs on cpu, without CUDA kernels, got a tensor on {features.device}: "
+            f"rebuild it where nvcc is found with `FORCE_CUDA=1 {REBUILD}`, or move the tensor with .cpu()"
+        )
+    if not (features.is_cpu or features.is_cuda or features.is_meta):
+        devices = "cpu and cuda" if HAS_CUDA else "cpu"
+        raise ValueError(
+            f"{name}: this build of roialign_ext runs on {devices}, got a tensor on {features.device}: "
             "move it there with .cpu()"
         )
     if features.dim() != 4:

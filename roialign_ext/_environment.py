@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps <folder of roialign_ext's sources>"
-NO_CUDA = "this release has CPU kernels only"
 
 
 def built_for() -> str | None:
@@ -49,6 +49,26 @@ def load_failure(error: ImportError) -> str:
     )
 
 
+def _capability() -> str:
+    return ".".join(str(number) for number in torch.cuda.get_device_capability())
+
+
+def runs_on(architectures: str, capability: str) -> bool:
+    """Whether kernels built for a TORCH_CUDA_ARCH_LIST run on a GPU of that compute capability.
+
+    Binaries run on later GPUs of the same major number, PTX on every later one.
+    """
+    major, minor = (int(number) for number in capability.split("."))
+    for entry in architectures.replace(" ", ";").split(";"):
+        found = re.fullmatch(r"(\d+)\.(\d+)[af]?(\+PTX)?", entry)
+        if found is None:
+            return True  # a name that torch knows, "Hopper": nothing to compare with
+        built = (int(found[1]), int(found[2]))
+        if built <= (major, minor) and (built[0] == major or found[3]):
+            return True
+    return False
+
+
 @dataclass(frozen=True)
 class Environment:
     """Everything the report shows; `threads_seen` is how many threads really took part in one parallel loop."""
@@ -60,8 +80,12 @@ class Environment:
     torch_built: str
     compiler: str
     flags: str
+    cuda_built: str  # version of the toolkit that built the CUDA kernels, "" without them
+    cuda_architectures: str
+    cuda_missing: str  # why there are none
     torch_cuda: str | None
     cuda_device: str | None
+    cuda_capability: str | None
     instruction_set: str
     instruction_set_request: str | None
     threads: int
@@ -80,8 +104,12 @@ class Environment:
             torch_built=_C.torch_version,
             compiler=_build_info.COMPILER,
             flags=_build_info.FLAGS,
+            cuda_built=_build_info.CUDA,
+            cuda_architectures=_build_info.CUDA_ARCHITECTURES,
+            cuda_missing=_build_info.NO_CUDA,
             torch_cuda=torch.version.cuda,
             cuda_device=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            cuda_capability=_capability() if torch.cuda.is_available() else None,
             instruction_set=cpu_capability(),
             instruction_set_request=os.environ.get("ATEN_CPU_CAPABILITY"),
             threads=torch.get_num_threads(),
@@ -99,6 +127,20 @@ class Environment:
                 f"The kernels use 1 of {self.threads} threads, so the compiler ignored -fopenmp: "
                 f"rebuild with GCC or Clang and without CXXFLAGS that switch OpenMP off, `{REBUILD}`."
             )
+        if self.cuda_device is not None and not self.cuda_built and "-fsanitize" not in self.flags:
+            steps.append(
+                f"The GPU ({self.cuda_device}) stays unused, because {self.cuda_missing}: "
+                f"rebuild with `FORCE_CUDA=1 {REBUILD}`."
+            )
+        if (
+            self.cuda_built
+            and self.cuda_capability is not None
+            and not runs_on(self.cuda_architectures, self.cuda_capability)
+        ):
+            steps.append(
+                f"The CUDA kernels, built for {self.cuda_architectures}, do not run on {self.cuda_device}: "
+                f"rebuild with `TORCH_CUDA_ARCH_LIST={self.cuda_capability} {REBUILD}`."
+            )
         if "-fsanitize" in self.flags:
             steps.append(f"This is a slow build for the sanitizers: unset ROIALIGN_EXT_SANITIZE and `{REBUILD}`.")
         return steps
@@ -106,7 +148,16 @@ class Environment:
     def report(self) -> str:
         """The report as plain text, one fact a line."""
         torch_cuda = "no CUDA in this torch" if self.torch_cuda is None else f"torch has CUDA {self.torch_cuda}"
-        device = "no CUDA device visible" if self.cuda_device is None else f"{self.cuda_device} stays unused"
+        device = (
+            "no CUDA device visible"
+            if self.cuda_device is None
+            else f"{self.cuda_device}, {self.cuda_capability}{'' if self.cuda_built else ', stays unused'}"
+        )
+        kernels = (
+            f"built with CUDA {self.cuda_built} for {self.cuda_architectures}"
+            if self.cuda_built
+            else f"no: {self.cuda_missing}"
+        )
         request = self.instruction_set_request
         asked = "chosen by the processor" if request is None else f"ATEN_CPU_CAPABILITY={request}"
         rows = {
@@ -115,7 +166,7 @@ class Environment:
             "torch": f"{self.torch_running}, roialign_ext built for {self.torch_built}",
             "compiler": self.compiler,
             "flags": self.flags,
-            "CUDA kernels": f"no: {NO_CUDA} ({torch_cuda}, {device})",
+            "CUDA kernels": f"{kernels} ({torch_cuda}; {device})",
             "instruction set": f"{self.instruction_set} ({asked})",
             "threads": f"{self.threads} asked for, {self.threads_seen} seen in a parallel loop",
         }

@@ -27,8 +27,12 @@ IN_ORDER = Environment(
     torch_built="2.13.0",
     compiler="g++ 12.2.0",
     flags="-O3 -fopenmp",
+    cuda_built="",
+    cuda_architectures="",
+    cuda_missing="torch 2.13.0+cpu was built without CUDA",
     torch_cuda=None,
     cuda_device=None,
+    cuda_capability=None,
     instruction_set="AVX2",
     instruction_set_request=None,
     threads=8,
@@ -67,7 +71,8 @@ def test_report_of_this_process() -> None:
     assert torch.__version__ in found["torch"]
     assert _C.torch_version in found["torch"]
     assert found["compiler"] == _build_info.COMPILER
-    assert found["CUDA kernels"].startswith("no: ")
+    assert found["CUDA kernels"].startswith("built with CUDA " if _build_info.CUDA else "no: ")
+    assert bool(_build_info.CUDA) == bool(_build_info.CUDA_ARCHITECTURES) == (not _build_info.NO_CUDA)
     assert found["instruction set"].startswith(roialign_ext.cpu_capability())
     assert found["threads"].startswith(f"{torch.get_num_threads()} asked for")
 
@@ -100,17 +105,59 @@ def test_next_step(change: dict[str, str | int], words: list[str]) -> None:
     assert f"Next step: {step}" in environment.report()
 
 
+GPU = {"torch_cuda": "13.0", "cuda_device": "Some GPU", "cuda_capability": "9.0"}
+NO_TOOLKIT = {"cuda_missing": "no toolkit of CUDA 13.0 was found: /usr/local/cuda (the usual place) has no bin/nvcc"}
+BUILT = {"cuda_built": "13.0", "cuda_architectures": "8.0;9.0+PTX", "cuda_missing": ""}
+
+
 @pytest.mark.parametrize(
-    ("cuda", "device", "words"),
+    ("change", "row", "step"),
     [
-        (None, None, "no CUDA in this torch, no CUDA device visible"),
-        ("13.0", None, "torch has CUDA 13.0, no CUDA device visible"),
-        ("13.0", "Some GPU", "torch has CUDA 13.0, Some GPU stays unused"),
+        (
+            {},
+            "no: torch 2.13.0+cpu was built without CUDA (no CUDA in this torch; no CUDA device visible)",
+            None,
+        ),
+        (
+            {"torch_cuda": "13.0", **BUILT},
+            "built with CUDA 13.0 for 8.0;9.0+PTX (torch has CUDA 13.0; no CUDA device visible)",
+            None,
+        ),
+        ({**GPU, **BUILT}, "built with CUDA 13.0 for 8.0;9.0+PTX (torch has CUDA 13.0; Some GPU, 9.0)", None),
+        (
+            {**GPU, **NO_TOOLKIT},
+            f"no: {NO_TOOLKIT['cuda_missing']} (torch has CUDA 13.0; Some GPU, 9.0, stays unused)",
+            "The GPU (Some GPU) stays unused, because no toolkit of CUDA 13.0 was found",
+        ),
+        (
+            {**GPU, **BUILT, "cuda_capability": "7.5"},
+            "built with CUDA 13.0 for 8.0;9.0+PTX (torch has CUDA 13.0; Some GPU, 7.5)",
+            "The CUDA kernels, built for 8.0;9.0+PTX, do not run on Some GPU: rebuild with `TORCH_CUDA_ARCH_LIST=7.5 ",
+        ),
+    ],
+    ids=["no CUDA", "no GPU", "in order", "no kernels", "other architecture"],
+)
+def test_the_report_speaks_of_cuda(change: dict[str, str], row: str, step: str | None) -> None:
+    environment = replace(IN_ORDER, **change)  # type: ignore[arg-type]
+    assert rows(environment.report())["CUDA kernels"] == row
+    assert [s[: len(step or "")] for s in environment.next_steps()] == ([] if step is None else [step])
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        ("8.0;9.0", "9.0", True),
+        ("8.0;9.0", "8.6", True),
+        ("8.6", "8.0", False),
+        ("8.0", "9.0", False),
+        ("8.0+PTX", "12.1", True),
+        ("8.0;9.0+PTX", "7.5", False),
+        ("7.5 9.0a", "9.0", True),
+        ("Hopper", "7.5", True),
     ],
 )
-def test_the_report_says_why_there_are_no_cuda_kernels(cuda: str | None, device: str | None, words: str) -> None:
-    found = rows(replace(IN_ORDER, torch_cuda=cuda, cuda_device=device).report())
-    assert found["CUDA kernels"] == f"no: this release has CPU kernels only ({words})"
+def test_architectures_and_devices(architectures: str, capability: str, runs: bool) -> None:
+    assert _environment.runs_on(architectures, capability) == runs
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import MODES, random_tensor
-from roialign_ext import PrRoIPool, RoIAlign, RoIAlignFunction, multiscale_roi_align, roi_align, roi_pool
+from roialign_ext import PrRoIPool, RoIAlign, RoIAlignFunction, _checks, multiscale_roi_align, roi_align, roi_pool
 
 PUBLIC = (
     "roi_align",
@@ -62,8 +62,9 @@ def test_import_brings_no_compiler_along() -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
 @pytest.mark.parametrize("layer", [roi_align, roi_pool, RoIAlign(2, 1.0, 2), PrRoIPool(2, 1.0)])
-def test_unsupported_device(device: str, layer: Any) -> None:
+def test_unsupported_device(device: str, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, with the device that was given and the one that works. Fake tensors need no such hardware."""
+    monkeypatch.setattr(_checks, "HAS_CUDA", False)
     with FakeTensorMode():
         features, boxes = torch.empty(1, 2, 5, 6, device=device), torch.empty(3, 5, device=device)
         arguments = () if isinstance(layer, torch.nn.Module) else (2,)

@@ -51,38 +51,63 @@ struct RotatedSample {
   T weight;  // how many samples of the bin share this position
 };
 
-// Interval of one upright coordinate in which the map can lie: the corners of the map, turned back, with a margin for
-// rounding. Samples outside of it are rejected without a look.
+// A rectangle of positions on the map.
+template <class T>
+struct Window {
+  T top, left, height, width;
+};
+
+// Where samples may lie that touch the map at all.
+template <class T>
+ROI_HOST_DEVICE Window<T> window_of_map(const RotatedBox<T>& box) {
+  return {T(-1), T(-1), static_cast<T>(box.y.length + 1), static_cast<T>(box.x.length + 1)};
+}
+
+// Interval of one upright coordinate in which a window can lie: its corners, turned back, with a margin for rounding.
 template <class T>
 struct Reach {
   T from, to;
 };
 
 template <class T>
-ROI_HOST_DEVICE Reach<T> reach_of_map(const RotatedBox<T>& box, T by_y, T by_x) {
-  const T size_y = static_cast<T>(box.y.length + 1), size_x = static_cast<T>(box.x.length + 1);
-  const T corner = by_y * (T(-1) - box.centre_y) + by_x * (T(-1) - box.centre_x);
-  const T y = by_y * size_y, x = by_x * size_x;
+ROI_HOST_DEVICE Reach<T> reach_of(const Window<T>& window, const RotatedBox<T>& box, T by_y, T by_x) {
+  const T corner = by_y * (window.top - box.centre_y) + by_x * (window.left - box.centre_x);
+  const T y = by_y * window.height, x = by_x * window.width;
   constexpr T kRoundings = sizeof(T) == 8 ? T(2e-15) : T(1e-6);  // eight or so, relative
-  const T margin = T(1) + kRoundings * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + size_y + size_x);
+  const T sizes = static_cast<T>(box.y.length + 1) + static_cast<T>(box.x.length + 1);
+  const T margin = T(1) + kRoundings * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + sizes);
   return {corner + (y < T(0) ? y : T(0)) + (x < T(0) ? x : T(0)) - margin,
           corner + (y > T(0) ? y : T(0)) + (x > T(0) ? x : T(0)) + margin};
 }
 
-// Calls visit(sample) for the samples of bin (p, q) that fall on the map.
+// Both upright coordinates of a window. Samples outside of them are rejected without a look.
+template <class T>
+struct UprightWindow {
+  Reach<T> rows, columns;
+
+  ROI_HOST_DEVICE bool finite() const {
+    return std::isfinite(rows.from) && std::isfinite(rows.to) && std::isfinite(columns.from) &&
+           std::isfinite(columns.to);
+  }
+};
+
+template <class T>
+ROI_HOST_DEVICE UprightWindow<T> turn_back(const Window<T>& window, const RotatedBox<T>& box) {
+  return {reach_of(window, box, box.cosine, box.sine), reach_of(window, box, -box.sine, box.cosine)};
+}
+
+// Calls visit(sample) for the samples of bin (p, q) that fall on the map and may lie in the window.
 template <class T, class Visit>
-ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, int64_t p, int64_t q, Visit&& visit) {
-  const Reach<T> rows = reach_of_map(box, box.cosine, box.sine);
-  const Reach<T> columns = reach_of_map(box, -box.sine, box.cosine);
-  if (!(std::isfinite(rows.from) && std::isfinite(rows.to))) return;
-  if (!(std::isfinite(columns.from) && std::isfinite(columns.to))) return;
-  RotatedSample<T> sample;
-  for_each_run(box.y, p, rows.from, rows.to, [&](int64_t i, int64_t count_y, T up_y) {
+ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const UprightWindow<T>& window, int64_t p,
+                                             int64_t q, Visit&& visit) {
+  if (!window.finite()) return;
+  RotatedSample<T> sample = {};
+  for_each_run(box.y, p, window.rows.from, window.rows.to, [&](int64_t i, int64_t count_y, T up_y) {
     sample.up_y = up_y;
     sample.y.index = i;
     sample.y.count = count_y;
     sample.along_y = fraction_along_box(box.y, p, sample.y) - T(0.5);
-    for_each_run(box.x, q, columns.from, columns.to, [&](int64_t j, int64_t count_x, T up_x) {
+    for_each_run(box.x, q, window.columns.from, window.columns.to, [&](int64_t j, int64_t count_x, T up_x) {
       const T y = add(add(multiply(up_y, box.cosine), -multiply(up_x, box.sine)), box.centre_y);
       const T x = add(add(multiply(up_y, box.sine), multiply(up_x, box.cosine)), box.centre_x);
       if (!locate(box.y.rule, y, box.y.length, sample.y) || !locate(box.x.rule, x, box.x.length, sample.x)) return;
@@ -131,12 +156,13 @@ struct PointDerivative {
   const T *first[M], *second[M];
 };
 
-// Calls emit(y, x, weights[M]) for the taps of bin (p, q), in the order of the samples.
+// Calls emit(y, x, weights[M]) for the taps of bin (p, q), in the order of the samples; of those samples alone that may
+// lie in the window.
 template <class W, class T, int M, int ORDER, class Emit>
-ROI_HOST_DEVICE void for_each_rotated_tap(const RotatedBox<T>& box, int64_t p, int64_t q,
-                                          const PointDerivative<T, M, ORDER>& derivative, Emit&& emit) {
+ROI_HOST_DEVICE void for_each_rotated_tap(const RotatedBox<T>& box, const UprightWindow<T>& window, int64_t p,
+                                          int64_t q, const PointDerivative<T, M, ORDER>& derivative, Emit&& emit) {
   const T count = static_cast<T>(box.y.grid) * static_cast<T>(box.x.grid);
-  for_each_rotated_sample(box, p, q, [&](const RotatedSample<T>& sample) {
+  for_each_rotated_sample(box, window, p, q, [&](const RotatedSample<T>& sample) {
     const T share = sample.weight / count;
     // Clamped samples stay where they are: no slope along that axis.
     const T y_slope = sample.y.clamped ? T(0) : T(1), x_slope = sample.x.clamped ? T(0) : T(1);

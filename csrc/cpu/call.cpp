@@ -1,7 +1,5 @@
 #include "call.h"
 
-#include <cmath>
-
 namespace roialign_ext {
 namespace {
 
@@ -23,30 +21,9 @@ Extents extents_of(const Tensor& tensor) {
           tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
 }
 
-// Level numbers are truncated as the reference implementation of this pooler truncates them.
-LevelRule level_rule(const RuleArgs& rule) {
-  const double finest = std::trunc(-std::log2(rule.scales.front()));
-  const double coarsest = std::trunc(-std::log2(rule.scales.back()));
-  const double last = finest + static_cast<double>(rule.scales.size() - 1);
-  return {rule.canonical[0], rule.canonical[1], finest, coarsest < last ? coarsest : last};
-}
-
-template <class T>
-void check_rows(const Tensor& rows, Rule rule, int64_t images) {
-  const int64_t columns = rows.size(1);
-  for (int64_t k = 0; k < rows.size(0); ++k) {
-    const T* row = rows.const_data_ptr<T>() + columns * k;
-    const T index = row[0];
-    TORCH_CHECK_INDEX(index >= T(0) && index < static_cast<T>(images) && index == std::floor(index),
-                      "boxes: the batch index in row ", k, " must be a whole number in [0, ", images, "), got ", index);
-    TORCH_CHECK_VALUE(!is_rotated(rule) || !(row[3] < T(0) || row[4] < T(0)), "boxes: width and height in row ", k,
-                      " must not be negative, got ", row[3], " x ", row[4]);
-  }
-}
-
 template <class T>
 void find_planes(BoxCall& call, const RuleArgs& rule) {
-  check_rows<T>(call.rows, call.rule, call.images);
+  check_rows(call.rows, call.rule, call.images);
   const LevelRule levels = level_rule(rule);
   call.plane_of_box.resize(static_cast<size_t>(call.rows.size(0)));
   for (size_t k = 0; k < call.plane_of_box.size(); ++k) {

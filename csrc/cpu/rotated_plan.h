@@ -31,13 +31,14 @@ void fill_point_taps(const BoxParams<T>& params, int64_t k, const PointDerivativ
   const MapLevel& level = params.level(k);
   const auto box = make_rotated_box<T>(params.rule, params.row(params.rows, k), static_cast<T>(level.scale),
                                        params.bins_y, params.bins_x, level.height, level.width, params.sampling_ratio);
+  const UprightWindow<T> window = turn_back(window_of_map(box), box);
   taps.begin.assign(1, 0);
   taps.y.clear();
   taps.x.clear();
   taps.weight.clear();
   for (int64_t p = 0; p < params.bins_y; ++p) {
     for (int64_t q = 0; q < params.bins_x; ++q) {
-      for_each_rotated_tap<W>(box, p, q, derivative, [&](int64_t y, int64_t x, const W* weight) {
+      for_each_rotated_tap<W>(box, window, p, q, derivative, [&](int64_t y, int64_t x, const W* weight) {
         taps.y.push_back(static_cast<int32_t>(y));
         taps.x.push_back(static_cast<int32_t>(x));
         taps.weight.insert(taps.weight.end(), weight, weight + M);

@@ -18,7 +18,7 @@ template <class T>
 __global__ void rotated_bin(const T* box, const T* direction, LevelRule level, T* plane) {
   const auto rotated = make_rotated_box<T>(Rule::kRotatedHalfPixel, box, T(0.25), 7, 7, 20, 30, 0);
   const PointDerivative<T, 1, 2> twice = {{direction}, {direction}};
-  for_each_rotated_tap<T>(rotated, threadIdx.y, threadIdx.x, twice,
+  for_each_rotated_tap<T>(rotated, turn_back(window_of_map(rotated), rotated), threadIdx.y, threadIdx.x, twice,
                           [&](int64_t y, int64_t x, const T* weight) { plane[y * 30 + x] += weight[0]; });
   plane[0] = static_cast<T>(level_of_box(level, box[0], box[1], box[2], box[3]));
 }

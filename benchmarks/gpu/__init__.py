@@ -1,0 +1,1 @@
+"""Benchmarks of the CUDA kernels; `run_all.sh` runs them."""

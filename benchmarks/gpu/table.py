@@ -1,0 +1,61 @@
+"""One table from the JSON files of `measure`: `python -m benchmarks.gpu.table FOLDER [--output FILE]`. Needs no GPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .workloads import DTYPES, WORKLOADS
+
+HEADER = "| workload | dtype | layout | pass | us | GB/s | share of the roofline | torchvision us | ratio |"
+# torchvision has no bfloat16 kernel: ours is held against its float16.
+STAND_IN = {"bf16": "f16"}
+
+
+def rows(ours: dict[str, Any], torchvision: dict[str, Any] | None, limits: dict[str, Any] | None) -> list[str]:
+    """The table's lines. The roofline is the least traffic at the copy bandwidth measured in the same run."""
+    theirs = {(c["workload"], c["dtype"], c["layout"]): c for c in (torchvision or {}).get("cells", [])}
+    workloads = {workload.key: workload for workload in WORKLOADS}
+    least = {
+        (key, dtype): workload.least_bytes(DTYPES[dtype].itemsize)
+        for key, workload in workloads.items()
+        for dtype in DTYPES
+    }
+    lines = [HEADER, "|---|---|---|---|---|---|---|---|---|"]
+    for cell in ours["cells"]:
+        name = f"| {cell['workload']} | {cell['dtype']} | {cell['layout']} "
+        if "error" in cell:
+            lines.append(f"{name}| {cell['error']} | | | | | |")
+            continue
+        other = theirs.get((cell["workload"], STAND_IN.get(cell["dtype"], cell["dtype"]), cell["layout"]), {})
+        for i, direction in enumerate(("forward", "backward")):
+            us = cell[direction]["us"]
+            rate = least[cell["workload"], cell["dtype"]][i] / us / 1e3
+            share = f"{rate / limits['limits']['copy']:.0%}" if limits else ""
+            peer = other.get(direction, {}).get("us")
+            ratio = f"{peer:.1f} | {peer / us:.1f} |" if peer else " | |"
+            lines.append(f"{name}| {direction} | {us:.1f} | {rate:.0f} | {share} | {ratio}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, help="where all results go as one JSON file")
+    arguments = parser.parse_args()
+    results = {
+        path.stem: json.loads(path.read_text())
+        for path in arguments.folder.glob("*.json")
+        if path.stem in ("limits", "torchvision", "ours")
+    }
+    if "ours" not in results:
+        raise SystemExit(f"{arguments.folder} has no ours.json: run the phase `ours` first")
+    print("\n".join(rows(results["ours"], results.get("torchvision"), results.get("limits"))))
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

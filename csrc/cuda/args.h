@@ -1,0 +1,81 @@
+// The boundary between the glue (csrc/cuda/operators.cpp, which knows torch) and the kernels (csrc/cuda/*.cu, which do
+// not): pointers, sizes and strides, and one function that enqueues a call. Sizes are the host's; what the boxes hold
+// stays on the device and is never waited for.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/box_axis.h"
+#include "../core/pyramid.h"
+
+namespace roialign_ext::cuda {
+
+constexpr int kMaxLevels = 8;
+constexpr int kMaxDirections = 2;
+
+// Samples of one bin that may fall on the map along one axis, in a maximum: a winner, one of their square, fits 32
+// bits. The kernels ignore what comes later; the glue refuses calls in which that could happen (most_samples).
+constexpr int64_t kMaxSamples = 46340;
+
+// Elements in memory. Half precision is storage only: arithmetic is float, or double on doubles.
+enum class Storage { kFloat, kDouble, kHalf, kBFloat16 };
+
+// Elements of a tensor [N, C, H, W] or [K, C, PH, PW]; strides in elements, any of them, zero included.
+template <class Void>
+struct Elements {
+  Void* data;
+  int64_t stride_n, stride_c, stride_y, stride_x;
+};
+
+// One feature map of the call: all images at one level of the pyramid.
+struct MapArgs {
+  Elements<void> pixels;  // read, or by kGradInput and kSpreadWinners written
+  int64_t height, width;
+  double scale;  // map pixels per image pixel
+};
+
+struct CallArgs {
+  Rule rule;
+  int64_t sampling_ratio;
+  int64_t images, channels, boxes, bins_y, bins_x;
+
+  // Rows (index, x1, y1, x2, y2) or (index, cx, cy, w, h, angle), contiguous; directions are rows of the same form.
+  // All are float64 if `wide_boxes` (always where features are float64), else float32.
+  bool wide_boxes;
+  const void* rows;
+  int direction_count;
+  const void* directions[kMaxDirections];  // u, v; for the box gradients only v
+  void* grad_boxes;                        // result of the box gradients, every column: that of the index is 0
+
+  Storage storage;  // of maps and bins
+  int levels;
+  MapArgs maps[kMaxLevels];
+  LevelRule level_rule;        // read where levels > 1
+  Elements<void> bins;         // values written, or gradients read
+  Elements<int32_t> winners;   // written by kMax, read by the operations that say so
+  double extrapolation_value;  // of kPool
+};
+
+enum class Operation {
+  kPool,         // bins = A maps, or its derivative along the directions
+  kGradInput,    // maps = its transpose on bins; every element of the maps is written
+  kGradBoxes,    // grad_boxes of <bins, A maps>, or of its derivative along a direction
+  kMax,          // bins, winners = the maxima of the maps' samples
+  kPoolWinners,  // the same four with the mean over samples replaced by the winner
+  kSpreadWinners,
+  kGradBoxesWinners,
+};
+
+// Device memory that the operation needs besides its tensors, aligned to 256 bytes; it depends on sizes alone. May be
+// 0.
+int64_t scratch_bytes(Operation operation, const CallArgs& args);
+
+// The most samples of a bin that can fall on a map of the call along one axis.
+int64_t most_samples(const CallArgs& args);
+
+// Enqueues the operation on a stream (a cudaStream_t) of the current device and returns at once: nullptr, or what CUDA
+// says went wrong. A row whose batch index is not a whole number in [0, images), and a rotated box of negative size,
+// reads nothing: its bins become NaN, its winners -1, its gradients 0.
+const char* enqueue(Operation operation, const CallArgs& args, void* scratch, void* stream);
+
+}  // namespace roialign_ext::cuda

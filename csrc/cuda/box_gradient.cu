@@ -1,0 +1,108 @@
+// Gradient of <G, Wy F Wx^T> by the edges of each box, and of its derivative along a direction: one table is replaced
+// by its derivative (docs/math.md, section 6).
+#include "kernels.h"
+#include "work.cuh"
+
+namespace roialign_ext::cuda {
+namespace {
+
+constexpr int kChannels = 8;  // of a thread
+
+// The weights of one pixel of one axis in a bin: by the table that stays, and by the other one's derivatives.
+template <class W>
+struct EdgeWeights {
+  W stays, low, high;
+
+  __device__ bool moves() const { return low != W(0) || high != W(0); }
+};
+
+// Pointers to three tables in a row, from the place of a bin's pixel 0.
+template <class W>
+struct EdgeTables {
+  const W *stays, *low, *high;
+
+  __device__ EdgeTables(const AxisTables<W>& axis, int64_t box, int first, const Band& band)
+      : stays(axis.table(box, first) + band.offset),
+        low(axis.table(box, first + 1) + band.offset),
+        high(axis.table(box, first + 2) + band.offset) {}
+  __device__ EdgeWeights<W> at(int pixel) const { return {stays[pixel], low[pixel], high[pixel]}; }
+};
+
+// A block has one box. Its threads share the bins and channels (WorkMap), each adds up what its own give to the four
+// edges (x low, y low, x high, y high), and the sums of all threads are added in a fixed order. Pixels are read only
+// where both factors of some product have weight, as in the definition.
+template <class S>
+__global__ void __launch_bounds__(kThreads)
+    box_gradient(const __grid_constant__ CallArgs args, const __grid_constant__ Tables<typename Access<S>::W> tables,
+                 const WorkMap map) {
+  using W = typename Access<S>::W;
+  ROI_SHARED_BYTES(shared);
+  const int64_t box = blockIdx.x;
+  const int plane = tables.plane_of_box[box];
+  W by_edge[4] = {};
+  const int64_t threads = plane < 0 ? 0 : map.threads();
+  const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
+  for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
+    const Work work = work_of(map, thread, kChannels, args.channels);
+    const Channels& channels = work.channels;
+    const Bin bin = bin_of(args, work.place);
+    const int64_t at_bin =
+        box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+    const int64_t at_map = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
+    const int64_t step = channels.step * pixels.stride_c;
+    W grad[kChannels];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      grad[c] = c < channels.count ? Access<S>::load(bins.data, at_bin + c * channels.step * bins.stride_c) : W(0);
+    }
+    const Band y_band = tables.y.band(box, bin.p), x_band = tables.x.band(box, bin.q);
+    for (int first = 0; first < tables.y.tables; first += 3) {
+      const EdgeTables<W> y_tables(tables.y, box, first, y_band), x_tables(tables.x, box, first, x_band);
+      for (int y = y_band.pixels.begin; y < y_band.pixels.end; ++y) {
+        const EdgeWeights<W> wy = y_tables.at(y);
+        if (wy.stays == W(0) && !wy.moves()) continue;
+        const int64_t row = at_map + y * pixels.stride_y;
+        EdgeWeights<W> sums = {};  // of the row, by the weights of its pixels
+        for (int x = x_band.pixels.begin; x < x_band.pixels.end; ++x) {
+          const EdgeWeights<W> wx = x_tables.at(x);
+          const bool used = (wy.moves() && wx.stays != W(0)) || (wy.stays != W(0) && wx.moves());
+          if (!used) continue;
+          const int64_t at = row + x * pixels.stride_x;
+          W product = W(0);
+#pragma unroll
+          for (int c = 0; c < kChannels; ++c) {
+            if (c < channels.count) product += grad[c] * Access<S>::load(pixels.data, at + c * step);
+          }
+          if (wx.stays != W(0)) sums.stays += wx.stays * product;
+          if (wx.low != W(0)) sums.low += wx.low * product;
+          if (wx.high != W(0)) sums.high += wx.high * product;
+        }
+        if (wy.stays != W(0)) {
+          by_edge[0] += wy.stays * sums.low;
+          by_edge[2] += wy.stays * sums.high;
+        }
+        if (wy.low != W(0)) by_edge[1] += wy.low * sums.stays;
+        if (wy.high != W(0)) by_edge[3] += wy.high * sums.stays;
+      }
+    }
+  }
+  const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
+  store_box_gradient<4>(args, box, sum);
+}
+
+}  // namespace
+
+void average_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+  with_storage(args.storage, [&](auto element) {
+    using S = decltype(element);
+    using W = typename Access<S>::W;
+    const Products products = box_gradient_products(args);
+    const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
+    if (scratch.counts_only()) return;
+    build_tables(args, products, tables, stream);
+    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
+    launch(box_gradient<S>, args.boxes, kThreads, kWarps * 4 * sizeof(W), stream, args, tables, map);
+  });
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,100 @@
+// The gradient by the maps, whatever the rule: every pixel is owned by one thread, which adds up what the bins give to
+// it, box after box, and writes it once. So sums have a fixed order, are rounded once, need neither atomics nor zeros
+// to begin with, and the result is the same in every run.
+#pragma once
+
+#include "tables.cuh"
+#include "work.cuh"
+
+namespace roialign_ext::cuda {
+
+// A block has one tile of one plane and one chunk of channels (WorkMap says what a chunk is, and where lanes go): 8 x
+// 32 pixels where lanes are pixels, 2 x 4 where they are channels.
+struct TileMap {
+  bool lanes_are_channels;
+  int64_t tiles;  // of all planes
+
+  ROI_HOST_DEVICE int64_t rows(const MapArgs& map) const { return (map.height + tile_rows() - 1) / tile_rows(); }
+  ROI_HOST_DEVICE int64_t columns(const MapArgs& map) const {
+    return (map.width + tile_columns() - 1) / tile_columns();
+  }
+  ROI_HOST_DEVICE int tile_rows() const { return lanes_are_channels ? 2 : 8; }
+  ROI_HOST_DEVICE int tile_columns() const { return lanes_are_channels ? 4 : 32; }
+};
+
+struct Tile {
+  int level;
+  int64_t image;
+  Span y, x;
+  int64_t chunk;
+};
+
+// Coarse levels come first: their tiles have the longest lists of boxes.
+__device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map, int64_t block) {
+  const int64_t chunk = block / map.tiles;
+  int64_t tile = block - chunk * map.tiles;
+  int level = args.levels - 1;
+  for (; level > 0; --level) {
+    const int64_t of_level = args.images * map.rows(args.maps[level]) * map.columns(args.maps[level]);
+    if (tile < of_level) break;
+    tile -= of_level;
+  }
+  const int64_t columns = map.columns(args.maps[level]), of_image = map.rows(args.maps[level]) * columns;
+  const int64_t image = tile / of_image, row = tile % of_image / columns, column = tile % columns;
+  const int y = static_cast<int>(row * map.tile_rows()), x = static_cast<int>(column * map.tile_columns());
+  return {level, image, {y, y + map.tile_rows()}, {x, x + map.tile_columns()}, chunk};
+}
+
+// `Source` knows what a box may touch (touched_y, touched_x) and adds what it gives to one pixel (add). It also says
+// how many channels a thread has (kChannels), and how many blocks a multiprocessor should hold (kBlocks).
+template <class S, class Source>
+__global__ void __launch_bounds__(kThreads, Source::kBlocks)
+    gather(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, const Groups groups,
+           const __grid_constant__ Source source) {
+  using W = typename Access<S>::W;
+  constexpr int kChannels = Source::kChannels;
+  ROI_SHARED_BYTES(shared);
+  int* const counts = reinterpret_cast<int*>(shared);
+  int* const near = counts + kWarps;  // [kThreads] boxes that may touch the tile
+  const Tile tile = tile_of(args, map, blockIdx.x);
+  const MapArgs& level = args.maps[tile.level];
+  const int place = map.lanes_are_channels ? threadIdx.x / kWarp : threadIdx.x;
+  const int y = tile.y.begin + place / map.tile_columns(), x = tile.x.begin + place % map.tile_columns();
+  const Channels channels =
+      channels_of(map.lanes_are_channels, tile.chunk, threadIdx.x % kWarp, kChannels, args.channels);
+  const bool has_pixel = y < level.height && x < level.width && channels.count > 0;
+  const Span segment = groups.segments[tile.level * args.images + tile.image];
+  W sums[kChannels] = {};
+  for (int first = segment.begin; first < segment.end; first += kThreads) {
+    const int i = first + static_cast<int>(threadIdx.x);
+    const int candidate = i < segment.end ? groups.boxes[i] : -1;
+    const bool touches =
+        candidate >= 0 && overlap(source.touched_y(candidate), tile.y) && overlap(source.touched_x(candidate), tile.x);
+    int listed;
+    const int rank = rank_in_block(touches, counts, listed);
+    if (touches) near[rank] = candidate;
+    __syncthreads();
+    for (int j = 0; has_pixel && j < listed; ++j) source.add(args, near[j], tile.level, y, x, channels, sums);
+    __syncthreads();
+  }
+  if (!has_pixel) return;
+  const Elements<void>& pixels = level.pixels;
+  const Access<S> access(args.storage);
+  const int64_t at =
+      tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    if (c < channels.count) access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]);
+  }
+}
+
+template <class S, class Source>
+void launch_gather(const CallArgs& args, const Groups& groups, const Source& source, cudaStream_t stream) {
+  const WorkMap channels = make_work_map(args, 0, Source::kChannels);
+  TileMap map = {channels.lanes_are_channels, 0};
+  for (int i = 0; i < args.levels; ++i) map.tiles += args.images * map.rows(args.maps[i]) * map.columns(args.maps[i]);
+  launch(gather<S, Source>, map.tiles * channels.chunks, kThreads, (kWarps + kThreads) * sizeof(int), stream, args, map,
+         groups, source);
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,379 @@
+// The maximum of the interpolated samples of each bin, and pooling with the winners fixed: each output is one bilinear
+// sample, so the operator is linear in the features again (docs/math.md, section 5), with a transpose, a box gradient
+// and derivatives along box directions.
+#include "gather.cuh"
+#include "kernels.h"
+
+namespace roialign_ext::cuda {
+namespace {
+
+constexpr int kChannels = 4;  // of a thread
+constexpr int kBlocks = 2;    // of a multiprocessor at least: with more some registers would be spilled
+
+// No candidate yet: the first one wins, whatever it is.
+constexpr int kNoWinner = -2;
+constexpr int kRejected = -1;
+
+// The running maximum of one bin and channel. Candidates come in the order of their sample index, so the first of equal
+// ones stays; a NaN beats every number, and the first NaN stays.
+template <class W>
+struct Best {
+  W value;
+  int winner;
+
+  __device__ __forceinline__ void consider(W candidate, int sample) {
+    const bool wins = candidate > value || (candidate != candidate && value == value) || winner == kNoWinner;
+    value = wins ? candidate : value;
+    winner = wins ? sample : winner;
+  }
+};
+
+// Between two values, rounded as on the CPU, so that winners are the same.
+template <class W>
+__device__ __forceinline__ W interpolate(W fraction, W low, W high) {
+  return add(multiply(W(1) - fraction, low), multiply(fraction, high));
+}
+
+// The samples of one bin along one axis.
+template <class W>
+struct BinSamples {
+  const SampleTap<W>* samples;
+  int count;
+  Rejected rejected;
+
+  __device__ __forceinline__ BinSamples(const AxisSamples<W>& axis, int64_t box, int p)
+      : samples(axis.samples + box * axis.slots + axis.band(box, p).offset),
+        count(axis.band(box, p).samples),
+        rejected(axis.rejected[box * axis.bins + p]) {}
+};
+
+// A thread has one bin of one box and up to kChannels channels (WorkMap).
+template <class S>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    maximum(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
+            const WorkMap map) {
+  using W = typename Access<S>::W;
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
+  const Channels& channels = work.channels;
+  if (channels.count <= 0) return;
+  const Bin bin = bin_of(args, work.place);
+  const int plane = samples.plane_of_box[bin.box];
+  Best<W> best[kChannels];
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) best[c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoWinner};
+  // A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the
+  // map, after the first row of them, or after all.
+  const auto consider_zero = [&] {
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) best[c].consider(W(0), kRejected);
+  };
+  if (plane >= 0) {
+    const Elements<void>& pixels = args.maps[plane / args.images].pixels;
+    const int64_t step = channels.step * pixels.stride_c;
+    const int64_t base = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
+    const BinSamples<W> ys(samples.y, bin.box, bin.p), xs(samples.x, bin.box, bin.q);
+    if (ys.count == 0 || xs.count == 0 || ys.rejected.first || xs.rejected.first) consider_zero();
+    for (int i = 0; i < ys.count && xs.count > 0; ++i) {
+      const SampleTap<W> y = ys.samples[i];
+      const int64_t row = base + y.low * pixels.stride_y;
+      for (int j = 0; j < xs.count; ++j) {
+        const SampleTap<W> x = xs.samples[j];
+        const int64_t at = row + x.low * pixels.stride_x;
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          if (c >= channels.count) continue;
+          // The column of the map between two rows, and between two of them: what has no weight is not read.
+          const auto column = [&](int64_t top) {
+            const W above = Access<S>::load(pixels.data, top);
+            if (y.fraction == W(0)) return above;
+            return interpolate(y.fraction, above, Access<S>::load(pixels.data, top + pixels.stride_y));
+          };
+          W candidate = column(at + c * step);
+          if (x.fraction != W(0)) {
+            candidate = interpolate(x.fraction, candidate, column(at + c * step + pixels.stride_x));
+          }
+          best[c].consider(candidate, i * xs.count + j);
+        }
+      }
+      if (i == 0 && xs.rejected.later) consider_zero();
+    }
+    if (ys.rejected.later) consider_zero();
+  }
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    if (c >= channels.count) continue;
+    const int64_t channel = channels.first + c * channels.step;
+    const Elements<void>& bins = args.bins;
+    const Elements<int32_t>& winners = args.winners;
+    Access<S>::store(bins.data,
+                     bin.box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x,
+                     best[c].value);
+    winners.data[bin.box * winners.stride_n + channel * winners.stride_c + bin.p * winners.stride_y +
+                 bin.q * winners.stride_x] = best[c].winner;
+  }
+}
+
+// Weights of the two pixels of one axis of one sample.
+template <class W>
+struct TwoTaps {
+  W low, high;
+};
+
+template <class W>
+__device__ __forceinline__ TwoTaps<W> value_taps(const SampleTap<W>& sample) {
+  return {W(1) - sample.fraction, sample.fraction};
+}
+
+// Derivative of the taps when the position moves at this rate.
+template <class W>
+__device__ __forceinline__ TwoTaps<W> moving_taps(W rate) {
+  return {-rate, rate};
+}
+
+template <class W>
+__device__ __forceinline__ bool follows_box(const SampleTap<W>& sample) {
+  return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
+}
+
+// The winning sample of an output.
+template <class W>
+struct Winner {
+  bool found;  // not for a rejected sample, which moves nothing, nor for an index that the bin does not have
+  SampleTap<W> y, x;
+};
+
+template <class W>
+__device__ __forceinline__ Winner<W> find_winner(const CallArgs& args, const Samples<W>& samples, const Bin& bin,
+                                                 int64_t channel) {
+  const Elements<int32_t>& winners = args.winners;
+  const int index = winners.data[bin.box * winners.stride_n + channel * winners.stride_c + bin.p * winners.stride_y +
+                                 bin.q * winners.stride_x];
+  const Band y = samples.y.band(bin.box, bin.p), x = samples.x.band(bin.box, bin.q);
+  if (index < 0 || static_cast<unsigned>(index) >= static_cast<unsigned>(y.samples) * x.samples) return {};
+  return {true, samples.y.samples[bin.box * samples.y.slots + y.offset + index / x.samples],
+          samples.x.samples[bin.box * samples.x.slots + x.offset + index % x.samples]};
+}
+
+// How fast the sample moves along direction d of the box.
+template <class W>
+__device__ __forceinline__ W rate_along(const CallArgs& args, int d, int64_t box, const SampleTap<W>& sample,
+                                        bool is_y) {
+  const int64_t low = 5 * box + (is_y ? 2 : 1), high = low + 2;
+  const auto rate = [&](int64_t at) {
+    return args.wide_boxes ? static_cast<W>(static_cast<const double*>(args.directions[d])[at])
+                           : static_cast<W>(static_cast<const float*>(args.directions[d])[at]);
+  };
+  return sample.by_low_edge * rate(low) + sample.by_high_edge * rate(high);
+}
+
+// The pixels of a winner with their weights: a product of y taps and x taps, or along directions the sum of two.
+template <class W>
+struct Stencil {
+  W weight[2][2];
+
+  __device__ __forceinline__ void add_product(const TwoTaps<W>& y, const TwoTaps<W>& x) {
+    weight[0][0] += y.low * x.low;
+    weight[0][1] += y.low * x.high;
+    weight[1][0] += y.high * x.low;
+    weight[1][1] += y.high * x.high;
+  }
+};
+
+template <class W>
+__device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t box, const Winner<W>& winner) {
+  Stencil<W> stencil = {};
+  const auto y_taps = [&](int d) { return moving_taps(rate_along(args, d, box, winner.y, true)); };
+  const auto x_taps = [&](int d) { return moving_taps(rate_along(args, d, box, winner.x, false)); };
+  if (args.direction_count == 0) {
+    stencil.add_product(value_taps(winner.y), value_taps(winner.x));
+  } else if (args.direction_count == 1) {
+    stencil.add_product(y_taps(0), value_taps(winner.x));
+    stencil.add_product(value_taps(winner.y), x_taps(0));
+  } else {
+    stencil.add_product(y_taps(0), x_taps(1));
+    stencil.add_product(y_taps(1), x_taps(0));
+  }
+  return stencil;
+}
+
+// The sum of a stencil over one plane of the map; `at` is the winner's upper left pixel.
+template <class S>
+__device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Access<S>::W>& stencil,
+                                                       const Elements<void>& pixels, int64_t at) {
+  using W = typename Access<S>::W;
+  W sum = W(0);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const W weight = stencil.weight[i][j];
+      if (weight != W(0)) {
+        sum += weight * Access<S>::load(pixels.data, at + i * pixels.stride_y + j * pixels.stride_x);
+      }
+    }
+  }
+  return sum;
+}
+
+template <class W>
+__device__ __forceinline__ int64_t offset_of(const CallArgs& args, int plane, int64_t channel,
+                                             const Winner<W>& winner) {
+  const Elements<void>& pixels = args.maps[plane / args.images].pixels;
+  return plane % args.images * pixels.stride_n + channel * pixels.stride_c + winner.y.low * pixels.stride_y +
+         winner.x.low * pixels.stride_x;
+}
+
+// A thread has one output (WorkMap).
+template <class S>
+__global__ void __launch_bounds__(kThreads)
+    pool_given(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
+               const WorkMap map) {
+  using W = typename Access<S>::W;
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, 1, args.channels);
+  if (work.channels.count <= 0) return;
+  const Bin bin = bin_of(args, work.place);
+  const int64_t channel = work.channels.first;
+  const int plane = samples.plane_of_box[bin.box];
+  W value = plane < 0 ? W(NAN) : W(0);
+  if (plane >= 0) {
+    const Winner<W> winner = find_winner(args, samples, bin, channel);
+    if (winner.found) {
+      value = apply<S>(stencil_of(args, bin.box, winner), args.maps[plane / args.images].pixels,
+                       offset_of(args, plane, channel, winner));
+    }
+  }
+  const Elements<void>& bins = args.bins;
+  Access<S>::store(bins.data,
+                   bin.box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x,
+                   value);
+}
+
+// What the winners of bins give to a pixel.
+template <class S>
+struct WinnersSource {
+  using W = typename Access<S>::W;
+  static constexpr int kChannels = cuda::kChannels, kBlocks = cuda::kBlocks;
+  Samples<W> samples;
+
+  __device__ Span touched_y(int64_t box) const { return samples.y.pixels[box]; }
+  __device__ Span touched_x(int64_t box) const { return samples.x.pixels[box]; }
+
+  __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int, int y, int x, const Channels& channels,
+                                      W (&sums)[kChannels]) const {
+    const Span y_bins = samples.y.bins_at(box, y), x_bins = samples.x.bins_at(box, x);
+    const Elements<void>& bins = args.bins;
+    for (int p = y_bins.begin; p < y_bins.end; ++p) {
+      for (int q = x_bins.begin; q < x_bins.end; ++q) {
+        const int64_t at = box * bins.stride_n + p * bins.stride_y + q * bins.stride_x;
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          if (c >= channels.count) continue;
+          const int64_t channel = channels.first + c * channels.step;
+          const Winner<W> winner = find_winner(args, samples, Bin{box, p, q}, channel);
+          const unsigned i = static_cast<unsigned>(y - winner.y.low), j = static_cast<unsigned>(x - winner.x.low);
+          if (!winner.found || i > 1 || j > 1) continue;
+          const Stencil<W> stencil = stencil_of(args, box, winner);
+          const W left = i == 0 ? stencil.weight[0][0] : stencil.weight[1][0];
+          const W right = i == 0 ? stencil.weight[0][1] : stencil.weight[1][1];
+          const W weight = j == 0 ? left : right;
+          if (weight != W(0)) sums[c] += weight * Access<S>::load(bins.data, at + channel * bins.stride_c);
+        }
+      }
+    }
+  }
+};
+
+// A block has one box, its threads share the outputs (WorkMap); see box_gradient.cu.
+template <class S>
+__global__ void __launch_bounds__(kThreads)
+    box_gradient_given(const __grid_constant__ CallArgs args,
+                       const __grid_constant__ Samples<typename Access<S>::W> samples, const WorkMap map) {
+  using W = typename Access<S>::W;
+  ROI_SHARED_BYTES(shared);
+  const int64_t box = blockIdx.x;
+  const int plane = samples.plane_of_box[box];
+  W by_edge[4] = {};
+  const int64_t threads = plane < 0 ? 0 : map.threads();
+  for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
+    const Work work = work_of(map, thread, 1, args.channels);
+    const int64_t channel = work.channels.first;
+    if (work.channels.count <= 0) continue;
+    Bin bin = bin_of(args, work.place);
+    bin.box = box;
+    const Winner<W> winner = find_winner(args, samples, bin, channel);
+    if (!winner.found) continue;
+    TwoTaps<W> y_taps = value_taps(winner.y), x_taps = value_taps(winner.x);
+    if (args.direction_count == 1) {
+      y_taps = moving_taps(rate_along(args, 0, box, winner.y, true));
+      x_taps = moving_taps(rate_along(args, 0, box, winner.x, false));
+    }
+    const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
+    const int64_t at = offset_of(args, plane, channel, winner);
+    const W grad = Access<S>::load(
+        bins.data, box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x);
+    const auto along = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
+      Stencil<W> stencil = {};
+      stencil.add_product(y, x);
+      return grad * apply<S>(stencil, pixels, at);
+    };
+    // A clamped sample has no pixel beyond it to differ from.
+    const W along_y = follows_box(winner.y) ? along(moving_taps(W(1)), x_taps) : W(0);
+    const W along_x = follows_box(winner.x) ? along(y_taps, moving_taps(W(1))) : W(0);
+    by_edge[0] += winner.x.by_low_edge * along_x;
+    by_edge[1] += winner.y.by_low_edge * along_y;
+    by_edge[2] += winner.x.by_high_edge * along_x;
+    by_edge[3] += winner.y.by_high_edge * along_y;
+  }
+  const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
+  store_box_gradient<4>(args, box, sum);
+}
+
+}  // namespace
+
+void pool_maximum(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+  with_storage(args.storage, [&](auto element) {
+    using S = decltype(element);
+    const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
+    if (scratch.counts_only()) return;
+    build_samples(args, samples, stream);
+    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
+    launch(maximum<S>, blocks_for(map.threads()), kThreads, 0, stream, args, samples, map);
+  });
+}
+
+void pool_winners(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+  with_storage(args.storage, [&](auto element) {
+    using S = decltype(element);
+    const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
+    if (scratch.counts_only()) return;
+    build_samples(args, samples, stream);
+    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, 1);
+    launch(pool_given<S>, blocks_for(map.threads()), kThreads, 0, stream, args, samples, map);
+  });
+}
+
+void spread_winners(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+  with_storage(args.storage, [&](auto element) {
+    using S = decltype(element);
+    const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/true, scratch);
+    const Groups groups = take_groups(args, scratch);
+    if (scratch.counts_only()) return;
+    build_samples(args, samples, stream);
+    build_groups(args, samples.plane_of_box, groups, stream);
+    launch_gather<S>(args, groups, WinnersSource<S>{samples}, stream);
+  });
+}
+
+void winners_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+  with_storage(args.storage, [&](auto element) {
+    using S = decltype(element);
+    using W = typename Access<S>::W;
+    const auto samples = take_samples<W>(args, /*by_pixel=*/false, scratch);
+    if (scratch.counts_only()) return;
+    build_samples(args, samples, stream);
+    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, 1);
+    launch(box_gradient_given<S>, args.boxes, kThreads, kWarps * 4 * sizeof(W), stream, args, samples, map);
+  });
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,95 @@
+// What the kernels need of CUDA beyond the language: launches, shared memory, and elements in memory. The two
+// conditions are all that differs where kernels run on the CPU for tests (tests/shim).
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+#include "args.h"
+
+// The dynamic shared memory of the block, as bytes. There is no static one: its sizes are those of the launch.
+#if defined(ROIALIGN_EXT_SHIM)
+#define ROI_SHARED_BYTES(name) unsigned char* name = shim::dynamic_shared()
+#else
+#define ROI_SHARED_BYTES(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+namespace roialign_ext::cuda {
+
+constexpr int kWarp = 32;
+constexpr int kThreads = 256;  // of a block over features
+constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Enqueues a kernel; nothing where there are no blocks. Errors are collected at the end of enqueue().
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream,
+            const Arguments&... arguments) {
+  if (blocks == 0) return;
+  const dim3 grid(static_cast<unsigned>(blocks)), block(static_cast<unsigned>(threads));
+#if defined(ROIALIGN_EXT_SHIM)
+  static_cast<void>(stream);
+  shim::launch(kernel, grid, block, shared_bytes, arguments...);
+#else
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchKernelEx(&config, kernel, arguments...);
+#endif
+}
+
+constexpr int64_t blocks_for(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
+
+// Elements of type S: how they are read and written. Arithmetic is in W.
+template <class S>
+struct Access {
+  using W = std::conditional_t<std::is_same_v<S, double>, double, float>;
+  ROI_HOST_DEVICE explicit Access(Storage) {}
+  static __device__ __forceinline__ W load(const void* data, int64_t i) {
+    return static_cast<W>(__ldg(static_cast<const S*>(data) + i));
+  }
+  static __device__ __forceinline__ void store(void* data, int64_t i, W value) {
+    static_cast<S*>(data)[i] = static_cast<S>(value);
+  }
+};
+
+// The three types of float arithmetic, told apart at run time: for kernels whose time goes elsewhere.
+struct AnyFloat {};
+template <>
+struct Access<AnyFloat> {
+  using W = float;
+  Storage storage;
+  ROI_HOST_DEVICE explicit Access(Storage given) : storage(given) {}
+  __device__ __forceinline__ W load(const void* data, int64_t i) const {
+    if (storage == Storage::kHalf) return Access<__half>::load(data, i);
+    if (storage == Storage::kBFloat16) return Access<__nv_bfloat16>::load(data, i);
+    return Access<float>::load(data, i);
+  }
+  __device__ __forceinline__ void store(void* data, int64_t i, W value) const {
+    if (storage == Storage::kHalf) return Access<__half>::store(data, i, value);
+    if (storage == Storage::kBFloat16) return Access<__nv_bfloat16>::store(data, i, value);
+    Access<float>::store(data, i, value);
+  }
+};
+
+// Calls run(S()) with the type of the elements.
+template <class Run>
+void with_storage(Storage storage, Run&& run) {
+  switch (storage) {
+    case Storage::kFloat:
+      return run(float());
+    case Storage::kDouble:
+      return run(double());
+    case Storage::kHalf:
+      return run(__half());
+    case Storage::kBFloat16:
+      return run(__nv_bfloat16());
+  }
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,270 @@
+// Average pooling over rotated boxes, its transpose and its box gradient (docs/math.md, section 14). Both axes depend
+// on all parameters of a box, so there are no tables: threads walk the samples of their bins, with the geometry of a
+// box made once for all of them. Most of the time goes into that, so the type of the features is told apart at run
+// time.
+#include "../core/rotated_box.h"
+#include "gather.cuh"
+#include "kernels.h"
+
+namespace roialign_ext::cuda {
+namespace {
+
+constexpr int kChannels = 8;  // of a thread
+constexpr int kBlocks = 1;    // of a multiprocessor at least: more would leave too few registers for the geometry
+constexpr int kColumns = kRotatedParameters + 1;
+
+// What is known of the boxes before their samples are.
+template <class T>
+struct RotatedBoxes {
+  int* plane_of_box;
+  RotatedBox<T>* boxes;
+  Span *y_pixels, *x_pixels;  // [boxes] those that a box may touch
+};
+
+template <class T>
+RotatedBoxes<T> take_boxes(const CallArgs& args, Scratch& scratch) {
+  RotatedBoxes<T> boxes;
+  boxes.plane_of_box = scratch.take<int>(args.boxes);
+  boxes.boxes = scratch.take<RotatedBox<T>>(args.boxes);
+  boxes.y_pixels = scratch.take<Span>(args.boxes);
+  boxes.x_pixels = scratch.take<Span>(args.boxes);
+  return boxes;
+}
+
+// The pixels within reach of an interval of positions; all of them where it is not a number.
+template <class T>
+__device__ __forceinline__ Span pixels_near(T centre, T half, int64_t length) {
+  const T margin = T(2) + T(4e-6) * (std::fabs(centre) + half);  // one pixel, and roundings
+  const T from = centre - half - margin, to = centre + half + margin, end = static_cast<T>(length);
+  return {from > T(0) ? static_cast<int>(from < end ? from : end) : 0,
+          to < end ? static_cast<int>(to > T(0) ? to : T(0)) : static_cast<int>(length)};
+}
+
+// A thread has one box.
+template <class T>
+__global__ void __launch_bounds__(kThreads) fill_boxes(const __grid_constant__ CallArgs args, RotatedBoxes<T> boxes) {
+  const int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (k >= args.boxes) return;
+  const T* row = static_cast<const T*>(args.rows) + kColumns * k;
+  const MapArgs& map = args.maps[0];
+  const RotatedBox<T> box = make_rotated_box<T>(args.rule, row + 1, static_cast<T>(map.scale), args.bins_y, args.bins_x,
+                                                map.height, map.width, args.sampling_ratio);
+  const T cosine = std::fabs(box.cosine), sine = std::fabs(box.sine);
+  const T half_y = std::fabs(box.y.start), half_x = std::fabs(box.x.start);
+  boxes.plane_of_box[k] = find_plane(args, row);
+  boxes.boxes[k] = box;
+  boxes.y_pixels[k] = pixels_near(box.centre_y, half_y * cosine + half_x * sine, map.height);
+  boxes.x_pixels[k] = pixels_near(box.centre_x, half_y * sine + half_x * cosine, map.width);
+}
+
+template <class T>
+__device__ __forceinline__ const T* direction_of(const CallArgs& args, int d, int64_t box) {
+  return static_cast<const T*>(args.directions[d]) + kColumns * box + 1;
+}
+
+// What taps are wanted: the value's, or those of its derivative along the ORDER directions of the call.
+template <int ORDER, class T>
+__device__ __forceinline__ PointDerivative<T, 1, ORDER> derivative_of(const CallArgs& args, int64_t box) {
+  PointDerivative<T, 1, ORDER> derivative = {};
+  if constexpr (ORDER > 0) derivative.first[0] = direction_of<T>(args, 0, box);
+  if constexpr (ORDER > 1) derivative.second[0] = direction_of<T>(args, 1, box);
+  return derivative;
+}
+
+// A thread has one bin of one box and up to kChannels channels (WorkMap).
+template <class S, class T, int ORDER>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
+  using W = typename Access<S>::W;
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
+  const Channels& channels = work.channels;
+  if (channels.count <= 0) return;
+  const Access<S> access(args.storage);
+  const Bin bin = bin_of(args, work.place);
+  const int plane = boxes.plane_of_box[bin.box];
+  W sums[kChannels];
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) sums[c] = plane < 0 ? W(NAN) : W(0);
+  if (plane >= 0) {
+    const Elements<void>& pixels = args.maps[0].pixels;
+    const int64_t base = plane * pixels.stride_n + channels.first * pixels.stride_c;
+    const int64_t step = channels.step * pixels.stride_c;
+    const RotatedBox<T> box = boxes.boxes[bin.box];
+    for_each_rotated_tap<W>(box, turn_back(window_of_map(box), box), bin.p, bin.q,
+                            derivative_of<ORDER, T>(args, bin.box), [&](int64_t y, int64_t x, const W* weight) {
+                              const int64_t at = base + y * pixels.stride_y + x * pixels.stride_x;
+#pragma unroll
+                              for (int c = 0; c < kChannels; ++c) {
+                                if (c < channels.count) sums[c] += *weight * access.load(pixels.data, at + c * step);
+                              }
+                            });
+  }
+  const Elements<void>& bins = args.bins;
+  const int64_t at =
+      bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    if (c < channels.count) access.store(bins.data, at + c * channels.step * bins.stride_c, sums[c]);
+  }
+}
+
+// A bin meets a reach: no sample outside can matter.
+template <class T>
+__device__ __forceinline__ bool meets(const BoxAxis<T>& axis, int64_t p, const Reach<T>& reach) {
+  return !(bin_start(axis, p) > reach.to || bin_start(axis, p + 1) < reach.from);
+}
+
+// What the bins of rotated boxes give to a pixel: the pixel's neighbourhood is turned into the upright box, and of the
+// bins that it meets the samples near it are walked.
+template <class S, class T, int ORDER>
+struct RotatedSource {
+  using W = typename Access<S>::W;
+  static constexpr int kChannels = cuda::kChannels, kBlocks = cuda::kBlocks;
+  RotatedBoxes<T> boxes;
+
+  __device__ Span touched_y(int64_t box) const { return boxes.y_pixels[box]; }
+  __device__ Span touched_x(int64_t box) const { return boxes.x_pixels[box]; }
+
+  __device__ __forceinline__ void add(const CallArgs& args, int64_t k, int, int y, int x, const Channels& channels,
+                                      W (&sums)[kChannels]) const {
+    const Access<S> access(args.storage);
+    const RotatedBox<T> box = boxes.boxes[k];
+    const Window<T> neighbourhood = {static_cast<T>(y - 1), static_cast<T>(x - 1), T(2), T(2)};
+    const UprightWindow<T> window = turn_back(neighbourhood, box);
+    const Elements<void>& bins = args.bins;
+    const int64_t base = k * bins.stride_n + channels.first * bins.stride_c, step = channels.step * bins.stride_c;
+    for (int64_t p = 0; p < box.y.bins; ++p) {
+      if (!meets(box.y, p, window.rows)) continue;
+      for (int64_t q = 0; q < box.x.bins; ++q) {
+        if (!meets(box.x, q, window.columns)) continue;
+        W weight = W(0);
+        for_each_rotated_tap<W>(box, window, p, q, derivative_of<ORDER, T>(args, k),
+                                [&](int64_t tap_y, int64_t tap_x, const W* tap) {
+                                  if (tap_y == y && tap_x == x) weight += *tap;
+                                });
+        if (weight == W(0)) continue;
+        const int64_t at = base + p * bins.stride_y + q * bins.stride_x;
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          if (c < channels.count) sums[c] += weight * access.load(bins.data, at + c * step);
+        }
+      }
+    }
+  }
+};
+
+// A block has one box, its threads share the bins and channels (WorkMap); see box_gradient.cu. ORDER 1 is the gradient
+// of <G, A F>, ORDER 2 that of its derivative along a direction.
+template <class S, class T, int ORDER>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    box_gradient(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
+  using W = typename Access<S>::W;
+  constexpr int M = kRotatedParameters;
+  ROI_SHARED_BYTES(shared);
+  const int64_t k = blockIdx.x;
+  const int plane = boxes.plane_of_box[k];
+  const Access<S> access(args.storage);
+  const T unit[M][M] = {{1, 0, 0, 0, 0}, {0, 1, 0, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, 0, 1, 0}, {0, 0, 0, 0, 1}};
+  PointDerivative<T, M, ORDER> derivative = {};
+  for (int m = 0; m < M; ++m) {
+    derivative.first[m] = unit[m];
+    if constexpr (ORDER > 1) derivative.second[m] = direction_of<T>(args, 0, k);
+  }
+  W by_parameter[M] = {};
+  const int64_t threads = plane < 0 ? 0 : map.threads();
+  for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
+    const Work work = work_of(map, thread, kChannels, args.channels);
+    const Channels& channels = work.channels;
+    const Bin bin = bin_of(args, work.place);
+    const Elements<void>&pixels = args.maps[0].pixels, &bins = args.bins;
+    const int64_t at_bin =
+        k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+    const int64_t at_map = plane * pixels.stride_n + channels.first * pixels.stride_c;
+    const int64_t step = channels.step * pixels.stride_c;
+    W grad[kChannels];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      grad[c] = c < channels.count ? access.load(bins.data, at_bin + c * channels.step * bins.stride_c) : W(0);
+    }
+    const RotatedBox<T> box = boxes.boxes[k];
+    for_each_rotated_tap<W>(box, turn_back(window_of_map(box), box), bin.p, bin.q, derivative,
+                            [&](int64_t y, int64_t x, const W* weight) {
+                              const int64_t at = at_map + y * pixels.stride_y + x * pixels.stride_x;
+                              W product = W(0);
+#pragma unroll
+                              for (int c = 0; c < kChannels; ++c) {
+                                if (c < channels.count) product += grad[c] * access.load(pixels.data, at + c * step);
+                              }
+                              for (int m = 0; m < M; ++m) by_parameter[m] += weight[m] * product;
+                            });
+  }
+  const W sum = sum_over_block(by_parameter, reinterpret_cast<W*>(shared));
+  store_box_gradient<M>(args, k, sum);
+}
+
+// Calls run(S(), T()) with the types of the features and of the coordinates.
+template <class Run>
+void with_types(const CallArgs& args, Run&& run) {
+  if (args.storage == Storage::kDouble) return run(double(), double());
+  if (args.wide_boxes) return run(AnyFloat(), double());
+  run(AnyFloat(), float());
+}
+
+// Calls run(order) with the number of directions as a constant.
+template <class Run>
+void with_order(const CallArgs& args, Run&& run) {
+  if (args.direction_count == 0) return run(std::integral_constant<int, 0>());
+  if (args.direction_count == 1) return run(std::integral_constant<int, 1>());
+  run(std::integral_constant<int, 2>());
+}
+
+template <class T>
+void build_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, cudaStream_t stream) {
+  launch(fill_boxes<T>, blocks_for(args.boxes), kThreads, 0, stream, args, boxes);
+}
+
+}  // namespace
+
+void pool_rotated(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+  with_types(args, [&](auto element, auto coordinate) {
+    using S = decltype(element);
+    using T = decltype(coordinate);
+    const auto boxes = take_boxes<T>(args, scratch);
+    if (scratch.counts_only()) return;
+    build_boxes(args, boxes, stream);
+    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
+    with_order(args, [&](auto order) {
+      launch(pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, stream, args, boxes, map);
+    });
+  });
+}
+
+void spread_rotated(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+  with_types(args, [&](auto element, auto coordinate) {
+    using S = decltype(element);
+    using T = decltype(coordinate);
+    const auto boxes = take_boxes<T>(args, scratch);
+    const Groups groups = take_groups(args, scratch);
+    if (scratch.counts_only()) return;
+    build_boxes(args, boxes, stream);
+    build_groups(args, boxes.plane_of_box, groups, stream);
+    with_order(args,
+               [&](auto order) { launch_gather<S>(args, groups, RotatedSource<S, T, order.value>{boxes}, stream); });
+  });
+}
+
+void rotated_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+  with_types(args, [&](auto element, auto coordinate) {
+    using S = decltype(element);
+    using T = decltype(coordinate);
+    const auto boxes = take_boxes<T>(args, scratch);
+    if (scratch.counts_only()) return;
+    build_boxes(args, boxes, stream);
+    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
+    const size_t shared_bytes = kWarps * kRotatedParameters * sizeof(typename Access<S>::W);
+    const auto kernel = args.direction_count == 0 ? box_gradient<S, T, 1> : box_gradient<S, T, 2>;
+    launch(kernel, args.boxes, kThreads, shared_bytes, stream, args, boxes, map);
+  });
+}
+
+}  // namespace roialign_ext::cuda

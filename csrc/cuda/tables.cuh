@@ -1,0 +1,163 @@
+// What depends on the boxes of a call but not on its features: one launch builds it for all boxes, into scratch memory,
+// and the kernels over features only read it (as csrc/cpu/plan.h and sample_tables.h on the CPU). So the geometry of
+// csrc/core is compiled once for each type of coordinates, not once for each kernel and type of features, and every
+// box is measured once, not once for each block of its channels.
+#pragma once
+
+#include "../core/axis_weights.h"
+#include "portable.cuh"
+
+namespace roialign_ext::cuda {
+
+// Hands out pieces of the scratch memory, or only counts their bytes.
+class Scratch {
+ public:
+  Scratch() = default;
+  explicit Scratch(void* memory) : memory_(static_cast<char*>(memory)), counts_only_(false) {}
+
+  template <class Item>
+  Item* take(int64_t count) {
+    char* const piece = counts_only_ ? nullptr : memory_ + bytes_;
+    bytes_ += (count * static_cast<int64_t>(sizeof(Item)) + kAlignment - 1) / kAlignment * kAlignment;
+    return reinterpret_cast<Item*>(piece);
+  }
+  int64_t bytes() const { return bytes_; }
+  bool counts_only() const { return counts_only_; }
+
+ private:
+  static constexpr int64_t kAlignment = 256;
+  char* memory_ = nullptr;
+  bool counts_only_ = true;
+  int64_t bytes_ = 0;
+};
+
+// Numbers from begin up to end; empty where they are equal.
+struct Span {
+  int begin, end;
+};
+
+ROI_HOST_DEVICE bool contains(Span span, int i) { return span.begin <= i && i < span.end; }
+ROI_HOST_DEVICE bool overlap(Span a, Span b) { return a.begin < b.end && b.begin < a.end; }
+
+// What one bin has on one axis of the map.
+struct Band {
+  Span pixels;  // those that the bin may touch
+  int offset;   // averages: the weight of pixel i is weights[offset + i]; maxima: its samples begin at samples[offset]
+  int samples;  // maxima: how many samples are on the map
+};
+
+struct AxisBands {
+  Band* bands;           // [boxes][bins]
+  Span* pixels;          // [boxes] those that any of its bins may touch
+  Span* bins_of_pixel;   // [boxes][length] bins that may touch a pixel among these; null where nobody asks
+  int64_t bins, length;  // of the longest map
+
+  __device__ const Band& band(int64_t box, int p) const { return bands[box * bins + p]; }
+  // The bins of `box` that may touch the pixel.
+  __device__ Span bins_at(int64_t box, int pixel) const {
+    return contains(pixels[box], pixel) ? bins_of_pixel[box * length + pixel] : Span{0, 0};
+  }
+};
+
+// A derivative of an axis' table: order 0 is the table; `first` and `second` say along what.
+enum Along { kAlongU, kAlongV, kAlongLowEdge, kAlongHighEdge };
+struct TableKind {
+  int order;
+  Along first, second;
+};
+
+// Which tables a call needs, the same on both axes, and the products of a y table and an x table whose sum it is:
+//   A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]
+//   D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v], of which the last two exist for integrals only
+// The box gradient reads its tables in threes instead: the factor that stays, the other one by its low edge and by its
+// high edge.
+constexpr int kMaxTables = 6;
+constexpr int kMaxTerms = 4;
+struct Products {
+  int tables;
+  TableKind kinds[kMaxTables];
+  int terms;
+  struct {
+    int y, x;
+  } term[kMaxTerms];
+};
+Products average_products(const CallArgs& args);
+Products box_gradient_products(const CallArgs& args);
+
+// Neighbouring bins share two pixels, and rounding may add one: a bin's band may begin this many slots after the bin
+// before it without a clash, so that every bin knows where its weights go. Zeros fill the gaps between samples.
+constexpr int kSlotsPerBin = 4;
+
+template <class W>
+struct AxisTables : AxisBands {
+  W* weights;      // [boxes][tables][slots]
+  double* on_map;  // [boxes][bins] how many samples of a bin are on the map; null where nobody asks
+  int64_t tables, slots;
+
+  // Table t of a box: the weight of pixel i in a bin is table[band.offset + i].
+  __device__ const W* table(int64_t box, int t) const { return weights + (box * tables + t) * slots; }
+};
+
+template <class W>
+struct Tables {
+  int* plane_of_box;  // level * images + image, or -1 where nothing may be read
+  AxisTables<W> y, x;
+};
+
+// One sample of a maximum.
+template <class W>
+struct SampleTap {
+  int low;                      // pixels low and, where fraction or a slope is not 0, low + 1
+  W fraction;                   // weight of pixel low + 1
+  W by_low_edge, by_high_edge;  // derivatives of the position by the box's edges, 0 where clamped
+};
+
+// Where rejected samples, which count as 0, stand among those of a bin.
+struct Rejected {
+  bool first, later;  // the bin's first sample is rejected; some later one is, after those on the map
+};
+
+template <class W>
+struct AxisSamples : AxisBands {
+  SampleTap<W>* samples;  // [boxes][slots]
+  Rejected* rejected;     // [boxes][bins]
+  int64_t slots;
+};
+
+template <class W>
+struct Samples {
+  int* plane_of_box;
+  AxisSamples<W> y, x;
+};
+
+// The boxes of each plane, in their order.
+struct Groups {
+  Span* segments;  // [planes] into boxes
+  int* boxes;
+};
+
+inline int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
+
+template <class W>
+Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pixel, Scratch& scratch);
+template <class W>
+Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch);
+Groups take_groups(const CallArgs& args, Scratch& scratch);
+
+template <class W>
+void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, cudaStream_t stream);
+template <class W>
+void build_samples(const CallArgs& args, const Samples<W>& samples, cudaStream_t stream);
+void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, cudaStream_t stream);
+
+// The plane of one box; `row` begins with its index.
+template <class T>
+__device__ __forceinline__ int find_plane(const CallArgs& args, const T* row) {
+  const T image = row[0];
+  if (!(image >= T(0) && image < static_cast<T>(args.images) && image == std::floor(image))) return -1;
+  if (is_rotated(args.rule) && (row[3] < T(0) || row[4] < T(0))) return -1;
+  const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, row[1], row[2], row[3], row[4]);
+  return static_cast<int>(level * args.images + static_cast<int64_t>(image));
+}
+
+}  // namespace roialign_ext::cuda

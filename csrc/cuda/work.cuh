@@ -1,0 +1,116 @@
+// How work is laid over threads, and sums over a block.
+#pragma once
+
+#include "portable.cuh"
+
+namespace roialign_ext::cuda {
+
+// A thread has one place (a bin or a pixel) and WIDTH channels, whose weights are then found only once. The lanes of
+// a warp go
+//   along the channels where these lie together in memory: a warp has one place and 32 WIDTH channels, channel by lane;
+//   along the places otherwise: a warp has 32 places, and each lane the same WIDTH channels.
+// Either way neighbouring lanes read neighbouring memory. Places come before channels, so that blocks that run at the
+// same time share a slice of the channels of all maps, which may fit the cache.
+struct WorkMap {
+  bool lanes_are_channels;
+  int64_t places, chunks;  // a chunk is what a warp or a lane has of the channels
+
+  ROI_HOST_DEVICE int64_t threads() const { return places * chunks * (lanes_are_channels ? kWarp : 1); }
+};
+
+inline WorkMap make_work_map(const CallArgs& args, int64_t places, int width) {
+  const bool lanes = args.maps[0].pixels.stride_c == 1 && args.channels >= kWarp;
+  const int64_t chunk = lanes ? kWarp * width : width;
+  return {lanes, places, (args.channels + chunk - 1) / chunk};
+}
+
+// The channels of a thread: `count` of them, `step` apart.
+struct Channels {
+  int64_t first, step;
+  int count;
+};
+
+__device__ __forceinline__ Channels channels_of(bool lanes_are_channels, int64_t chunk, int lane, int width,
+                                                int64_t channels) {
+  const int64_t step = lanes_are_channels ? kWarp : 1;
+  const int64_t first = lanes_are_channels ? chunk * kWarp * width + lane : chunk * width;
+  const int64_t left = first < channels ? (channels - first + step - 1) / step : 0;
+  return {first, step, static_cast<int>(left < width ? left : width)};
+}
+
+struct Work {
+  int64_t place;
+  Channels channels;  // none where there is nothing to do
+};
+
+// `thread` counts through the launch.
+__device__ __forceinline__ Work work_of(const WorkMap& map, int64_t thread, int width, int64_t channels) {
+  const int64_t unit = map.lanes_are_channels ? thread / kWarp : thread;
+  const int64_t chunk = unit / map.places;
+  return {unit - chunk * map.places,
+          channels_of(map.lanes_are_channels, chunk, static_cast<int>(thread % kWarp), width, channels)};
+}
+
+// A bin of a box.
+struct Bin {
+  int64_t box;
+  int p, q;
+};
+
+__device__ __forceinline__ Bin bin_of(const CallArgs& args, int64_t place) {
+  const int64_t bins = args.bins_y * args.bins_x;
+  const int64_t box = place / bins;
+  const int bin = static_cast<int>(place - box * bins), width = static_cast<int>(args.bins_x);
+  return {box, bin / width, bin % width};
+}
+
+// How many threads before this one have the flag, and how many of the block. All threads call it; `counts` is shared,
+// kWarps of them.
+__device__ __forceinline__ int rank_in_block(bool flag, int* counts, int& total) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const unsigned votes = __ballot_sync(kAllLanes, flag);
+  if (lane == 0) counts[warp] = __popc(votes);
+  __syncthreads();
+  int rank = __popc(votes & ((1u << lane) - 1));
+  total = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) rank += counts[w];
+    total += counts[w];
+  }
+  __syncthreads();
+  return rank;
+}
+
+// Sums of M values over the block, always in the same order; thread m < M returns sum m. All threads call it; `partial`
+// is shared, kWarps * M of them.
+template <int M, class W>
+__device__ __forceinline__ W sum_over_block(W (&values)[M], W* partial) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  for (int m = 0; m < M; ++m) {
+    W value = values[m];
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_down_sync(kAllLanes, value, offset);
+    if (lane == 0) partial[warp * M + m] = value;
+  }
+  __syncthreads();
+  W sum = W(0);
+  if (threadIdx.x < M) {
+    for (int w = 0; w < kWarps; ++w) sum += partial[w * M + threadIdx.x];
+  }
+  return sum;
+}
+
+// Writes the row of one box: 0 for its index, and the sums of threads m < M.
+template <int M, class W>
+__device__ __forceinline__ void store_box_gradient(const CallArgs& args, int64_t box, W sum) {
+  const int m = threadIdx.x;
+  if (m > M) return;
+  const int64_t at = box * (M + 1) + (m == M ? 0 : m + 1);
+  const W value = m == M ? W(0) : sum;
+  if (args.wide_boxes) {
+    static_cast<double*>(args.grad_boxes)[at] = static_cast<double>(value);
+  } else {
+    static_cast<float*>(args.grad_boxes)[at] = static_cast<float>(value);
+  }
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,101 @@
+"""CUDA sources compiled for the CPU: libraries made with the host shim (tests/shim), in three builds.
+
+``plain``; ``asan`` with the address and undefined-behaviour sanitizers; ``tsan`` with the thread sanitizer, which sees
+CUDA threads as threads. Libraries of the last two can be loaded in a process of their own alone: ``sanitized_python``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIM = ROOT / "tests" / "shim"
+SCHEDULER = SHIM / "scheduler.cpp"
+FLAGS = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas"]
+# GCC 12 sees uninitialised values in inlined callbacks that are not there.
+FLAGS += ["-Wno-maybe-uninitialized", "-ffp-contract=off", "-DROIALIGN_EXT_SHIM"]
+BUILDS = {
+    "plain": ["-O1"],
+    "asan": ["-O1", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"],
+    "tsan": ["-O1", "-g1", "-fsanitize=thread"],
+}
+RUNTIMES = {
+    "plain": [],
+    "asan": ["libasan.so", "libubsan.so", "libstdc++.so"],
+    "tsan": ["libtsan.so", "libstdc++.so"],
+}
+OPTIONS = {
+    # Python and torch keep memory until exit, so a leak report would speak of them.
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
+}
+
+
+def compiler() -> list[str]:
+    """The C++ compiler that built Python, unless CXX names another."""
+    return shlex.split(os.environ.get("CXX") or (sysconfig.get_config_var("CXX") or "c++").split()[0])
+
+
+def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: list[Path] | None = None) -> Path:
+    """A library of ``checked``, compiled for that kind of build, and of what is compiled without sanitizers."""
+    # The shim's headers come first: they stand in for CUDA's, and for those of torch that need CUDA's.
+    includes = [f"-I{SHIM / 'include'}", f"-I{ROOT / 'csrc'}"]
+    includes += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(cpp_extension.torch._C._GLIBCXX_USE_CXX11_ABI)}"
+    sources = [(source, kind) for source in checked] + [(source, "plain") for source in [*(unchecked or []), SCHEDULER]]
+    objects = [folder / f"{source.parent.name}-{source.name}-{kind_of_object}.o" for source, kind_of_object in sources]
+
+    def compile_one(job: tuple[tuple[Path, str], Path]) -> None:
+        (source, kind_of_object), target = job
+        if not target.exists():
+            flags = [*FLAGS, abi, *BUILDS[kind_of_object], *includes, "-x", "c++", "-c", str(source)]
+            run([*compiler(), *flags, "-o", str(target)])
+
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+        list(pool.map(compile_one, zip(sources, objects, strict=True)))
+    library = folder / f"{name}-{kind}.so"
+    torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu"]
+    linked = torch_libraries if unchecked else []
+    run([*compiler(), *BUILDS[kind], "-shared", *map(str, objects), *linked, "-o", str(library)])
+    return library
+
+
+def run(command: list[str]) -> None:
+    """Runs a command that has to succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def sanitized_python(kind: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs this Python with the sanitizers' runtimes; skips the test where the compiler has none."""
+    found = [
+        subprocess.run(
+            [*compiler(), f"-print-file-name={library}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for library in RUNTIMES[kind]
+    ]
+    missing = [path for path in found if not Path(path).is_absolute()]
+    if missing:
+        pytest.skip(f"the compiler has no {missing[0]}")
+    command = [sys.executable, *arguments]
+    if kind == "tsan":
+        # The runtime of GCC 12 wants its addresses where a randomised process does not have them.
+        if shutil.which("setarch") is None:
+            pytest.skip("the thread sanitizer needs setarch (util-linux)")
+        command = ["setarch", platform.machine(), "-R", *command]
+    environment = {**os.environ, **OPTIONS, **variables, "LD_PRELOAD": " ".join(found)}
+    return subprocess.run(
+        command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )

@@ -1,0 +1,66 @@
+"""The CUDA kernels compile without a warning, and within a budget of registers and spills as ptxas reports them.
+
+``ROIALIGN_EXT_TEST_ARCHITECTURES`` names the architectures ("7.5 9.0"); `make cuda-architectures` takes all of a
+release. More than 128 registers leave a block of 256 threads alone on its multiprocessor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import cuda_shim
+
+KERNELS = sorted((cuda_shim.ROOT / "csrc" / "cuda").glob("*.cu"))
+ARCHITECTURES = os.environ.get("ROIALIGN_EXT_TEST_ARCHITECTURES", "9.0").split()
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("nvcc") is None, reason="no CUDA compiler: kernels cannot be compiled here"
+)
+
+
+class Budget(NamedTuple):
+    """The most that one kernel of a file may take."""
+
+    registers: int
+    spilled_bytes: int  # stored plus loaded
+
+
+BUDGETS = {
+    "average": Budget(104, 8),
+    "box_gradient": Budget(128, 8),
+    "maximum": Budget(96, 96),
+    "rotated": Budget(240, 512),  # derivatives of rotated boxes: rare, and bound by their arithmetic
+    "tables": Budget(128, 8),
+}
+REPORT = re.compile(
+    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
+    r".*?Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.stem)
+def test_registers_and_spills(source: Path, architecture: str, tmp_path: Path) -> None:
+    number = architecture.replace(".", "")
+    command = ["nvcc", "-c", "-std=c++17", "-O3", f"-gencode=arch=compute_{number},code=sm_{number}"]
+    command += ["--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra", "-Xptxas", "-v"]
+    result = subprocess.run(
+        [*command, str(source), "-o", str(tmp_path / "kernels.o")], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    kernels = [match.groupdict() for match in REPORT.finditer(result.stderr)]
+    assert len(kernels) == result.stderr.count("Compiling entry function")
+    assert bool(kernels) == (source.stem in BUDGETS)
+    for kernel in kernels:
+        taken = Budget(int(kernel["registers"]), int(kernel["stores"]) + int(kernel["loads"]))
+        budget = BUDGETS[source.stem]
+        assert taken.registers <= budget.registers, (kernel["name"], taken)
+        assert taken.spilled_bytes <= budget.spilled_bytes, (kernel["name"], taken)

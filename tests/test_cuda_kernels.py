@@ -1,0 +1,231 @@
+"""The CUDA kernels and their glue, compiled for the CPU by the host shim, against the CPU's operators and the oracle.
+
+``ROIALIGN_EXT_SHIM`` names the build (``cuda_shim.BUILDS``); the sanitizers' builds run this file in a process of their
+own. Values are poisoned: memory of new tensors and shared memory hold NaN until something is written there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import deterministic
+
+import cuda_shim
+from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread
+from cuda_cases import CASES, CPU, Case, Operators, assert_agree, calculations, same_bits
+
+KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
+SEEDS = ("0", "1")
+CSRC = cuda_shim.ROOT / "csrc"
+SCHEMAS: list[torch.library.Library] = []  # which would undefine their operators with their end
+KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
+
+pytestmark = pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels of that kind, and the glue without sanitizers."""
+    folder = Path(os.environ.get("ROIALIGN_EXT_SHIM_FOLDER") or tmp_path_factory.mktemp("kernels"))
+    return cuda_shim.build(folder, "kernels", KIND, KERNELS, [cuda_shim.SHIM / "operators.cpp"])
+
+
+@pytest.fixture(scope="module")
+def shim(library: Path) -> Operators:
+    """The private operators on the shim."""
+    schemas = torch.library.Library("roialign_ext_shim", "DEF")
+    for name in ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes"):
+        schemas.define(str(getattr(torch.ops.roialign_ext, name).default._schema).removeprefix("roialign_ext::"))
+    torch.ops.load_library(library)
+    SCHEMAS.append(schemas)
+    return Operators(torch.ops.roialign_ext_shim)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """New tensors hold NaN, the largest integers, and scratch memory 0xFF."""
+    monkeypatch.setattr(deterministic, "fill_uninitialized_memory", True)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def test_memory_is_poisoned() -> None:
+    assert torch.empty(3).isnan().all()
+    assert (torch.empty(3, dtype=torch.uint8) == 255).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernels_agree_with_the_cpu(shim: Operators, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And do not depend on the order of threads and blocks."""
+    for calculation in calculations(case):
+        results = []
+        for seed in SEEDS if KIND == "plain" else SEEDS[:1]:
+            monkeypatch.setenv("SHIM_SEED", seed)
+            results.append(calculation.run(shim))
+        assert_agree(case, calculation, results[0])
+        assert all(same_bits(result, results[0]) for result in results), calculation.name
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("ratio", [-1, 3])
+def test_kernels_agree_with_the_definition(shim: Operators, aligned: bool, ratio: int) -> None:
+    """The float64 oracle of roi_align, averages and maxima."""
+    features, boxes = random_tensor(2, 3, 7, 9), spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2)
+    rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
+    arguments = ([0.75], [224.0, 4.0], ratio, rule)
+    grad = random_tensor(len(boxes), 3, 3, 2, seed=1)
+    for mode in ("avg", "max"):
+        call = Call((3, 2), 0.75, ratio, aligned, mode)
+        winners = None
+        if mode == "max":
+            out, winners = shim("_pool_max", [features], boxes, (3, 2), *arguments)
+        else:
+            (out,) = shim("_pool", [features], boxes, None, None, None, (3, 2), *arguments)
+        wanted = call.forward(features, boxes)
+        assert_within_rounding(out, wanted, features.abs().max())
+        (by_input,) = shim(
+            "_pool_grad_input", grad, boxes, None, None, winners, list(features.shape), False, *arguments
+        )
+        assert_within_rounding(by_input, call.input_gradient(grad, features, boxes), grad.abs().max() * 16)
+        (by_boxes,) = shim("_pool_grad_boxes", grad, [features], boxes, None, winners, *arguments)
+        assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), grad.abs().max() * 64)
+
+
+def assert_close(actual: Tensor, wanted: Tensor) -> None:
+    """Equal up to the rounding of sums whose terms are as large as the largest result."""
+    largest = wanted.abs().max() if wanted.numel() > 0 else torch.zeros(())
+    assert_within_rounding(actual, wanted.double(), 4 * largest.double())
+
+
+def bad_rows(case: Case) -> tuple[Tensor, Tensor]:
+    """Rows of ``case`` with some batch indices spoilt, and which are good."""
+    rows = case.rows()
+    spoilt = torch.tensor([-1.0, case.images, 0.5, float("nan"), float("inf"), -0.5, 1e30], dtype=rows.dtype)
+    good = torch.ones(len(rows), dtype=torch.bool)
+    for i, index in enumerate(spoilt):
+        rows[2 * i, 0] = index
+        good[2 * i] = False
+    return rows, good
+
+
+@pytest.mark.parametrize("rule", ["roi_align_legacy", "prroi_pool", "roi_pool", "crop_bilinear", "rotated_half_pixel"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels_last: bool) -> None:
+    """Their bins are NaN, their winners -1, their gradients 0; the other rows do not notice."""
+    case = Case(rule=rule, boxes="20", channels=34, layout="channels_last" if channels_last else "contiguous")
+    rows, good = bad_rows(case)
+    maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
+    winners = good_winners = None
+    if case.has_maximum:
+        values, winners = shim("_pool_max", maps, rows, case.bins, *arguments)
+        wanted, good_winners = CPU("_pool_max", maps, rows[good], case.bins, *arguments)
+        assert values[~good].isnan().all()
+        assert (winners[~good] == -1).all()
+        assert torch.equal(winners[good], good_winners)
+        assert_close(values[good], wanted)
+    for chosen, good_chosen in ((None, None), (winners, good_winners)):
+        if chosen is None and not case.has_mean:
+            continue
+        (out,) = shim("_pool", maps, rows, None, None, chosen, case.bins, *arguments)
+        (wanted,) = CPU("_pool", maps, rows[good], None, None, good_chosen, case.bins, *arguments)
+        assert out[~good].isnan().all()
+        assert_close(out[good], wanted)
+        size = case.input_size
+        (by_input,) = shim("_pool_grad_input", grad, rows, None, None, chosen, size, channels_last, *arguments)
+        (wanted,) = CPU(
+            "_pool_grad_input", grad[good], rows[good], None, None, good_chosen, size, channels_last, *arguments
+        )
+        assert_close(by_input, wanted)
+        if not case.has_mean:
+            continue
+        (by_boxes,) = shim("_pool_grad_boxes", grad, maps, rows, None, chosen, *arguments)
+        (wanted,) = CPU("_pool_grad_boxes", grad[good], maps, rows[good], None, good_chosen, *arguments)
+        assert (by_boxes[~good] == 0).all()
+        assert_close(by_boxes[good], wanted)
+        assert (by_boxes[:, 0] == 0).all()
+
+
+def test_boxes_choose_their_pixels(shim: Operators) -> None:
+    """NaN in pixels without weight does not reach a result; where it has weight it does."""
+    features = torch.full((2, 33, 20, 40), float("nan"))
+    features[:, :, 4:9, 4:9] = 1.0
+    boxes = torch.tensor([[0.0, 4.5, 4.5, 8.5, 8.5], [1.0, 4.0, 4.0, 30.0, 8.0]])
+    (out,) = shim("_pool", [features], boxes, None, None, None, (2, 2), [1.0], [8.0, 1.0], 2, "roi_align_half_pixel")
+    assert (out[0] == 1).all()
+    assert out[1, :, :, 1].isnan().all()
+
+
+def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
+    case = Case(channels=3, boxes="all", ratio=3)
+    maps = [torch.zeros_like(features) for features in case.maps()]
+    maps[0][:, 1, 3, 4] = float("nan")
+    maps[0][:, 2, 3, 4] = float("-inf")
+    for rule in ("roi_align_legacy", "roi_align_half_pixel", "roi_pool", "crop_bilinear", "crop_nearest"):
+        arguments = Case(rule=rule, ratio=3).rule_arguments
+        actual = shim("_pool_max", maps, case.rows(), (3, 2), *arguments)
+        wanted = CPU("_pool_max", maps, case.rows(), (3, 2), *arguments)
+        assert torch.equal(actual[1], wanted[1]), rule
+        assert torch.equal(actual[0].nan_to_num(7.0), wanted[0].nan_to_num(7.0)), rule
+
+
+@pytest.mark.parametrize("half_size", [1e4, 1e6, 1e9, 1e18, 1e30])
+@pytest.mark.parametrize("rule", ["roi_align_legacy", "prroi_pool", "roi_pool", "rotated_legacy"])
+def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: str) -> None:
+    """They end, and give what the CPU gives."""
+    row = [0.0, 20 - half_size, 15 - half_size, 20 + half_size, 15 + half_size]
+    if rule == "rotated_legacy":
+        row = [0.0, 20.0, 15.0, 2 * half_size, 2 * half_size, 30.0]
+    boxes, features = torch.tensor([row]), random_tensor(1, 2, 30, 40, dtype=torch.float32)
+    arguments = ([1.0], [8.0, 1.0], -1, rule)
+    if rule == "roi_pool":
+        actual, wanted = (ops("_pool_max", [features], boxes, (2, 2), *arguments) for ops in (shim, CPU))
+    else:
+        actual, wanted = (ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU))
+    assert_close(actual[0], wanted[0])
+
+
+def test_checks_on_request(shim: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ROIALIGN_EXT_CHECK=1 raises what the CPU raises."""
+    features, arguments = torch.zeros(2, 1, 4, 4), ([1.0], [8.0, 1.0], 2, "roi_align_legacy")
+    boxes = torch.tensor([[0.0, 1.0, 1.0, 2.0, 2.0], [2.0, 1.0, 1.0, 2.0, 2.0]])
+    turned = torch.tensor([[0.0, 1.0, 1.0, -2.0, 2.0, 0.0]])
+
+    def sentences(ops: Operators) -> list[str]:
+        result = []
+        for rows, rule in ((boxes, "roi_align_legacy"), (turned, "rotated_legacy")):
+            with pytest.raises((IndexError, ValueError)) as info:
+                ops("_pool", [features], rows, None, None, None, (1, 1), *arguments[:3], rule)
+            result.append(f"{info.type.__name__}: {str(info.value).splitlines()[0]}")
+        return result
+
+    monkeypatch.setenv("ROIALIGN_EXT_CHECK", "1")
+    assert sentences(shim) == sentences(CPU)
+    monkeypatch.setenv("ROIALIGN_EXT_CHECK", "0")
+    (out,) = shim("_pool", [features], boxes, None, None, None, (1, 1), *arguments)
+    assert out.isnan().flatten().tolist() == [False, True]
+
+
+def test_arguments_are_checked(shim: Operators) -> None:
+    with pytest.raises(ValueError, match="output_size: expected two positive integers"):
+        shim("_pool", [torch.zeros(1, 1, 4, 4)], torch.zeros(1, 5), None, None, None, (0, 1), [1.0], [8.0, 1.0], 2,
+             "roi_align_legacy")  # fmt: skip
+
+
+@pytest.mark.skipif(KIND != "plain", reason="this process has the sanitizers already")
+@pytest.mark.parametrize("kind", ["asan", "tsan"])
+def test_sanitizers_find_nothing(kind: str, library: Path) -> None:
+    """The tests of this file whose cases have at least two of everything, under the sanitizers."""
+    result = cuda_shim.sanitized_python(
+        kind, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", Path(__file__).name,
+        ROIALIGN_EXT_SHIM=kind, ROIALIGN_EXT_SHIM_FOLDER=str(library.parent), OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
+    assert re.search(r"\d+ passed", result.stdout)
