@@ -33,9 +33,9 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "average": Budget(104, 8),
+    "average": Budget(112, 8),
     "box_gradient": Budget(128, 8),
-    "maximum": Budget(96, 96),
+    "maximum": Budget(112, 8),
     "rotated": Budget(240, 512),  # derivatives of rotated boxes: rare, and bound by their arithmetic
     "tables": Budget(128, 8),
 }
