@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, Source::kBlocks)
     if (touches) near[rank] = candidate;
     __syncthreads();
     for (int j = 0; has_pixel && j < listed; ++j) source.add(args, near[j], tile.level, y, x, channels, sums);
-    __syncthreads();
+    // No barrier: nobody writes to `near` again before all have met in rank_in_block.
   }
   if (!has_pixel) return;
   const Elements<void>& pixels = level.pixels;
