@@ -9,9 +9,23 @@ from typing import Protocol
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 import reference
+
+# The same examples on every run, so that what passes here passes everywhere; `--hypothesis-profile=search` looks for
+# new ones.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=120,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile("search", deadline=None, max_examples=1000, suppress_health_check=list(HealthCheck))
+settings.load_profile("repeatable")
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 DTYPES = (*LOW_PRECISION, torch.float32, torch.float64)

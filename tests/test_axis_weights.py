@@ -255,12 +255,23 @@ def assert_slopes(core: ctypes.CDLL, axis: Axis, derivative: Table, kind: int, r
             assert derivative.get(key, (0.0, 0.0))[edge] == pytest.approx(slope, abs=1e-5)
 
 
-@given(axis=integral_axes, rates=st.tuples(st.floats(-2, 2), st.floats(-2, 2)))
-def test_derivatives_of_integrals(core: ctypes.CDLL, axis: Axis, rates: tuple[float, float]) -> None:
+@given(
+    axis=integral_axes,
+    bin_size=st.floats(0.3125, 20),
+    rates=st.tuples(st.floats(-2, 2), st.floats(-2, 2)),
+)
+def test_derivatives_of_integrals(core: ctypes.CDLL, axis: Axis, bin_size: float, rates: tuple[float, float]) -> None:
+    axis = axis._replace(high=axis.low + bin_size * axis.bins / axis.scale)
     assume(all(abs(edge - round(edge)) > 1e-3 for edge in kinks(axis)))
-    assume((axis.high - axis.low) * axis.scale / axis.bins > 0.3)
     assert_slopes(core, axis, build(core, axis, EDGES), VALUE, (0, 0))
     assert_slopes(core, axis, build(core, axis, EDGES_ALONG, rates), DIRECTION, rates)
+
+
+@pytest.mark.parametrize("rate", [5e-324, 2.2250738585072014e-308])
+def test_weights_that_underflow_are_left_out(core: ctypes.CDLL, rate: float) -> None:
+    """The last division may take a weight that is not zero to zero."""
+    axis = Axis(PRROI, -3.5, 2.5, 1.0, 1, 1, -1)
+    assert build(core, axis, EDGES_ALONG, (rate, rate)) == {}
 
 
 def test_second_derivatives_of_means_are_zero(core: ctypes.CDLL) -> None:

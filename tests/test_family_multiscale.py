@@ -18,7 +18,6 @@ from family import coordinate
 from reference import Params
 from roialign_ext import MultiScaleRoIAlign, multiscale_roi_align, roi_align
 from test_family_forward import FORMATS
-from test_properties import deterministic
 from test_reference_multiscale import pyramid_boxes
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -272,7 +271,6 @@ def test_module_with_explicit_arguments() -> None:
     assert torch.equal(out, Pooler(sampling_ratio=-1, aligned=True, mode="max")(features, boxes))
 
 
-@deterministic
 @given(st.data())
 def test_drawn_pyramids_equal_one_call_per_level(data: Any) -> None:
     draw = data.draw

@@ -1,4 +1,4 @@
-"""Properties of the operators beside ``roi_align`` over drawn calls; the same examples on every run."""
+"""Properties of the operators beside ``roi_align`` over drawn calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import reference
 from conftest import DTYPES, INF, LAYOUTS, MODES, NAN, as_array, assert_matches_oracle, random_tensor, with_layout
 from family import SWAPPED, CropCall, Family, PrRoIPoolCall, RoIPoolCall, RoIWarpCall, RotatedCall, output_of
 from test_family_gradients import assert_all_gradients_match_oracle
-from test_properties import coordinates, deterministic
+from test_properties import coordinates
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,12 @@ def cases(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES, extreme: bo
     return Case(call, features, boxes, seed)
 
 
-@deterministic
 @given(cases())
 def test_forward_is_the_definition(case: Case) -> None:
     out = assert_matches_oracle(case.call, case.features, case.boxes)
     assert bool(out.isfinite().all())
 
 
-@deterministic
 @given(cases(), st.sampled_from(LAYOUTS))
 def test_gradients_are_the_definition(case: Case, layout: str) -> None:
     call, features, boxes = case.call, case.features, case.boxes
@@ -98,7 +96,6 @@ def test_gradients_are_the_definition(case: Case, layout: str) -> None:
         assert bool(gradient.isfinite().all())
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64,)))
 def test_adjoint(case: Case) -> None:
     """<A F, G> = <F, A^T G>; in the maxima with the winners of F; without what comes from outside the map."""
@@ -114,7 +111,6 @@ def test_adjoint(case: Case) -> None:
     assert abs(float((out * grad).sum() - (features * by_input).sum())) <= 1e-13 * terms
 
 
-@deterministic
 @given(cases())
 def test_between_the_extremes_of_the_map(case: Case) -> None:
     """Means and maxima of interpolated values never leave the range of the map and of what lies outside."""
@@ -127,7 +123,6 @@ def test_between_the_extremes_of_the_map(case: Case) -> None:
         assert float(out.max()) <= max(high, outside) + slack
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64,)), st.randoms(use_true_random=False))
 def test_boxes_and_channels_are_independent(case: Case, random: Any) -> None:
     """Any order of boxes, one call per box, one call per channel: the same numbers."""
@@ -142,7 +137,6 @@ def test_boxes_and_channels_are_independent(case: Case, random: Any) -> None:
         torch.testing.assert_close(call(features[:, c : c + 1], boxes), out[:, c : c + 1], atol=1e-13, rtol=0)
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64,), extreme=False))
 def test_a_whole_number_of_turns_changes_nothing(case: Case) -> None:
     """Nor does a half turn of the box and of the result."""

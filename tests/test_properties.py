@@ -1,4 +1,4 @@
-"""Properties over drawn shapes, boxes, strides and dtypes. Deterministic: the same examples on every run."""
+"""Properties over drawn shapes, boxes, strides and dtypes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,10 +21,6 @@ from conftest import (
     assert_matches_oracle,
     random_tensor,
     with_layout,
-)
-
-deterministic = settings(
-    derandomize=True, database=None, deadline=None, max_examples=120, suppress_health_check=list(HealthCheck)
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -78,14 +74,12 @@ def cases(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = DTYPES, extreme: bo
     return Case(call, features, boxes, seed)
 
 
-@deterministic
 @given(cases())
 def test_forward_is_the_definition(case: Case) -> None:
     out = assert_matches_oracle(case.call, case.features, case.boxes)
     assert bool(out.isfinite().all())
 
 
-@deterministic
 @given(cases(), st.sampled_from(LAYOUTS))
 def test_gradients_are_the_definition(case: Case, layout: str) -> None:
     call, features, boxes = case.call, case.features, case.boxes
@@ -99,7 +93,6 @@ def test_gradients_are_the_definition(case: Case, layout: str) -> None:
     assert bool(by_boxes.isfinite().all())
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64,)))
 def test_adjoint(case: Case) -> None:
     features = case.features.detach().requires_grad_()
@@ -111,7 +104,6 @@ def test_adjoint(case: Case) -> None:
     assert abs(float((out * grad).sum() - (features * by_input).sum())) <= 1e-13 * terms
 
 
-@deterministic
 @given(cases())
 def test_between_the_extremes_of_the_map(case: Case) -> None:
     """A mean and a maximum of bilinear samples and zeros never leave the range of the map and 0."""
@@ -123,7 +115,6 @@ def test_between_the_extremes_of_the_map(case: Case) -> None:
         assert float(out.max()) <= max(high, 0.0) + slack
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64,)), st.randoms(use_true_random=False))
 def test_boxes_and_channels_are_independent(case: Case, random: Any) -> None:
     """Any order of boxes, one call per box, one call per channel: the same numbers."""
@@ -138,7 +129,6 @@ def test_boxes_and_channels_are_independent(case: Case, random: Any) -> None:
         torch.testing.assert_close(call(features[:, c : c + 1], boxes), out[:, c : c + 1], atol=1e-13, rtol=0)
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64, torch.float32)))
 def test_swapping_the_axes(case: Case) -> None:
     """Nothing but the names tells y from x: the transposed map and boxes give the transposed output."""
@@ -149,7 +139,6 @@ def test_swapping_the_axes(case: Case) -> None:
     torch.testing.assert_close(out.transpose(2, 3), call(case.features, case.boxes), atol=tolerance, rtol=0)
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64,), extreme=False))
 def test_flipping_the_map(case: Case) -> None:
     """With the half-pixel rule left and right are alike: x becomes W - x, and the corners change places."""
@@ -167,7 +156,6 @@ def reference_distance(boxes: Tensor, features: Tensor, call: Call) -> float:
     return reference.distance_to_kinks(as_array(boxes), height, width, call.params(features, boxes))
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64, torch.float32)))
 def test_scale_and_boxes_trade_powers_of_two(case: Case) -> None:
     call, factor = case.call, torch.tensor([1.0, 2.0, 2.0, 2.0, 2.0], dtype=case.boxes.dtype)
@@ -175,7 +163,6 @@ def test_scale_and_boxes_trade_powers_of_two(case: Case) -> None:
     assert torch.equal(other(case.features, case.boxes * factor), call(case.features, case.boxes))
 
 
-@deterministic
 @given(cases(dtypes=(torch.float64,), extreme=False), st.integers(1, 4))
 def test_pooling_identities(case: Case, grid: int) -> None:
     """A bin of g x g samples is the g x g pool of bins of one sample, for the maximum and for the mean."""

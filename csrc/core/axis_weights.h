@@ -97,8 +97,8 @@ ROI_HOST_DEVICE void for_each_tap(const BoxAxis<T>& axis, int64_t p, const Table
   auto flush = [&](int64_t at, W* sum) {
     bool used = false;
     for (int m = 0; m < M; ++m) {
-      used = used || sum[m] != W(0);
       sum[m] /= measure;
+      used = used || sum[m] != W(0);
     }
     if (used && at >= 0 && at < axis.length) emit(at, sum);
     for (int m = 0; m < M; ++m) sum[m] = W(0);
