@@ -312,6 +312,25 @@ BOUNDARIES = (
             Case(rule=rule, planes=PYRAMID, boxes="40", dtype=torch.float16, channels=34, layout="channels_last"),
         )
     ]
+    + [
+        case
+        for rule in ("roi_align_legacy", "prroi_pool")
+        for case in (
+            # Channels that lie together: as many as the widest packs need, and some more; a pixel of more bins than
+            # lanes, of each kind of packs; columns of several tiles.
+            Case(rule=rule, boxes="7", channels=160, bins=(3, 5), planes=((11, 19),), layout="channels_last"),
+            Case(rule=rule, boxes="7", channels=132, planes=((9, 17),), layout="channels_last", dtype=torch.float16),
+            Case(rule=rule, boxes="7", channels=66, bins=(5, 3), layout="channels_last", dtype=torch.float64),
+            Case(rule=rule, boxes="2", channels=33, bins=(70, 37), planes=((2, 3),), images=1, layout="channels_last"),
+            Case(rule=rule, boxes="2", channels=128, bins=(3, 70), planes=((2, 3),), images=1, layout="channels_last"),
+            # Channels that lie apart: more than a thread has; rows of bins that need half of the lanes, or all of them;
+            # maps of a few columns, of half as many as a warp has lanes, and of more.
+            Case(rule=rule, boxes="6", channels=70, bins=(2, 8), planes=((9, 45),)),
+            Case(rule=rule, boxes="6", channels=41, bins=(2, 9), planes=((9, 45),)),
+            Case(rule=rule, boxes="6", channels=32, bins=(2, 3), planes=((17, 6),), dtype=torch.bfloat16),
+            Case(rule=rule, boxes="6", channels=33, bins=(2, 20), planes=((17, 14),), dtype=torch.float64),
+        )
+    ]
     + [Case(rule="crop_bilinear", extrapolation_value=3.5), Case(rule="crop_nearest", extrapolation_value=float("inf"))]
 )
 CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES

@@ -1,189 +1,211 @@
-// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), its derivatives along box directions, and the transposes
-// of all of them.
-#include "gather.cuh"
+// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its derivatives along box directions. A warp has one
+// row of bins of one box: every column of the map that the row touches is summed by the y table once, in registers or
+// shared memory, and bins take their columns from there by the x table.
 #include "kernels.h"
+#include "work.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kChannels = 8;  // of a thread
-
 // What samples outside the map add to a bin: their share of the extrapolation value.
 template <class W>
-__device__ __forceinline__ W outside(const CallArgs& args, const Tables<W>& tables, const Bin& bin) {
-  if (tables.y.on_map == nullptr) return W(0);
+__device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, const Bin& bin) {
+  if (taps.y.on_map == nullptr) return W(0);
   const double samples = static_cast<double>(args.sampling_ratio) * static_cast<double>(args.sampling_ratio);
-  const double inside =
-      tables.y.on_map[bin.box * tables.y.bins + bin.p] * tables.x.on_map[bin.box * tables.x.bins + bin.q];
+  const double inside = taps.y.on_map[bin.box * taps.y.bins + bin.p] * taps.x.on_map[bin.box * taps.x.bins + bin.q];
   const double share = (samples - inside) / samples;
   return share == 0 ? W(0) : static_cast<W>(args.extrapolation_value * share);  // 0 times infinity is not 0
 }
 
-// Where channels lie together: a warp has one bin of one box and its lanes the channels, up to kChannels each
-// (WorkMap). Pixels are read row by row, where both tables have weight.
-template <class S>
-__global__ void __launch_bounds__(kThreads)
-    pool_by_channels(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
-                     const __grid_constant__ Tables<typename Access<S>::W> tables, const WorkMap map) {
-  using W = typename Access<S>::W;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
-  const Channels& channels = work.channels;
-  if (channels.count <= 0) return;
-  const Bin bin = bin_of(args, work.place);
-  const int plane = tables.plane_of_box[bin.box];
-  W sums[kChannels];
-  const W begin = plane < 0 ? W(NAN) : outside(args, tables, bin);
+// What a warp works on.
+struct RowOfBins {
+  int64_t box, chunk;  // of channels
+  int p, plane;        // -1 where nothing may be read
+};
+
+// Rows come before chunks: blocks that run at the same time share a slice of the channels of all maps, which may fit
+// the cache, and a block the pixels of one box.
+template <class W>
+__device__ __forceinline__ RowOfBins row_of_bins(const CallArgs& args, const Taps<W>& taps) {
+  const int64_t warp = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp, rows = args.boxes * args.bins_y;
+  const int64_t chunk = warp / rows, row = warp - chunk * rows, box = row / args.bins_y;
+  return {box, chunk, static_cast<int>(row - box * args.bins_y), taps.plane_of_box[box]};
+}
+
+// What the warp reads, if it may.
+template <class S, class Offset>
+__device__ __forceinline__ Image<S, Offset> image_of(const CallArgs& args, const RowOfBins& row) {
+  return {args.maps[row.plane < 0 ? 0 : row.plane / args.images].pixels, row.plane < 0 ? 0 : row.plane % args.images};
+}
+
+int64_t blocks_for_rows(const CallArgs& args, int64_t channels_of_chunk) {
+  const int64_t chunks = (args.channels + channels_of_chunk - 1) / channels_of_chunk;
+  return blocks_for(args.boxes * args.bins_y * chunks * kWarp);
+}
+
+// Adds the rows of the map that the taps name, times their weights; load(row, values) reads one row. The loads of
+// AT_ONCE rows are under way together.
+template <int AT_ONCE, int N, class W, class Load>
+__device__ __forceinline__ void add_rows(const TapList<W>& rows, Load&& load, W (&sums)[N]) {
+  for (int first = 0; first < rows.count; first += AT_ONCE) {
+    W weights[AT_ONCE], values[AT_ONCE][N];
 #pragma unroll
-  for (int c = 0; c < kChannels; ++c) sums[c] = begin;
-  if (plane >= 0) {
-    const Elements<void>& pixels = args.maps[plane / args.images].pixels;
-    const int64_t image = plane % args.images, step = channels.step * pixels.stride_c;
-    const int64_t base = image * pixels.stride_n + channels.first * pixels.stride_c;
-    const Band y_band = tables.y.band(bin.box, bin.p), x_band = tables.x.band(bin.box, bin.q);
-    for (int t = 0; t < products.terms; ++t) {
-      const W* const y_weights = tables.y.table(bin.box, products.term[t].y) + y_band.offset;
-      const W* const x_weights = tables.x.table(bin.box, products.term[t].x) + x_band.offset;
-      for (int y = y_band.pixels.begin; y < y_band.pixels.end; ++y) {
-        const W y_weight = y_weights[y];
-        if (y_weight == W(0)) continue;
-        const int64_t row = base + y * pixels.stride_y;
-        for (int x = x_band.pixels.begin; x < x_band.pixels.end; ++x) {
-          const W x_weight = x_weights[x];
-          if (x_weight == W(0)) continue;
-          const W weight = y_weight * x_weight;
-          const int64_t at = row + x * pixels.stride_x;
+    for (int i = 0; i < AT_ONCE; ++i) {
+      if (first + i < rows.count) {
+        const Tap<W> tap = rows.taps[first + i];
+        weights[i] = tap.weight;
+        load(tap.pixel, values[i]);
+      }
+    }
 #pragma unroll
-          for (int c = 0; c < kChannels; ++c) {
-            if (c < channels.count) sums[c] += weight * Access<S>::load(pixels.data, at + c * step);
-          }
-        }
+    for (int i = 0; i < AT_ONCE; ++i) {
+      if (first + i < rows.count) {
+#pragma unroll
+        for (int c = 0; c < N; ++c) sums[c] += weights[i] * values[i][c];
       }
     }
   }
-  const Elements<void>& bins = args.bins;
-  const int64_t at =
-      bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+}
+
+// Where channels lie together: lanes are channels, VEC of them each. Neighbouring bins share at most two columns, so
+// the last two are kept.
+template <class S, class Offset, int VEC>
+__global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
+    pool_by_channels(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
+                     const __grid_constant__ Taps<typename Access<S>::W> taps) {
+  using W = typename Access<S>::W;
+  constexpr int kRowsAtOnce = 4, kNoColumn = -1;
+  const RowOfBins row = row_of_bins(args, taps);
+  const Offset channel = static_cast<Offset>((row.chunk * kWarp + threadIdx.x % kWarp) * VEC);
+  if (channel >= args.channels) return;
+  const Image<S, Offset> pixels = image_of<S, Offset>(args, row), bins(args.bins, row.box);
+  const Offset base = channel * pixels.stride_c, at = channel * bins.stride_c + row.p * bins.stride_y;
+  W columns[2][VEC] = {};
+  int held[2] = {kNoColumn, kNoColumn};
+  for (int q = 0; q < args.bins_x; ++q) {
+    W sums[VEC];
+    const W begin = row.plane < 0 ? W(NAN) : outside(args, taps, Bin{row.box, row.p, q});
 #pragma unroll
-  for (int c = 0; c < kChannels; ++c) {
-    if (c < channels.count) Access<S>::store(bins.data, at + c * channels.step * bins.stride_c, sums[c]);
+    for (int c = 0; c < VEC; ++c) sums[c] = begin;
+    for (int t = 0; row.plane >= 0 && t < products.terms; ++t) {
+      const TapList<W> ys = taps.y.list(row.box, products.term[t].y, row.p);
+      const TapList<W> xs = taps.x.list(row.box, products.term[t].x, q);
+      if (products.terms > 1) held[0] = held[1] = kNoColumn;
+      for (int k = 0; k < xs.count; ++k) {
+        const Tap<W> x = xs.taps[k];
+        if (x.pixel == held[0]) {
+#pragma unroll
+          for (int c = 0; c < VEC; ++c) sums[c] += x.weight * columns[0][c];
+          continue;
+        }
+        if (x.pixel != held[1]) {
+          held[0] = held[1];
+          held[1] = x.pixel;
+#pragma unroll
+          for (int c = 0; c < VEC; ++c) {
+            columns[0][c] = columns[1][c];
+            columns[1][c] = W(0);
+          }
+          const Offset column = base + x.pixel * pixels.stride_x;
+          add_rows<kRowsAtOnce>(
+              ys,
+              [&](int y, W(&values)[VEC]) { Pack<S, VEC>::load(pixels.data, column + y * pixels.stride_y, values); },
+              columns[1]);
+        }
+#pragma unroll
+        for (int c = 0; c < VEC; ++c) sums[c] += x.weight * columns[1][c];
+      }
+    }
+    Pack<S, VEC>::stream(bins.data, at + q * bins.stride_x, sums);
   }
 }
 
-// Where channels lie apart: a warp has one row of bins of one box, and kChannels channels. Its lanes are first columns
-// of the map, 32 at a time, each summed by the y table, so that every pixel is read once and neighbours together; then
-// bins, whose sums by the x table read the columns from shared memory. As bins need fewer lanes than columns do, the
-// channels are divided among `groups` of lanes of kWarp / groups bins each, the power of two that holds a row of bins.
+// Where channels lie apart: lanes are first columns of the map, so that neighbours read neighbouring memory, and then
+// bins. As bins need fewer lanes than columns do, they have GROUPS of lanes, which share the channels. Narrow boxes
+// leave lanes to several sets of kChannels channels side by side, at most as many as there are groups.
+constexpr int kChannels = 8;
 constexpr int kPitch = kWarp + 1;  // of the columns of one channel in shared memory: groups read different banks
 
-template <class S>
-__global__ void __launch_bounds__(kThreads)
-    pool_by_rows(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
-                 const __grid_constant__ Tables<typename Access<S>::W> tables, int groups) {
+template <class S, class Offset, int GROUPS>
+__global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
+    pool_by_columns(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
+                    const __grid_constant__ Taps<typename Access<S>::W> taps) {
   using W = typename Access<S>::W;
+  constexpr int kChunk = kChannels * GROUPS, kOfSet = kChannels / GROUPS;  // channels of a warp; of a set, of a lane
+  constexpr int kBinsAtOnce = kWarp / GROUPS;
   ROI_SHARED_BYTES(shared);
-  const int lane = threadIdx.x % kWarp, bins_at_once = kWarp / groups, group = lane / bins_at_once;
-  W* const columns = reinterpret_cast<W*>(shared) + threadIdx.x / kWarp * (kChannels * kPitch);  // [channel][column]
-  const int64_t warp = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp, rows = args.boxes * args.bins_y;
-  const int64_t chunk = warp / rows, row = warp - chunk * rows;
-  const Channels channels = channels_of(/*lanes_are_channels=*/false, chunk, lane, kChannels, args.channels);
-  if (channels.count <= 0) return;
-  Bin bin = {row / args.bins_y, static_cast<int>(row % args.bins_y), 0};
-  const int plane = tables.plane_of_box[bin.box];
-  const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
-  const int64_t image = plane < 0 ? 0 : plane % args.images;
-  const int64_t base = image * pixels.stride_n + channels.first * pixels.stride_c;
-  const Span window = plane < 0 ? Span{} : tables.x.pixels[bin.box];
-  for (int first = 0; first < args.bins_x; first += bins_at_once) {
-    bin.q = first + lane % bins_at_once;
-    const bool has_bin = bin.q < args.bins_x;
-    const Band y_band = plane < 0 ? Band{} : tables.y.band(bin.box, bin.p);
-    const Band x_band = plane < 0 || !has_bin ? Band{} : tables.x.band(bin.box, bin.q);
-    W sums[kChannels];  // of channels group, group + groups, ...
-    const W begin = plane < 0 ? W(NAN) : has_bin ? outside(args, tables, bin) : W(0);
+  W* const columns = reinterpret_cast<W*>(shared) + threadIdx.x / kWarp * (kChannels * kPitch);  // [channel][lane]
+  const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
+  const RowOfBins row = row_of_bins(args, taps);
+  const Image<S, Offset> pixels = image_of<S, Offset>(args, row), bins(args.bins, row.box);
+  const Span window = row.plane < 0 ? Span{} : taps.x.pixels[row.box];
+  int sets = GROUPS;
+  while (sets > 1 && kWarp / sets < window.end - window.begin) sets /= 2;
+  const int width = kWarp / sets, set = lane / width, own = lane % width;  // a lane's set, its column of a tile
+  const int64_t first_channel = row.chunk * kChunk, left = args.channels - first_channel;
+  const Offset begin = static_cast<Offset>(first_channel);
+  const Offset end = begin + static_cast<Offset>(left < kChunk ? left : kChunk);
+  for (Offset channel = begin; channel < end; channel += sets * kChannels) {
+    const Offset own_channel = channel + set * kChannels;
+    const int count = end - own_channel < kChannels ? static_cast<int>(end - own_channel) : kChannels;
+    for (int first_bin = 0; first_bin < args.bins_x; first_bin += kBinsAtOnce) {
+      const Bin bin = {row.box, row.p, first_bin + lane % kBinsAtOnce};
+      const bool has_bin = bin.q < args.bins_x;
+      W sums[GROUPS][kOfSet];  // of channels group, group + GROUPS, ... of every set
+      const W start = row.plane < 0 ? W(NAN) : has_bin ? outside(args, taps, bin) : W(0);
 #pragma unroll
-    for (int i = 0; i < kChannels; ++i) sums[i] = begin;
-    for (int t = 0; t < products.terms; ++t) {
-      const W* const y_weights = tables.y.table(bin.box, products.term[t].y) + y_band.offset;
-      const W* const x_weights = tables.x.table(bin.box, products.term[t].x) + x_band.offset;
-      for (int left = window.begin; left < window.end; left += kWarp) {
-        const Span tile = {left, left + kWarp < window.end ? left + kWarp : window.end};
-        if (!__any_sync(kAllLanes, overlap(x_band.pixels, tile))) continue;
-        W column[kChannels] = {};
-        if (left + lane < tile.end) {
-          for (int y = y_band.pixels.begin; y < y_band.pixels.end; ++y) {
-            const W weight = y_weights[y];
-            if (weight == W(0)) continue;
-            const int64_t at = base + y * pixels.stride_y + (left + lane) * pixels.stride_x;
+      for (int s = 0; s < GROUPS; ++s) {
 #pragma unroll
-            for (int c = 0; c < kChannels; ++c) {
-              if (c < channels.count) column[c] += weight * Access<S>::load(pixels.data, at + c * pixels.stride_c);
+        for (int i = 0; i < kOfSet; ++i) sums[s][i] = start;
+      }
+      for (int t = 0; row.plane >= 0 && t < products.terms; ++t) {
+        const TapList<W> ys = taps.y.list(row.box, products.term[t].y, row.p);
+        const TapList<W> xs = has_bin ? taps.x.list(row.box, products.term[t].x, bin.q) : TapList<W>{};
+        int k = 0;  // the next tap of the bin
+        for (int tile = window.begin; tile < window.end; tile += width) {
+          if (!__any_sync(kAllLanes, k < xs.count && xs.taps[k].pixel < tile + width)) continue;
+          W column[kChannels] = {};
+          if (tile + own < window.end && count > 0) {
+            const Offset top = own_channel * pixels.stride_c + (tile + own) * pixels.stride_x;
+            add_rows<2>(
+                ys,
+                [&](int y, W(&values)[kChannels]) {
+                  const Offset at = top + y * pixels.stride_y;
+                  for_each_channel<kChannels>(
+                      count, [&](int c) { values[c] = Access<S>::load(pixels.data, at + c * pixels.stride_c); });
+                },
+                column);
+          }
+#pragma unroll
+          for (int c = 0; c < kChannels; ++c) columns[c * kPitch + lane] = column[c];
+          __syncwarp();
+          for (; k < xs.count; ++k) {
+            const Tap<W> x = xs.taps[k];
+            if (x.pixel >= tile + width) break;
+            const W* const summed = columns + group * kPitch + x.pixel - tile;
+#pragma unroll
+            for (int s = 0; s < GROUPS; ++s) {
+              if (s >= sets) break;
+#pragma unroll
+              for (int i = 0; i < kOfSet; ++i) sums[s][i] += x.weight * summed[s * width + i * GROUPS * kPitch];
             }
           }
+          __syncwarp();
         }
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) columns[c * kPitch + lane] = column[c];
-        __syncwarp();
-        const int end = x_band.pixels.end < tile.end ? x_band.pixels.end : tile.end;
-        for (int x = x_band.pixels.begin > left ? x_band.pixels.begin : left; x < end; ++x) {
-          const W weight = x_weights[x];
-          if (weight == W(0)) continue;
-#pragma unroll
-          for (int i = 0; i < kChannels; ++i) {
-            const int c = group + i * groups;
-            if (c < kChannels) sums[i] += weight * columns[c * kPitch + x - left];
-          }
-        }
-        __syncwarp();
       }
-    }
-    if (!has_bin) continue;
-    const int64_t at =
-        bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+      if (!has_bin) continue;
+      const Offset at = row.p * bins.stride_y + bin.q * bins.stride_x;
 #pragma unroll
-    for (int i = 0; i < kChannels; ++i) {
-      const int c = group + i * groups;
-      if (c < channels.count) Access<S>::store(bins.data, at + c * bins.stride_c, sums[i]);
+      for (int s = 0; s < GROUPS; ++s) {
+#pragma unroll
+        for (int i = 0; i < kOfSet; ++i) {
+          const Offset c = channel + s * kChannels + group + i * GROUPS;
+          if (s < sets && c < end) Access<S>::stream(bins.data, at + c * bins.stride_c, sums[s][i]);
+        }
+      }
     }
   }
 }
-
-// What the bins of averages give to a pixel.
-template <class S>
-struct AverageSource {
-  using W = typename Access<S>::W;
-  static constexpr int kChannels = 8, kBlocks = sizeof(W) == 8 ? 2 : 3;
-  Products products;
-  Tables<W> tables;
-
-  __device__ Span touched_y(int64_t box) const { return tables.y.pixels[box]; }
-  __device__ Span touched_x(int64_t box) const { return tables.x.pixels[box]; }
-
-  __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int, int y, int x, const Channels& channels,
-                                      W (&sums)[kChannels]) const {
-    const Span y_bins = tables.y.bins_at(box, y), x_bins = tables.x.bins_at(box, x);
-    const Elements<void>& bins = args.bins;
-    const int64_t base = box * bins.stride_n + channels.first * bins.stride_c, step = channels.step * bins.stride_c;
-    for (int p = y_bins.begin; p < y_bins.end; ++p) {
-      const Band y_band = tables.y.band(box, p);
-      if (!contains(y_band.pixels, y)) continue;
-      for (int q = x_bins.begin; q < x_bins.end; ++q) {
-        const Band x_band = tables.x.band(box, q);
-        if (!contains(x_band.pixels, x)) continue;
-        W weight = W(0);
-        for (int t = 0; t < products.terms; ++t) {
-          weight += tables.y.table(box, products.term[t].y)[y_band.offset + y] *
-                    tables.x.table(box, products.term[t].x)[x_band.offset + x];
-        }
-        if (weight == W(0)) continue;
-        const int64_t at = base + p * bins.stride_y + q * bins.stride_x;
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          if (c < channels.count) sums[c] += weight * Access<S>::load(bins.data, at + c * step);
-        }
-      }
-    }
-  }
-};
 
 }  // namespace
 
@@ -192,33 +214,23 @@ void pool_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
     using S = decltype(element);
     using W = typename Access<S>::W;
     const Products products = average_products(args);
-    const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
+    const auto taps = take_taps<W>(args, products, scratch);
     if (scratch.counts_only()) return;
-    build_tables(args, products, tables, stream);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
-    if (map.lanes_are_channels) {
-      launch(pool_by_channels<S>, blocks_for(map.threads()), kThreads, 0, stream, args, products, tables, map);
-    } else {
-      int groups = kChannels;
-      while (groups > 1 && kWarp / groups < args.bins_x) groups /= 2;
-      const int64_t warps = args.boxes * args.bins_y * map.chunks;
-      launch(pool_by_rows<S>, blocks_for(warps * kWarp), kThreads, kWarps * kChannels * kPitch * sizeof(W), stream,
-             args, products, tables, groups);
-    }
-  });
-}
-
-void spread_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
-  with_storage(args.storage, [&](auto element) {
-    using S = decltype(element);
-    using W = typename Access<S>::W;
-    const Products products = average_products(args);
-    const auto tables = take_tables<W>(args, products, /*by_pixel=*/true, scratch);
-    const Groups groups = take_groups(args, scratch);
-    if (scratch.counts_only()) return;
-    build_tables(args, products, tables, stream);
-    build_groups(args, tables.plane_of_box, groups, stream);
-    launch_gather<S>(args, groups, AverageSource<S>{products, tables}, stream);
+    build_taps(args, products, taps, stream);
+    with_offset(args, [&](auto offset) {
+      using Offset = decltype(offset);
+      if (!channels_lie_together(args)) {
+        const bool narrow = args.bins_x <= kWarp / 4;
+        const auto kernel = narrow ? pool_by_columns<S, Offset, 4> : pool_by_columns<S, Offset, 2>;
+        const int64_t blocks = blocks_for_rows(args, kChannels * (narrow ? 4 : 2));
+        launch(kernel, blocks, kThreads, kWarps * kChannels * kPitch * sizeof(W), stream, args, products, taps);
+        return;
+      }
+      with_pack<S>(args, [&](auto vec) {
+        launch(pool_by_channels<S, Offset, vec.value>, blocks_for_rows(args, kWarp * vec.value), kThreads, 0, stream,
+               args, products, taps);
+      });
+    });
   });
 }
 

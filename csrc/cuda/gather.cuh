@@ -8,19 +8,20 @@
 
 namespace roialign_ext::cuda {
 
-// A block has one tile of one plane and one chunk of channels (WorkMap says what a chunk is, and where lanes go): 8 x
-// 32 pixels where lanes are pixels, 2 x 4 where they are channels.
+// A block has one tile of one plane and one chunk of channels.
 struct TileMap {
-  bool lanes_are_channels;
+  int tile_rows, tile_columns;
   int64_t tiles;  // of all planes
 
-  ROI_HOST_DEVICE int64_t rows(const MapArgs& map) const { return (map.height + tile_rows() - 1) / tile_rows(); }
-  ROI_HOST_DEVICE int64_t columns(const MapArgs& map) const {
-    return (map.width + tile_columns() - 1) / tile_columns();
-  }
-  ROI_HOST_DEVICE int tile_rows() const { return lanes_are_channels ? 2 : 8; }
-  ROI_HOST_DEVICE int tile_columns() const { return lanes_are_channels ? 4 : 32; }
+  ROI_HOST_DEVICE int64_t rows(const MapArgs& map) const { return (map.height + tile_rows - 1) / tile_rows; }
+  ROI_HOST_DEVICE int64_t columns(const MapArgs& map) const { return (map.width + tile_columns - 1) / tile_columns; }
 };
+
+inline TileMap make_tile_map(const CallArgs& args, int tile_rows, int tile_columns) {
+  TileMap map = {tile_rows, tile_columns, 0};
+  for (int i = 0; i < args.levels; ++i) map.tiles += args.images * map.rows(args.maps[i]) * map.columns(args.maps[i]);
+  return map;
+}
 
 struct Tile {
   int level;
@@ -41,30 +42,21 @@ __device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map
   }
   const int64_t columns = map.columns(args.maps[level]), of_image = map.rows(args.maps[level]) * columns;
   const int64_t image = tile / of_image, row = tile % of_image / columns, column = tile % columns;
-  const int y = static_cast<int>(row * map.tile_rows()), x = static_cast<int>(column * map.tile_columns());
-  return {level, image, {y, y + map.tile_rows()}, {x, x + map.tile_columns()}, chunk};
+  const int y = static_cast<int>(row * map.tile_rows), x = static_cast<int>(column * map.tile_columns);
+  return {level, image, {y, y + map.tile_rows}, {x, x + map.tile_columns}, chunk};
 }
 
-// `Source` knows what a box may touch (touched_y, touched_x) and adds what it gives to one pixel (add). It also says
-// how many channels a thread has (kChannels), and how many blocks a multiprocessor should hold (kBlocks).
-template <class S, class Source>
-__global__ void __launch_bounds__(kThreads, Source::kBlocks)
-    gather(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, const Groups groups,
-           const __grid_constant__ Source source) {
-  using W = typename Access<S>::W;
-  constexpr int kChannels = Source::kChannels;
-  ROI_SHARED_BYTES(shared);
+// The shared memory of for_each_near_box.
+constexpr size_t kNearBytes = (kWarps + kThreads) * sizeof(int);
+
+// Calls add(box) for the boxes of the tile's plane that may touch it, in their order. All threads of the block call it,
+// and all see the same boxes. `Source` knows what a box may touch (touched_y, touched_x).
+template <class Source, class Add>
+__device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Groups& groups, const Tile& tile,
+                                                  const Source& source, unsigned char* shared, Add&& add) {
   int* const counts = reinterpret_cast<int*>(shared);
-  int* const near = counts + kWarps;  // [kThreads] boxes that may touch the tile
-  const Tile tile = tile_of(args, map, blockIdx.x);
-  const MapArgs& level = args.maps[tile.level];
-  const int place = map.lanes_are_channels ? threadIdx.x / kWarp : threadIdx.x;
-  const int y = tile.y.begin + place / map.tile_columns(), x = tile.x.begin + place % map.tile_columns();
-  const Channels channels =
-      channels_of(map.lanes_are_channels, tile.chunk, threadIdx.x % kWarp, kChannels, args.channels);
-  const bool has_pixel = y < level.height && x < level.width && channels.count > 0;
+  int* const near = counts + kWarps;  // [kThreads]
   const Span segment = groups.segments[tile.level * args.images + tile.image];
-  W sums[kChannels] = {};
   for (int first = segment.begin; first < segment.end; first += kThreads) {
     const int i = first + static_cast<int>(threadIdx.x);
     const int candidate = i < segment.end ? groups.boxes[i] : -1;
@@ -74,27 +66,46 @@ __global__ void __launch_bounds__(kThreads, Source::kBlocks)
     const int rank = rank_in_block(touches, counts, listed);
     if (touches) near[rank] = candidate;
     __syncthreads();
-    for (int j = 0; has_pixel && j < listed; ++j) source.add(args, near[j], tile.level, y, x, channels, sums);
+    for (int j = 0; j < listed; ++j) add(near[j]);
     // No barrier: nobody writes to `near` again before all have met in rank_in_block.
   }
+}
+
+// A thread has one pixel, and the channels that WorkMap says. Source adds what a box gives to the pixel (add); it also
+// says how many channels a thread has (kChannels), and how many blocks a multiprocessor should hold (kBlocks).
+template <class S, class Source>
+__global__ void __launch_bounds__(kThreads, Source::kBlocks)
+    gather(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, bool lanes_are_channels,
+           const Groups groups, const __grid_constant__ Source source) {
+  using W = typename Access<S>::W;
+  constexpr int kChannels = Source::kChannels;
+  ROI_SHARED_BYTES(shared);
+  const Tile tile = tile_of(args, map, blockIdx.x);
+  const MapArgs& level = args.maps[tile.level];
+  const int place = lanes_are_channels ? threadIdx.x / kWarp : threadIdx.x;
+  const int y = tile.y.begin + place / map.tile_columns, x = tile.x.begin + place % map.tile_columns;
+  const Channels channels = channels_of(lanes_are_channels, tile.chunk, threadIdx.x % kWarp, kChannels, args.channels);
+  const bool has_pixel = y < level.height && x < level.width && channels.count > 0;
+  W sums[kChannels] = {};
+  for_each_near_box(args, groups, tile, source, shared, [&](int box) {
+    if (has_pixel) source.add(args, box, tile.level, y, x, channels, sums);
+  });
   if (!has_pixel) return;
   const Elements<void>& pixels = level.pixels;
   const Access<S> access(args.storage);
   const int64_t at =
       tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
-#pragma unroll
-  for (int c = 0; c < kChannels; ++c) {
-    if (c < channels.count) access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]);
-  }
+  for_each_channel<kChannels>(
+      channels.count, [&](int c) { access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]); });
 }
 
 template <class S, class Source>
 void launch_gather(const CallArgs& args, const Groups& groups, const Source& source, cudaStream_t stream) {
   const WorkMap channels = make_work_map(args, 0, Source::kChannels);
-  TileMap map = {channels.lanes_are_channels, 0};
-  for (int i = 0; i < args.levels; ++i) map.tiles += args.images * map.rows(args.maps[i]) * map.columns(args.maps[i]);
-  launch(gather<S, Source>, map.tiles * channels.chunks, kThreads, (kWarps + kThreads) * sizeof(int), stream, args, map,
-         groups, source);
+  const bool lanes = channels.lanes_are_channels;
+  const TileMap map = lanes ? make_tile_map(args, 2, 4) : make_tile_map(args, 16, 16);
+  launch(gather<S, Source>, map.tiles * channels.chunks, kThreads, kNearBytes, stream, args, map, lanes, groups,
+         source);
 }
 
 }  // namespace roialign_ext::cuda

@@ -56,6 +56,64 @@ struct Access {
   static __device__ __forceinline__ void store(void* data, int64_t i, W value) {
     static_cast<S*>(data)[i] = static_cast<S>(value);
   }
+  // The same past the caches, which keep the maps: results of pooling are not read again here.
+  static __device__ __forceinline__ void stream(void* data, int64_t i, W value) {
+    __stcs(static_cast<S*>(data) + i, static_cast<S>(value));
+  }
+};
+
+// What the device moves at once.
+template <int BYTES>
+struct WordOf;
+template <>
+struct WordOf<2> {
+  using Type = unsigned short;
+};
+template <>
+struct WordOf<4> {
+  using Type = unsigned;
+};
+template <>
+struct WordOf<8> {
+  using Type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using Type = uint4;
+};
+
+// VEC elements that lie together, at an address that is a multiple of their size.
+template <class S, int VEC>
+struct Pack {
+  using W = typename Access<S>::W;
+  using Word = typename WordOf<VEC * sizeof(S)>::Type;
+
+  static __device__ __forceinline__ void load(const void* data, int64_t i, W (&values)[VEC]) {
+    const Word word = __ldg(reinterpret_cast<const Word*>(static_cast<const S*>(data) + i));
+    S elements[VEC];
+    memcpy(elements, &word, sizeof(word));
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) values[c] = static_cast<W>(elements[c]);
+  }
+  static __device__ __forceinline__ void store(void* data, int64_t i, const W (&values)[VEC]) {
+    *place(data, i) = rounded(values);
+  }
+  static __device__ __forceinline__ void stream(void* data, int64_t i, const W (&values)[VEC]) {
+    __stcs(place(data, i), rounded(values));
+  }
+
+ private:
+  static __device__ __forceinline__ Word* place(void* data, int64_t i) {
+    return reinterpret_cast<Word*>(static_cast<S*>(data) + i);
+  }
+  static __device__ __forceinline__ Word rounded(const W (&values)[VEC]) {
+    S elements[VEC];
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) elements[c] = static_cast<S>(values[c]);
+    Word word;
+    memcpy(&word, elements, sizeof(word));
+    return word;
+  }
 };
 
 // The three types of float arithmetic, told apart at run time: for kernels whose time goes elsewhere.

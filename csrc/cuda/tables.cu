@@ -42,6 +42,14 @@ void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& produc
   axis.tables = products.tables;
   axis.slots = axis.length + kSlotsPerBin * axis.bins;
   axis.weights = scratch.take<W>(args.boxes * axis.tables * axis.slots);
+}
+
+template <class W>
+void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
+  axis.tables = products.tables;
+  axis.slots = axis.length + kSlotsPerBin * axis.bins;
+  axis.taps = scratch.take<Tap<W>>(args.boxes * axis.tables * axis.slots);
+  axis.lists = scratch.take<Span>(args.boxes * axis.tables * axis.bins);
   axis.on_map = args.extrapolation_value != 0 ? scratch.take<double>(args.boxes * axis.bins) : nullptr;
 }
 
@@ -122,13 +130,59 @@ __device__ __forceinline__ void build_box(const CallArgs& args, int* plane_of_bo
   summarise(x, box);
 }
 
-template <class W, class T>
+// Where the taps of one bin by one table go: to the place of their pixel, among zeros...
+template <class W>
+struct ByPixel {
+  W* weights;
+
+  __device__ ByPixel(const AxisTables<W>& axis, int64_t box, int t, int64_t, const Band& band)
+      : weights(axis.weights + (box * axis.tables + t) * axis.slots + band.offset) {
+    for (int i = band.pixels.begin; i < band.pixels.end; ++i) weights[i] = W(0);
+  }
+  __device__ void put(int64_t pixel, W weight) { weights[pixel] = weight; }
+  __device__ void end() {}
+};
+
+// ... or one after another.
+template <class W>
+struct InLine {
+  Tap<W>* taps;
+  Span* list;
+  Span slots;
+
+  __device__ InLine(const AxisTaps<W>& axis, int64_t box, int t, int64_t p, const Band& band)
+      : taps(axis.taps + (box * axis.tables + t) * axis.slots),
+        list(axis.lists + (box * axis.tables + t) * axis.bins + p),
+        slots{band.offset + band.pixels.begin, band.offset + band.pixels.begin} {}
+  __device__ void put(int64_t pixel, W weight) { taps[slots.end++] = {static_cast<int>(pixel), weight}; }
+  __device__ void end() { *list = slots; }
+};
+
+template <class W>
+__device__ ByPixel<W> writer(const AxisTables<W>& axis, int64_t box, int t, int64_t p, const Band& band) {
+  return {axis, box, t, p, band};
+}
+template <class W>
+__device__ InLine<W> writer(const AxisTaps<W>& axis, int64_t box, int t, int64_t p, const Band& band) {
+  return {axis, box, t, p, band};
+}
+
+template <class W>
+__device__ void store_on_map(const AxisTables<W>&, int64_t, double) {}
+template <class W>
+__device__ void store_on_map(const AxisTaps<W>& axis, int64_t bin, double on_map) {
+  if (axis.on_map != nullptr) axis.on_map[bin] = on_map;
+}
+
+// Target is Tables or Taps.
+template <class T, class Target>
 __global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
-                const __grid_constant__ Tables<W> tables) {
+                const __grid_constant__ Target tables) {
+  using W = typename Target::Weight;
   build_box<T>(
       args, tables.plane_of_box, tables.y, tables.x, [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
-        const AxisTables<W>& target = is_y ? tables.y : tables.x;
+        const auto& target = is_y ? tables.y : tables.x;
         Span pixels = {static_cast<int>(axis.length), 0};
         double on_map = 0;
         for_each_sample(axis, p, /*ascending_positions=*/true, [&](const AxisSample<T>& sample) {
@@ -139,11 +193,10 @@ __global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
         const int64_t place = axis.bin < T(0) ? axis.bins - 1 - p : p;
         const Band band = {pixels, static_cast<int>(kSlotsPerBin * place), 0};
         target.bands[box * axis.bins + p] = band;
-        if (target.on_map != nullptr) target.on_map[box * axis.bins + p] = on_map;
+        store_on_map(target, box * axis.bins + p, on_map);
         for (int t = 0; t < products.tables; ++t) {
-          W* const weights = target.weights + (box * target.tables + t) * target.slots + band.offset;
-          for (int i = pixels.begin; i < pixels.end; ++i) weights[i] = W(0);
-          const auto emit = [&](int64_t pixel, const W* weight) { weights[pixel] = *weight; };
+          auto written = writer(target, box, t, p, band);
+          const auto emit = [&](int64_t pixel, const W* weight) { written.put(pixel, *weight); };
           const TableKind kind = products.kinds[t];
           const auto rates = [&](Along along) { return rates_along<T>(args, along, box, is_y); };
           if (kind.order == 0) {
@@ -153,6 +206,7 @@ __global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
           } else {
             for_each_tap<W>(axis, p, TableDerivative<T, 1, 2>{{rates(kind.first)}, {rates(kind.second)}}, emit);
           }
+          written.end();
         }
       });
 }
@@ -246,6 +300,17 @@ Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pi
 }
 
 template <class W>
+Taps<W> take_taps(const CallArgs& args, const Products& products, Scratch& scratch) {
+  Taps<W> taps;
+  taps.plane_of_box = scratch.take<int>(args.boxes);
+  take_bands(taps.y, args, args.bins_y, longest(args, &MapArgs::height), /*by_pixel=*/false, scratch);
+  take_bands(taps.x, args, args.bins_x, longest(args, &MapArgs::width), /*by_pixel=*/false, scratch);
+  take_axis(taps.y, args, products, scratch);
+  take_axis(taps.x, args, products, scratch);
+  return taps;
+}
+
+template <class W>
 Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch) {
   Samples<W> samples;
   samples.plane_of_box = scratch.take<int>(args.boxes);
@@ -262,13 +327,23 @@ Groups take_groups(const CallArgs& args, Scratch& scratch) {
 }
 
 // A block has the box of its number.
+template <class Target>
+void launch_fill(const CallArgs& args, const Products& products, const Target& target, cudaStream_t stream) {
+  if (args.wide_boxes) {
+    launch(fill_tables<double, Target>, args.boxes, kBoxThreads, 0, stream, args, products, target);
+  } else if constexpr (sizeof(typename Target::Weight) == sizeof(float)) {
+    launch(fill_tables<float, Target>, args.boxes, kBoxThreads, 0, stream, args, products, target);
+  }
+}
+
 template <class W>
 void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, cudaStream_t stream) {
-  if (args.wide_boxes) {
-    launch(fill_tables<W, double>, args.boxes, kBoxThreads, 0, stream, args, products, tables);
-  } else if constexpr (sizeof(W) == sizeof(float)) {
-    launch(fill_tables<W, float>, args.boxes, kBoxThreads, 0, stream, args, products, tables);
-  }
+  launch_fill(args, products, tables, stream);
+}
+
+template <class W>
+void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, cudaStream_t stream) {
+  launch_fill(args, products, taps, stream);
 }
 
 template <class W>
@@ -287,8 +362,10 @@ void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& g
 
 #define INSTANTIATE(W)                                                                          \
   template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);          \
+  template Taps<W> take_taps<W>(const CallArgs&, const Products&, Scratch&);                    \
   template Samples<W> take_samples<W>(const CallArgs&, bool, Scratch&);                         \
   template void build_tables(const CallArgs&, const Products&, const Tables<W>&, cudaStream_t); \
+  template void build_taps(const CallArgs&, const Products&, const Taps<W>&, cudaStream_t);     \
   template void build_samples(const CallArgs&, const Samples<W>&, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -42,7 +42,7 @@ ROI_HOST_DEVICE bool overlap(Span a, Span b) { return a.begin < b.end && b.begin
 // What one bin has on one axis of the map.
 struct Band {
   Span pixels;  // those that the bin may touch
-  int offset;   // averages: the weight of pixel i is weights[offset + i]; maxima: its samples begin at samples[offset]
+  int offset;   // averages: that of pixel i is slot offset + i; maxima: its samples begin at samples[offset]
   int samples;  // maxima: how many samples are on the map
 };
 
@@ -85,13 +85,13 @@ Products average_products(const CallArgs& args);
 Products box_gradient_products(const CallArgs& args);
 
 // Neighbouring bins share two pixels, and rounding may add one: a bin's band may begin this many slots after the bin
-// before it without a clash, so that every bin knows where its weights go. Zeros fill the gaps between samples.
+// before it without a clash, so that every bin knows where its weights go.
 constexpr int kSlotsPerBin = 4;
 
+// Weights by pixel, for those who own pixels. Zeros fill the gaps between samples.
 template <class W>
 struct AxisTables : AxisBands {
-  W* weights;      // [boxes][tables][slots]
-  double* on_map;  // [boxes][bins] how many samples of a bin are on the map; null where nobody asks
+  W* weights;  // [boxes][tables][slots]
   int64_t tables, slots;
 
   // Table t of a box: the weight of pixel i in a bin is table[band.offset + i].
@@ -100,8 +100,44 @@ struct AxisTables : AxisBands {
 
 template <class W>
 struct Tables {
+  using Weight = W;
   int* plane_of_box;  // level * images + image, or -1 where nothing may be read
   AxisTables<W> y, x;
+};
+
+// Weights one after another, without zeros, for those who own bins.
+template <class W>
+struct alignas(2 * sizeof(W)) Tap {
+  int pixel;
+  W weight;
+};
+
+template <class W>
+struct TapList {
+  const Tap<W>* taps;
+  int count;
+};
+
+template <class W>
+struct AxisTaps : AxisBands {
+  Tap<W>* taps;    // [boxes][tables][slots]
+  Span* lists;     // [boxes][tables][bins] slots of each
+  double* on_map;  // [boxes][bins] how many samples of a bin are on the map; null where nobody asks
+  int64_t tables, slots;
+
+  // The taps of a bin by table t, by ascending pixel.
+  __device__ TapList<W> list(int64_t box, int t, int p) const {
+    const int64_t table = box * tables + t;
+    const Span own = lists[table * bins + p];
+    return {taps + table * slots + own.begin, own.end - own.begin};
+  }
+};
+
+template <class W>
+struct Taps {
+  using Weight = W;
+  int* plane_of_box;
+  AxisTaps<W> y, x;
 };
 
 // One sample of a maximum.
@@ -141,11 +177,15 @@ inline int64_t planes_of(const CallArgs& args) { return args.levels * args.image
 template <class W>
 Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pixel, Scratch& scratch);
 template <class W>
+Taps<W> take_taps(const CallArgs& args, const Products& products, Scratch& scratch);
+template <class W>
 Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch);
 Groups take_groups(const CallArgs& args, Scratch& scratch);
 
 template <class W>
 void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, cudaStream_t stream);
+template <class W>
+void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, cudaStream_t stream);
 template <class W>
 void build_samples(const CallArgs& args, const Samples<W>& samples, cudaStream_t stream);
 void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, cudaStream_t stream);

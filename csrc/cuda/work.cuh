@@ -18,8 +18,76 @@ struct WorkMap {
   ROI_HOST_DEVICE int64_t threads() const { return places * chunks * (lanes_are_channels ? kWarp : 1); }
 };
 
+inline bool channels_lie_together(const CallArgs& args) {
+  return args.maps[0].pixels.stride_c == 1 && args.channels >= kWarp;
+}
+
+// Calls run(vec) with the number of channels that a lane moves at once, a compile-time constant: 1 where some address
+// or the number of channels is no multiple of more.
+template <class S, class Run>
+void with_pack(const CallArgs& args, Run&& run) {
+  constexpr int kVec = sizeof(S) == 8 ? 2 : 4;
+  const auto fits = [&](const Elements<void>& elements) {
+    return elements.stride_c == 1 && elements.stride_n % kVec == 0 && elements.stride_y % kVec == 0 &&
+           elements.stride_x % kVec == 0 && reinterpret_cast<uintptr_t>(elements.data) % (kVec * sizeof(S)) == 0;
+  };
+  bool all = args.channels % kVec == 0 && args.channels >= kWarp * kVec && fits(args.bins);
+  for (int i = 0; i < args.levels; ++i) all = all && fits(args.maps[i].pixels);
+  if (all) return run(std::integral_constant<int, kVec>());
+  run(std::integral_constant<int, 1>());
+}
+
+// One image of a map, or the bins of one box. Offset is int where an image has fewer than 2^31 elements from its first
+// to its last: their addresses take half the registers and instructions then.
+template <class S, class Offset>
+struct Image {
+  void* data;
+  Offset stride_c, stride_y, stride_x;
+
+  __device__ __forceinline__ Image(const Elements<void>& elements, int64_t n)
+      : data(static_cast<S*>(elements.data) + n * elements.stride_n),
+        stride_c(static_cast<Offset>(elements.stride_c)),
+        stride_y(static_cast<Offset>(elements.stride_y)),
+        stride_x(static_cast<Offset>(elements.stride_x)) {}
+};
+
+// Blocks that a multiprocessor should hold, so that enough loads are under way: what wide types need more registers for
+// is rarer.
+template <class S, class Offset>
+constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 3;
+
+inline bool offsets_are_int(const CallArgs& args) {
+  const auto fits = [&](const Elements<void>& elements, int64_t height, int64_t width) {
+    return args.channels * elements.stride_c + height * elements.stride_y + width * elements.stride_x <= INT32_MAX;
+  };
+  bool all = fits(args.bins, args.bins_y, args.bins_x);
+  for (int i = 0; i < args.levels; ++i) all = all && fits(args.maps[i].pixels, args.maps[i].height, args.maps[i].width);
+  return all;
+}
+
+// Calls run(Offset()).
+template <class Run>
+void with_offset(const CallArgs& args, Run&& run) {
+  if (offsets_are_int(args)) return run(int());
+  run(int64_t());
+}
+
+// Calls run(c) for the `count` channels of a thread, at most N and nearly always N.
+template <int N, class Run>
+__device__ __forceinline__ void for_each_channel(int count, Run&& run) {
+  if (count == N) {
+#pragma unroll
+    for (int c = 0; c < N; ++c) run(c);
+  } else {
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      if (c < count) run(c);
+    }
+  }
+}
+
 inline WorkMap make_work_map(const CallArgs& args, int64_t places, int width) {
-  const bool lanes = args.maps[0].pixels.stride_c == 1 && args.channels >= kWarp;
+  const bool lanes = channels_lie_together(args);
   const int64_t chunk = lanes ? kWarp * width : width;
   return {lanes, places, (args.channels + chunk - 1) / chunk};
 }
