@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
   const int own_bin = lane / kTileColumns, own_pixel = tile.x.begin + lane % kTileColumns;
   const Offset channel = static_cast<Offset>((tile.chunk * kWarp + lane) * VEC);
   const bool has_channels = channel < args.channels;
+  const Offset read = has_channels ? channel : 0;  // lanes without channels read along, and write nothing
   W sums[kTileColumns][VEC] = {};
   const auto add = [&](int64_t box) {
     const Span y_bins = tables.y.bins_at(box, y);
@@ -92,9 +93,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
             W column[2][VEC] = {};
             for (int i = 0; i < rows; ++i) {
               const W weight = __shfl_sync(kAllLanes, y_weight, i);
-              if (weight == W(0) || !has_channels) continue;
-              const Offset at =
-                  channel * bins.stride_c + (y_first + i) * bins.stride_y + (x_first + pair) * bins.stride_x;
+              if (weight == W(0)) continue;
+              const Offset at = read * bins.stride_c + (y_first + i) * bins.stride_y + (x_first + pair) * bins.stride_x;
               W grads[2][VEC] = {};
               Pack<S, VEC>::load(bins.data, at, grads[0]);
               if (x_first + pair + 1 < x_bins.end) Pack<S, VEC>::load(bins.data, at + bins.stride_x, grads[1]);
