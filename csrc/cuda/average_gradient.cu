@@ -6,6 +6,8 @@
 namespace roialign_ext::cuda {
 namespace {
 
+constexpr int64_t kManyBlocks = 512;  // a few for each multiprocessor of a large device
+
 // The weight of a pixel in a bin, if the bin may touch it.
 template <class W>
 __device__ __forceinline__ W weight_of(const AxisTables<W>& axis, int64_t box, int t, int bin, int pixel) {
@@ -14,10 +16,10 @@ __device__ __forceinline__ W weight_of(const AxisTables<W>& axis, int64_t box, i
 }
 
 // What the bins of averages give to a pixel.
-template <class S, class Offset>
+template <class S, class Offset, int CHANNELS>
 struct AverageSource {
   using W = typename Access<S>::W;
-  static constexpr int kChannels = sizeof(W) == 8 ? 16 : 32, kBlocks = kBlocksFor<S, Offset>;
+  static constexpr int kChannels = CHANNELS, kBlocks = kBlocksFor<S, Offset>;
   Products products;
   Tables<W> tables;
 
@@ -51,9 +53,9 @@ struct AverageSource {
 constexpr int kTileColumns = 8, kBinsAtOnce = kWarp / kTileColumns;
 
 template <class S, class Offset, int VEC>
-__global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
+__global__ void __launch_bounds__(kThreads, AverageSource<S, Offset, VEC>::kBlocks)
     spread_by_channels(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, const Groups groups,
-                       const __grid_constant__ AverageSource<S, Offset> source) {
+                       const __grid_constant__ AverageSource<S, Offset, VEC> source) {
   using W = typename Access<S>::W;
   const Products& products = source.products;
   const Tables<W>& tables = source.tables;
@@ -144,15 +146,29 @@ void spread_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream)
     if (scratch.counts_only()) return;
     build_tables(args, products, tables, stream);
     build_groups(args, tables.plane_of_box, groups, stream);
+    // Where there are few tiles, blocks take fewer channels, so that all multiprocessors have some.
+    const auto has_many_blocks = [&](const TileMap& map, int channels) {
+      return map.tiles * (args.channels / channels) >= kManyBlocks;
+    };
     with_offset(args, [&](auto offset) {
       using Offset = decltype(offset);
-      const AverageSource<S, Offset> source = {products, tables};
-      if (!channels_lie_together(args)) return launch_gather<S>(args, groups, source, stream);
-      with_pack<S>(args, [&](auto vec) {
-        const TileMap map = make_tile_map(args, kWarps, kTileColumns);
-        const int64_t chunks = (args.channels + kWarp * vec.value - 1) / (kWarp * vec.value);
+      if (!channels_lie_together(args)) {
+        constexpr int kMany = sizeof(W) == 8 ? 16 : 32, kFew = 8;
+        if (has_many_blocks(make_tile_map(args, 16, 16), kMany)) {
+          return launch_gather<S>(args, groups, AverageSource<S, Offset, kMany>{products, tables}, stream);
+        }
+        return launch_gather<S>(args, groups, AverageSource<S, Offset, kFew>{products, tables}, stream);
+      }
+      const TileMap map = make_tile_map(args, kWarps, kTileColumns);
+      const auto spread = [&](auto vec) {
+        const int64_t chunk = kWarp * vec.value, chunks = (args.channels + chunk - 1) / chunk;
         launch(spread_by_channels<S, Offset, vec.value>, map.tiles * chunks, kThreads,
-               kNearBytes + kThreads * sizeof(W), stream, args, map, groups, source);
+               kNearBytes + kThreads * sizeof(W), stream, args, map, groups,
+               AverageSource<S, Offset, vec.value>{products, tables});
+      };
+      with_pack<S>(args, [&](auto vec) {
+        if (has_many_blocks(map, kWarp * vec.value)) return spread(vec);
+        spread(std::integral_constant<int, 1>());
       });
     });
   });
