@@ -218,3 +218,20 @@ def test_a_cuda_tensor_needs_cuda_kernels(monkeypatch: pytest.MonkeyPatch, has_c
 
 def test_has_cuda_is_what_was_built() -> None:
     assert bool(_build_info.CUDA) == _checks.HAS_CUDA
+
+
+def test_variants_of_the_kernels_are_of_these_kernels(tmp_path: Path) -> None:
+    """benchmarks/gpu/variants.py replaces expressions that are there, once each."""
+    specification = importlib.util.spec_from_file_location("variants", ROOT / "benchmarks" / "gpu" / "variants.py")
+    assert specification is not None
+    assert specification.loader is not None
+    variants = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(variants)
+    folder = tmp_path / "csrc" / "cuda"
+    folder.mkdir(parents=True)
+    for variant in variants.VARIANTS.values():
+        source = (ROOT / "csrc" / "cuda" / variant.file).read_text()
+        assert source.count(variant.old) == 1, variant
+        (folder / variant.file).write_text(source)
+        variants.apply(variant, tmp_path)
+        assert (folder / variant.file).read_text() == source.replace(variant.old, variant.new)

@@ -192,6 +192,29 @@ def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: 
     assert_close(actual[0], wanted[0])
 
 
+@pytest.mark.parametrize("channels", [3, 33, 128])
+def test_images_of_many_elements(shim: Operators, channels: int, tmp_path: Path) -> None:
+    """Offsets of more than 31 bits: maps and gradients spread over a file of holes."""
+    boxes, arguments = torch.tensor([[0.0, 0.5, 0.5, 3.0, 4.0]]), ([1.0], [8.0, 1.0], 2, "roi_align_legacy")
+    sizes, far = (1, channels, 5, 4), 1 << 30
+    # Channels far apart; or side by side, and rows far apart.
+    strides = (0, far, 4, 1) if channels == 3 else (0, 1, far, channels)
+    maps = random_tensor(*sizes, dtype=torch.float32)
+    length = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    spread_out = torch.from_file(str(tmp_path / "holes"), shared=True, size=length, dtype=torch.float32)
+    spread_out = spread_out.as_strided(sizes, strides)
+    spread_out.copy_(maps)
+    (out,) = shim("_pool", [spread_out], boxes, None, None, None, (2, 3), *arguments)
+    (wanted,) = CPU("_pool", [maps], boxes, None, None, None, (2, 3), *arguments)
+    assert_close(out, wanted)
+    # The same numbers as the gradient of bins.
+    for channels_last in (False, True):
+        tail = (boxes, None, None, None, [1, channels, 6, 7], channels_last, *arguments)
+        (by_input,) = shim("_pool_grad_input", spread_out, *tail)
+        (wanted,) = CPU("_pool_grad_input", maps, *tail)
+        assert_close(by_input, wanted)
+
+
 def test_checks_on_request(shim: Operators, monkeypatch: pytest.MonkeyPatch) -> None:
     """ROIALIGN_EXT_CHECK=1 raises what the CPU raises."""
     features, arguments = torch.zeros(2, 1, 4, 4), ([1.0], [8.0, 1.0], 2, "roi_align_legacy")

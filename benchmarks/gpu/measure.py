@@ -80,7 +80,15 @@ def torchvision(workload: Workload) -> Pool:
     return pool
 
 
-def inputs(workload: Workload, dtype: torch.dtype, layout: torch.memory_format) -> list[tuple[list[Tensor], Tensor]]:
+def in_spatial_order(rows: Tensor) -> Tensor:
+    """The boxes by image, then by squares of 64 pixels that their corners lie in."""
+    squares = (rows[:, 1:3] / 64).floor()
+    return rows[(rows[:, 0] * 1e6 + squares[:, 1] * 1e3 + squares[:, 0]).argsort(stable=True)]
+
+
+def inputs(
+    workload: Workload, dtype: torch.dtype, layout: torch.memory_format, sorted_boxes: bool = False
+) -> list[tuple[list[Tensor], Tensor]]:
     """Several sets of maps and boxes on the GPU."""
     sets = []
     for i in range(SETS):
@@ -91,19 +99,22 @@ def inputs(workload: Workload, dtype: torch.dtype, layout: torch.memory_format) 
             .requires_grad_()
             for plane in workload.planes
         ]
-        sets.append((maps, workload.corners(i).cuda()))
+        rows = workload.corners(i)
+        sets.append((maps, (in_spatial_order(rows) if sorted_boxes else rows).cuda()))
     return sets
 
 
-def cells(pool_of: Callable[[Workload], Pool], dtypes: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def cells(
+    pool_of: Callable[[Workload], Pool], workloads: list[str], dtypes: list[str], sorted_boxes: bool
+) -> Iterator[dict[str, Any]]:
     """Forward and backward of every workload, dtype and layout."""
-    for workload in WORKLOADS:
+    for workload in (workload for workload in WORKLOADS if workload.key in workloads):
         pool = pool_of(workload)
         for dtype in dtypes:
             for layout, memory_format in LAYOUTS.items():
                 cell = {"workload": workload.key, "dtype": dtype, "layout": layout}
                 try:
-                    sets = inputs(workload, DTYPES[dtype], memory_format)
+                    sets = inputs(workload, DTYPES[dtype], memory_format, sorted_boxes)
                     # torchvision wants boxes of the features' dtype.
                     sets = [(maps, rows.to(maps[0].dtype) if pool_of is torchvision else rows) for maps, rows in sets]
                     turn = cycle(sets)
@@ -154,6 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["limits", "torchvision", "ours", "once"])
     parser.add_argument("--output", type=Path, required=True)
+    keys = [workload.key for workload in WORKLOADS]
+    parser.add_argument("--workloads", nargs="+", choices=keys, default=keys)
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--sorted-boxes", action="store_true", help="boxes in spatial order, not in a random one")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"environment": environment()}
     if arguments.what == "limits":
@@ -167,9 +182,11 @@ def main() -> None:
                 torch.autograd.grad(out, maps, torch.randn_like(out))
         torch.cuda.synchronize()
     else:
-        pool_of, dtypes = (ours, ("f32", "f16", "bf16")) if arguments.what == "ours" else (torchvision, ("f32", "f16"))
+        pool_of = ours if arguments.what == "ours" else torchvision
+        # torchvision has no bfloat16 kernel.
+        dtypes = [dtype for dtype in arguments.dtypes if pool_of is ours or dtype != "bf16"]
         result["cells"] = []
-        for cell in cells(pool_of, dtypes):
+        for cell in cells(pool_of, arguments.workloads, dtypes, arguments.sorted_boxes):
             print(json.dumps(cell), flush=True)
             result["cells"].append(cell)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n")

@@ -6,6 +6,7 @@
 #   limits       bandwidths that the results are held against
 #   torchvision  its kernels on the workloads of benchmarks/gpu/measure.py
 #   ours         this package on the same ones
+#   variants     other constants of the kernels, each built and measured
 #   profile      ncu on one launch each of the main workload, where ncu is found
 #   table        all of the above as one table, and benchmarks/results/gpu.json
 # usage: benchmarks/gpu/run_all.sh [--out FOLDER] [PHASE...]     by default every phase, in this order
@@ -19,7 +20,7 @@ if [ "${1:-}" = --out ]; then
   out=$2
   shift 2
 fi
-[ $# -gt 0 ] || set -- build tests sanitizers limits torchvision ours profile table
+[ $# -gt 0 ] || set -- build tests sanitizers limits torchvision ours variants profile table
 mkdir -p "$out"
 out=$(realpath "$out")
 site=$out/site
@@ -57,6 +58,10 @@ limits() { measure limits; }
 torchvision() { measure torchvision; }
 ours() { measure ours; }
 
+variants() {
+  "$python" -m benchmarks.gpu.variants "$out"
+}
+
 profile() {
   command -v ncu || { echo "no ncu on the PATH"; return 1; }
   local metrics=gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,lts__t_sectors_op_read.sum
@@ -76,14 +81,14 @@ table() {
 
 for phase in "$@"; do
   case $phase in
-  build | tests | sanitizers | limits | torchvision | ours | profile | table) ;;
+  build | tests | sanitizers | limits | torchvision | ours | variants | profile | table) ;;
   *)
-    echo "unknown phase $phase: one of build tests sanitizers limits torchvision ours profile table"
+    echo "unknown phase $phase: one of build tests sanitizers limits torchvision ours variants profile table"
     exit 2
     ;;
   esac
 done
-export -f build tests sanitizers measure limits torchvision ours profile table
+export -f build tests sanitizers measure limits torchvision ours variants profile table
 export python out site
 for phase in "$@"; do
   started=$SECONDS
