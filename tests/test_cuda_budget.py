@@ -25,19 +25,30 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Budget(NamedTuple):
-    """The most that one kernel of a file may take."""
+class Taken(NamedTuple):
+    """What one kernel takes of a multiprocessor, or may take at most."""
 
     registers: int
     spilled_bytes: int  # stored plus loaded
 
 
+# Kernels that are held to three blocks of a multiprocessor spill a few values, which stay out of their inner loops.
 BUDGETS = {
-    "average": Budget(112, 8),
-    "box_gradient": Budget(128, 8),
-    "maximum": Budget(112, 8),
-    "rotated": Budget(240, 512),  # derivatives of rotated boxes: rare, and bound by their arithmetic
-    "tables": Budget(128, 8),
+    "average": Taken(128, 100),
+    "average_gradient": Taken(116, 8),
+    "box_gradient": Taken(128, 0),
+    "maximum": Taken(96, 0),
+    "rotated": Taken(240, 0),  # derivatives of rotated boxes: rare, and bound by their arithmetic
+    "tables": Taken(128, 0),
+}
+# Other architectures have other instructions for addresses, and calling conventions.
+BUDGETS_ELSEWHERE = {
+    "average": Taken(128, 180),
+    "average_gradient": Taken(128, 224),
+    "box_gradient": Taken(128, 80),
+    "maximum": Taken(104, 0),
+    "rotated": Taken(248, 0),
+    "tables": Taken(168, 0),
 }
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
@@ -59,8 +70,9 @@ def test_registers_and_spills(source: Path, architecture: str, tmp_path: Path) -
     kernels = [match.groupdict() for match in REPORT.finditer(result.stderr)]
     assert len(kernels) == result.stderr.count("Compiling entry function")
     assert bool(kernels) == (source.stem in BUDGETS)
+    budgets = BUDGETS if architecture == "9.0" else BUDGETS_ELSEWHERE
     for kernel in kernels:
-        taken = Budget(int(kernel["registers"]), int(kernel["stores"]) + int(kernel["loads"]))
-        budget = BUDGETS[source.stem]
+        taken = Taken(int(kernel["registers"]), int(kernel["stores"]) + int(kernel["loads"]))
+        budget = budgets[source.stem]
         assert taken.registers <= budget.registers, (kernel["name"], taken)
         assert taken.spilled_bytes <= budget.spilled_bytes, (kernel["name"], taken)

@@ -33,6 +33,7 @@ VARIANTS = {
     "forward, channels together: 2 rows at once": Variant("average.cu", "kRowsAtOnce = 4", "kRowsAtOnce = 2"),
     "forward, channels together: 8 rows at once": Variant("average.cu", "kRowsAtOnce = 4", "kRowsAtOnce = 8"),
     "forward, channels apart: 4 channels of a lane": Variant("average.cu", "kChannels = 8", "kChannels = 4"),
+    "forward, channels apart: 1 row at once": Variant("average.cu", "add_rows<2>", "add_rows<1>"),
     "forward, channels apart: 4 rows at once": Variant("average.cu", "add_rows<2>", "add_rows<4>"),
     "gradient, channels together: 4 columns": Variant("average_gradient.cu", "kTileColumns = 8", "kTileColumns = 4"),
     "gradient, channels together: 16 columns": Variant("average_gradient.cu", "kTileColumns = 8", "kTileColumns = 16"),

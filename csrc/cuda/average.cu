@@ -19,8 +19,9 @@ __device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, 
 
 // What a warp works on.
 struct RowOfBins {
-  int64_t box, chunk;  // of channels
-  int p, plane;        // -1 where nothing may be read
+  int64_t chunk;  // of channels
+  int box;
+  int p, plane;  // -1 where nothing may be read
 };
 
 // Rows come before chunks: blocks that run at the same time share a slice of the channels of all maps, which may fit
@@ -29,7 +30,7 @@ template <class W>
 __device__ __forceinline__ RowOfBins row_of_bins(const CallArgs& args, const Taps<W>& taps) {
   const int64_t warp = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp, rows = args.boxes * args.bins_y;
   const int64_t chunk = warp / rows, row = warp - chunk * rows, box = row / args.bins_y;
-  return {box, chunk, static_cast<int>(row - box * args.bins_y), taps.plane_of_box[box]};
+  return {chunk, static_cast<int>(box), static_cast<int>(row - box * args.bins_y), taps.plane_of_box[box]};
 }
 
 // What the warp reads, if it may.
@@ -142,12 +143,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
   int sets = GROUPS;
   while (sets > 1 && kWarp / sets < window.end - window.begin) sets /= 2;
   const int width = kWarp / sets, set = lane / width, own = lane % width;  // a lane's set, its column of a tile
-  const int64_t first_channel = row.chunk * kChunk, left = args.channels - first_channel;
-  const Offset begin = static_cast<Offset>(first_channel);
-  const Offset end = begin + static_cast<Offset>(left < kChunk ? left : kChunk);
-  for (Offset channel = begin; channel < end; channel += sets * kChannels) {
-    const Offset own_channel = channel + set * kChannels;
-    const int count = end - own_channel < kChannels ? static_cast<int>(end - own_channel) : kChannels;
+  const Offset first_channel = static_cast<Offset>(row.chunk) * kChunk;
+  const int64_t left = args.channels - first_channel;
+  const int chunk = left < kChunk ? static_cast<int>(left) : kChunk;
+  for (int channel = 0; channel < chunk; channel += sets * kChannels) {
+    const int own_channel = channel + set * kChannels;
+    const int count = chunk - own_channel < kChannels ? chunk - own_channel : kChannels;
     for (int first_bin = 0; first_bin < args.bins_x; first_bin += kBinsAtOnce) {
       const Bin bin = {row.box, row.p, first_bin + lane % kBinsAtOnce};
       const bool has_bin = bin.q < args.bins_x;
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
           if (!__any_sync(kAllLanes, k < xs.count && xs.taps[k].pixel < tile + width)) continue;
           W column[kChannels] = {};
           if (tile + own < window.end && count > 0) {
-            const Offset top = own_channel * pixels.stride_c + (tile + own) * pixels.stride_x;
+            const Offset top = (first_channel + own_channel) * pixels.stride_c + (tile + own) * pixels.stride_x;
             add_rows<2>(
                 ys,
                 [&](int y, W(&values)[kChannels]) {
@@ -199,8 +200,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
       for (int s = 0; s < GROUPS; ++s) {
 #pragma unroll
         for (int i = 0; i < kOfSet; ++i) {
-          const Offset c = channel + s * kChannels + group + i * GROUPS;
-          if (s < sets && c < end) Access<S>::stream(bins.data, at + c * bins.stride_c, sums[s][i]);
+          const int c = channel + s * kChannels + group + i * GROUPS;
+          if (s < sets && c < chunk) Access<S>::stream(bins.data, at + (first_channel + c) * bins.stride_c, sums[s][i]);
         }
       }
     }
