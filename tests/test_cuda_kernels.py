@@ -192,6 +192,18 @@ def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: 
     assert_close(actual[0], wanted[0])
 
 
+def test_as_many_samples_as_winners_can_name(shim: Operators) -> None:
+    features, boxes = torch.arange(4.0).reshape(1, 1, 1, 4), torch.tensor([[0.0, 0.0, -1e6, 3.0, 1e6]])
+    arguments = ([1.0], [8.0, 1.0])
+    actual = shim("_pool_max", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy")
+    assert all(
+        map(torch.equal, actual, CPU("_pool_max", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy"))
+    )
+    assert actual[1].item() == 65534
+    with pytest.raises(ValueError, match="mode 'max': at most 65535 samples"):
+        shim("_pool_max", [features], boxes, (1, 1), *arguments, 65536, "roi_align_legacy")
+
+
 @pytest.mark.parametrize("channels", [3, 33, 128])
 def test_images_of_many_elements(shim: Operators, channels: int, tmp_path: Path) -> None:
     """Offsets of more than 31 bits: maps and gradients spread over a file of holes."""

@@ -140,7 +140,8 @@ def test_infinite_pixels() -> None:
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("ratio", [-1, 1, 2, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_winners_are_indices_into_the_inside_samples(aligned: bool, ratio: int, layout: torch.memory_format) -> None:
+def test_winners_are_places_among_the_inside_samples(aligned: bool, ratio: int, layout: torch.memory_format) -> None:
+    """Row and column, 16 bits each."""
     boxes = all_boxes(2)
     rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
     features = FEATURES.contiguous(memory_format=layout)
@@ -159,8 +160,21 @@ def test_winners_are_indices_into_the_inside_samples(aligned: bool, ratio: int, 
         xs = reference.sample_axis(x1, x2, 2, 9, params).bins[px]
         place_y = [sample.index for sample in ys].index(y.index)
         place_x = [sample.index for sample in xs].index(x.index)
-        expected[element] = place_y * len(xs) + place_x
+        expected[element] = (place_y << 16) + place_x
     assert torch.equal(winners, expected)
+
+
+def test_as_many_samples_as_winners_can_name() -> None:
+    """Of 65535 samples along x the last one wins; with one more the call raises."""
+    features = torch.arange(4, dtype=torch.float64).reshape(1, 1, 1, 4).requires_grad_()
+    boxes = torch.tensor([[0.0, 0.0, -1e6, 3.0, 1e6]], dtype=torch.float64)  # one row of samples on the map
+    out = roi_align(features, boxes, 1, 1.0, 65535, False, "max")
+    position = 65534.5 * 3 / 65535
+    assert out.item() == pytest.approx(position, rel=1e-12)
+    (by_input,) = torch.autograd.grad(out.sum(), features)
+    assert by_input[0, 0, 0, 2:].tolist() == pytest.approx([3 - position, position - 2], rel=1e-6)
+    with pytest.raises(ValueError, match="mode 'max': at most 65535 samples of a bin may fall on the map"):
+        roi_align(features, boxes, 1, 1.0, 65536, False, "max")
 
 
 def test_given_winners_the_form_is_linear() -> None:

@@ -19,7 +19,7 @@ struct Best {
   Vec<W> value;
   Vec<lane_index_t<W>> winner;
 
-  void consider(Vec<W> candidate, int64_t sample) {
+  void consider(Vec<W> candidate, int32_t sample) {
     const Vec<lane_index_t<W>> index = Vec<lane_index_t<W>>{} + static_cast<lane_index_t<W>>(sample);
     const auto wins = (candidate > value) | ((candidate != candidate) & (value == value)) | (winner == kNoWinner);
     value = wins ? candidate : value;
@@ -102,7 +102,7 @@ inline void max_of_box(const MaxJob<W>& job, int64_t k, int64_t c, int64_t chann
   // A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the
   // map, after the first row of them, or after all.
   auto consider_zero = [&](int64_t p, int64_t q) {
-    update(p, q, [](Best<W>& best, int) { best.consider(Vec<W>{}, -1); });
+    update(p, q, [](Best<W>& best, int) { best.consider(Vec<W>{}, kRejected); });
   };
   for (int64_t p = 0; p < bins_y; ++p) {
     const int64_t y_bin = k * bins_y + p, y_begin = ys.begin[y_bin], y_end = ys.begin[y_bin + 1];
@@ -121,7 +121,7 @@ inline void max_of_box(const MaxJob<W>& job, int64_t k, int64_t c, int64_t chann
             const W* pixel = row.data + x.low * row.pitch + v;
             Vec<W> candidate = load(pixel);
             if (x.fraction != W(0)) candidate = (W(1) - x.fraction) * candidate + x.fraction * load(pixel + row.pitch);
-            best.consider(candidate, (sy - y_begin) * (x_end - x_begin) + (sx - x_begin));
+            best.consider(candidate, make_winner(sy - y_begin, sx - x_begin));
           }
         });
         if (sy == y_begin && xs.rejected_later[x_bin]) consider_zero(p, q);

@@ -5,6 +5,7 @@
 
 #include <c10/util/Exception.h>
 
+#include "../core/winner.h"
 #include "plan.h"
 
 namespace roialign_ext {
@@ -16,10 +17,6 @@ struct SampleTap {
   W by_low_edge;  // derivatives of the position by the box's edges, 0 where clamped
   W by_high_edge;
 };
-
-// Samples of one bin along one axis that may fall on the map: a winner, one of their square, fits 32 bits. Adaptive
-// grids stay far below.
-constexpr size_t kMaxSamples = 46340;
 
 template <class W>
 struct SampleTables {
@@ -41,7 +38,7 @@ struct SampleTables {
         const W count = static_cast<W>(sample.weight);
         samples.push_back(
             {static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0] / count, high[1] / count});
-        TORCH_CHECK_VALUE(samples.size() - static_cast<size_t>(begin.back()) <= kMaxSamples, "mode 'max': at most ",
+        TORCH_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamples, "mode 'max': at most ",
                           kMaxSamples, " samples of a bin may fall on the map along one axis");
         if (sample.index == 0) first = false;
         next_index = sample.index + sample.count;

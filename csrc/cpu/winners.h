@@ -30,19 +30,16 @@ bool follows_box(const SampleTap<W>& sample) {
   return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
 }
 
-// The samples of one bin that fall on the map, along both axes.
+// The samples of one bin along one axis that fall on the map.
 template <class W>
 struct BinSamples {
-  const SampleTap<W>*y, *x;
-  uint32_t count_y, count_x;
+  const SampleTap<W>* samples;
+  uint32_t count;
 
-  BinSamples(const SamplePlan<W>& plan, int64_t k, int64_t p, int64_t q) {
-    const int64_t* y_begin = plan.y.begin.data() + k * plan.y.bins + p;
-    const int64_t* x_begin = plan.x.begin.data() + k * plan.x.bins + q;
-    y = plan.y.samples.data() + y_begin[0];
-    x = plan.x.samples.data() + x_begin[0];
-    count_y = static_cast<uint32_t>(y_begin[1] - y_begin[0]);
-    count_x = static_cast<uint32_t>(x_begin[1] - x_begin[0]);
+  BinSamples(const SampleTables<W>& axis, int64_t k, int64_t p) {
+    const int64_t* begin = axis.begin.data() + k * axis.bins + p;
+    samples = axis.samples.data() + begin[0];
+    count = static_cast<uint32_t>(begin[1] - begin[0]);
   }
 };
 
@@ -53,59 +50,23 @@ struct Winner {
   const SampleTap<W>* x;
 };
 
-// False for the winner -1 (a rejected sample, which moves nothing), and for any index that the bin does not have.
-template <class W>
-bool find_winner(const BinSamples<W>& bin, int32_t index, Winner<W>& sample) {
-  if (index < 0 || static_cast<uint32_t>(index) >= bin.count_y * bin.count_x) return false;
-  const uint32_t row = static_cast<uint32_t>(index) / bin.count_x;
-  sample = {bin.y + row, bin.x + (static_cast<uint32_t>(index) - row * bin.count_x)};
-  return true;
-}
-
-// A product of y taps and x taps; the derivative along directions is a sum of two of them, as for averages.
-template <class W>
-struct Stencil {
-  int terms;
-  TwoTaps<W> y[2], x[2];
-};
-
 template <class W>
 W edge_rate(const SampleTap<W>& sample, const W* rates) {
   return sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2];
 }
 
-// `directions`: 0, 1 or 2 pointers to (x1, y1, x2, y2) rates of the box.
-template <class W>
-Stencil<W> make_stencil(const Winner<W>& sample, int order, const W* const* directions) {
-  const auto y_taps = [&](const W* d) { return moving_taps(edge_rate(*sample.y, d + 1)); };
-  const auto x_taps = [&](const W* d) { return moving_taps(edge_rate(*sample.x, d)); };
-  const TwoTaps<W> y = value_taps(*sample.y), x = value_taps(*sample.x);
-  if (order == 0) return {1, {y, {}}, {x, {}}};
-  const W* u = directions[0];
-  if (order == 1) return {2, {y_taps(u), y}, {x, x_taps(u)}};
-  const W* v = directions[1];
-  return {2, {y_taps(u), y_taps(v)}, {x_taps(v), x_taps(u)}};
-}
-
-// Calls visit(y, x, weight) for the pixels of the stencil that have weight.
+// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps that have weight.
 template <class W, class Visit>
-void for_each_pixel(const Winner<W>& sample, const Stencil<W>& stencil, Visit&& visit) {
-  if (stencil.terms == 1 && stencil.y[0].high == W(0) && stencil.x[0].high == W(0)) {
-    const W weight = stencil.y[0].low * stencil.x[0].low;
-    if (weight != W(0)) visit(sample.y->low, sample.x->low, weight);
-    return;
-  }
-  for (int i = 0; i < 2; ++i) {
-    for (int j = 0; j < 2; ++j) {
-      W weight = 0;
-      for (int term = 0; term < stencil.terms; ++term) {
-        const W wy = i == 0 ? stencil.y[term].low : stencil.y[term].high;
-        const W wx = j == 0 ? stencil.x[term].low : stencil.x[term].high;
-        weight += wy * wx;
-      }
-      if (weight != W(0)) visit(sample.y->low + i, sample.x->low + j, weight);
-    }
-  }
+void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+  const auto visit_if_used = [&](int64_t row, int64_t column, W weight) {
+    if (weight != W(0)) visit(row, column, weight);
+  };
+  const int64_t row = sample.y->low, column = sample.x->low;
+  visit_if_used(row, column, y.low * x.low);
+  if (x.high != W(0)) visit_if_used(row, column + 1, y.low * x.high);
+  if (y.high == W(0)) return;
+  visit_if_used(row + 1, column, y.high * x.low);
+  visit_if_used(row + 1, column + 1, y.high * x.high);
 }
 
 // The rates of up to two directions, [box][4] each, in the arithmetic type.
@@ -123,9 +84,16 @@ class Rates {
     }
   }
 
-  Stencil<W> stencil(const Winner<W>& sample, int64_t k) const {
-    const W* const directions[2] = {rates_[0].data() + 4 * k, rates_[1].data() + 4 * k};
-    return make_stencil(sample, order_, directions);
+  // Calls visit(y, x, weight) for what the sample's value, or its derivative along the directions, takes from pixels. A
+  // derivative is a sum of two products, as for averages, and may name a pixel twice.
+  template <class Visit>
+  void for_each_pixel(const Winner<W>& sample, int64_t k, Visit&& visit) const {
+    const TwoTaps<W> y = value_taps(*sample.y), x = value_taps(*sample.x);
+    if (order_ == 0) return roialign_ext::for_each_pixel(sample, y, x, visit);
+    const auto y_taps = [&](int d) { return moving_taps(edge_rate(*sample.y, row(d, k) + 1)); };
+    const auto x_taps = [&](int d) { return moving_taps(edge_rate(*sample.x, row(d, k))); };
+    roialign_ext::for_each_pixel(sample, y_taps(0), order_ == 1 ? x : x_taps(1), visit);
+    roialign_ext::for_each_pixel(sample, order_ == 1 ? y : y_taps(1), x_taps(0), visit);
   }
 
   int order() const { return order_; }
@@ -136,16 +104,19 @@ class Rates {
   std::vector<W> rates_[2];
 };
 
-// Calls visit(p, q, sample) for the bins of one box and channel whose winner is on the map.
+// Calls visit(p, q, sample) for the bins of one box and channel whose winner is on the map: not for a rejected sample,
+// which moves nothing, nor for an index that the bin does not have.
 template <class W, class Visit>
 void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t c,
                      Visit&& visit) {
-  Winner<W> sample;
   const int32_t* index = winners.at(k, c);
   for (int64_t p = 0; p < winners.height; ++p) {
+    const BinSamples<W> ys(plan.y, k, p);
     for (int64_t q = 0; q < winners.width; ++q) {
-      const BinSamples<W> bin(plan, k, p, q);
-      if (find_winner(bin, index[p * winners.stride_y + q * winners.stride_x], sample)) visit(p, q, sample);
+      const BinSamples<W> xs(plan.x, k, q);
+      const int32_t winner = index[p * winners.stride_y + q * winners.stride_x];
+      const uint32_t row = winner_row(winner), column = winner_column(winner);
+      if (row < ys.count && column < xs.count) visit(p, q, Winner<W>{ys.samples + row, xs.samples + column});
     }
   }
 }
@@ -166,7 +137,7 @@ void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& direc
         std::fill(sums.begin(), sums.end(), W(0));
         for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
           W& sum = sums[p * output.width + q];
-          for_each_pixel(sample, rates.stencil(sample, k), [&](int64_t y, int64_t x, W weight) {
+          rates.for_each_pixel(sample, k, [&](int64_t y, int64_t x, W weight) {
             sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
           });
         });
@@ -220,8 +191,8 @@ void spread_winners(const BoxParams<T>& params, const std::vector<const T*>& dir
             W* target = sums.data() + c * map.pixels();
             for_each_winner(plan, winners, k, first + c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
               const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
-              for_each_pixel(sample, rates.stencil(sample, k),
-                             [&](int64_t y, int64_t x, W weight) { target[y * map.width + x] += weight * g; });
+              rates.for_each_pixel(sample, k,
+                                   [&](int64_t y, int64_t x, W weight) { target[y * map.width + x] += weight * g; });
             });
           }
         }
@@ -252,7 +223,7 @@ void box_gradient_winners(const BoxParams<T>& params, const std::vector<const T*
             const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;
-              for_each_pixel(sample, Stencil<W>{1, {y_taps, {}}, {x_taps, {}}}, [&](int64_t y, int64_t x, W weight) {
+              for_each_pixel(sample, y_taps, x_taps, [&](int64_t y, int64_t x, W weight) {
                 sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
               });
               return sum;

@@ -7,15 +7,12 @@
 
 #include "../core/box_axis.h"
 #include "../core/pyramid.h"
+#include "../core/winner.h"
 
 namespace roialign_ext::cuda {
 
 constexpr int kMaxLevels = 8;
 constexpr int kMaxDirections = 2;
-
-// Samples of one bin that may fall on the map along one axis, in a maximum: a winner, one of their square, fits 32
-// bits. The kernels ignore what comes later; the glue refuses calls in which that could happen (most_samples).
-constexpr int64_t kMaxSamples = 46340;
 
 // Elements in memory. Half precision is storage only: arithmetic is float, or double on doubles.
 enum class Storage { kFloat, kDouble, kHalf, kBFloat16 };
@@ -70,7 +67,8 @@ enum class Operation {
 // 0.
 int64_t scratch_bytes(Operation operation, const CallArgs& args);
 
-// The most samples of a bin that can fall on a map of the call along one axis.
+// The most samples of a bin that can fall on a map of the call along one axis. The kernels of the maximum ignore those
+// after kMaxSamples (core/winner.h); the glue refuses calls in which there could be any.
 int64_t most_samples(const CallArgs& args);
 
 // Enqueues the operation on a stream (a cudaStream_t) of the current device and returns at once: nullptr, or what CUDA

@@ -12,7 +12,6 @@ constexpr int kBlocks = 2;    // of a multiprocessor at least: with more some re
 
 // No candidate yet: the first one wins, whatever it is.
 constexpr int kNoWinner = -2;
-constexpr int kRejected = -1;
 
 // The running maximum of one bin and channel. Candidates come in the order of their sample index, so the first of equal
 // ones stays; a NaN beats every number, and the first NaN stays.
@@ -92,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
           if (x.fraction != W(0)) {
             candidate = interpolate(x.fraction, candidate, column(at + c * step + pixels.stride_x));
           }
-          best[c].consider(candidate, i * xs.count + j);
+          best[c].consider(candidate, make_winner(i, j));
         }
       }
       if (i == 0 && xs.rejected.later) consider_zero();
@@ -146,12 +145,13 @@ template <class W>
 __device__ __forceinline__ Winner<W> find_winner(const CallArgs& args, const Samples<W>& samples, const Bin& bin,
                                                  int64_t channel) {
   const Elements<int32_t>& winners = args.winners;
-  const int index = winners.data[bin.box * winners.stride_n + channel * winners.stride_c + bin.p * winners.stride_y +
-                                 bin.q * winners.stride_x];
+  const int32_t index = winners.data[bin.box * winners.stride_n + channel * winners.stride_c +
+                                     bin.p * winners.stride_y + bin.q * winners.stride_x];
   const Band y = samples.y.band(bin.box, bin.p), x = samples.x.band(bin.box, bin.q);
-  if (index < 0 || static_cast<unsigned>(index) >= static_cast<unsigned>(y.samples) * x.samples) return {};
-  return {true, samples.y.samples[bin.box * samples.y.slots + y.offset + index / x.samples],
-          samples.x.samples[bin.box * samples.x.slots + x.offset + index % x.samples]};
+  const unsigned row = winner_row(index), column = winner_column(index);
+  if (row >= static_cast<unsigned>(y.samples) || column >= static_cast<unsigned>(x.samples)) return {};
+  return {true, samples.y.samples[bin.box * samples.y.slots + y.offset + row],
+          samples.x.samples[bin.box * samples.x.slots + x.offset + column]};
 }
 
 // How fast the sample moves along direction d of the box.
