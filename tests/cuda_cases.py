@@ -347,8 +347,11 @@ BOUNDARIES += [
 ]
 CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES
 # Every kernel, for the slower builds: the rules differ in what is on the device before the kernels over features run.
+# Hundreds of images, which make many blocks, go through the averages of one rule alone.
 SANITIZED = [
     case
     for case in CASES
-    if case.rule in ("roi_align_legacy", "roi_pool", "rotated_half_pixel") or case.extrapolation_value != 0
+    if (case.rule in ("roi_align_legacy", "roi_pool", "rotated_half_pixel") and case.images <= 3)
+    or (case.rule == "prroi_pool" and case.images > 3)
+    or case.extrapolation_value != 0
 ] + [Case(rule="prroi_pool"), Case(rule="prroi_pool", planes=PYRAMID, boxes="60", images=3)]
