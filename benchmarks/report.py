@@ -10,11 +10,10 @@ from pathlib import Path
 
 from . import plot, tables
 from .machine import progress
+from .readme import fill
 from .tables import Document
 
 _ROOT = Path(__file__).parent.parent
-_BEGIN = "<!-- benchmarks:begin -->"
-_END = "<!-- benchmarks:end -->"
 
 
 def full_report(document: Document, image: str) -> str:
@@ -66,16 +65,6 @@ def readme_section(document: Document, image: str, details: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def fill(readme: Path, section: str) -> None:
-    """Replace what lies between the two markers."""
-    text = readme.read_text()
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1 or text.index(_BEGIN) > text.index(_END):
-        raise SystemExit(f"{readme.name} must hold {_BEGIN} and, after it, {_END}, once each")
-    before, rest = text.split(_BEGIN)
-    after = rest.split(_END)[1]
-    readme.write_text(f"{before}{_BEGIN}\n{section}\n{_END}{after}")
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("json", nargs="?", type=Path, default=_ROOT / "benchmarks" / "results" / "cpu.json")
@@ -89,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     details.write_text(full_report(document, picture.name))
     folder = options.readme.resolve().parent
     image, link = (Path(os.path.relpath(path.resolve(), folder)).as_posix() for path in (picture, details))
-    fill(options.readme, readme_section(document, image, link))
+    fill(options.readme, "benchmarks", readme_section(document, image, link))
     progress(f"written beside {options.json.name}: {picture.name}, {details.name}; section of {options.readme.name}")
     return 0
 

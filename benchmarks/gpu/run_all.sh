@@ -8,7 +8,7 @@
 #   ours         this package on the same ones
 #   variants     other constants of the kernels, each built and measured
 #   profile      ncu on one launch each of the main workload, where ncu is found
-#   table        all of the above as one table, and benchmarks/results/gpu.json
+#   table        all of the above as one table, in README.md too, and benchmarks/results/gpu.json
 # usage: benchmarks/gpu/run_all.sh [--out FOLDER] [PHASE...]     by default every phase, in this order
 # PYTHON names an interpreter with torch for CUDA, torchvision, pytest, numpy, setuptools and ninja. A phase that fails
 # does not stop the others; logs and JSON files go to FOLDER (default outputs/gpu).
@@ -76,7 +76,8 @@ profile() {
 }
 
 table() {
-  "$python" -m benchmarks.gpu.table "$out" --output benchmarks/results/gpu.json | tee "$out/table.md"
+  "$python" -m benchmarks.gpu.table "$out" --output "$out/gpu.json" --readme README.md | tee "$out/table.md" &&
+    cp "$out/gpu.json" benchmarks/results/gpu.json
 }
 
 for phase in "$@"; do

@@ -1,4 +1,7 @@
-"""One table from the JSON files of `measure`: `python -m benchmarks.gpu.table FOLDER [--output FILE]`. Needs no GPU."""
+"""One table from the JSON files of the other phases, or from the one that it made of them. Needs no GPU.
+
+`python -m benchmarks.gpu.table FOLDER|FILE [--output FILE] [--readme README.md]`
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..readme import fill
 from .workloads import DTYPES, WORKLOADS
 
 HEADER = "| workload | dtype | layout | pass | us | GB/s | share of the roofline | torchvision us | ratio |"
@@ -40,21 +44,31 @@ def rows(ours: dict[str, Any], torchvision: dict[str, Any] | None, limits: dict[
     return lines
 
 
+def device_line(environment: dict[str, str]) -> str:
+    names = ("device", "multiprocessors", "torch", "cuda")
+    return "Medians. " + ", ".join(f"{name} {environment[name]}" for name in names if name in environment) + "."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("results", type=Path, help="the folder with the phases' files, or the file of all of them")
     parser.add_argument("--output", type=Path, help="where all results go as one JSON file")
+    parser.add_argument("--readme", type=Path, help="whose GPU section is replaced by the table")
     arguments = parser.parse_args()
-    results = {
-        path.stem: json.loads(path.read_text())
-        for path in arguments.folder.glob("*.json")
-        if path.stem in ("limits", "torchvision", "ours")
-    }
+    if arguments.results.is_dir():
+        phases = ("limits", "torchvision", "ours", "variants")
+        files = [arguments.results / f"{phase}.json" for phase in phases]
+        results = {path.stem: json.loads(path.read_text()) for path in files if path.is_file()}
+    else:
+        results = json.loads(arguments.results.read_text())
     if "ours" not in results:
-        raise SystemExit(f"{arguments.folder} has no ours.json: run the phase `ours` first")
-    print("\n".join(rows(results["ours"], results.get("torchvision"), results.get("limits"))))
+        raise SystemExit(f"{arguments.results} has no results of this package: run the phase `ours` first")
+    table = "\n".join(rows(results["ours"], results.get("torchvision"), results.get("limits")))
+    print(table)
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+    if arguments.readme is not None:
+        fill(arguments.readme, "gpu", f"{table}\n\n{device_line(results['ours']['environment'])}")
 
 
 if __name__ == "__main__":
