@@ -326,9 +326,6 @@ BOUNDARIES = (
             Case(rule=rule, boxes="7", channels=66, bins=(5, 3), layout="channels_last", dtype=torch.float64),
             Case(rule=rule, boxes="2", channels=33, bins=(70, 37), planes=((2, 3),), images=1, layout="channels_last"),
             Case(rule=rule, boxes="2", channels=128, bins=(3, 70), planes=((2, 3),), images=1, layout="channels_last"),
-            # Enough tiles for the largest chunks of channels.
-            Case(rule=rule, boxes="50", channels=160, planes=((5, 9),), images=260, layout="channels_last"),
-            Case(rule=rule, boxes="50", channels=37, planes=((5, 3),), images=520),
             # Channels that lie apart: more than a thread has; rows of bins that need half of the lanes, or all of them;
             # maps of a few columns, of half as many as a warp has lanes, and of more.
             Case(rule=rule, boxes="6", channels=70, bins=(2, 8), planes=((9, 45),)),
@@ -339,19 +336,18 @@ BOUNDARIES = (
     ]
     + [Case(rule="crop_bilinear", extrapolation_value=3.5), Case(rule="crop_nearest", extrapolation_value=float("inf"))]
 )
-# The largest chunks of channels of the other types.
+# Enough tiles for the largest chunks of channels.
 BOUNDARIES += [
-    Case(boxes="50", channels=channels, planes=((5, 9),), images=images, layout=layout, dtype=dtype)
-    for dtype in (torch.float16, torch.bfloat16, torch.float64)
+    Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=images, layout=layout, dtype=dtype)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     for channels, images, layout in ((132, 260, "channels_last"), (33, 520, "contiguous"))
 ]
 CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES
 # Every kernel, for the slower builds: the rules differ in what is on the device before the kernels over features run.
-# Hundreds of images, which make many blocks, go through the averages of one rule alone.
 SANITIZED = [
     case
     for case in CASES
-    if (case.rule in ("roi_align_legacy", "roi_pool", "rotated_half_pixel") and case.images <= 3)
-    or (case.rule == "prroi_pool" and case.images > 3)
+    if case.rule in ("roi_align_legacy", "roi_pool", "rotated_half_pixel")
     or case.extrapolation_value != 0
+    or (case.images > 3 and case.dtype == torch.float32)
 ] + [Case(rule="prroi_pool"), Case(rule="prroi_pool", planes=PYRAMID, boxes="60", images=3)]

@@ -28,13 +28,15 @@ struct EdgeTables {
   __device__ EdgeWeights<W> at(int pixel) const { return {stays[pixel], low[pixel], high[pixel]}; }
 };
 
-// A block has one box. Its threads share the bins and channels (WorkMap), each adds up what its own give to the four
-// edges (x low, y low, x high, y high), and the sums of all threads are added in a fixed order. Pixels are read only
-// where both factors of some product have weight, as in the definition.
+// A block has one box. Each thread adds up what its share of the bins and channels gives to the four edges (x low, y
+// low, x high, y high), and the sums of all threads are added in a fixed order.
+//
+// Where channels lie together: threads share bins and channels as WorkMap says. Pixels are read only where both factors
+// of some product have weight, as in the definition.
 template <class S>
 __global__ void __launch_bounds__(kThreads)
-    box_gradient(const __grid_constant__ CallArgs args, const __grid_constant__ Tables<typename Access<S>::W> tables,
-                 const WorkMap map) {
+    by_channels(const __grid_constant__ CallArgs args, const __grid_constant__ Tables<typename Access<S>::W> tables,
+                const WorkMap map) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
   const int64_t box = blockIdx.x;
@@ -90,6 +92,86 @@ __global__ void __launch_bounds__(kThreads)
   store_box_gradient<4>(args, box, sum);
 }
 
+// Where channels lie apart: a warp takes one row of bins and kSetChannels channels at a time. Its lanes are columns of
+// the map first, each summed by the three y tables, so that neighbours read neighbouring memory and every pixel is read
+// once; then bins, kBinsAtOnce of them for each channel, which take the sums of columns from shared memory.
+constexpr int kSetChannels = 4, kBinsAtOnce = kWarp / kSetChannels, kPitch = kWarp + 1;
+
+template <class W>
+struct ColumnSums {
+  W stays[kSetChannels][kPitch], low[kSetChannels][kPitch], high[kSetChannels][kPitch];
+};
+
+template <class S>
+__global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
+    by_columns(const __grid_constant__ CallArgs args, const __grid_constant__ Tables<typename Access<S>::W> tables) {
+  using W = typename Access<S>::W;
+  ROI_SHARED_BYTES(shared);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  ColumnSums<W>& columns = reinterpret_cast<ColumnSums<W>*>(shared)[warp];
+  const int64_t box = blockIdx.x;
+  const int plane = tables.plane_of_box[box];
+  const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
+  const Span window = plane < 0 ? Span{} : tables.x.pixels[box];
+  const int64_t sets = (args.channels + kSetChannels - 1) / kSetChannels;
+  W by_edge[4] = {};
+  for (int64_t unit = warp; plane >= 0 && unit < sets * args.bins_y; unit += kWarps) {
+    const int64_t channel = unit / args.bins_y * kSetChannels, left = args.channels - channel;
+    const int p = static_cast<int>(unit % args.bins_y),
+              count = static_cast<int>(left < kSetChannels ? left : kSetChannels);
+    const int64_t at_map = plane % args.images * pixels.stride_n + channel * pixels.stride_c;
+    const Band y_band = tables.y.band(box, p);
+    for (int first = 0; first < tables.y.tables; first += 3) {
+      const EdgeTables<W> y_tables(tables.y, box, first, y_band);
+      for (int tile = window.begin; tile < window.end; tile += kWarp) {
+        W stays[kSetChannels] = {}, low[kSetChannels] = {}, high[kSetChannels] = {};
+        for (int y = y_band.pixels.begin; y < y_band.pixels.end && tile + lane < window.end; ++y) {
+          const EdgeWeights<W> wy = y_tables.at(y);
+          if (wy.stays == W(0) && !wy.moves()) continue;
+          const int64_t at = at_map + y * pixels.stride_y + (tile + lane) * pixels.stride_x;
+          for_each_channel<kSetChannels>(count, [&](int c) {
+            const W value = Access<S>::load(pixels.data, at + c * pixels.stride_c);
+            if (wy.stays != W(0)) stays[c] += wy.stays * value;
+            if (wy.low != W(0)) low[c] += wy.low * value;
+            if (wy.high != W(0)) high[c] += wy.high * value;
+          });
+        }
+#pragma unroll
+        for (int c = 0; c < kSetChannels; ++c) {
+          columns.stays[c][lane] = stays[c];
+          columns.low[c][lane] = low[c];
+          columns.high[c][lane] = high[c];
+        }
+        __syncwarp();
+        const int c = lane / kBinsAtOnce;
+        for (int q = lane % kBinsAtOnce; q < args.bins_x && c < count; q += kBinsAtOnce) {
+          const Band x_band = tables.x.band(box, q);
+          const EdgeTables<W> x_tables(tables.x, box, first, x_band);
+          const int end = x_band.pixels.end < tile + kWarp ? x_band.pixels.end : tile + kWarp;
+          W by_bin[4] = {};
+          for (int x = x_band.pixels.begin > tile ? x_band.pixels.begin : tile; x < end; ++x) {
+            const EdgeWeights<W> wx = x_tables.at(x);
+            if (wx.low != W(0)) by_bin[0] += wx.low * columns.stays[c][x - tile];
+            if (wx.high != W(0)) by_bin[2] += wx.high * columns.stays[c][x - tile];
+            if (wx.stays != W(0)) {
+              by_bin[1] += wx.stays * columns.low[c][x - tile];
+              by_bin[3] += wx.stays * columns.high[c][x - tile];
+            }
+          }
+          const int64_t at =
+              box * bins.stride_n + (channel + c) * bins.stride_c + p * bins.stride_y + q * bins.stride_x;
+          const W grad = Access<S>::load(bins.data, at);
+#pragma unroll
+          for (int edge = 0; edge < 4; ++edge) by_edge[edge] += grad * by_bin[edge];
+        }
+        __syncwarp();
+      }
+    }
+  }
+  const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared + kWarps * sizeof(ColumnSums<W>)));
+  store_box_gradient<4>(args, box, sum);
+}
+
 }  // namespace
 
 void average_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
@@ -100,8 +182,14 @@ void average_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t s
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
     build_tables(args, products, tables, stream);
-    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
-    launch(box_gradient<S>, args.boxes, kThreads, kWarps * 4 * sizeof(W), stream, args, tables, map);
+    const size_t sums_bytes = kWarps * 4 * sizeof(W);
+    if (channels_lie_together(args)) {
+      const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
+      launch(by_channels<S>, args.boxes, kThreads, sums_bytes, stream, args, tables, map);
+    } else {
+      const size_t columns_bytes = kWarps * sizeof(ColumnSums<W>);
+      launch(by_columns<S>, args.boxes, kThreads, columns_bytes + sums_bytes, stream, args, tables);
+    }
   });
 }
 
