@@ -11,14 +11,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils import deterministic
 
 import cuda_shim
-from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread
-from cuda_cases import CASES, CPU, SANITIZED, Case, Operators, assert_agree, calculations, same_bits
+from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread, with_layout
+from cuda_cases import CASES, CPU, RULES, SANITIZED, Case, Operators, assert_agree, calculations, same_bits
 
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
 SEEDS = ("0", "1")
@@ -190,6 +191,98 @@ def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: 
     else:
         actual, wanted = (ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU))
     assert_close(actual[0], wanted[0])
+
+
+@pytest.mark.parametrize("bins", [7, 14])
+@pytest.mark.parametrize("rule", ["roi_align_legacy", "roi_align_half_pixel", "roi_warp", "prroi_pool", "roi_pool"])
+def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where coordinates are hundreds of pixels apart, a bin may end behind the first sample of the next one."""
+    random = np.random.default_rng(bins)
+    size = 10 ** random.uniform(7, 10, 40)
+    start = -size * random.integers(0, bins, 40) / bins + random.uniform(-50, 50, 40)
+    corners = [(-147885408.0, 11375829.0), (-1333049600.0, 222175008.0), *zip(start, start + size, strict=True)]
+    boxes = torch.tensor([[0.0, low, 1.0, high, 6.0] for low, high in corners], dtype=torch.float32)
+    features = random_tensor(1, 2, 7, 200, dtype=torch.float32)
+    grad = random_tensor(len(boxes), 2, 2, bins, seed=1, dtype=torch.float32)
+    rule_arguments = ([1.0], [8.0, 1.0], -1, rule)
+
+    def results(ops: Operators) -> list[tuple[Tensor, ...]]:
+        found, winners = [], None
+        if rule != "prroi_pool":
+            found.append(ops("_pool_max", [features], boxes, (2, bins), *rule_arguments))
+            winners = found[0][1]
+        for chosen in {id(winners): winners, id(None): None}.values():
+            if chosen is None and rule == "roi_pool":
+                continue
+            tail = (boxes, None, None, chosen)
+            found.append(ops("_pool", [features], *tail, (2, bins), *rule_arguments))
+            found.append(ops("_pool_grad_input", grad, *tail, [1, 2, 7, 200], False, *rule_arguments))
+            if rule != "roi_pool":
+                found.append(ops("_pool_grad_boxes", grad, [features], boxes, None, chosen, *rule_arguments))
+        return found
+
+    monkeypatch.setenv("SHIM_SEED", "3")
+    other_order = results(shim)
+    monkeypatch.setenv("SHIM_SEED", "")
+    for actual, other, wanted in zip(results(shim), other_order, results(CPU), strict=True):
+        assert same_bits(actual, other)
+        for one, two in zip(actual, wanted, strict=True):
+            assert_close(one, two) if one.is_floating_point() else torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "roi_pool"])
+def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str, value: float) -> None:
+    """Clamped samples do not follow them, and what lies behind the map is not read."""
+    case = Case(rule=rule, boxes="border", channels=33, images=1, layout=layout)
+    maps, rows, grad, arguments = case.maps(), case.rows(), case.grad(), case.rule_arguments
+    winners = CPU("_pool_max", maps, rows, case.bins, *arguments)[1] if case.has_maximum else None
+    for column in range(1, rows.shape[1]):
+        u = random_tensor(*rows.shape, seed=column, dtype=rows.dtype)
+        u[:, column] = value
+        for chosen in [None, winners] if case.has_maximum else [None]:
+            for v in (None, random_tensor(*rows.shape, dtype=rows.dtype)):
+                calls = [("_pool", maps, rows, u, v, chosen, case.bins, *arguments)]
+                channels_last = layout == "channels_last"
+                calls += [("_pool_grad_input", grad, rows, u, v, chosen, case.input_size, channels_last, *arguments)]
+                calls += [("_pool_grad_boxes", grad, maps, rows, u, chosen, *arguments)]
+                for call in calls:
+                    for actual, wanted in zip(shim(*call), CPU(*call), strict=True):
+                        finite = wanted.isfinite()
+                        assert torch.equal(actual.isfinite(), finite), call[0]
+                        assert_close(actual[finite], wanted[finite])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, layout: str) -> None:
+    """Infinite ones too: the first box's upper bins are off the map, all bins of the second are clamped along x."""
+    rows = torch.tensor([[0.0, 1.0, -20.0, 6.0, 6.0], [0.0, -0.9, 1.0, -0.4, 5.0]])
+    features = with_layout(random_tensor(1, 33, 8, 9, dtype=torch.float32), layout)
+    grad = random_tensor(2, 33, 2, 2, dtype=torch.float32)
+    grad[0, :, 0] = float("inf")
+    grad[1, 3] = float("inf")
+    call = ("_pool_grad_boxes", grad, [features], rows, None, None, [1.0], [8.0, 1.0], 2, "roi_align_half_pixel")
+    (actual,), (wanted,) = shim(*call), CPU(*call)
+    assert wanted[0].isfinite().all()
+    assert (wanted[1, [1, 3]] == 0).all()
+    assert not wanted[1, [2, 4]].isfinite().any()
+    assert torch.equal(actual.isfinite(), wanted.isfinite())
+    assert_close(actual[wanted.isfinite()], wanted[wanted.isfinite()])
+
+
+def test_sizes_beyond_the_tables_are_refused(shim: Operators) -> None:
+    boxes, arguments = torch.tensor([[0.0, 0.0, 0.0, 3.0, 3.0]]), ([1.0], [8.0, 1.0], 2, "roi_align_legacy")
+    most, long = 1 << 20, (1 << 24) + 1
+    features = torch.zeros(1, 1, 1, 4)
+    (out,) = shim("_pool", [features], boxes, None, None, None, (1, most), *arguments)
+    assert out.shape == (1, 1, 1, most)
+    with pytest.raises(ValueError, match="output_size: on CUDA at most 1048576 bins along an axis, got 1048577"):
+        shim("_pool", [features], boxes, None, None, None, (1, most + 1), *arguments)
+    with pytest.raises(ValueError, match="input: on CUDA at most 16777216 rows and columns, got 16777217"):
+        shim("_pool", [torch.zeros(1).expand(1, 1, 1, long)], boxes, None, None, None, (1, 1), *arguments)
+    with pytest.raises(ValueError, match="on CUDA at most 2147483647 samples along an axis, got 40000 bins of 60000"):
+        shim("_pool_max", [features], boxes, (1, 40000), *arguments[:2], 60000, arguments[3])
 
 
 def test_as_many_samples_as_winners_can_name(shim: Operators) -> None:

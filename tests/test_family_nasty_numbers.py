@@ -11,6 +11,7 @@ import torch
 import reference
 from conftest import (
     DTYPES,
+    INF,
     NAN,
     Call,
     as_array,
@@ -19,6 +20,7 @@ from conftest import (
     random_tensor,
     rows,
 )
+from cuda_cases import CPU, RULES, Case
 from family import (
     FAMILY,
     SWAPPED,
@@ -249,3 +251,29 @@ def test_reversed_boxes() -> None:
     assert not bool(prroi_pool(FEATURES, reversed_, 2).any())
     assert torch.equal(roi_warp(FEATURES, reversed_, 2), roi_align(FEATURES, one, 2))
     assert torch.equal(roi_pool(FEATURES, reversed_, 1)[0, :, 0, 0], FEATURES[0, :, 4, 5])
+
+
+@pytest.mark.parametrize("value", [INF, -INF, NAN])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "roi_pool"])
+def test_directions_that_are_not_finite(rule: str, value: float) -> None:
+    """Samples that the range rule moved to a border do not follow their box, and nothing behind the map is touched."""
+    case = Case(rule=rule, boxes="border", images=1)
+    maps, boxes, grad, arguments = case.maps(), case.rows(), case.grad(), case.rule_arguments
+    beyond = rows((-1.0, -1.0, 0.0, 0.0), (8.5, 6.5, 9.5, 7.5)).to(boxes)  # of a map of 7 rows and 9 columns
+    if case.rotated:
+        beyond = rotated_rows((-0.6, -0.6, 0.2, 0.2, 30.0), (9.4, 7.4, 0.2, 0.2, -50.0)).to(boxes)
+    moves = rule.startswith("crop") or rule == "prroi_pool"  # crops have no such samples, integrals no such rule
+    boxes = torch.cat([beyond, boxes])
+    grad = torch.cat([grad[:2], grad])
+    winners = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    for column in range(1, boxes.shape[1]):
+        u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
+        u[:, column] = value
+        for chosen in [None, winners] if case.has_maximum else [None]:
+            for v in (None, random_tensor(*boxes.shape, dtype=boxes.dtype)):
+                (out,) = CPU("_pool", maps, boxes, u, v, chosen, case.bins, *arguments)
+                CPU("_pool_grad_input", grad, boxes, u, v, chosen, case.input_size, False, *arguments)
+                (by_boxes,) = CPU("_pool_grad_boxes", grad, maps, boxes, u, chosen, *arguments)
+                assert moves or (out[:2] == 0).all()
+                assert moves or (by_boxes[:2] == 0).all()
+                assert not out[2:].isfinite().all() or rule == "crop_nearest"

@@ -164,23 +164,25 @@ ROI_HOST_DEVICE void for_each_rotated_tap(const RotatedBox<T>& box, const Uprigh
   const T count = static_cast<T>(box.y.grid) * static_cast<T>(box.x.grid);
   for_each_rotated_sample(box, window, p, q, [&](const RotatedSample<T>& sample) {
     const T share = sample.weight / count;
-    // Clamped samples stay where they are: no slope along that axis.
-    const T y_slope = sample.y.clamped ? T(0) : T(1), x_slope = sample.x.clamped ? T(0) : T(1);
+    // Clamped samples stay where they are: one pixel and no slope along that axis, however fast the box moves.
+    const bool y_moves = !sample.y.clamped, x_moves = !sample.x.clamped;
     T by_y[M], by_x[M], by_both[M];  // factors of the derivatives of the interpolated map by y, by x and by both
     for (int m = 0; m < M && ORDER > 0; ++m) {
       PointRate<T> rate = point_rate(box, sample, derivative.first[m]);
       by_both[m] = T(0);
       if (ORDER == 2) {
         const PointRate<T> other = point_rate(box, sample, derivative.second[m]);
-        by_both[m] = share * x_slope * y_slope * (rate.y * other.x + rate.x * other.y);
+        if (x_moves && y_moves) by_both[m] = share * (rate.y * other.x + rate.x * other.y);
         rate = point_curvature(box, sample, derivative.first[m], derivative.second[m]);
       }
-      by_y[m] = share * y_slope * rate.y;
-      by_x[m] = share * x_slope * rate.x;
+      by_y[m] = y_moves ? share * rate.y : T(0);
+      by_x[m] = x_moves ? share * rate.x : T(0);
     }
     for (int i = 0; i < 2; ++i) {
+      if (i == 1 && !y_moves) continue;
       const T wy = i == 0 ? T(1) - sample.y.fraction : sample.y.fraction, sy = i == 0 ? T(-1) : T(1);
       for (int j = 0; j < 2; ++j) {
+        if (j == 1 && !x_moves) continue;
         const T wx = j == 0 ? T(1) - sample.x.fraction : sample.x.fraction, sx = j == 0 ? T(-1) : T(1);
         W weight[M];
         bool used = false;

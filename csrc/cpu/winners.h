@@ -50,12 +50,14 @@ struct Winner {
   const SampleTap<W>* x;
 };
 
+// How fast the sample moves when the edges move at these rates, which need not be finite.
 template <class W>
 W edge_rate(const SampleTap<W>& sample, const W* rates) {
-  return sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2];
+  return follows_box(sample) ? sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2] : W(0);
 }
 
-// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps that have weight.
+// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps that have weight. Behind a tap without
+// weight there need not be a pixel, and 0 times infinity is not 0.
 template <class W, class Visit>
 void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   const auto visit_if_used = [&](int64_t row, int64_t column, W weight) {
@@ -66,7 +68,7 @@ void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<
   if (x.high != W(0)) visit_if_used(row, column + 1, y.low * x.high);
   if (y.high == W(0)) return;
   visit_if_used(row + 1, column, y.high * x.low);
-  visit_if_used(row + 1, column + 1, y.high * x.high);
+  if (x.high != W(0)) visit_if_used(row + 1, column + 1, y.high * x.high);
 }
 
 // The rates of up to two directions, [box][4] each, in the arithmetic type.

@@ -67,6 +67,9 @@ enum class Operation {
 // 0.
 int64_t scratch_bytes(Operation operation, const CallArgs& args);
 
+// More bins or pixels along an axis are refused by the glue: the places of table entries rely on it (tables.cuh).
+constexpr int64_t kMostBins = 1 << 20, kMostPixels = 1 << 24;
+
 // The most samples of a bin that can fall on a map of the call along one axis. The kernels of the maximum ignore those
 // after kMaxSamples (core/winner.h); the glue refuses calls in which there could be any.
 int64_t most_samples(const CallArgs& args);

@@ -91,6 +91,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
     for (int t = 0; row.plane >= 0 && t < products.terms; ++t) {
       const TapList<W> ys = taps.y.list(row.box, products.term[t].y, row.p);
       const TapList<W> xs = taps.x.list(row.box, products.term[t].x, q);
+      if (ys.count == 0) continue;  // nothing is read then, and 0 times an infinite weight is not 0
       if (products.terms > 1) held[0] = held[1] = kNoColumn;
       for (int k = 0; k < xs.count; ++k) {
         const Tap<W> x = xs.taps[k];
@@ -162,6 +163,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
       for (int t = 0; row.plane >= 0 && t < products.terms; ++t) {
         const TapList<W> ys = taps.y.list(row.box, products.term[t].y, row.p);
         const TapList<W> xs = has_bin ? taps.x.list(row.box, products.term[t].x, bin.q) : TapList<W>{};
+        if (ys.count == 0) continue;
         int k = 0;  // the next tap of the bin
         for (int tile = window.begin; tile < window.end; tile += width) {
           if (!__any_sync(kAllLanes, k < xs.count && xs.taps[k].pixel < tile + width)) continue;

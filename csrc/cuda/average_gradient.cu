@@ -35,8 +35,9 @@ struct AverageSource {
       for (int q = x_bins.begin; q < x_bins.end; ++q) {
         W weight = W(0);
         for (int t = 0; t < products.terms; ++t) {
-          weight +=
-              weight_of(tables.y, box, products.term[t].y, p, y) * weight_of(tables.x, box, products.term[t].x, q, x);
+          const W wy = weight_of(tables.y, box, products.term[t].y, p, y);
+          const W wx = weight_of(tables.x, box, products.term[t].x, q, x);
+          if (wy != W(0) && wx != W(0)) weight += wy * wx;  // 0 times an infinite weight is not 0
         }
         if (weight == W(0)) continue;
         const Offset at = base + p * bins.stride_y + q * bins.stride_x;
@@ -85,6 +86,7 @@ __global__ void __launch_bounds__(kThreads, AverageSource<S, Offset, VEC>::kBloc
       for (int y_first = y_bins.begin; y_first < y_bins.end; y_first += kWarp) {
         const int rows = y_bins.end - y_first < kWarp ? y_bins.end - y_first : kWarp;
         const W y_weight = lane < rows ? weight_of(tables.y, box, products.term[t].y, y_first + lane, y) : W(0);
+        if (!__any_sync(kAllLanes, y_weight != W(0))) continue;
         for (int x_first = x_bins.begin; x_first < x_bins.end; x_first += kBinsAtOnce) {
           const bool has_bin = x_first + own_bin < x_bins.end;
           weights[lane] = has_bin ? weight_of(tables.x, box, products.term[t].x, x_first + own_bin, own_pixel) : W(0);

@@ -28,6 +28,20 @@ struct EdgeTables {
   __device__ EdgeWeights<W> at(int pixel) const { return {stays[pixel], low[pixel], high[pixel]}; }
 };
 
+// Which of three tables have weight at the pixels seen so far.
+struct Used {
+  bool stays, low, high;
+
+  // Whether this pixel has weight by any of them.
+  template <class W>
+  __device__ __forceinline__ bool include(const EdgeWeights<W>& weights) {
+    stays = stays || weights.stays != W(0);
+    low = low || weights.low != W(0);
+    high = high || weights.high != W(0);
+    return weights.stays != W(0) || weights.moves();
+  }
+};
+
 // A block has one box. Each thread adds up what its share of the bins and channels gives to the four edges (x low, y
 // low, x high, y high), and the sums of all threads are added in a fixed order.
 //
@@ -65,10 +79,12 @@ __global__ void __launch_bounds__(kThreads)
         if (wy.stays == W(0) && !wy.moves()) continue;
         const int64_t row = at_map + y * pixels.stride_y;
         EdgeWeights<W> sums = {};  // of the row, by the weights of its pixels
+        Used used_x = {};
         for (int x = x_band.pixels.begin; x < x_band.pixels.end; ++x) {
           const EdgeWeights<W> wx = x_tables.at(x);
           const bool used = (wy.moves() && wx.stays != W(0)) || (wy.stays != W(0) && wx.moves());
           if (!used) continue;
+          used_x.include(wx);
           const int64_t at = row + x * pixels.stride_x;
           W product = W(0);
 #pragma unroll
@@ -79,12 +95,10 @@ __global__ void __launch_bounds__(kThreads)
           if (wx.low != W(0)) sums.low += wx.low * product;
           if (wx.high != W(0)) sums.high += wx.high * product;
         }
-        if (wy.stays != W(0)) {
-          by_edge[0] += wy.stays * sums.low;
-          by_edge[2] += wy.stays * sums.high;
-        }
-        if (wy.low != W(0)) by_edge[1] += wy.low * sums.stays;
-        if (wy.high != W(0)) by_edge[3] += wy.high * sums.stays;
+        if (wy.stays != W(0) && used_x.low) by_edge[0] += wy.stays * sums.low;
+        if (wy.stays != W(0) && used_x.high) by_edge[2] += wy.stays * sums.high;
+        if (wy.low != W(0) && used_x.stays) by_edge[1] += wy.low * sums.stays;
+        if (wy.high != W(0) && used_x.stays) by_edge[3] += wy.high * sums.stays;
       }
     }
   }
@@ -125,9 +139,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
       const EdgeTables<W> y_tables(tables.y, box, first, y_band);
       for (int tile = window.begin; tile < window.end; tile += kWarp) {
         W stays[kSetChannels] = {}, low[kSetChannels] = {}, high[kSetChannels] = {};
-        for (int y = y_band.pixels.begin; y < y_band.pixels.end && tile + lane < window.end; ++y) {
+        Used used_y = {};
+        for (int y = y_band.pixels.begin; y < y_band.pixels.end; ++y) {
           const EdgeWeights<W> wy = y_tables.at(y);
-          if (wy.stays == W(0) && !wy.moves()) continue;
+          if (!used_y.include(wy) || tile + lane >= window.end) continue;
           const int64_t at = at_map + y * pixels.stride_y + (tile + lane) * pixels.stride_x;
           for_each_channel<kSetChannels>(count, [&](int c) {
             const W value = Access<S>::load(pixels.data, at + c * pixels.stride_c);
@@ -149,8 +164,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
           const EdgeTables<W> x_tables(tables.x, box, first, x_band);
           const int end = x_band.pixels.end < tile + kWarp ? x_band.pixels.end : tile + kWarp;
           W by_bin[4] = {};
+          Used used_x = {};
           for (int x = x_band.pixels.begin > tile ? x_band.pixels.begin : tile; x < end; ++x) {
             const EdgeWeights<W> wx = x_tables.at(x);
+            used_x.include(wx);
             if (wx.low != W(0)) by_bin[0] += wx.low * columns.stays[c][x - tile];
             if (wx.high != W(0)) by_bin[2] += wx.high * columns.stays[c][x - tile];
             if (wx.stays != W(0)) {
@@ -158,11 +175,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
               by_bin[3] += wx.stays * columns.high[c][x - tile];
             }
           }
+          // Where no product has weight the gradient counts for nothing, infinite or not.
+          const bool used[4] = {used_x.low && used_y.stays, used_x.stays && used_y.low, used_x.high && used_y.stays,
+                                used_x.stays && used_y.high};
+          if (!(used[0] || used[1] || used[2] || used[3])) continue;
           const int64_t at =
               box * bins.stride_n + (channel + c) * bins.stride_c + p * bins.stride_y + q * bins.stride_x;
           const W grad = Access<S>::load(bins.data, at);
 #pragma unroll
-          for (int edge = 0; edge < 4; ++edge) by_edge[edge] += grad * by_bin[edge];
+          for (int edge = 0; edge < 4; ++edge) {
+            if (used[edge]) by_edge[edge] += grad * by_bin[edge];
+          }
         }
         __syncwarp();
       }

@@ -154,7 +154,7 @@ __device__ __forceinline__ Winner<W> find_winner(const CallArgs& args, const Sam
           samples.x.samples[bin.box * samples.x.slots + x.offset + column]};
 }
 
-// How fast the sample moves along direction d of the box.
+// How fast the sample moves along direction d of the box, which need not be finite.
 template <class W>
 __device__ __forceinline__ W rate_along(const CallArgs& args, int d, int64_t box, const SampleTap<W>& sample,
                                         bool is_y) {
@@ -163,7 +163,7 @@ __device__ __forceinline__ W rate_along(const CallArgs& args, int d, int64_t box
     return args.wide_boxes ? static_cast<W>(static_cast<const double*>(args.directions[d])[at])
                            : static_cast<W>(static_cast<const float*>(args.directions[d])[at]);
   };
-  return sample.by_low_edge * rate(low) + sample.by_high_edge * rate(high);
+  return follows_box(sample) ? sample.by_low_edge * rate(low) + sample.by_high_edge * rate(high) : W(0);
 }
 
 // The pixels of a winner with their weights: a product of y taps and x taps, or along directions the sum of two.
@@ -172,10 +172,12 @@ struct Stencil {
   W weight[2][2];
 
   __device__ __forceinline__ void add_product(const TwoTaps<W>& y, const TwoTaps<W>& x) {
+    // Without weight there need not be a pixel, and 0 times infinity is not 0.
     weight[0][0] += y.low * x.low;
-    weight[0][1] += y.low * x.high;
+    if (x.high != W(0)) weight[0][1] += y.low * x.high;
+    if (y.high == W(0)) return;
     weight[1][0] += y.high * x.low;
-    weight[1][1] += y.high * x.high;
+    if (x.high != W(0)) weight[1][1] += y.high * x.high;
   }
 };
 

@@ -7,6 +7,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
@@ -93,10 +94,8 @@ class Call {
   }
 
   void enqueue(Operation operation) const {
-    if (operation != Operation::kPool && operation != Operation::kGradInput && operation != Operation::kGradBoxes) {
-      TORCH_CHECK_VALUE(most_samples(args_) <= kMaxSamples, "mode 'max': at most ", kMaxSamples,
-                        " samples of a bin may fall on the map along one axis");
-    }
+    check_sizes(operation != Operation::kPool && operation != Operation::kGradInput &&
+                operation != Operation::kGradBoxes);
     Tensor scratch;
     void* memory = nullptr;
     if (const int64_t bytes = scratch_bytes(operation, args_); bytes > 0) {
@@ -108,6 +107,21 @@ class Call {
   }
 
  private:
+  void check_sizes(bool is_maximum) const {
+    const int64_t bins = std::max(args_.bins_y, args_.bins_x);
+    TORCH_CHECK_VALUE(bins <= kMostBins, "output_size: on CUDA at most ", kMostBins, " bins along an axis, got ", bins);
+    for (int i = 0; i < args_.levels; ++i) {
+      const int64_t side = std::max(args_.maps[i].height, args_.maps[i].width);
+      TORCH_CHECK_VALUE(side <= kMostPixels, "input: on CUDA at most ", kMostPixels, " rows and columns, got ", side);
+    }
+    if (!is_maximum) return;
+    const int64_t samples = most_samples(args_);
+    TORCH_CHECK_VALUE(samples <= kMaxSamples, "mode 'max': at most ", kMaxSamples,
+                      " samples of a bin may fall on the map along one axis");
+    TORCH_CHECK_VALUE(samples * bins <= INT32_MAX, "mode 'max': on CUDA at most ", INT32_MAX,
+                      " samples along an axis, got ", bins, " bins of ", samples);
+  }
+
   const void* keep(const Tensor& rows) {
     kept_.push_back(rows.to(coordinates_).contiguous());
     return kept_.back().const_data_ptr();

@@ -25,10 +25,6 @@ int64_t given_samples(const CallArgs& args) {
 
 bool is_adaptive(const CallArgs& args) { return args.sampling_ratio <= 0 || args.rule == Rule::kRoiPool; }
 
-// Samples of an adaptive grid are more than half a pixel apart, cells one pixel: from the pixel at a bin's first sample
-// to that of the next bin's there are at least half as many as the bin has samples, but for a few at either end.
-constexpr int kSamplesPerPixel = 2, kSamplesPerBin = 8;
-
 void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t length, bool by_pixel, Scratch& scratch) {
   axis.bins = bins;
   axis.length = length;
@@ -40,14 +36,14 @@ void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t len
 template <class W>
 void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
-  axis.slots = axis.length + kSlotsPerBin * axis.bins;
+  axis.slots = TableSlots::count(axis.length, axis.bins);
   axis.weights = scratch.take<W>(args.boxes * axis.tables * axis.slots);
 }
 
 template <class W>
 void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
-  axis.slots = axis.length + kSlotsPerBin * axis.bins;
+  axis.slots = TableSlots::count(axis.length, axis.bins);
   axis.taps = scratch.take<Tap<W>>(args.boxes * axis.tables * axis.slots);
   axis.lists = scratch.take<Span>(args.boxes * axis.tables * axis.bins);
   axis.on_map = args.extrapolation_value != 0 ? scratch.take<double>(args.boxes * axis.bins) : nullptr;
@@ -55,8 +51,7 @@ void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products
 
 template <class W>
 void take_axis(AxisSamples<W>& axis, const CallArgs& args, Scratch& scratch) {
-  axis.slots =
-      is_adaptive(args) ? kSamplesPerPixel * axis.length + kSamplesPerBin * axis.bins : given_samples(args) * axis.bins;
+  axis.slots = is_adaptive(args) ? SampleSlots::count(axis.length, axis.bins) : given_samples(args) * axis.bins;
   axis.samples = scratch.take<SampleTap<W>>(args.boxes * axis.slots);
   axis.rejected = scratch.take<Rejected>(args.boxes * axis.bins);
 }
@@ -191,7 +186,7 @@ __global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
         });
         if (pixels.begin >= pixels.end) pixels = {0, 0};
         const int64_t place = axis.bin < T(0) ? axis.bins - 1 - p : p;
-        const Band band = {pixels, static_cast<int>(kSlotsPerBin * place), 0};
+        const Band band = {pixels, TableSlots::begin(target.slots, place), 0};
         target.bands[box * axis.bins + p] = band;
         store_on_map(target, box * axis.bins + p, on_map);
         for (int t = 0; t < products.tables; ++t) {
@@ -215,31 +210,31 @@ template <class W, class T>
 __global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
     fill_samples(const __grid_constant__ CallArgs args, int64_t most, bool adaptive,
                  const __grid_constant__ Samples<W> samples) {
-  build_box<T>(args, samples.plane_of_box, samples.y, samples.x,
-               [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
-                 const AxisSamples<W>& target = is_y ? samples.y : samples.x;
-                 Band band = {{static_cast<int>(axis.length), 0}, static_cast<int>(most * p), 0};
-                 SampleTap<W>* const taps = target.samples + box * target.slots;
-                 int64_t next_index = 0;
-                 bool first = true;
-                 for_each_sample(axis, p, /*ascending_positions=*/false, [&](const AxisSample<T>& sample) {
-                   if (adaptive && band.samples == 0) {
-                     band.offset = static_cast<int>(kSamplesPerPixel * sample.low + kSamplesPerBin * p);
-                   }
-                   if (sample.index == 0) first = false;
-                   next_index = sample.index + sample.count;
-                   if (band.samples == kMaxSamples || band.offset + band.samples >= target.slots) return;
-                   W low[2], high[2];
-                   sample_weights(axis, p, sample, by_edges<T>(), low, high);
-                   const W count = static_cast<W>(sample.weight);
-                   taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction),
-                                                         high[0] / count, high[1] / count};
-                   include(band.pixels, sample, axis.length);
-                 });
-                 if (band.samples == 0) band.pixels = {0, 0};
-                 target.bands[box * axis.bins + p] = band;
-                 target.rejected[box * axis.bins + p] = {first, next_index > 0 && next_index < axis.grid};
-               });
+  build_box<T>(
+      args, samples.plane_of_box, samples.y, samples.x, [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
+        const AxisSamples<W>& target = is_y ? samples.y : samples.x;
+        Band band = {{static_cast<int>(axis.length), 0}, static_cast<int>(most * p), 0};
+        SampleTap<W>* const taps = target.samples + box * target.slots;
+        int64_t next_index = 0;
+        bool first = true;
+        for_each_sample(axis, p, /*ascending_positions=*/false, [&](const AxisSample<T>& sample) {
+          if (adaptive && band.samples == 0) {
+            band.offset = SampleSlots::begin(target.slots, p) + SampleSlots::kPerPixel * static_cast<int>(sample.low);
+          }
+          if (sample.index == 0) first = false;
+          next_index = sample.index + sample.count;
+          if (band.samples == kMaxSamples || band.offset + band.samples >= target.slots) return;
+          W low[2], high[2];
+          sample_weights(axis, p, sample, by_edges<T>(), low, high);
+          const W count = static_cast<W>(sample.weight);
+          taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction),
+                                                high[0] / count, high[1] / count};
+          include(band.pixels, sample, axis.length);
+        });
+        if (band.samples == 0) band.pixels = {0, 0};
+        target.bands[box * axis.bins + p] = band;
+        target.rejected[box * axis.bins + p] = {first, next_index > 0 && next_index < axis.grid};
+      });
 }
 
 // A block has one plane: it counts the boxes of those before it, and then lists its own.
@@ -285,7 +280,7 @@ Products box_gradient_products(const CallArgs& args) {
 int64_t most_samples(const CallArgs& args) {
   if (!is_adaptive(args)) return args.sampling_ratio;
   const int64_t height = longest(args, &MapArgs::height), width = longest(args, &MapArgs::width);
-  return kSamplesPerPixel * (height > width ? height : width) + kSamplesPerBin;
+  return SampleSlots::kPerPixel * (height > width ? height : width) + SampleSlots::kPerBin;
 }
 
 template <class W>

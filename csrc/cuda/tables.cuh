@@ -84,9 +84,26 @@ struct Products {
 Products average_products(const CallArgs& args);
 Products box_gradient_products(const CallArgs& args);
 
-// Neighbouring bins share two pixels, and rounding may add one: a bin's band may begin this many slots after the bin
-// before it without a clash, so that every bin knows where its weights go.
-constexpr int kSlotsPerBin = 4;
+// Every bin knows where its weights or samples go without asking the others. Bins of even and of odd number have a half
+// of the slots each. There a slot follows from a pixel, and a bin begins PER_BIN slots later than the one before it in
+// its half. Between these two lies a bin, so that rounding cannot make them meet: positions are off by at most an
+// eighth of a bin and two pixels, where boxes have at most kMostBins bins and maps kMostPixels.
+template <int PER_PIXEL, int PER_BIN>
+struct Slots {
+  static constexpr int kPerPixel = PER_PIXEL, kPerBin = PER_BIN;
+
+  static int64_t count(int64_t length, int64_t bins) { return 2 * (length * kPerPixel + (bins + 1) / 2 * kPerBin); }
+  // Where pixel 0 of the bin would be; `place` counts bins by ascending position.
+  static ROI_HOST_DEVICE int begin(int64_t slots, int64_t place) {
+    return static_cast<int>((place % 2 == 0 ? 0 : slots / 2) + place / 2 * kPerBin);
+  }
+};
+
+// Neighbouring bins share two pixels, and rounding may add two.
+using TableSlots = Slots<1, 4>;
+// Samples of an adaptive grid are more than half a pixel apart, cells one pixel: from the pixel at a bin's first sample
+// to that of the next bin's there are at least half as many as the bin has samples, but for a few at either end.
+using SampleSlots = Slots<2, 8>;
 
 // Weights by pixel, for those who own pixels. Zeros fill the gaps between samples.
 template <class W>
