@@ -17,6 +17,7 @@ from conftest import (
     as_array,
     assert_gradients_match_oracle,
     assert_matches_oracle,
+    assert_within_rounding,
     random_tensor,
     rows,
 )
@@ -277,3 +278,42 @@ def test_directions_that_are_not_finite(rule: str, value: float) -> None:
                 assert moves or (out[:2] == 0).all()
                 assert moves or (by_boxes[:2] == 0).all()
                 assert not out[2:].isfinite().all() or rule == "crop_nearest"
+
+
+@pytest.mark.parametrize("ratio", [33, 40])
+def test_large_grids_of_reversed_and_empty_boxes(ratio: int) -> None:
+    """The part on the map is found by bisection there too, from either end; also where samples coincide."""
+    features = random_tensor(1, 2, 7, 9, seed=6, dtype=torch.float32)
+    boxes = rows((5.2, 4.3, 1.1, 0.4), (2.0, 3.0, -40.0, 2.5), (30.0, 3.0, 2.0, -20.0), (3.3, 2.4, 3.3, 9.4)).float()
+    far = rows((2.0**24, 1.0, -4.0, 5.0), (-4.0, 1.0, 2.0**24, 5.0)).float()
+    grad = random_tensor(4, 2, 3, 2, seed=7, dtype=torch.float32)
+    for mode in ("avg", "max"):
+        assert_gradients_match_oracle(Call((3, 2), 1.0, ratio, True, mode), features, boxes, grad)
+        assert_matches_oracle(Call((2, 4000), 1.0, ratio, True, mode), features, far)
+    assert_matches_oracle(CropCall((3, 2), samples_per_bin=ratio), features, boxes[:, SWAPPED] / 8.0)
+
+
+def test_samples_without_a_place_take_no_time() -> None:
+    """Of 1e9 samples at one point, or at none, each costs nothing; this would not end otherwise."""
+    features, many = FEATURES[:1], 10**9
+    nowhere = rows((NAN, 4.0, 3.0, 4.0), (3.0, NAN, 3.0, 4.0), (1.0, 4.0, INF, 4.0), (-INF, -INF, INF, INF)).float()
+    out = roi_align(features, nowhere, 2, 1.0, many, aligned=True)
+    assert_within_rounding(out, roi_align(features, nowhere, 2, 1.0, 3, aligned=True).double(), torch.ones(()))
+    point = rows((3.3, 2.4, 3.3, 2.4)).float()
+    out = roi_align(features, point, 2, 1.0, many, aligned=True)
+    assert_within_rounding(out, roi_align(features, point, 2, 1.0, 1, aligned=True).double(), torch.ones(()))
+    assert roi_align_rotated(features, rotated_rows((NAN, 1.0, 3.0, 4.0, 0.0)).float(), 2, 1.0, many).eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", [1e9, 1e14, 1e17, 1e24])
+def test_rotated_boxes_far_away_cost_no_more_than_near_ones(dtype: torch.dtype, distance: float) -> None:
+    """However long they are: beyond what coordinates can tell apart on a map, an adaptive grid counts as empty."""
+    boxes = rotated_rows(
+        (distance, 4 * distance, distance / 1e3, distance / 1e5, 90.0), (0.0, distance, 4e18, 1e18, 90.0),
+        (distance, 3.0, 2 * distance, 5.0, 0.0),
+    ).to(dtype)  # fmt: skip
+    for aligned in (False, True):
+        out = roi_align_rotated(FEATURES[:1].to(dtype), boxes, 2, aligned=aligned)
+        assert out.isfinite().all()
+        assert out[2].any() == (distance < 18e6 or (dtype == torch.float64 and distance < 9e15))

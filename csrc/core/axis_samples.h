@@ -38,18 +38,16 @@ ROI_HOST_DEVICE bool locate(Rule rule, T position, int64_t length, AxisSample<T>
   return true;
 }
 
-// Grids up to this size are walked whole; in larger ones of a box that is not reversed the part on the map is found
-// by bisection, which is exact since positions never decrease with i, rounding included.
+// Grids up to this size are walked whole; in larger ones the part on the map is found by bisection, which is exact
+// since positions never turn back as i grows, rounding included.
 constexpr int64_t kBisectionFrom = 32;
 
-// First i in [begin, end) whose position is >= (or, if `strictly`, >) the bound; end if there is none.
-template <class T>
-ROI_HOST_DEVICE int64_t first_sample_beyond(const BoxAxis<T>& axis, int64_t p, int64_t begin, int64_t end, T bound,
-                                            bool strictly) {
+// First j in [begin, end) whose key is >= (or, if `strictly`, >) the bound; end if there is none. Keys never decrease.
+template <class T, class Key>
+ROI_HOST_DEVICE int64_t first_beyond(int64_t begin, int64_t end, T bound, bool strictly, Key&& key) {
   while (begin < end) {
     const int64_t middle = begin + (end - begin) / 2;
-    const T position = sample_position(axis, p, middle);
-    const bool beyond = strictly ? position > bound : position >= bound;
+    const bool beyond = strictly ? key(middle) > bound : key(middle) >= bound;
     if (beyond) {
       end = middle;
     } else {
@@ -59,20 +57,22 @@ ROI_HOST_DEVICE int64_t first_sample_beyond(const BoxAxis<T>& axis, int64_t p, i
   return begin;
 }
 
-// Calls visit(i, count, position) for the runs of equal positions of bin p within [from, to], of a box that is not
-// reversed. Far from the origin neighbouring samples round to one position.
+// Calls visit(i, count, position) for the runs of equal positions of bin p within [from, to], by ascending index i of
+// their first sample, or `backwards`. Far from the origin neighbouring samples round to one position; positions that
+// are no numbers are in no interval.
 template <class T, class Visit>
-ROI_HOST_DEVICE void for_each_run(const BoxAxis<T>& axis, int64_t p, T from, T to, Visit&& visit) {
-  int64_t i = first_sample_beyond(axis, p, 0, axis.grid, from, false);
-  const int64_t end = first_sample_beyond(axis, p, i, axis.grid, to, true);
-  while (i < end) {
-    const T position = sample_position(axis, p, i);
-    int64_t next = i + 1;
-    if (next < end && sample_position(axis, p, next) == position) {
-      next = first_sample_beyond(axis, p, next, end, position, true);
-    }
-    visit(i, next - i, position);
-    i = next;
+ROI_HOST_DEVICE void for_each_run(const BoxAxis<T>& axis, int64_t p, T from, T to, bool backwards, Visit&& visit) {
+  // Along j, which counts runs as they are visited, positions times `sign` never decrease.
+  const T sign = (axis.bin < T(0)) != backwards ? T(-1) : T(1);
+  const auto key = [&](int64_t j) { return sign * sample_position(axis, p, backwards ? axis.grid - 1 - j : j); };
+  int64_t j = first_beyond(int64_t(0), axis.grid, sign > T(0) ? from : -to, false, key);
+  const int64_t end = first_beyond(j, axis.grid, sign > T(0) ? to : -from, true, key);
+  while (j < end) {
+    const T position = key(j);
+    int64_t next = j + 1;
+    if (next < end && key(next) == position) next = first_beyond(next, end, position, true, key);
+    visit(backwards ? axis.grid - next : j, next - j, sign * position);
+    j = next;
   }
 }
 
@@ -132,8 +132,8 @@ ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, bool asc
   if (axis.rule == Rule::kPrRoIPool) return for_each_piece(axis, p, visit);
   if (axis.rule == Rule::kRoiPool) return for_each_cell(axis, p, visit);
   AxisSample<T> sample = {};
-  if (axis.grid <= kBisectionFrom || !(axis.bin > T(0))) {
-    const bool backwards = ascending_positions && axis.bin < T(0);
+  const bool backwards = ascending_positions && axis.bin < T(0);
+  if (axis.grid <= kBisectionFrom) {
     sample.count = 1;
     sample.weight = T(1);
     for (int64_t step = 0; step < axis.grid; ++step) {
@@ -142,12 +142,20 @@ ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, bool asc
     }
     return;
   }
-  for_each_run(axis, p, T(-1), static_cast<T>(axis.length), [&](int64_t index, int64_t count, T position) {
+  for_each_run(axis, p, T(-1), static_cast<T>(axis.length), backwards, [&](int64_t index, int64_t count, T position) {
     sample.index = index;
     sample.count = count;
     sample.weight = static_cast<T>(count);
     if (locate(axis.rule, position, axis.length, sample)) visit(sample);
   });
+}
+
+// Of samples that share a position, the one that wins a maximum.
+template <class T>
+ROI_HOST_DEVICE AxisSample<T> first_of(AxisSample<T> sample) {
+  sample.count = 1;
+  sample.weight = T(1);
+  return sample;
 }
 
 // How far along its box a sample lies, in [0, 1]; of equal ones, and of a piece, their middle.

@@ -16,6 +16,15 @@ struct RotatedBox {
   T angle_unit;  // radians per unit of the angle
 };
 
+// What rounding may do to a position, relative to the coordinates that it is made of: eight roundings or so.
+template <class T>
+constexpr T kRoundings = sizeof(T) == 8 ? T(2e-15) : T(1e-6);
+
+template <class T>
+ROI_HOST_DEVICE T map_sizes(int64_t height, int64_t width) {
+  return static_cast<T>(height + 1) + static_cast<T>(width + 1);
+}
+
 // `row` holds (cx, cy, w, h, angle): image pixels, and degrees or radians counter-clockwise.
 template <class T>
 ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* row, T scale, int64_t bins_y, int64_t bins_x,
@@ -35,11 +44,16 @@ ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* row, T scale,
     axis.grid = samples_per_bin(axis.bin, sampling_ratio);
     return axis;
   };
-  return {upright(row[3], bins_y, height), upright(row[2], bins_x, width), add(multiply(row[1], scale), shift),
-          add(multiply(row[0], scale), shift),
-          // Rounded once from double, so that every backend has the same.
-          static_cast<T>(std::cos(static_cast<double>(angle))), static_cast<T>(std::sin(static_cast<double>(angle))),
-          degrees ? T(kPi / 180.0) : T(1)};
+  RotatedBox<T> box = {upright(row[3], bins_y, height), upright(row[2], bins_x, width),
+                       add(multiply(row[1], scale), shift), add(multiply(row[0], scale), shift),
+                       // Rounded once from double, so that every backend has the same.
+                       static_cast<T>(std::cos(static_cast<double>(angle))),
+                       static_cast<T>(std::sin(static_cast<double>(angle))), degrees ? T(kPi / 180.0) : T(1)};
+  // So far away that rounding moves samples by more than the map is long, an adaptive grid says nothing of the map, on
+  // which less than a millionth of it can fall. It counts as empty.
+  const T distance = std::fabs(box.centre_y) + std::fabs(box.centre_x);
+  if (sampling_ratio <= 0 && kRoundings<T> * distance > map_sizes<T>(height, width)) box.y.grid = box.x.grid = 0;
+  return box;
 }
 
 // One sample of a rotated grid: where it lies in the upright grid, and what it is on the map.
@@ -73,9 +87,8 @@ template <class T>
 ROI_HOST_DEVICE Reach<T> reach_of(const Window<T>& window, const RotatedBox<T>& box, T by_y, T by_x) {
   const T corner = by_y * (window.top - box.centre_y) + by_x * (window.left - box.centre_x);
   const T y = by_y * window.height, x = by_x * window.width;
-  constexpr T kRoundings = sizeof(T) == 8 ? T(2e-15) : T(1e-6);  // eight or so, relative
-  const T sizes = static_cast<T>(box.y.length + 1) + static_cast<T>(box.x.length + 1);
-  const T margin = T(1) + kRoundings * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + sizes);
+  const T sizes = map_sizes<T>(box.y.length, box.x.length);
+  const T margin = T(1) + kRoundings<T> * (std::fabs(box.centre_y) + std::fabs(box.centre_x) + sizes);
   return {corner + (y < T(0) ? y : T(0)) + (x < T(0) ? x : T(0)) - margin,
           corner + (y > T(0) ? y : T(0)) + (x > T(0) ? x : T(0)) + margin};
 }
@@ -102,12 +115,12 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
                                              int64_t q, Visit&& visit) {
   if (!window.finite()) return;
   RotatedSample<T> sample = {};
-  for_each_run(box.y, p, window.rows.from, window.rows.to, [&](int64_t i, int64_t count_y, T up_y) {
+  for_each_run(box.y, p, window.rows.from, window.rows.to, false, [&](int64_t i, int64_t count_y, T up_y) {
     sample.up_y = up_y;
     sample.y.index = i;
     sample.y.count = count_y;
     sample.along_y = fraction_along_box(box.y, p, sample.y) - T(0.5);
-    for_each_run(box.x, q, window.columns.from, window.columns.to, [&](int64_t j, int64_t count_x, T up_x) {
+    for_each_run(box.x, q, window.columns.from, window.columns.to, false, [&](int64_t j, int64_t count_x, T up_x) {
       const T y = add(add(multiply(up_y, box.cosine), -multiply(up_x, box.sine)), box.centre_y);
       const T x = add(add(multiply(up_y, box.sine), multiply(up_x, box.cosine)), box.centre_x);
       if (!locate(box.y.rule, y, box.y.length, sample.y) || !locate(box.x.rule, x, box.x.length, sample.x)) return;

@@ -34,12 +34,11 @@ struct SampleTables {
       bool first = true;
       for_each_sample(axis, p, /*ascending_positions=*/false, [&](const AxisSample<T>& sample) {
         W low[2], high[2];
-        sample_weights(axis, p, sample, by_edges<T>(), low, high);
-        const W count = static_cast<W>(sample.weight);
-        samples.push_back(
-            {static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0] / count, high[1] / count});
-        TORCH_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamples, "mode 'max': at most ",
-                          kMaxSamples, " samples of a bin may fall on the map along one axis");
+        sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
+        samples.push_back({static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]});
+        TORCH_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamples,
+                          axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamples,
+                          " samples of a bin may fall on the map along one axis");
         if (sample.index == 0) first = false;
         next_index = sample.index + sample.count;
       });

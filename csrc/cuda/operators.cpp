@@ -116,9 +116,10 @@ class Call {
     }
     if (!is_maximum) return;
     const int64_t samples = most_samples(args_);
-    TORCH_CHECK_VALUE(samples <= kMaxSamples, "mode 'max': at most ", kMaxSamples,
+    const char* const operation = args_.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'";
+    TORCH_CHECK_VALUE(samples <= kMaxSamples, operation, ": at most ", kMaxSamples,
                       " samples of a bin may fall on the map along one axis");
-    TORCH_CHECK_VALUE(samples * bins <= INT32_MAX, "mode 'max': on CUDA at most ", INT32_MAX,
+    TORCH_CHECK_VALUE(samples * bins <= INT32_MAX, operation, ": on CUDA at most ", INT32_MAX,
                       " samples along an axis, got ", bins, " bins of ", samples);
   }
 

@@ -225,10 +225,9 @@ __global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
           next_index = sample.index + sample.count;
           if (band.samples == kMaxSamples || band.offset + band.samples >= target.slots) return;
           W low[2], high[2];
-          sample_weights(axis, p, sample, by_edges<T>(), low, high);
-          const W count = static_cast<W>(sample.weight);
-          taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction),
-                                                high[0] / count, high[1] / count};
+          sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
+          taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction), high[0],
+                                                high[1]};
           include(band.pixels, sample, axis.length);
         });
         if (band.samples == 0) band.pixels = {0, 0};
@@ -280,6 +279,7 @@ Products box_gradient_products(const CallArgs& args) {
 int64_t most_samples(const CallArgs& args) {
   if (!is_adaptive(args)) return args.sampling_ratio;
   const int64_t height = longest(args, &MapArgs::height), width = longest(args, &MapArgs::width);
+  if (args.rule == Rule::kRoiPool) return height > width ? height : width;  // cells
   return SampleSlots::kPerPixel * (height > width ? height : width) + SampleSlots::kPerBin;
 }
 
