@@ -11,20 +11,22 @@
 #   table        all of the above as tables: benchmarks/results/gpu.json and gpu.md, and the README. Needs no GPU.
 # usage: benchmarks/gpu/run_all.sh [--out FOLDER] [PHASE...]     by default every phase, in this order
 #
-# About 25 minutes in all (estimated, not yet timed). Where a command may take ten minutes at most:
-#   build limits torchvision ours  |  tests sanitizers: with `build` before it on a fresh machine  |  profile variants
-# A phase that fails does not stop the others, and each can be run again alone; all but `limits`, `torchvision` and
-# `table` need the build, which stays in build/gpu. Into FOLDER (default outputs/gpu) go PHASE.log and PHASE.json
-# (profile: profile.csv; build and table: no more than the log), a few hundred kilobytes; what an earlier run of the phase
-# left there is deleted first. `table` wants limits, torchvision and ours of one machine in FOLDER and says so otherwise.
+# About 25 minutes in all (estimated, not yet timed), numbers before tests, so that a test that hangs costs none. Where
+# a command may take ten minutes at most, three of them:
+#   build limits torchvision ours        tests sanitizers        profile variants
+# A phase that fails does not stop the others, and each can be run again alone. All but `limits`, `torchvision` and
+# `table` need the build, which stays in build/gpu: on a fresh machine ask for `build` too. Into FOLDER (default
+# outputs/gpu) go PHASE.log and PHASE.json (profile: profile.csv; build and table: no more than the log), a few hundred
+# kilobytes in all; what an earlier run of a phase left there is deleted first. `table` wants limits, torchvision and
+# ours of the same kind of machine in FOLDER, finished, and says so otherwise.
 #
 # PYTHON names an interpreter with torch for CUDA, torchvision, triton, pytest, hypothesis, numpy, setuptools and ninja.
 # COMMIT says what is measured where this is no git checkout.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
 python=$(command -v "${PYTHON:-python3}") || { echo "there is no ${PYTHON:-python3}: set PYTHON"; exit 2; }
 python=$(realpath --no-symlinks "$python")
-out=outputs/gpu
+root=$(realpath "$(dirname "$0")/../..")
+out=$root/outputs/gpu
 if [ "${1:-}" = --out ]; then
   [ $# -ge 2 ] || { echo "--out needs a folder"; exit 2; }
   out=$2
@@ -33,9 +35,11 @@ fi
 phases="build limits torchvision ours tests sanitizers profile variants table"
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $phases
-mkdir -p "$out" build/gpu
-out=$(realpath "$out") work=$(realpath build/gpu)
+work=$root/build/gpu
+mkdir -p "$out" "$work" || exit 2
+out=$(realpath "$out")
 site=$work/site
+cd "$root" || exit 2
 # ninja lies beside the interpreter, Nvidia's tools in these places if not on the PATH, of ncu the newest first.
 tools=
 for folder in /opt/nvidia/nsight-compute/*/; do tools=${folder%/}:$tools; done
@@ -110,7 +114,7 @@ collect() {
 # then names the test.
 tests() {
   need_build && cd tests || return
-  local pytest=(timeout --foreground -s INT -k 15 420 "$python" -m pytest -v --tb=short --maxfail=20 -p no:cacheprovider
+  local pytest=(timeout --foreground -s INT -k 15 200 "$python" -m pytest -v --tb=short --maxfail=20 -p no:cacheprovider
     test_cuda_device.py)
   export OMP_NUM_THREADS=$(((cores + 1) / 2))
   "${pytest[@]}" -k test_kernels_agree >"$work/kernels.log" 2>&1 &
@@ -120,7 +124,8 @@ tests() {
 }
 
 # The tools look at this package's kernels alone, but for initcheck, which has to see who wrote what they read. The
-# cases: every dtype, and channels that lie together.
+# cases: every dtype, and channels that lie together. Each timeout has its own group of processes, for a tool and what
+# it started, and ends before the phase does.
 sanitizers() {
   need_build && cd tests || return
   command -v compute-sanitizer || { echo "no compute-sanitizer on the PATH"; return 1; }
@@ -129,7 +134,7 @@ sanitizers() {
   for tool in memcheck racecheck synccheck initcheck; do
     filter=(--kernel-name kns=roialign_ext)
     [ $tool != initcheck ] || filter=()
-    timeout -s INT -k 15 400 compute-sanitizer --tool $tool "${filter[@]}" --print-limit 20 --error-exitcode 42 \
+    timeout -s INT -k 15 340 compute-sanitizer --tool $tool "${filter[@]}" --print-limit 20 --error-exitcode 42 \
       "$python" -m pytest -v --tb=short --maxfail=5 -p no:cacheprovider test_cuda_device.py \
       -k "test_kernels_agree and (dtype or channels_last)" >"$work/$tool.log" 2>&1 &
     started+=("$tool" $!)
