@@ -45,7 +45,7 @@ tools=
 for folder in /opt/nvidia/nsight-compute/*/; do tools=${folder%/}:$tools; done
 PATH=$(dirname "$python"):$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer:$tools
 cores=$(env -u OMP_NUM_THREADS nproc)
-export PATH PYTHONPATH=$site PYTHONUNBUFFERED=1 MAX_JOBS=${MAX_JOBS:-$cores}
+export PATH PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 MAX_JOBS=${MAX_JOBS:-$cores}
 COMMIT=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 export COMMIT
 
@@ -152,8 +152,9 @@ profile() {
     sections+=(--section $section)
   done
   # torchvision's kernels are in the namespace vision, named roi_align_... .
-  ncu --clock-control none --kernel-name-base demangled --kernel-name "regex:roialign_ext|roi_align" "${sections[@]}" \
-    --metrics "$metrics" --page raw --csv --log-file "$out/profile.csv" "$python" -m benchmarks.gpu.once &&
+  timeout -s INT -k 15 100 ncu --clock-control none --kernel-name-base demangled \
+    --kernel-name "regex:roialign_ext|roi_align" "${sections[@]}" --metrics "$metrics" --page raw --csv \
+    --log-file "$out/profile.csv" "$python" -m benchmarks.gpu.once &&
     grep -c roialign_ext "$out/profile.csv"
 }
 

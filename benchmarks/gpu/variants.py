@@ -84,7 +84,7 @@ def build(variant: Variant, site: Path) -> None:
 def measure(site: Path, output: Path) -> Any:
     """What `benchmarks.gpu.measure ours` writes with the package of ``site``; unfinished workloads as cells too."""
     command = [sys.executable, "-m", "benchmarks.gpu.measure", "ours", "--output", str(output), *MEASURED]
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     found = json.loads(output.read_text())
     found["cells"] += [{"error": f"{workload} was not finished"} for workload in found["unfinished"]]
