@@ -143,7 +143,7 @@ class Operators:
     def _moved(self, value: Any) -> Any:
         if isinstance(value, Tensor) and self.device != "cpu":
             # A copy of the strides too, zeros and gaps included.
-            storage = value.untyped_storage().to(self.device)
+            storage = value.untyped_storage().to(device=self.device)
             moved = torch.empty(0, dtype=value.dtype, device=self.device)
             return moved.set_(storage, value.storage_offset(), value.shape, value.stride())
         if isinstance(value, list):

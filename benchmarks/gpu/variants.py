@@ -1,7 +1,8 @@
-"""Other choices for the constants of the CUDA kernels: `python -m benchmarks.gpu.variants FOLDER`.
+"""Other choices for the constants of the CUDA kernels: `python -m benchmarks.gpu.variants --work FOLDER --output FILE`.
 
-Each variant is a copy of the sources with one expression replaced, built beside the package and measured on the same
-workloads. The product has no switch for them: what a sweep shows to be better is written into the sources.
+Each variant is a copy of the sources with one expression replaced, built beside the package (FOLDER/site) and measured
+on the same workloads, after all of them are built; the package itself comes first and last, which shows the noise. The
+product has no switch for them: what a sweep shows to be better is written into the sources.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ("csrc", "roialign_ext", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-MEASURED = ("--workloads", "box head", "C4 head", "--dtypes", "f32", "bf16")
+MEASURED = ("--workloads", "box head", "C4 head", "--dtypes", "f32", "bf16", "--calls", "kernel")
+BUILDS_AT_ONCE = 4
+JOBS_OF_A_BUILD = max(1, (os.cpu_count() or 1) // BUILDS_AT_ONCE)
 
 
 class Variant(NamedTuple):
@@ -44,17 +48,22 @@ VARIANTS = {
 }
 
 
+class BuildError(Exception):
+    """Why there is no build of a variant."""
+
+
 def apply(variant: Variant, root: Path) -> None:
     """Replaces the expression, which has to be there."""
     path = root / "csrc" / "cuda" / variant.file
     source = path.read_text()
     if variant.old not in source:
-        raise SystemExit(f"{variant.file} has no {variant.old!r}: benchmarks/gpu/variants.py is older than the kernels")
+        raise BuildError(f"{variant.file} has no {variant.old!r}: benchmarks/gpu/variants.py is older than the kernels")
     path.write_text(source.replace(variant.old, variant.new))
 
 
 def build(variant: Variant, site: Path) -> None:
     """The package with that variant, installed into ``site``."""
+    shutil.rmtree(site, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in PACKAGE:
             source = ROOT / name
@@ -64,35 +73,55 @@ def build(variant: Variant, site: Path) -> None:
                 shutil.copy(source, folder)
         apply(variant, Path(folder))
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps"]
-        environment = {**os.environ, "FORCE_CUDA": "1"}
-        subprocess.run([*command, "--target", str(site), "."], cwd=folder, env=environment, check=True)
+        environment = {**os.environ, "FORCE_CUDA": "1", "MAX_JOBS": str(JOBS_OF_A_BUILD)}
+        done = subprocess.run(
+            [*command, "--target", str(site), "."], cwd=folder, env=environment, capture_output=True, text=True
+        )
+    if done.returncode != 0:
+        raise BuildError(f"the build ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
 
 
-def measure(site: Path, output: Path, *arguments: str) -> Any:
-    """The cells of `benchmarks.gpu.measure ours` with the package of ``site``."""
-    command = [sys.executable, "-m", "benchmarks.gpu.measure", "ours", "--output", str(output), *MEASURED, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(output.read_text())["cells"]
+def measure(site: Path, output: Path) -> Any:
+    """What `benchmarks.gpu.measure ours` writes with the package of ``site``; unfinished workloads as cells too."""
+    command = [sys.executable, "-m", "benchmarks.gpu.measure", "ours", "--output", str(output), *MEASURED]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    found = json.loads(output.read_text())
+    found["cells"] += [{"error": f"{workload} was not finished"} for workload in found["unfinished"]]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where run_all.sh put the package (site) and results go")
-    folder = parser.parse_args().folder.resolve()
-    results = {"as it is": measure(folder / "site", folder / "variant.json")}
-    results["boxes in spatial order"] = measure(folder / "site", folder / "variant.json", "--sorted-boxes")
-    for name, variant in VARIANTS.items():
-        site = folder / "variant"
-        shutil.rmtree(site, ignore_errors=True)
-        try:
-            build(variant, site)
-            results[name] = measure(site, folder / "variant.json")
-        except subprocess.CalledProcessError as error:
-            results[name] = [{"error": str(error)}]
-        print(name, *(f"{cell.get('forward', {}).get('us')}/{cell.get('backward', {}).get('us')}"
-                      for cell in results[name]), flush=True)  # fmt: skip
-        (folder / "variants.json").write_text(json.dumps(results, indent=1) + "\n")
+    parser.add_argument("--work", type=Path, required=True, help="where run_all.sh built the package (site)")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file")
+    arguments = parser.parse_args()
+    work, output = arguments.work.resolve(), arguments.output.resolve()
+    results: dict[str, Any] = {"variants": {}}
+
+    def measured(name: str, site: Path) -> None:
+        found = measure(site, work / "variant.json")
+        results.setdefault("environment", found.get("environment"))
+        add(name, found["cells"])
+
+    def add(name: str, cells: list[dict[str, Any]]) -> None:
+        times = (f"{cell.get('forward', {}).get('us')}/{cell.get('backward', {}).get('us')}" for cell in cells)
+        print(name, *(cell.get("error", time) for cell, time in zip(cells, times, strict=True)), flush=True)
+        results["variants"][name] = cells
+        part = output.with_name(output.name + ".part")
+        part.write_text(json.dumps(results, indent=1) + "\n")
+        part.replace(output)
+
+    measured("as it is", work / "site")
+    sites = {name: work / f"variant_{i}" for i, name in enumerate(VARIANTS)}
+    with ThreadPoolExecutor(BUILDS_AT_ONCE) as pool:
+        builds = {name: pool.submit(build, VARIANTS[name], site) for name, site in sites.items()}
+    for name, done in builds.items():
+        if (error := done.exception()) is None:
+            measured(name, sites[name])
+        else:
+            add(name, [{"error": str(error)}])
+    measured("as it is, again", work / "site")
 
 
 if __name__ == "__main__":
