@@ -7,7 +7,7 @@ venv=.venv-test-oldest
 export MAX_JOBS=${MAX_JOBS:-2} TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0}
 [ $# -gt 0 ] || set -- test_environment.py test_adjoint.py test_bad_input.py test_gradients.py \
   test_functorch.py test_functionalize.py test_compile.py test_operators.py test_registration.py \
-  test_family_forward.py test_family_transforms.py test_family_integration.py
+  test_family_forward.py test_family_transforms.py test_family_integration.py test_onnx.py
 
 echo "== Creating $venv"
 rm -rf "$venv"

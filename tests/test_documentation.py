@@ -25,6 +25,8 @@ def python_blocks() -> list[str]:
 def run(block: str) -> dict[str, Any]:
     if "torchvision" in block:
         pytest.importorskip("torchvision", reason="torchvision is not installed")
+    if "onnx" in block:
+        pytest.importorskip("onnxscript", reason="onnxscript belongs to the optional extra onnx")
     torch.manual_seed(0)
     names: dict[str, Any] = {}
     exec(compile(block, str(README), "exec"), names)

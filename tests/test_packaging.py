@@ -102,8 +102,13 @@ def test_installed_files() -> None:
 def test_metadata() -> None:
     metadata = importlib.metadata.metadata("roialign_ext")
     assert metadata["Version"] == roialign_ext.__version__
-    assert metadata.get_all("Requires-Dist") == ["torch>=2.11", 'matplotlib>=3.8; extra == "viz"']
-    assert metadata.get_all("Provides-Extra") == ["viz"]
+    assert metadata.get_all("Requires-Dist") == [
+        "torch>=2.11",
+        'onnx>=1.23; extra == "onnx"',
+        'onnxscript>=0.7; extra == "onnx"',
+        'matplotlib>=3.8; extra == "viz"',
+    ]
+    assert metadata.get_all("Provides-Extra") == ["onnx", "viz"]
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
 
