@@ -292,6 +292,7 @@ BOUNDARIES = (
                 rule=rule, boxes="65", channels=1, images=1
             ),  # one more than fit a piece of scratch memory of 256 bytes
             Case(rule=rule, boxes="3", channels=130, bins=(7, 7), planes=((5, 6),), images=1),
+            Case(rule=rule, boxes="3", channels=300, planes=((5, 6),), images=1),  # more than a block has
             Case(rule=rule, boxes="2", channels=129, bins=(2, 2), layout="channels_last", dtype=torch.bfloat16),
             Case(rule=rule, boxes="3", channels=2, bins=(35, 2), planes=((40, 11),)),  # more bins than lanes
             Case(rule=rule, boxes="3", channels=2, bins=(2, 35), planes=((11, 40),)),

@@ -1,6 +1,6 @@
-// The gradient by the maps, whatever the rule: every pixel is owned by one thread, which adds up what the bins give to
-// it, box after box, and writes it once. So sums have a fixed order, are rounded once, need neither atomics nor zeros
-// to begin with, and the result is the same in every run.
+// The gradient by the maps, whatever the rule: every element is owned by one thread, which adds up what the bins give
+// to it, box after box, and writes it once. So sums have a fixed order, are rounded once, need neither atomics nor
+// zeros to begin with, and the result is the same in every run.
 #pragma once
 
 #include "tables.cuh"
@@ -13,8 +13,13 @@ struct TileMap {
   int tile_rows, tile_columns;
   int64_t tiles;  // of all planes
 
-  ROI_HOST_DEVICE int64_t rows(const MapArgs& map) const { return (map.height + tile_rows - 1) / tile_rows; }
-  ROI_HOST_DEVICE int64_t columns(const MapArgs& map) const { return (map.width + tile_columns - 1) / tile_columns; }
+  ROI_HOST_DEVICE int64_t rows(const MapArgs& map) const { return tiles_of(map.height, tile_rows); }
+  ROI_HOST_DEVICE int64_t columns(const MapArgs& map) const { return tiles_of(map.width, tile_columns); }
+
+ private:
+  static ROI_HOST_DEVICE int64_t tiles_of(int64_t length, int size) {
+    return (static_cast<unsigned>(length) + size - 1) / size;  // at most kMostPixels
+  }
 };
 
 inline TileMap make_tile_map(const CallArgs& args, int tile_rows, int tile_columns) {
@@ -30,19 +35,21 @@ struct Tile {
   int64_t chunk;
 };
 
-// Coarse levels come first: their tiles have the longest lists of boxes.
-__device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map, int64_t block) {
-  const int64_t chunk = block / map.tiles;
-  int64_t tile = block - chunk * map.tiles;
+// Coarse levels come first: their tiles have the longest lists of boxes. There are as many blocks as tiles and chunks,
+// so that all of these numbers have 32 bits.
+__device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map, unsigned block) {
+  const unsigned tiles = static_cast<unsigned>(map.tiles), images = static_cast<unsigned>(args.images);
+  const unsigned chunk = block / tiles;
+  unsigned tile = block - chunk * tiles, rows, columns;
   int level = args.levels - 1;
-  for (; level > 0; --level) {
-    const int64_t of_level = args.images * map.rows(args.maps[level]) * map.columns(args.maps[level]);
-    if (tile < of_level) break;
-    tile -= of_level;
+  for (;; --level) {
+    rows = static_cast<unsigned>(map.rows(args.maps[level]));
+    columns = static_cast<unsigned>(map.columns(args.maps[level]));
+    if (level == 0 || tile < images * rows * columns) break;
+    tile -= images * rows * columns;
   }
-  const int64_t columns = map.columns(args.maps[level]), of_image = map.rows(args.maps[level]) * columns;
-  const int64_t image = tile / of_image, row = tile % of_image / columns, column = tile % columns;
-  const int y = static_cast<int>(row * map.tile_rows), x = static_cast<int>(column * map.tile_columns);
+  const unsigned image = tile / (rows * columns), row = tile / columns - image * rows, column = tile % columns;
+  const int y = static_cast<int>(row) * map.tile_rows, x = static_cast<int>(column) * map.tile_columns;
   return {level, image, {y, y + map.tile_rows}, {x, x + map.tile_columns}, chunk};
 }
 

@@ -1,6 +1,8 @@
 // The maximum of the interpolated samples of each bin, and pooling with the winners fixed: each output is one bilinear
 // sample, so the operator is linear in the features again (docs/math.md, section 5), with a transpose, a box gradient
 // and derivatives along box directions.
+#include <climits>
+
 #include "gather.cuh"
 #include "kernels.h"
 
@@ -250,40 +252,93 @@ __global__ void __launch_bounds__(kThreads)
                    value);
 }
 
-// What the winners of bins give to a pixel.
-template <class S>
-struct WinnersSource {
-  using W = typename Access<S>::W;
-  static constexpr int kChannels = cuda::kChannels, kBlocks = cuda::kBlocks;
-  Samples<W> samples;
+// What for_each_near_box asks.
+template <class W>
+struct SampleReach {
+  const Samples<W>& samples;
 
   __device__ Span touched_y(int64_t box) const { return samples.y.pixels[box]; }
   __device__ Span touched_x(int64_t box) const { return samples.x.pixels[box]; }
+};
 
-  __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int, int y, int x, const Channels& channels,
-                                      W (&sums)[kChannels]) const {
-    const Span y_bins = samples.y.bins_at(box, y), x_bins = samples.x.bins_at(box, x);
-    const Elements<void>& bins = args.bins;
+// The transpose. A warp has a tile of one plane, kTilePixels of them, and 32 channels, one for each lane, whose sums
+// are in shared memory: every bin near the tile is visited once, its winner found, and its pixels among those of the
+// tile get their share. Each lane adds to sums of its own, in the order of the boxes and bins. Where there are fewer
+// channels than warps, warps share a higher tile, whose list of boxes is then made once.
+constexpr int kTileRows = 4, kPitch = kWarp + 1;
+template <class W>
+constexpr int kTileColumns = sizeof(W) == 8 ? 4 : 8;
+template <class W>
+constexpr int kTilePixels = kTileRows * kTileColumns<W>;
+
+template <class S>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    spread_given(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, int chunks_of_block,
+                 const Groups groups, const __grid_constant__ Samples<typename Access<S>::W> samples) {
+  using W = typename Access<S>::W;
+  constexpr int kColumns = kTileColumns<W>, kPixels = kTilePixels<W>, kLanesOfAxis = kWarp / 2;
+  ROI_SHARED_BYTES(shared);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  W* const sums = reinterpret_cast<W*>(shared + kNearBytes) + warp * (kPixels * kPitch);  // [pixel][lane]
+  const Tile tile = tile_of(args, map, blockIdx.x);
+  const MapArgs& level = args.maps[tile.level];
+  const int top = tile.y.begin + warp / chunks_of_block * kTileRows, left = tile.x.begin;
+  const int64_t first = (tile.chunk * chunks_of_block + warp % chunks_of_block) * kWarp, channel = first + lane;
+  for (int i = 0; i < kPixels; ++i) sums[i * kPitch + lane] = W(0);
+  for_each_near_box(args, groups, tile, SampleReach<W>{samples}, shared, [&](int box) {
+    // The bins of the tile's rows and columns, found by a lane for each and put together.
+    const bool is_y = lane < kLanesOfAxis;
+    const int own = lane % kLanesOfAxis;
+    Span bins = {INT_MAX, 0};
+    if (is_y ? own < kTileRows : own < kColumns) {
+      const Span found = is_y ? samples.y.bins_at(box, top + own) : samples.x.bins_at(box, left + own);
+      if (found.begin < found.end) bins = found;
+    }
+#pragma unroll
+    for (int other = 1; other < kLanesOfAxis; other *= 2) {
+      const int begin = __shfl_xor_sync(kAllLanes, bins.begin, other);
+      const int end = __shfl_xor_sync(kAllLanes, bins.end, other);
+      bins = {begin < bins.begin ? begin : bins.begin, end > bins.end ? end : bins.end};
+    }
+    const Span y_bins = {__shfl_sync(kAllLanes, bins.begin, 0), __shfl_sync(kAllLanes, bins.end, 0)};
+    const Span x_bins = {__shfl_sync(kAllLanes, bins.begin, kLanesOfAxis),
+                         __shfl_sync(kAllLanes, bins.end, kLanesOfAxis)};
+    if (channel >= args.channels) return;
     for (int p = y_bins.begin; p < y_bins.end; ++p) {
       for (int q = x_bins.begin; q < x_bins.end; ++q) {
-        const int64_t at = box * bins.stride_n + p * bins.stride_y + q * bins.stride_x;
+        const Winner<W> winner = find_winner(args, samples, Bin{box, p, q}, channel);
+        const int y = winner.y.low - top, x = winner.x.low - left;
+        if (!winner.found || y < -1 || y >= kTileRows || x < -1 || x >= kColumns) continue;
+        const Stencil<W> stencil = stencil_of(args, box, winner);
+        const Elements<void>& grads = args.bins;
+        const W grad = Access<S>::load(
+            grads.data, box * grads.stride_n + channel * grads.stride_c + p * grads.stride_y + q * grads.stride_x);
 #pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          if (c >= channels.count) continue;
-          const int64_t channel = channels.first + c * channels.step;
-          const Winner<W> winner = find_winner(args, samples, Bin{box, p, q}, channel);
-          const unsigned i = static_cast<unsigned>(y - winner.y.low), j = static_cast<unsigned>(x - winner.x.low);
-          if (!winner.found || i > 1 || j > 1) continue;
-          const Stencil<W> stencil = stencil_of(args, box, winner);
-          const W left = i == 0 ? stencil.weight[0][0] : stencil.weight[1][0];
-          const W right = i == 0 ? stencil.weight[0][1] : stencil.weight[1][1];
-          const W weight = j == 0 ? left : right;
-          if (weight != W(0)) sums[c] += weight * Access<S>::load(bins.data, at + channel * bins.stride_c);
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            const W weight = stencil.weight[i][j];
+            if (weight == W(0) || y + i < 0 || y + i >= kTileRows || x + j < 0 || x + j >= kColumns) continue;
+            sums[((y + i) * kColumns + x + j) * kPitch + lane] += weight * grad;
+          }
         }
       }
     }
+  });
+  __syncwarp();
+  // Lanes are channels where these lie together, and else pixels.
+  const Elements<void>& pixels = level.pixels;
+  const bool lanes_are_channels = pixels.stride_c == 1;
+  for (int i = lane; i < kPixels * kWarp; i += kWarp) {
+    const int pixel = lanes_are_channels ? i / kWarp : i % kPixels, c = lanes_are_channels ? lane : i / kPixels;
+    const int64_t y = top + pixel / kColumns, x = left + pixel % kColumns;
+    if (y >= level.height || x >= level.width || first + c >= args.channels) continue;
+    Access<S>::store(
+        pixels.data,
+        tile.image * pixels.stride_n + (first + c) * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x,
+        sums[pixel * kPitch + c]);
   }
-};
+}
 
 // A block has one box, its threads share the outputs (WorkMap); see box_gradient.cu.
 template <class S>
@@ -357,12 +412,19 @@ void pool_winners(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
 void spread_winners(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
-    const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/true, scratch);
+    using W = typename Access<S>::W;
+    const auto samples = take_samples<W>(args, /*by_pixel=*/true, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;
     build_samples(args, samples, stream);
     build_groups(args, samples.plane_of_box, groups, stream);
-    launch_gather<S>(args, groups, WinnersSource<S>{samples}, stream);
+    const int64_t chunks = (args.channels + kWarp - 1) / kWarp;
+    int chunks_of_block = 1;
+    while (chunks_of_block < kWarps && chunks_of_block < chunks) chunks_of_block *= 2;
+    const TileMap map = make_tile_map(args, kWarps / chunks_of_block * kTileRows, kTileColumns<W>);
+    launch(spread_given<S>, map.tiles * ((chunks + chunks_of_block - 1) / chunks_of_block), kThreads,
+           kNearBytes + kWarps * kTilePixels<W> * kPitch * sizeof(W), stream, args, map, chunks_of_block, groups,
+           samples);
   });
 }
 
