@@ -49,7 +49,6 @@ from ._terms import (
     is_channels_last,
     pool,
     sizes,
-    sum_of_maps,
     total,
     wanted,
 )
@@ -127,7 +126,7 @@ class Pool(torch.autograd.Function):
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor:
         boxes, u, v, winners, *maps = saved
         map_tangents, box_tangents = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1 : ctx.levels + 4]
 
@@ -137,7 +136,8 @@ class Pool(torch.autograd.Function):
         terms = [evaluate(filled(map_tangents, maps), given(u, v))] if any_given(map_tangents) else []
         order = len(given(u, v)) + 1
         terms += box_terms(lambda directions: evaluate(maps, directions), order, ctx.rule, u, v, *box_tangents)
-        return total(terms)
+        # A tangent of zeros, not None: an enclosing jvp differentiates it once more.
+        return total(terms) if terms else maps[0].new_zeros((*boxes.shape[:1], *maps[0].shape[1:2], *ctx.output_size))
 
 
 class PoolMax(torch.autograd.Function):
@@ -179,7 +179,7 @@ class PoolMax(torch.autograd.Function):
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor | None, None]:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor, None]:
         boxes, winners, *maps = saved
         map_tangents, boxes_tangent = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1]
 
@@ -214,7 +214,7 @@ class PoolGradInput(torch.autograd.Function):
         grad, boxes, u, v, winners = ctx.saved_tensors
         if not any_given(cotangents):
             return (None,) * 11
-        maps = filled_to(cotangents, ctx.input_size)
+        maps = filled_to(cotangents, grad, ctx.input_size)
         by_grad = None
         if ctx.needs_input_grad[0]:
             by_grad = pool(maps, boxes, given(u, v), winners, ctx.output_size, ctx.rule)
@@ -223,7 +223,7 @@ class PoolGradInput(torch.autograd.Function):
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor | None, ...]:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor, ...]:
         grad, boxes, u, v, winners = saved
         grad_tangent, *box_tangents = tangents[:4]
 
@@ -233,7 +233,9 @@ class PoolGradInput(torch.autograd.Function):
         terms = [] if grad_tangent is None else [evaluate(grad_tangent, given(u, v))]
         order = len(given(u, v)) + 1
         terms += box_terms(lambda directions: evaluate(grad, directions), order, ctx.rule, u, v, *box_tangents)
-        return sum_of_maps(terms, len(ctx.input_size) // 2 - 1)
+        if not terms:
+            return tuple(filled_to([None] * (len(ctx.input_size) // 2 - 1), grad, ctx.input_size))
+        return tuple(total(list(level)) for level in zip(*terms, strict=True))
 
 
 class PoolGradBoxes(torch.autograd.Function):
@@ -280,7 +282,7 @@ class PoolGradBoxes(torch.autograd.Function):
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor:
         grad, boxes, v, winners, *maps = saved
         map_tangents = tangents[1 : ctx.levels + 1]
         grad_tangent, boxes_tangent, v_tangent = tangents[ctx.levels + 1 : ctx.levels + 4]
@@ -298,7 +300,7 @@ class PoolGradBoxes(torch.autograd.Function):
             lambda directions: evaluate(grad, maps, directions), order, ctx.rule, v, None, boxes_tangent, v_tangent,
             None,
         )  # fmt: skip
-        return total(terms)
+        return total(terms) if terms else torch.zeros_like(boxes)
 
 
 class RoIAlignFunction(torch.autograd.Function):
