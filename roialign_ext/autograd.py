@@ -31,7 +31,6 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from . import vmap
-from ._checks import as_pair
 from ._terms import (
     CANONICAL,
     Directions,
@@ -52,6 +51,7 @@ from ._terms import (
     total,
     wanted,
 )
+from .functional import roi_align
 
 ops = torch.ops.roialign_ext
 
@@ -303,23 +303,38 @@ class PoolGradBoxes(torch.autograd.Function):
         return total(terms) if terms else torch.zeros_like(boxes)
 
 
+def _refuse_list(boxes: object = None) -> None:
+    if isinstance(boxes, (list, tuple)):
+        raise TypeError(f"boxes: expected a Tensor[K, 5], got a {type(boxes).__name__}, which roi_align takes")
+
+
 class RoIAlignFunction(torch.autograd.Function):
     """RoIAlign as an autograd function: ``RoIAlignFunction.apply(input, boxes, output_size, spatial_scale=1.0,
-    sampling_ratio=-1, aligned=False, mode="avg")``, with boxes as ``Tensor[K, 5]``.
+    sampling_ratio=-1, aligned=False, mode="avg")``.
 
-    Arguments, result and errors as in :func:`roialign_ext.roi_align`.
+    Arguments, result, derivatives and errors are those of :func:`roialign_ext.roi_align`, which is what it calls, but
+    that boxes are a ``Tensor[K, 5]``. It takes no subclasses: what they override would not be called.
+
+    Raises:
+        TypeError: on making a subclass; boxes in a list.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        raise TypeError(
+            f"{cls.__name__}: expected no subclass of RoIAlignFunction, whose apply() calls roi_align and no method of "
+            "the class: call roialign_ext.roi_align in a torch.autograd.Function of your own"
+        )
 
     @classmethod
     def apply(cls, *args: Any) -> Tensor:
         # The operator is differentiable by itself, in forward mode too, and its call costs a fifth of what binding the
         # arguments of forward() would. Dynamo looks past this method and traces forward() and backward().
-        input, boxes, output_size, *rest = args
-        result: Tensor = ops.roi_align(input, boxes, as_pair(output_size), *rest)
-        return result
+        _refuse_list(*args[1:2])
+        return roi_align(*args)
 
     @staticmethod
     def forward(
+        ctx: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: int | tuple[int, int],
@@ -328,17 +343,13 @@ class RoIAlignFunction(torch.autograd.Function):
         aligned: bool = False,
         mode: str = "avg",
     ) -> Tensor:
-        result: Tensor = ops.roi_align(input, boxes, as_pair(output_size), spatial_scale, sampling_ratio, aligned, mode)
-        return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, boxes, _, spatial_scale, sampling_ratio, aligned, mode = inputs
+        _refuse_list(boxes)
         name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
         ctx.rule = ([spatial_scale], CANONICAL, sampling_ratio, name)
         ctx.is_max = mode == "max"
         ctx.input_size, ctx.channels_last = input.shape, is_channels_last([input])
         ctx.save_for_backward(input if ctx.is_max or ctx.needs_input_grad[1] else None, boxes)
+        return roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
