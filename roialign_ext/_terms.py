@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 ops = torch.ops.roialign_ext
 
@@ -68,8 +69,8 @@ def filled_to(tensors: Sequence[Tensor | None], some: Tensor, input_size: Sequen
 
 
 def is_channels_last(maps: Sequence[Tensor]) -> bool:
-    """Of the finest level, which decides for all gradients."""
-    return maps[0].is_contiguous(memory_format=torch.channels_last) and not maps[0].is_contiguous()
+    """Of the finest level, which decides for all gradients: by its strides, as in C++, also where it has gaps."""
+    return suggest_memory_format(maps[0]) == torch.channels_last
 
 
 def sizes(maps: Sequence[Tensor]) -> list[int]:
