@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -10,6 +11,7 @@ namespace roialign_ext {
 namespace {
 
 constexpr size_t kMaxLevels = 8;
+constexpr int64_t kMaxSamples = std::numeric_limits<int32_t>::max();  // along one axis of a box
 
 constexpr std::pair<std::string_view, Rule> kRules[] = {
     {"roi_align_half_pixel", Rule::kRoiAlignHalfPixel},
@@ -108,26 +110,24 @@ void check_winners(const OptionalTensor& winners, const at::Tensor& boxes, const
                    winners->scalar_type());
 }
 
-void check_positive(std::string_view name, double number) {
-  TORCH_CHECK_VALUE(std::isfinite(number) && number > 0, name, ": expected a finite number above 0, got ", number);
-}
-
-void check_rule(const RuleArgs& rule, size_t levels) {
+void check_rule(const RuleArgs& rule, size_t levels, at::ScalarType coordinates, c10::SymIntArrayRef output_size) {
   TORCH_CHECK_VALUE(rule.scales.size() == levels, "scales: expected one number per feature map, which are ", levels,
                     ", got ", rule.scales.size());
   for (size_t i = 0; i < levels; ++i) {
-    check_positive(levels == 1 ? "spatial_scale" : "scales[" + std::to_string(i) + "]", rule.scales[i]);
+    check_scale(levels == 1 ? "spatial_scale" : "scales[" + std::to_string(i) + "]", rule.scales[i], coordinates);
     TORCH_CHECK_VALUE(i == 0 || rule.scales[i] <= rule.scales[i - 1],
                       "scales: expected them from the finest level to the coarsest, none larger than the one before, ",
                       "got ", rule.scales);
   }
   TORCH_CHECK_VALUE(rule.canonical.size() == 2, "canonical: expected the two numbers canonical_scale and ",
                     "canonical_level, got ", rule.canonical.size());
-  check_positive("canonical_scale", rule.canonical[0]);
-  TORCH_CHECK_VALUE(std::isfinite(rule.canonical[1]), "canonical_level: expected a finite number, got ",
-                    rule.canonical[1]);
-  TORCH_CHECK_VALUE(!is_crop(find_rule(rule.name)) || rule.sampling_ratio > 0,
-                    "samples_per_bin: expected a positive number, got ", rule.sampling_ratio);
+  check_scale("canonical_scale", rule.canonical[0], coordinates);
+  TORCH_CHECK_VALUE(std::abs(rule.canonical[1]) <= std::numeric_limits<float>::max(),
+                    "canonical_level: expected a finite number, got ", rule.canonical[1]);
+  const bool crop = is_crop(find_rule(rule.name));
+  TORCH_CHECK_VALUE(!crop || rule.sampling_ratio > 0, "samples_per_bin: expected a positive number, got ",
+                    rule.sampling_ratio);
+  check_samples(crop ? "samples_per_bin" : "sampling_ratio", rule.sampling_ratio, output_size);
 }
 
 void check_directions(const OptionalTensor& u, const OptionalTensor& v, const at::Tensor& boxes, Rule rule) {
@@ -144,7 +144,7 @@ void check_common_args(at::TensorList input, const at::Tensor& boxes, c10::SymIn
   check_boxes(boxes, kind);
   check_device("boxes", boxes, "input", input[0]);
   check_output_size("output_size", output_size);
-  check_rule(rule, input.size());
+  check_rule(rule, input.size(), coordinate_type(input[0].scalar_type(), boxes.scalar_type()), output_size);
 }
 
 template <class T>
@@ -154,13 +154,20 @@ void check_row_values(const at::Tensor& rows, Rule rule, int64_t images) {
     const T* row = rows.const_data_ptr<T>() + columns * k;
     const T index = row[0];
     TORCH_CHECK_INDEX(index >= T(0) && index < static_cast<T>(images) && index == std::floor(index),
-                      "boxes: the batch index in row ", k, " must be a whole number in [0, ", images, "), got ", index);
+                      is_crop(rule) ? "box_indices: the index in row " : "boxes: the batch index in row ", k,
+                      " must be a whole number in [0, ", images, "), got ", index);
     TORCH_CHECK_VALUE(!is_rotated(rule) || !(row[3] < T(0) || row[4] < T(0)), "boxes: width and height in row ", k,
                       " must not be negative, got ", row[3], " x ", row[4]);
   }
 }
 
 }  // namespace
+
+void check_tensor(std::string_view name, const at::Tensor& tensor) {
+  TORCH_CHECK_VALUE(tensor.layout() == at::kStrided && !tensor.is_nested(), name, ": expected a dense tensor, got a ",
+                    tensor.is_nested() ? "nested one" : c10::str("tensor of layout ", tensor.layout()));
+  check_dtype(name, tensor);
+}
 
 void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,
                   const at::Tensor& other) {
@@ -172,6 +179,31 @@ void check_output_size(std::string_view name, c10::SymIntArrayRef size) {
   TORCH_CHECK_VALUE(size.size() == 2 && size[0].sym_gt(0).expect_true(__FILE__, __LINE__) &&
                         size[1].sym_gt(0).expect_true(__FILE__, __LINE__),
                     name, ": expected two positive integers (height, width), got ", size);
+  for (const c10::SymInt& bins : size) {
+    TORCH_CHECK_VALUE(bins.maybe_as_int().value_or(1) <= kMaxSamples, name, ": expected at most ", kMaxSamples,
+                      " along an axis, got ", size);
+  }
+}
+
+// Numbers of bins that are not known yet are looked at when they are: the kernels check again.
+void check_samples(std::string_view name, int64_t per_bin, c10::SymIntArrayRef bins) {
+  for (const c10::SymInt& size : bins) {
+    const int64_t known = size.maybe_as_int().value_or(1);
+    TORCH_CHECK_VALUE(per_bin <= 0 || per_bin <= kMaxSamples / known, name, ": expected at most ", kMaxSamples,
+                      " samples along an axis of a box, got ", per_bin, " in each of ", known, " bins");
+  }
+}
+
+void check_scale(std::string_view name, double scale, at::ScalarType coordinates) {
+  const bool wide = coordinates == at::kDouble;
+  const double largest = wide ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+  TORCH_CHECK_VALUE(scale > 0 && scale <= largest && (wide || static_cast<float>(scale) > 0), name,
+                    ": expected a finite number above 0", wide ? "" : " in float32, as which coordinates are read",
+                    ", got ", scale);
+}
+
+at::ScalarType coordinate_type(at::ScalarType features, at::ScalarType boxes) {
+  return features == at::kDouble || boxes == at::kDouble ? at::kDouble : at::kFloat;
 }
 
 Rule find_rule(std::string_view name) {
@@ -232,7 +264,7 @@ void check_pool_grad_input_args(const at::Tensor& grad, const at::Tensor& boxes,
   check_output_size("output_size", {height, width});
   check_directions(u, v, boxes, kind);
   check_winners(winners, boxes, input_size[1], height, width, rule);
-  check_rule(rule, levels);
+  check_rule(rule, levels, coordinate_type(grad.scalar_type(), boxes.scalar_type()), {height, width});
 }
 
 void check_pool_grad_boxes_args(const at::Tensor& grad, at::TensorList input, const at::Tensor& boxes,
@@ -251,7 +283,7 @@ void check_pool_grad_boxes_args(const at::Tensor& grad, at::TensorList input, co
   check_output_size("output_size", {height, width});
   check_direction("v", v, boxes, kind);
   check_winners(winners, boxes, input[0].sym_size(1), height, width, rule);
-  check_rule(rule, input.size());
+  check_rule(rule, input.size(), coordinate_type(grad.scalar_type(), boxes.scalar_type()), {height, width});
 }
 
 }  // namespace roialign_ext

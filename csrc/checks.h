@@ -35,10 +35,19 @@ LevelRule level_rule(const RuleArgs& rule);
 // (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
 constexpr int64_t box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
 
+// A dense tensor of a floating-point type that kernels know. The public operators ask first of all: other layouts never
+// come as far as the private operators' kernels.
+void check_tensor(std::string_view name, const at::Tensor& tensor);
 void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,
                   const at::Tensor& other);
-// Two positive integers.
+// Two positive integers, each an int32.
 void check_output_size(std::string_view name, c10::SymIntArrayRef size);
+// `per_bin` samples along each axis of so many bins, which an int32 counts: no product of sizes overflows then.
+void check_samples(std::string_view name, int64_t per_bin, c10::SymIntArrayRef bins);
+// A number above 0 that is one, and finite, in the type in which coordinates are read.
+void check_scale(std::string_view name, double scale, at::ScalarType coordinates);
+// float64 where the boxes or the maps are.
+at::ScalarType coordinate_type(at::ScalarType features, at::ScalarType boxes);
 
 // _pool, and _pool_max with u, v and winners left empty.
 void check_pool_args(at::TensorList input, const at::Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,

@@ -35,8 +35,14 @@ Tensor pool_by_mode(at::TensorList input, const Tensor& boxes, c10::SymIntArrayR
 
 const char* roi_align_rule(bool aligned) { return aligned ? "roi_align_half_pixel" : "roi_align_legacy"; }
 
+void check_tensors(const Tensor& input, const Tensor& boxes) {
+  check_tensor("input", input);
+  check_tensor("boxes", boxes);
+}
+
 Tensor roi_align(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
                  int64_t sampling_ratio, bool aligned, std::string_view mode) {
+  check_tensors(input, boxes);
   return pool_by_mode(input, boxes, output_size, one_level(spatial_scale, sampling_ratio, roi_align_rule(aligned)),
                       mode);
 }
@@ -44,20 +50,28 @@ Tensor roi_align(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef o
 Tensor multiscale_roi_align(at::TensorList features, const Tensor& boxes, c10::SymIntArrayRef output_size,
                             at::ArrayRef<double> scales, int64_t sampling_ratio, bool aligned, std::string_view mode,
                             double canonical_scale, double canonical_level) {
+  for (size_t i = 0; i < features.size(); ++i) check_tensor("features[" + std::to_string(i) + "]", features[i]);
+  check_tensor("boxes", boxes);
+  if (features.size() == 1 && scales.size() == 1) {  // the private operators call the scale of one map otherwise
+    check_scale("scales[0]", scales[0], coordinate_type(features[0].scalar_type(), boxes.scalar_type()));
+  }
   const BoxRule rule = {scales.vec(), {canonical_scale, canonical_level}, sampling_ratio, roi_align_rule(aligned)};
   return pool_by_mode(features, boxes, output_size, rule, mode);
 }
 
 Tensor prroi_pool(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale) {
+  check_tensors(input, boxes);
   return pool(input, boxes, {}, {}, output_size, one_level(spatial_scale, 0, "prroi_pool"));
 }
 
 Tensor roi_warp(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
                 int64_t sampling_ratio, std::string_view mode) {
+  check_tensors(input, boxes);
   return pool_by_mode(input, boxes, output_size, one_level(spatial_scale, sampling_ratio, "roi_warp"), mode);
 }
 
 Tensor roi_pool(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale) {
+  check_tensors(input, boxes);
   return std::get<0>(pool_max(input, boxes, output_size, one_level(spatial_scale, 0, "roi_pool")));
 }
 
@@ -69,6 +83,7 @@ const char* rotated_rule(bool aligned, bool radian) {
 Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size,
                          double spatial_scale, int64_t sampling_ratio, bool aligned, bool clockwise,
                          std::string_view angle_unit) {
+  check_tensors(input, boxes);
   TORCH_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian",
                     "angle_unit: expected 'degree' or 'radian', got '", angle_unit, "'");
   const BoxRule rule = one_level(spatial_scale, sampling_ratio, rotated_rule(aligned, angle_unit == "radian"));
@@ -81,7 +96,6 @@ Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, c10::SymIntAr
 Tensor crop_rows(const Tensor& input, const Tensor& boxes, const Tensor& box_indices) {
   TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.sym_size(1).sym_eq(4).expect_true(__FILE__, __LINE__),
                     "boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape ", boxes.sym_sizes());
-  TORCH_CHECK_TYPE(boxes.is_floating_point(), "boxes: expected a floating-point tensor, got ", boxes.scalar_type());
   TORCH_CHECK_VALUE(
       box_indices.dim() == 1 && box_indices.sym_size(0).sym_eq(boxes.sym_size(0)).expect_true(__FILE__, __LINE__),
       "box_indices: expected one index per box, [", boxes.sym_size(0), "], got shape ", box_indices.sym_sizes());
@@ -104,6 +118,8 @@ Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& b
   TORCH_CHECK_VALUE(mode == "avg" || mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
   TORCH_CHECK_VALUE(samples_per_bin > 0, "samples_per_bin: expected a positive number, got ", samples_per_bin);
   check_output_size("crop_size", crop_size);
+  check_samples("samples_per_bin", samples_per_bin, crop_size);
+  check_tensors(input, boxes);
   TORCH_CHECK_VALUE(input.dim() == 4, "input: expected a 4-D tensor [N, C, H, W], got shape ", input.sym_sizes());
   const Tensor rows = crop_rows(input, boxes, box_indices);
   // Without channels the two modes are one, and max_pool2d refuses.
@@ -126,6 +142,9 @@ void register_operators(torch::Library& m) {
 }
 
 TORCH_LIBRARY_IMPL(roialign_ext, CompositeImplicitAutograd, m) { register_operators(m); }
+
+// Nested tensors do not take the kernels above: here they meet check_tensor().
+TORCH_LIBRARY_IMPL(roialign_ext, CompositeImplicitAutogradNestedTensor, m) { register_operators(m); }
 
 // A transform of torch.func has to meet the private operators before it is taken off the stack: that is where
 // roialign_ext/autograd.py waits for it.

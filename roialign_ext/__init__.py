@@ -1,4 +1,4 @@
-"""RoI pooling operators of object detection for PyTorch, hand-written for the CPU."""
+"""RoI pooling operators of object detection for PyTorch, hand-written for the CPU and for CUDA."""
 
 from ._environment import built_for, load_failure, version_conflict
 

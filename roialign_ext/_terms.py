@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 ops = torch.ops.roialign_ext
 
@@ -45,12 +46,8 @@ def padded(directions: Directions, length: int = MAX_DIRECTIONS) -> list[Tensor 
     return [*directions, *[None] * (length - len(directions))]
 
 
-def total(terms: list[Tensor]) -> Tensor | None:
-    return sum(terms[1:], start=terms[0]) if terms else None
-
-
-def sum_of_maps(terms: list[Maps], levels: int) -> tuple[Tensor | None, ...]:
-    return tuple(total(list(level)) for level in zip(*terms, strict=True)) if terms else (None,) * levels
+def total(terms: list[Tensor]) -> Tensor:
+    return sum(terms[1:], start=terms[0])
 
 
 def any_given(tensors: Sequence[Tensor | None]) -> bool:
@@ -62,9 +59,8 @@ def filled(tensors: Sequence[Tensor | None], like: Maps) -> Maps:
     return [torch.zeros_like(one) if tensor is None else tensor for tensor, one in zip(tensors, like, strict=True)]
 
 
-def filled_to(tensors: Sequence[Tensor | None], input_size: Sequence[int]) -> Maps:
-    """The same from sizes [N, C, H0, W0, H1, W1, ...], with one tensor at least given."""
-    some = given(*tensors)[0]
+def filled_to(tensors: Sequence[Tensor | None], some: Tensor, input_size: Sequence[int]) -> Maps:
+    """The same from sizes [N, C, H0, W0, H1, W1, ...], in the dtype and on the device of `some`."""
     planes = zip(input_size[2::2], input_size[3::2], strict=True)
     return [
         some.new_zeros((*input_size[:2], *plane)) if tensor is None else tensor
@@ -73,8 +69,8 @@ def filled_to(tensors: Sequence[Tensor | None], input_size: Sequence[int]) -> Ma
 
 
 def is_channels_last(maps: Sequence[Tensor]) -> bool:
-    """Of the finest level, which decides for all gradients."""
-    return maps[0].is_contiguous(memory_format=torch.channels_last) and not maps[0].is_contiguous()
+    """Of the finest level, which decides for all gradients: by its strides, as in C++, also where it has gaps."""
+    return suggest_memory_format(maps[0]) == torch.channels_last
 
 
 def sizes(maps: Sequence[Tensor]) -> list[int]:
@@ -140,7 +136,7 @@ def box_terms(
     u_tangent: Tensor | None,
     v_tangent: Tensor | None,
 ) -> list[Linear]:
-    """What the tangents of boxes and directions add to the tangent of evaluate(directions).
+    """What the tangents of boxes and directions add to the tangent of evaluate(directions); there may be no term.
 
     `order` is that of the derivative by the boxes which a tangent of theirs asks for.
     """

@@ -31,7 +31,6 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from . import vmap
-from ._checks import as_pair
 from ._terms import (
     CANONICAL,
     Directions,
@@ -49,10 +48,10 @@ from ._terms import (
     is_channels_last,
     pool,
     sizes,
-    sum_of_maps,
     total,
     wanted,
 )
+from .functional import roi_align
 
 ops = torch.ops.roialign_ext
 
@@ -127,7 +126,7 @@ class Pool(torch.autograd.Function):
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor:
         boxes, u, v, winners, *maps = saved
         map_tangents, box_tangents = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1 : ctx.levels + 4]
 
@@ -137,7 +136,8 @@ class Pool(torch.autograd.Function):
         terms = [evaluate(filled(map_tangents, maps), given(u, v))] if any_given(map_tangents) else []
         order = len(given(u, v)) + 1
         terms += box_terms(lambda directions: evaluate(maps, directions), order, ctx.rule, u, v, *box_tangents)
-        return total(terms)
+        # A tangent of zeros, not None: an enclosing jvp differentiates it once more.
+        return total(terms) if terms else maps[0].new_zeros((*boxes.shape[:1], *maps[0].shape[1:2], *ctx.output_size))
 
 
 class PoolMax(torch.autograd.Function):
@@ -179,7 +179,7 @@ class PoolMax(torch.autograd.Function):
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor | None, None]:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor, None]:
         boxes, winners, *maps = saved
         map_tangents, boxes_tangent = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1]
 
@@ -214,7 +214,7 @@ class PoolGradInput(torch.autograd.Function):
         grad, boxes, u, v, winners = ctx.saved_tensors
         if not any_given(cotangents):
             return (None,) * 11
-        maps = filled_to(cotangents, ctx.input_size)
+        maps = filled_to(cotangents, grad, ctx.input_size)
         by_grad = None
         if ctx.needs_input_grad[0]:
             by_grad = pool(maps, boxes, given(u, v), winners, ctx.output_size, ctx.rule)
@@ -223,7 +223,7 @@ class PoolGradInput(torch.autograd.Function):
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor | None, ...]:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor, ...]:
         grad, boxes, u, v, winners = saved
         grad_tangent, *box_tangents = tangents[:4]
 
@@ -233,7 +233,9 @@ class PoolGradInput(torch.autograd.Function):
         terms = [] if grad_tangent is None else [evaluate(grad_tangent, given(u, v))]
         order = len(given(u, v)) + 1
         terms += box_terms(lambda directions: evaluate(grad, directions), order, ctx.rule, u, v, *box_tangents)
-        return sum_of_maps(terms, len(ctx.input_size) // 2 - 1)
+        if not terms:
+            return tuple(filled_to([None] * (len(ctx.input_size) // 2 - 1), grad, ctx.input_size))
+        return tuple(total(list(level)) for level in zip(*terms, strict=True))
 
 
 class PoolGradBoxes(torch.autograd.Function):
@@ -280,7 +282,7 @@ class PoolGradBoxes(torch.autograd.Function):
 
     @staticmethod
     @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor | None:
+    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor:
         grad, boxes, v, winners, *maps = saved
         map_tangents = tangents[1 : ctx.levels + 1]
         grad_tangent, boxes_tangent, v_tangent = tangents[ctx.levels + 1 : ctx.levels + 4]
@@ -298,26 +300,41 @@ class PoolGradBoxes(torch.autograd.Function):
             lambda directions: evaluate(grad, maps, directions), order, ctx.rule, v, None, boxes_tangent, v_tangent,
             None,
         )  # fmt: skip
-        return total(terms)
+        return total(terms) if terms else torch.zeros_like(boxes)
+
+
+def _refuse_list(boxes: object = None) -> None:
+    if isinstance(boxes, (list, tuple)):
+        raise TypeError(f"boxes: expected a Tensor[K, 5], got a {type(boxes).__name__}, which roi_align takes")
 
 
 class RoIAlignFunction(torch.autograd.Function):
     """RoIAlign as an autograd function: ``RoIAlignFunction.apply(input, boxes, output_size, spatial_scale=1.0,
-    sampling_ratio=-1, aligned=False, mode="avg")``, with boxes as ``Tensor[K, 5]``.
+    sampling_ratio=-1, aligned=False, mode="avg")``.
 
-    Arguments, result and errors as in :func:`roialign_ext.roi_align`.
+    Arguments, result, derivatives and errors are those of :func:`roialign_ext.roi_align`, which is what it calls, but
+    that boxes are a ``Tensor[K, 5]``. It takes no subclasses: what they override would not be called.
+
+    Raises:
+        TypeError: on making a subclass; boxes in a list.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        raise TypeError(
+            f"{cls.__name__}: expected no subclass of RoIAlignFunction, whose apply() calls roi_align and no method of "
+            "the class: call roialign_ext.roi_align in a torch.autograd.Function of your own"
+        )
 
     @classmethod
     def apply(cls, *args: Any) -> Tensor:
-        # The operator is differentiable by itself, in forward mode too, and its call costs a fifth of what binding the
+        # The operator is differentiable by itself, in forward mode too, and its call costs a quarter of what binding the
         # arguments of forward() would. Dynamo looks past this method and traces forward() and backward().
-        input, boxes, output_size, *rest = args
-        result: Tensor = ops.roi_align(input, boxes, as_pair(output_size), *rest)
-        return result
+        _refuse_list(*args[1:2])
+        return roi_align(*args)
 
     @staticmethod
     def forward(
+        ctx: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: int | tuple[int, int],
@@ -326,17 +343,13 @@ class RoIAlignFunction(torch.autograd.Function):
         aligned: bool = False,
         mode: str = "avg",
     ) -> Tensor:
-        result: Tensor = ops.roi_align(input, boxes, as_pair(output_size), spatial_scale, sampling_ratio, aligned, mode)
-        return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, boxes, _, spatial_scale, sampling_ratio, aligned, mode = inputs
+        _refuse_list(boxes)
         name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
         ctx.rule = ([spatial_scale], CANONICAL, sampling_ratio, name)
         ctx.is_max = mode == "max"
         ctx.input_size, ctx.channels_last = input.shape, is_channels_last([input])
         ctx.save_for_backward(input if ctx.is_max or ctx.needs_input_grad[1] else None, boxes)
+        return roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:

@@ -12,13 +12,14 @@ class BoxShapeError(ValueError, AssertionError):
 
 def boxes_to_rows(
     boxes: Union[Tensor, list[Tensor]],  # noqa: UP007 (TorchScript)
-    images: int,
+    input: Tensor,
     coordinates: int = 4,
     names: str = "x1, y1, x2, y2",
 ) -> Tensor:
     """Checks boxes and joins a list of them, one ``Tensor[L, coordinates]`` per image, into one tensor of rows.
 
-    A row is the batch index and the coordinates, whose names serve the error messages. Half-precision boxes of a list
+    A row is the batch index and the coordinates, whose names serve the error messages; it lies where ``input``, the
+    feature map ``[N, C, H, W]``, does. Half-precision boxes of a list
     come back as float32: bfloat16 cannot hold the batch index 257.
     """
     if isinstance(boxes, Tensor):
@@ -30,20 +31,27 @@ def boxes_to_rows(
                 f"Tensor[L, {coordinates}], got a tensor of shape {list(boxes.shape)}"
             )
         return boxes
-    if len(boxes) != images:
+    if len(boxes) != input.size(0):
         raise ValueError(
-            f"boxes: expected one tensor per image of input, which are {images}, got a list of {len(boxes)}"
+            f"boxes: expected one tensor per image of input, which are {input.size(0)}, got a list of {len(boxes)}"
         )
+    supported, device = [torch.float32, torch.float64, torch.float16, torch.bfloat16], input.device
     for i, image_boxes in enumerate(boxes):
         if image_boxes.dim() != 2 or image_boxes.size(1) != coordinates:
             raise BoxShapeError(
                 f"boxes: expected a list of Tensor[L, {coordinates}] with rows ({names}), "
                 f"got shape {list(image_boxes.shape)} at index {i}"
             )
-        if not image_boxes.is_floating_point():
-            raise TypeError(f"boxes: expected floating-point tensors, got {image_boxes.dtype} at index {i}")
+        if image_boxes.dtype not in supported:
+            raise TypeError(
+                f"boxes: expected float16, bfloat16, float32 or float64 tensors, got {image_boxes.dtype} at index {i}"
+            )
+        if image_boxes.device != device:
+            raise ValueError(
+                f"boxes: expected tensors on {device} like input, got one on {image_boxes.device} at index {i}"
+            )
     if len(boxes) == 0:
-        return torch.zeros([0, coordinates + 1])
+        return torch.zeros([0, coordinates + 1], device=device)
     indices = [
         torch.full_like(image_boxes[:, :1], float(i), dtype=torch.float32) for i, image_boxes in enumerate(boxes)
     ]

@@ -1,4 +1,7 @@
-"""The public operators as functions. The docstrings are the definition in words, docs/math.md has the equations."""
+"""The public operators as functions. The docstrings are the definition in words, docs/math.md has the equations.
+
+An int may be numpy's or a tensor of one integer, a float any number, and neither may be a bool.
+"""
 
 from typing import Union
 
@@ -6,7 +9,18 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from ._checks import as_pair, as_tensor_or_list, check_call, check_crop, check_levels, check_number, check_text, listed
+from ._checks import (
+    as_integer,
+    as_number,
+    as_pair,
+    as_tensor_or_list,
+    check_call,
+    check_crop,
+    check_flag,
+    check_levels,
+    check_text,
+    listed,
+)
 from ._typing import BroadcastingList2
 from .boxes import boxes_to_rows, check_normalised_boxes
 
@@ -33,8 +47,8 @@ def roi_align(
             they or ``input`` are float64), whatever the dtype of ``input`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
         spatial_scale: map pixels per image pixel.
-        sampling_ratio: samples per bin along each axis; if not positive, as many as the bin is map pixels long,
-            rounded up.
+        sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
+            many as the bin is map pixels long, rounded up.
         aligned: ``True`` puts pixel centres at half-integers, as a shift of boxes by half a map pixel. ``False`` is
             the older convention, without shift and with boxes at least one map pixel long.
         mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them.
@@ -47,7 +61,8 @@ def roi_align(
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
         ValueError: any other shape or value that the arguments above do not allow.
         TypeError: a dtype that they do not allow.
-        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row.
+        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row. On CUDA,
+            which does not wait for the boxes, the row of the result is NaN, unless ``ROIALIGN_EXT_CHECK=1`` is set.
 
     Source: He et al., "Mask R-CNN", 2017; equations in docs/math.md.
     """
@@ -57,10 +72,11 @@ def roi_align(
             return handle_torch_function(
                 roi_align, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
             )
-        check_call(input, boxes, output_size, spatial_scale, sampling_ratio, mode)
-        output_size = as_pair(output_size)
+        output_size, spatial_scale, sampling_ratio = check_call(
+            input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
+        )
         boxes = as_tensor_or_list(boxes)
-    rows = boxes_to_rows(boxes, input.size(0))
+    rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
 
 
@@ -93,7 +109,8 @@ def prroi_pool(
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
         ValueError: any other shape or value that the arguments above do not allow.
         TypeError: a dtype that they do not allow.
-        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row.
+        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row. On CUDA,
+            which does not wait for the boxes, the row of the result is NaN, unless ``ROIALIGN_EXT_CHECK=1`` is set.
         NotImplementedError: on differentiating by the boxes a third time.
 
     Source: Jiang et al., "Acquisition of Localization Confidence for Accurate Object Detection", 2018, and its
@@ -103,10 +120,9 @@ def prroi_pool(
         tensors = listed(boxes)
         if has_torch_function_variadic(input, *tensors):
             return handle_torch_function(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
-        check_call(input, boxes, output_size, spatial_scale)
-        output_size = as_pair(output_size)
+        output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
-    rows = boxes_to_rows(boxes, input.size(0))
+    rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.prroi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
 
@@ -130,8 +146,8 @@ def roi_warp(
             they or ``input`` are float64), whatever the dtype of ``input`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
         spatial_scale: map pixels per image pixel.
-        sampling_ratio: samples per bin along each axis; if not positive, as many as the bin is map pixels long,
-            rounded up.
+        sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
+            many as the bin is map pixels long, rounded up.
         mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them.
 
     Returns:
@@ -142,7 +158,8 @@ def roi_warp(
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
         ValueError: any other shape or value that the arguments above do not allow.
         TypeError: a dtype that they do not allow.
-        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row.
+        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row. On CUDA,
+            which does not wait for the boxes, the row of the result is NaN, unless ``ROIALIGN_EXT_CHECK=1`` is set.
 
     Source: Dai et al., "Instance-aware Semantic Segmentation via Multi-task Network Cascades", 2016, as the literature
     on RoI pooling describes it; equations in docs/math.md.
@@ -153,10 +170,11 @@ def roi_warp(
             return handle_torch_function(
                 roi_warp, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, mode
             )
-        check_call(input, boxes, output_size, spatial_scale, sampling_ratio, mode)
-        output_size = as_pair(output_size)
+        output_size, spatial_scale, sampling_ratio = check_call(
+            input, boxes, output_size, spatial_scale, sampling_ratio, mode=mode
+        )
         boxes = as_tensor_or_list(boxes)
-    rows = boxes_to_rows(boxes, input.size(0))
+    rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_warp(input, rows, output_size, spatial_scale, sampling_ratio, mode)  # type: ignore[no-any-return]
 
 
@@ -188,7 +206,8 @@ def roi_pool(
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
         ValueError: any other shape or value that the arguments above do not allow.
         TypeError: a dtype that they do not allow.
-        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row.
+        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row. On CUDA,
+            which does not wait for the boxes, the row of the result is NaN, unless ``ROIALIGN_EXT_CHECK=1`` is set.
         NotImplementedError: on differentiating by the boxes, which the rounding leaves without a gradient.
 
     Source: Girshick, "Fast R-CNN", 2015; equations in docs/math.md.
@@ -197,10 +216,9 @@ def roi_pool(
         tensors = listed(boxes)
         if has_torch_function_variadic(input, *tensors):
             return handle_torch_function(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
-        check_call(input, boxes, output_size, spatial_scale)
-        output_size = as_pair(output_size)
+        output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
-    rows = boxes_to_rows(boxes, input.size(0))
+    rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
 
@@ -230,7 +248,7 @@ def crop_and_resize(
         crop_size: size ``(PH, PW)`` of a crop, or one number for both.
         method: ``"bilinear"`` interpolates the four pixels around a sample, ``"nearest"`` takes the nearest one.
         extrapolation_value: value of samples outside ``[0, H - 1]`` or ``[0, W - 1]``.
-        samples_per_bin: samples along each axis that are pooled to one output.
+        samples_per_bin: samples along each axis that are pooled to one output, at most 2**31 - 1 in the whole crop.
         mode: how they are pooled: ``"avg"``, the mean, or ``"max"``, the largest.
 
     Returns:
@@ -241,7 +259,8 @@ def crop_and_resize(
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
         ValueError: any other shape or value that the arguments above do not allow.
         TypeError: a dtype that they do not allow.
-        IndexError: an index outside ``[0, N)``; the message names the row.
+        IndexError: an index outside ``[0, N)``; the message names the row. On CUDA, which does not wait for the
+            indices, the row of the result is NaN, unless ``ROIALIGN_EXT_CHECK=1`` is set.
 
     Source: ``tf.image.crop_and_resize``; with two samples per bin Chen and Gupta, "An Implementation of Faster RCNN
     with Study for Region Sampling", 2017. Equations in docs/math.md.
@@ -252,9 +271,11 @@ def crop_and_resize(
                 crop_and_resize, (input, boxes, box_indices), input, boxes, box_indices, crop_size, method,
                 extrapolation_value, samples_per_bin, mode,
             )  # fmt: skip
-        check_crop(boxes, box_indices, crop_size, method, extrapolation_value, samples_per_bin)
-        check_call(input, boxes, crop_size, mode=mode)
-        crop_size = as_pair(crop_size)
+        check_crop(boxes, box_indices, method)
+        crop_size = as_pair("crop_size", crop_size)
+        extrapolation_value = as_number("extrapolation_value", extrapolation_value)
+        samples_per_bin = as_integer("samples_per_bin", samples_per_bin)
+        check_call(input, boxes, 1, mode=mode)
     check_normalised_boxes(boxes, box_indices)
     return torch.ops.roialign_ext.crop_and_resize(  # type: ignore[no-any-return]
         input, boxes, box_indices, crop_size, method, extrapolation_value, samples_per_bin, mode
@@ -284,8 +305,8 @@ def roi_align_rotated(
             where they or ``input`` are float64), whatever the dtype of ``input`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both: PH along its height, PW along its width.
         spatial_scale: map pixels per image pixel.
-        sampling_ratio: samples per bin along each side; if not positive, as many as the bin is map pixels long,
-            rounded up.
+        sampling_ratio: samples per bin along each side, at most 2**31 - 1 in all bins together; if not positive, as
+            many as the bin is map pixels long, rounded up.
         aligned: ``True`` puts pixel centres at half-integers, as a shift of centres by half a map pixel. ``False`` is
             the older convention, without shift and with boxes at least one map pixel long.
         clockwise: which way a positive angle turns the box as the image is seen, with y downwards.
@@ -298,9 +319,10 @@ def roi_align_rotated(
     Raises:
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
         ValueError: any other shape or value that the arguments above do not allow, a negative width or height
-            among them; the message names the row.
+            among them; the message names the row. On CUDA the row is NaN, as for a bad batch index.
         TypeError: a dtype that they do not allow.
-        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row.
+        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row. On CUDA,
+            which does not wait for the boxes, the row of the result is NaN, unless ``ROIALIGN_EXT_CHECK=1`` is set.
         NotImplementedError: on differentiating by the boxes a third time.
 
     Source: detectron2's ``ROIAlignRotated`` and mmcv's ``RoIAlignRotated``; equations in docs/math.md.
@@ -312,11 +334,13 @@ def roi_align_rotated(
                 roi_align_rotated, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, aligned,
                 clockwise, angle_unit,
             )  # fmt: skip
-        check_call(input, boxes, output_size, spatial_scale, sampling_ratio, columns=6)
+        output_size, spatial_scale, sampling_ratio = check_call(
+            input, boxes, output_size, spatial_scale, sampling_ratio, aligned, columns=6
+        )
+        check_flag("clockwise", clockwise)
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
-        output_size = as_pair(output_size)
         boxes = as_tensor_or_list(boxes)
-    rows = boxes_to_rows(boxes, input.size(0), 5, "cx, cy, w, h, angle")
+    rows = boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.roi_align_rotated(  # type: ignore[no-any-return]
         input, rows, output_size, spatial_scale, sampling_ratio, aligned, clockwise, angle_unit
     )
@@ -342,14 +366,15 @@ def multiscale_roi_align(
 
     Args:
         features: a list of 1 to 8 maps ``[N, C, H_l, W_l]``, finest level first, with the same N, C and dtype; any
-            strides; float16, bfloat16, float32 or float64.
+            strides; float16, bfloat16, float32 or float64. Autocast does not change them: levels of several dtypes
+            have to be cast to one.
         boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
             ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels and are read as float32 (as float64 where
             they or ``features`` are float64), whatever the dtype of ``features`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
         scales: map pixels per image pixel of each level.
-        sampling_ratio: samples per bin along each axis; if not positive, as many as the bin is map pixels long,
-            rounded up.
+        sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
+            many as the bin is map pixels long, rounded up.
         aligned: ``True`` puts pixel centres at half-integers, as a shift of boxes by half a map pixel. ``False`` is
             the older convention, without shift and with boxes at least one map pixel long.
         mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them.
@@ -364,7 +389,8 @@ def multiscale_roi_align(
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
         ValueError: any other shape or value that the arguments above do not allow.
         TypeError: a dtype that they do not allow.
-        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row.
+        IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row. On CUDA,
+            which does not wait for the boxes, the row of the result is NaN, unless ``ROIALIGN_EXT_CHECK=1`` is set.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1; equations in docs/math.md.
     """
@@ -375,13 +401,12 @@ def multiscale_roi_align(
                 multiscale_roi_align, tensors, features, boxes, output_size, scales, sampling_ratio, aligned, mode,
                 canonical_scale, canonical_level,
             )  # fmt: skip
-        check_levels(features, scales)
-        check_call(features[0], boxes, output_size, 1.0, sampling_ratio, mode)
-        check_number("canonical_scale", canonical_scale)
-        check_number("canonical_level", canonical_level)
-        output_size = as_pair(output_size)
+        scales = check_levels(features, scales)
+        output_size, _, sampling_ratio = check_call(features[0], boxes, output_size, 1.0, sampling_ratio, aligned, mode)
+        canonical_scale = as_number("canonical_scale", canonical_scale)
+        canonical_level = as_number("canonical_level", canonical_level)
         boxes = as_tensor_or_list(boxes)
-    rows = boxes_to_rows(boxes, features[0].size(0))
+    rows = boxes_to_rows(boxes, features[0])
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
         features, rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
     )

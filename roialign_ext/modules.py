@@ -1,5 +1,6 @@
 """The public operators as modules: each is the function of the same meaning, with the arguments that do not change.
 
+Constructors refuse what the functions would refuse, with the same errors, as far as it can be known without tensors.
 The annotations are in the form that TorchScript reads.
 """
 
@@ -9,6 +10,7 @@ from typing import Optional, Union
 import torch.fx
 from torch import Tensor, nn
 
+from ._checks import as_integer, as_number, as_pair, check_flag, check_names, check_scale, check_size, check_word
 from ._typing import BroadcastingList2
 from .functional import (
     crop_and_resize,
@@ -22,7 +24,11 @@ from .functional import (
 
 
 class RoIAlign(nn.Module):
-    """:func:`roialign_ext.roi_align` as a layer; arguments as there."""
+    """:func:`roialign_ext.roi_align` as a layer.
+
+    Arguments, results and errors as there, but that ``spatial_scale`` and ``sampling_ratio`` have no default and
+    the boxes are called ``rois``. The constructor checks its arguments like the function.
+    """
 
     def __init__(
         self,
@@ -33,14 +39,19 @@ class RoIAlign(nn.Module):
         mode: str = "avg",
     ) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_scale("spatial_scale", spatial_scale)
+        self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
+        check_flag("aligned", aligned)
         self.aligned = aligned
+        check_word("mode", mode, ("avg", "max"))
         self.mode = mode
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels."""
+        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels.
+
+        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        """
         return roi_align(
             input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned, self.mode
         )
@@ -53,15 +64,22 @@ class RoIAlign(nn.Module):
 
 
 class PrRoIPool(nn.Module):
-    """:func:`roialign_ext.prroi_pool` as a layer; arguments as there."""
+    """:func:`roialign_ext.prroi_pool` as a layer.
+
+    Arguments, results and errors as there, but that ``spatial_scale`` has no default and
+    the boxes are called ``rois``. The constructor checks its arguments like the function.
+    """
 
     def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_scale("spatial_scale", spatial_scale)
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels."""
+        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels.
+
+        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        """
         return prroi_pool(input, rois, self.output_size, self.spatial_scale)
 
     def extra_repr(self) -> str:
@@ -69,19 +87,27 @@ class PrRoIPool(nn.Module):
 
 
 class RoIWarp(nn.Module):
-    """:func:`roialign_ext.roi_warp` as a layer; arguments as there."""
+    """:func:`roialign_ext.roi_warp` as a layer.
+
+    Arguments, results and errors as there, but that ``spatial_scale`` and ``sampling_ratio`` have no default and
+    the boxes are called ``rois``. The constructor checks its arguments like the function.
+    """
 
     def __init__(
         self, output_size: BroadcastingList2[int], spatial_scale: float, sampling_ratio: int, mode: str = "avg"
     ) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_scale("spatial_scale", spatial_scale)
+        self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
+        check_word("mode", mode, ("avg", "max"))
         self.mode = mode
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels."""
+        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels.
+
+        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        """
         return roi_warp(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.mode)
 
     def extra_repr(self) -> str:
@@ -92,15 +118,22 @@ class RoIWarp(nn.Module):
 
 
 class RoIPool(nn.Module):
-    """:func:`roialign_ext.roi_pool` as a layer; arguments as there."""
+    """:func:`roialign_ext.roi_pool` as a layer.
+
+    Arguments, results and errors as there, but that ``spatial_scale`` has no default and
+    the boxes are called ``rois``. The constructor checks its arguments like the function.
+    """
 
     def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_scale("spatial_scale", spatial_scale)
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels."""
+        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels.
+
+        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        """
         return roi_pool(input, rois, self.output_size, self.spatial_scale)
 
     def extra_repr(self) -> str:
@@ -108,7 +141,10 @@ class RoIPool(nn.Module):
 
 
 class CropAndResize(nn.Module):
-    """:func:`roialign_ext.crop_and_resize` as a layer; arguments as there."""
+    """:func:`roialign_ext.crop_and_resize` as a layer.
+
+    Arguments, results and errors as there. The constructor checks its arguments like the function.
+    """
 
     def __init__(
         self,
@@ -119,14 +155,22 @@ class CropAndResize(nn.Module):
         mode: str = "avg",
     ) -> None:
         super().__init__()
-        self.crop_size = crop_size
+        self.crop_size = check_size("crop_size", crop_size)
+        check_word("method", method, ("bilinear", "nearest"))
         self.method = method
-        self.extrapolation_value = float(extrapolation_value)
-        self.samples_per_bin = samples_per_bin
+        self.extrapolation_value = as_number("extrapolation_value", extrapolation_value)
+        self.samples_per_bin = as_integer("samples_per_bin", samples_per_bin)
+        if self.samples_per_bin < 1:
+            raise ValueError(f"samples_per_bin: expected a positive number, got {samples_per_bin}")
+        check_word("mode", mode, ("avg", "max"))
         self.mode = mode
 
     def forward(self, input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
-        """``input``: ``[N, C, H, W]``; ``boxes``: ``Tensor[K, 4]``, normalised; ``box_indices``: ``Tensor[K]``."""
+        """``input``: ``[N, C, H, W]``; ``boxes``: ``Tensor[K, 4]``, normalised; ``box_indices``: ``Tensor[K]``.
+
+        Floating-point tensors but for the indices, which are integers, and a result ``[K, C, PH, PW]`` in the dtype of
+        ``input``, as the function has it.
+        """
         return crop_and_resize(
             input,
             boxes,
@@ -146,7 +190,11 @@ class CropAndResize(nn.Module):
 
 
 class RoIAlignRotated(nn.Module):
-    """:func:`roialign_ext.roi_align_rotated` as a layer; arguments as there."""
+    """:func:`roialign_ext.roi_align_rotated` as a layer.
+
+    Arguments, results and errors as there, but that ``spatial_scale`` and ``sampling_ratio`` have no default and
+    the boxes are called ``rois``. The constructor checks its arguments like the function.
+    """
 
     def __init__(
         self,
@@ -158,15 +206,21 @@ class RoIAlignRotated(nn.Module):
         angle_unit: str = "degree",
     ) -> None:
         super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
-        self.sampling_ratio = sampling_ratio
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_scale("spatial_scale", spatial_scale)
+        self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
+        check_flag("aligned", aligned)
         self.aligned = aligned
+        check_flag("clockwise", clockwise)
         self.clockwise = clockwise
+        check_word("angle_unit", angle_unit, ("degree", "radian"))
         self.angle_unit = angle_unit
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 6]`` or a list of ``Tensor[L, 5]``, in image pixels."""
+        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 6]`` or a list of ``Tensor[L, 5]``, in image pixels.
+
+        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        """
         return roi_align_rotated(
             input,
             rois,
@@ -206,6 +260,13 @@ def infer_scales(features: list[Tensor], image_shapes: list[tuple[int, int]]) ->
     height = 0
     for shape in image_shapes:
         height = max(height, shape[0])
+    if height < 1:
+        raise ValueError(f"image_shapes: expected a height above 0 to infer scales from, got {image_shapes}")
+    for i, level in enumerate(features):
+        if level.size(2) < 1:
+            raise ValueError(
+                f"x: expected maps of a height above 0 to infer scales from, got shape {list(level.shape)} at level {i}"
+            )
     # TorchScript knows no math.log2
     return [2.0 ** round(math.log(level.size(2) / height) / math.log(2.0)) for level in features]
 
@@ -217,16 +278,26 @@ class MultiScaleRoIAlign(nn.Module):
 
     Args:
         featmap_names: names of the maps to pool from. They are taken in the order of the dictionary that
-            :meth:`forward` is given, finest level first; other names are passed over.
+            :meth:`forward` is given, finest level first. Maps with other names are passed over; so is a name that no
+            map has, as long as one of them has a map.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
-        sampling_ratio: samples per bin along each axis; if not positive, as many as the bin is map pixels long,
-            rounded up.
+        sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
+            many as the bin is map pixels long, rounded up.
         canonical_scale: side, in image pixels, of a square box that belongs to level ``canonical_level``.
         canonical_level: that level; level ``k`` has the scale ``2 ** -k``.
         scales: map pixels per image pixel of each level. By default each call infers them from sizes: the power of two
-            nearest to the ratio of the map's height and the largest height among the images.
+            nearest to the ratio of the map's height and the largest height among the images. Give them for
+            ``torch.export`` with dynamic H or W: an inferred one fixes the sizes of the graph ("Constraints violated").
         aligned: as in :func:`roialign_ext.roi_align`.
         mode: as in :func:`roialign_ext.roi_align`.
+
+    Raises:
+        TypeError: on construction or in a call, arguments of other types.
+        ValueError: on construction or in a call, values, shapes and levels that the arguments do not allow; no map with
+            one of the names; sizes of 0 from which no scale can be inferred.
+        BoxShapeError, IndexError: in a call, as in :func:`roialign_ext.multiscale_roi_align`.
+
+    Source: as of :func:`roialign_ext.multiscale_roi_align`.
     """
 
     scales: Optional[list[float]]  # noqa: UP045
@@ -244,25 +315,28 @@ class MultiScaleRoIAlign(nn.Module):
         mode: str = "avg",
     ) -> None:
         super().__init__()
-        self.featmap_names = featmap_names
-        self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-        self.sampling_ratio = sampling_ratio
-        self.canonical_scale = float(canonical_scale)
-        self.canonical_level = float(canonical_level)
-        self.scales = None if scales is None else [float(scale) for scale in scales]
+        self.featmap_names = check_names("featmap_names", featmap_names)
+        self.output_size = tuple(as_pair("output_size", check_size("output_size", output_size)))
+        self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
+        self.canonical_scale = check_scale("canonical_scale", canonical_scale)
+        self.canonical_level = as_number("canonical_level", canonical_level)
+        self.scales = None if scales is None else [check_scale(f"scales[{i}]", one) for i, one in enumerate(scales)]
+        check_flag("aligned", aligned)
         self.aligned = aligned
+        check_word("mode", mode, ("avg", "max"))
         self.mode = mode
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pools the boxes of all images.
 
         Args:
-            x: feature maps ``[N, C, H_l, W_l]`` by name, finest level first.
+            x: feature maps ``[N, C, H_l, W_l]`` by name, finest level first; of one dtype, float16, bfloat16, float32
+                or float64. Under autocast too: levels of several dtypes have to be cast to one.
             boxes: one ``Tensor[L, 4]`` of rows ``(x1, y1, x2, y2)`` per image, in image pixels.
             image_shapes: ``(height, width)`` of every image before it was padded to the batch, in image pixels.
 
         Returns:
-            ``[K, C, PH, PW]``, K boxes of all images in their order.
+            ``[K, C, PH, PW]`` in the dtype of the maps, K boxes of all images in their order.
         """
         features = _select(x, self.featmap_names)
         scales = self.scales

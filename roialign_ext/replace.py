@@ -37,7 +37,7 @@ class _LeftAloneError(Exception):
 
 
 def _roi_align(layer: Any) -> nn.Module:
-    return RoIAlign(layer.output_size, layer.spatial_scale, layer.sampling_ratio, aligned=layer.aligned)
+    return RoIAlign(layer.output_size, layer.spatial_scale, layer.sampling_ratio, aligned=bool(layer.aligned))
 
 
 def _roi_pool(layer: Any) -> nn.Module:
@@ -70,7 +70,9 @@ def _mmcv_roi_align(layer: Any) -> nn.Module:
     mode = "avg" if layer.use_torchvision else layer.pool_mode
     if mode not in ("avg", "max"):
         raise _LeftAloneError(f"its pool_mode is {mode!r}, neither 'avg' nor 'max'")
-    return RoIAlign(layer.output_size, layer.spatial_scale, layer.sampling_ratio, aligned=layer.aligned, mode=mode)
+    return RoIAlign(
+        layer.output_size, layer.spatial_scale, layer.sampling_ratio, aligned=bool(layer.aligned), mode=mode
+    )
 
 
 def _mmcv_rotated(layer: Any) -> nn.Module:
@@ -78,8 +80,8 @@ def _mmcv_rotated(layer: Any) -> nn.Module:
         layer.output_size,
         layer.spatial_scale,
         layer.sampling_ratio,
-        aligned=layer.aligned,
-        clockwise=layer.clockwise,
+        aligned=bool(layer.aligned),
+        clockwise=bool(layer.clockwise),
         angle_unit="radian",
     )
 

@@ -8,11 +8,13 @@ the same way in all of them. Each rule returns (result, position of the batch di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 ops = torch.ops.roialign_ext
 
@@ -58,6 +60,24 @@ def _boxes_into_rows(boxes: Tensor, dim: int | None, batch: int, images: int | N
     return boxes.flatten(0, 1)
 
 
+@contextmanager
+def _as_given(boxes: Tensor, dim: int | None, images: int) -> Iterator[None]:
+    """Errors about a batch index name the one that the caller gave and the images of one call."""
+    try:
+        yield
+    except IndexError as error:
+        index = boxes[..., 0] if dim is None else boxes.movedim(dim, 0)[..., 0]
+        while is_functorch_wrapped_tensor(index):
+            index = get_unwrapped(index)
+        bad = index[~((index >= 0) & (index < images) & (index == index.floor()))]
+        if bad.numel() == 0:
+            raise
+        what = str(error).partition(" in row ")[0].partition(" must be ")[0]
+        raise IndexError(
+            f"{what} must be a whole number in [0, {images}), the images of one call under vmap, got {bad[0].item():g}"
+        ) from error
+
+
 def _maps_into_channels(maps: Sequence[Tensor], dims: InDims, batch: int) -> list[Tensor]:
     return [_into_channels(one, dim, batch) for one, dim in zip(maps, dims, strict=True)]
 
@@ -90,7 +110,8 @@ def pool(info: Any, in_dims: InDims, levels: int, *args: Any) -> tuple[Tensor, i
         return result.unflatten(1, (batch, _size_without(maps[0], map_dims[0])[1])), 1
     features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
     directions = _given_into_rows(u, u_dim, batch), _given_into_rows(v, v_dim, batch)
-    result = ops._pool(features, rows, *directions, _given_into_rows(winners, winners_dim, batch), *rest)
+    with _as_given(boxes, boxes_dim, _size_without(maps[0], map_dims[0])[0]):
+        result = ops._pool(features, rows, *directions, _given_into_rows(winners, winners_dim, batch), *rest)
     return result.unflatten(0, (batch, _size_without(boxes, boxes_dim)[0])), 0
 
 
@@ -105,7 +126,9 @@ def pool_max(info: Any, in_dims: InDims, levels: int, *args: Any) -> tuple[tuple
         return (values, winners), (1, 1)
     count = _size_without(boxes, boxes_dim)[0]
     features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
-    values, winners = (result.unflatten(0, (batch, count)) for result in ops._pool_max(features, rows, *rest))
+    with _as_given(boxes, boxes_dim, _size_without(maps[0], map_dims[0])[0]):
+        results = ops._pool_max(features, rows, *rest)
+    values, winners = (result.unflatten(0, (batch, count)) for result in results)
     return (values, winners), (0, 0)
 
 
@@ -122,7 +145,8 @@ def pool_grad_input(
     rows = _boxes_into_rows(boxes, in_dims[1], batch, images)
     directions = _given_into_rows(u, in_dims[2], batch), _given_into_rows(v, in_dims[3], batch)
     bins, chosen = _into_rows(grad, in_dims[0], batch), _given_into_rows(winners, in_dims[4], batch)
-    results = ops._pool_grad_input(bins, rows, *directions, chosen, [batch * images, channels, *planes], *rest)
+    with _as_given(boxes, in_dims[1], images):
+        results = ops._pool_grad_input(bins, rows, *directions, chosen, [batch * images, channels, *planes], *rest)
     return tuple(result.unflatten(0, (batch, images)) for result in results), (0,) * len(results)
 
 
@@ -133,5 +157,6 @@ def pool_grad_boxes(info: Any, in_dims: InDims, levels: int, *args: Any) -> tupl
     features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
     bins, direction = _into_rows(grad, grad_dim, batch), _given_into_rows(v, v_dim, batch)
     chosen = _given_into_rows(winners, winners_dim, batch)
-    result = ops._pool_grad_boxes(bins, features, rows, direction, chosen, *rest)
+    with _as_given(boxes, boxes_dim, _size_without(maps[0], map_dims[0])[0]):
+        result = ops._pool_grad_boxes(bins, features, rows, direction, chosen, *rest)
     return result.to(boxes.dtype).unflatten(0, (batch, _size_without(boxes, boxes_dim)[0])), 0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.testing import assert_close
 
-from roialign_ext import RoIAlign
+from roialign_ext import MultiScaleRoIAlign, RoIAlign
 from small_case import RATIO, SCALE, SIZE, corners, features, rows
 
 
@@ -61,3 +61,25 @@ def test_saved_and_loaded() -> None:
     buffer.seek(0)
     arguments = (features(), rows(corners()))
     assert_close(torch.export.load(buffer).module()(*arguments), Head("avg")(*arguments))
+
+
+class Pyramid(nn.Module):
+    def __init__(self, scales: list[float] | None) -> None:
+        super().__init__()
+        self.pool = MultiScaleRoIAlign(["0", "1"], 3, 2, scales=scales)
+
+    def forward(self, fine: Tensor, coarse: Tensor, boxes: Tensor) -> Tensor:
+        return self.pool({"0": fine, "1": coarse}, [boxes], [(64, 64)])  # type: ignore[no-any-return]
+
+
+def test_pyramids_with_dynamic_sizes_need_scales() -> None:
+    arguments = (torch.rand(1, 2, 16, 16), torch.rand(1, 2, 8, 8), torch.tensor([[1.0, 2, 30, 40], [0, 0, 9, 9]]))
+    height = Dim("height", min=4, max=64)
+    sizes = {"fine": {2: 2 * height}, "coarse": {2: height}, "boxes": {0: Dim("K", min=2, max=500)}}
+    given = Pyramid([0.25, 0.125])
+    program = export(given, arguments, dynamic_shapes=sizes)
+    other = (torch.rand(1, 2, 24, 16), torch.rand(1, 2, 12, 8), torch.cat([arguments[2]] * 2))
+    for case in (arguments, other):
+        assert_close(program.module()(*case), given(*case))
+    with pytest.raises(torch._dynamo.exc.UserError, match="Constraints violated"):
+        export(Pyramid(None), arguments, dynamic_shapes=sizes)

@@ -193,8 +193,12 @@ def test_batch_index(index: float, name: str, box_dtype: torch.dtype) -> None:
 def test_box_indices_out_of_range(index: int) -> None:
     indices = INDICES.clone()
     indices[1] = index
-    with pytest.raises(IndexError, match=r"(?s)(box_indices|boxes).*\b1\b"):
+    with pytest.raises(IndexError, match=r"box_indices: the index in row 1\b.*\[0, 2\)"):
         crop(box_indices=indices)
+    with pytest.raises(IndexError, match=r"box_indices: the index must be .*\[0, 2\)"):
+        torch.func.vmap(lambda features: crop(features, CROPS + features.sum() * 0, box_indices=indices))(
+            FEATURES[None]
+        )
 
 
 def test_box_indices() -> None:
@@ -294,6 +298,55 @@ def test_scales_of_levels() -> None:
     for name in ("canonical_scale", "canonical_level"):
         with pytest.raises(TypeError, match=name):
             pyramid(**{name: "4"})
+
+
+def test_a_pyramid_of_one_level_names_its_arguments() -> None:
+    with pytest.raises(ValueError, match=r"^scales\[0\]: expected .* got -1"):
+        multiscale_roi_align([FEATURES], BOXES, 2, [-1.0])
+    with pytest.raises(TypeError, match=r"^features\[0\]: expected .* got Int"):
+        multiscale_roi_align([FEATURES.int()], BOXES, 2, [1.0])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, that nested and quantized tensors may change
+@pytest.mark.parametrize("name", list(EVERY))
+def test_layouts_that_kernels_do_not_know(name: str) -> None:
+    call, boxes = EVERY[name], good_boxes(name)
+    argument = r"features\[0\]" if name == "multiscale" else "input"
+    nested = torch.nested.nested_tensor([FEATURES[0], FEATURES[1]])
+    for features in (FEATURES.to_sparse(), FEATURES.to_mkldnn(), nested):
+        with pytest.raises(ValueError, match=rf"^{argument}: expected a dense tensor"):
+            call(features, boxes, 2)
+    with pytest.raises(TypeError, match=rf"^{argument}: expected .*float32.* got QUInt8"):
+        call(torch.quantize_per_tensor(FEATURES, 0.1, 0, torch.quint8), boxes, 2)
+    with pytest.raises(ValueError, match=r"^boxes: expected a dense tensor"):
+        call(FEATURES, boxes.to_sparse(), 2)
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bool])
+def test_dtypes_of_boxes(name: str, dtype: torch.dtype) -> None:
+    message = r"^boxes: expected .*float16, bfloat16, float32 or float64 tensor"
+    boxes = good_boxes(name).to(dtype)
+    with pytest.raises(TypeError, match=message):
+        EVERY[name](FEATURES, boxes, 2)
+    if name == "roi_align_rotated":
+        with pytest.raises(TypeError, match=message):
+            roi_align_rotated(FEATURES, boxes, 2, clockwise=True)
+    if name != "crop_and_resize":
+        with pytest.raises(TypeError, match=message + r"s, got .* at index 0"):
+            EVERY[name](FEATURES, [boxes[:, 1:], boxes[:, 1:]], 2)
+
+
+def test_boxes_of_a_list_on_another_device() -> None:
+    with pytest.raises(ValueError, match="boxes: expected tensors on cpu like input, got one on meta at index 1"):
+        roi_pool(FEATURES, [BOXES[:, 1:], BOXES[:, 1:].to("meta")], 2)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("crop_and_resize", "multiscale")])
+def test_an_empty_list_of_boxes_lies_where_the_input_does(name: str) -> None:
+    out = EVERY[name](FEATURES[:0].to("meta"), [], 2)
+    assert out.shape == (0, 3, 2, 2)
+    assert out.is_meta
 
 
 def test_arguments_are_left_alone() -> None:

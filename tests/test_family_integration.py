@@ -263,6 +263,16 @@ def test_maps_are_taken_in_the_order_of_the_dictionary() -> None:
         MultiScaleRoIAlign(["p2"], 3, 2)(named, BOXES, [])
 
 
+def test_scales_need_heights() -> None:
+    layer, maps = MultiScaleRoIAlign(["0"], 3, 2), pyramid_of(64)
+    with pytest.raises(ValueError, match=r"image_shapes: .*above 0.*\(0, 16\)"):
+        layer(maps, BOXES, [(0, 16)])
+    with pytest.raises(ValueError, match=r"x: .*above 0.*0, \d+\] at level 0"):
+        layer({"0": maps["0"][:, :, :0]}, BOXES, [(16, 16)])
+    given = MultiScaleRoIAlign(["0"], 3, 2, scales=[0.25])
+    assert not bool(given({"0": maps["0"][:, :, :0]}, BOXES, [(0, 16)]).any())
+
+
 def test_the_layer_in_fx_and_script() -> None:
     layer, maps, shapes = MultiScaleRoIAlign(["0", "1"], (3, 2), 2), pyramid_of(64, 32), [(256, 250), (200, 260)]
     expected = layer(maps, BOXES, shapes)

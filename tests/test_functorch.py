@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -259,10 +260,14 @@ def test_vmap_refuses_bad_batch_index(
     def total(features: Tensor, boxes: Tensor) -> Tensor:
         return roi_align(features, boxes, 2, mode=mode).sum()
 
-    with pytest.raises(IndexError, match="batch index"):
+    message = rf"(?s)boxes.*batch index.*\[0, {SHAPE[0]}\).*got {re.escape(f'{index:g}')}\b"
+    with pytest.raises(IndexError, match=message):
         vmap(total, in_dims)(*arguments)
-    with pytest.raises(IndexError, match="batch index"):
+    with pytest.raises(IndexError, match=message):
         vmap(grad(total), in_dims)(*arguments)
+    nested = vmap(vmap(total, in_dims), (0, None))
+    with pytest.raises(IndexError, match=message):
+        nested(torch.stack([arguments[0]] * 2), arguments[1])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -327,3 +332,21 @@ def test_channels_last_and_function(call: Call) -> None:
     assert by_features.is_contiguous(memory_format=torch.channels_last)
     by_rows = vmap(grad(scalar, 1), (0, None))(features[None], rows)
     close(by_rows[0, :, 1:], expected[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("last", [False, True])
+def test_layout_of_the_gradient_of_a_map_with_gaps(mode: str, last: bool) -> None:
+    """A part of the columns of a map has its memory format, and its gradient too, here as in a backward pass."""
+    whole = random_tensor(2, 8, 4, 16)
+    features = (whole.to(memory_format=torch.channels_last) if last else whole)[:, :, :, :8].requires_grad_()
+    rows = smooth_boxes(3, (2, 8, 4, 8), Call(mode=mode), seed=1)
+
+    def scalar(features: Tensor) -> Tensor:
+        return (roi_align(features, rows, 2, mode=mode) ** 2).sum()
+
+    (eager,) = torch.autograd.grad(scalar(features), features)
+    transformed = grad(scalar)(features.detach())
+    close(transformed, eager)
+    assert transformed.stride() == eager.stride()
+    assert eager.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

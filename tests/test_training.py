@@ -140,6 +140,28 @@ def test_function_class(mode: str) -> None:
     assert issubclass(RoIAlignFunction, torch.autograd.Function)
 
 
+def test_function_class_checks_its_arguments_like_the_function() -> None:
+    x, boxes = features(), rows(corners())
+    wrong: tuple[tuple[type[Exception], str, tuple[Any, ...]], ...] = (
+        (TypeError, "input: expected a tensor", (None, boxes, 2)),
+        (TypeError, "boxes: expected a Tensor", (x, [corners()], 2)),
+        (TypeError, "output_size", (x, boxes, 3.0)),
+        (TypeError, "sampling_ratio", (x, boxes, 3, 1.0, 2.0)),
+        (ValueError, "boxes", (x, corners(), 3)),
+        (TypeError, "missing", (x, boxes)),
+        (TypeError, "missing", ()),
+    )
+    for kind, message, arguments in wrong:
+        with pytest.raises(kind, match=message):
+            RoIAlignFunction.apply(*arguments)
+
+
+def test_function_class_takes_no_subclass() -> None:
+    """A backward() of its own would never be called."""
+    with pytest.raises(TypeError, match="Other: expected no subclass of RoIAlignFunction"):
+        type("Other", (RoIAlignFunction,), {})
+
+
 def test_module() -> None:
     layer = RoIAlign(7, 0.25, 2, aligned=True, mode="max")
     assert repr(layer) == ("RoIAlign(output_size=7, spatial_scale=0.25, sampling_ratio=2, aligned=True, mode='max')")
