@@ -73,7 +73,7 @@ def compile_flags() -> list[str]:
     # runtime.
     flags.append("-fopenmp")
     # Python's own flags end in -g, which makes the module twenty times larger.
-    flags += ["-O1", "-g", *sanitizer_flags()] if SANITIZE else ["-O2", "-g0"]
+    flags += ["-O1", "-g1", *sanitizer_flags()] if SANITIZE else ["-O2", "-g0"]
     return flags
 
 

@@ -21,4 +21,5 @@ cd tests
 "../$venv/bin/python" -m roialign_ext
 "../$venv/bin/python" -c 'import torch; assert torch.version.cuda, "this torch has no CUDA"'
 # The kernels compiled for the CPU, and their registers, were tested with the other torch: they are the same here.
-"../$venv/bin/pytest" -q --ignore=test_cuda_kernels.py --ignore=test_cuda_budget.py --ignore=test_cuda_shim.py "$@"
+# shellcheck disable=SC2086
+"../$venv/bin/pytest" -q ${AT_ONCE:-} --ignore=test_cuda_kernels.py --ignore=test_cuda_budget.py --ignore=test_cuda_shim.py "$@"

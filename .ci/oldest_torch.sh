@@ -19,4 +19,5 @@ PATH="$PWD/$venv/bin:$PATH" "$venv/bin/pip" install --quiet --no-build-isolation
 cd tests
 "../$venv/bin/python" -c 'import torch; assert torch.__version__.startswith("2.11."), torch.__version__'
 "../$venv/bin/python" -m roialign_ext
-"../$venv/bin/pytest" -q "$@"
+# shellcheck disable=SC2086
+"../$venv/bin/pytest" -q ${AT_ONCE:-} "$@"

@@ -327,8 +327,8 @@ class RoIAlignFunction(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Tensor:
-        # The operator is differentiable by itself, in forward mode too, and its call costs a quarter of what binding the
-        # arguments of forward() would. Dynamo looks past this method and traces forward() and backward().
+        # The operator is differentiable by itself, in forward mode too, and its call costs a quarter of what binding
+        # the arguments of forward() would. Dynamo looks past this method and traces forward() and backward().
         _refuse_list(*args[1:2])
         return roi_align(*args)
 

@@ -12,6 +12,7 @@ import pytest
 
 import cuda_shim
 
+pytestmark = pytest.mark.xdist_group("probes")
 Probe = Callable[[str], tuple[list[float], str]]
 
 RUN_PROBES = """
