@@ -51,7 +51,8 @@ def roi_align(
             many as the bin is map pixels long, rounded up.
         aligned: ``True`` puts pixel centres at half-integers, as a shift of boxes by half a map pixel. ``False`` is
             the older convention, without shift and with boxes at least one map pixel long.
-        mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them.
+        mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them, of which at most 65535 of a bin may
+            lie on the map along one axis.
 
     Returns:
         ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable in ``input`` and ``boxes``, any
@@ -148,7 +149,8 @@ def roi_warp(
         spatial_scale: map pixels per image pixel.
         sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
             many as the bin is map pixels long, rounded up.
-        mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them.
+        mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them, of which at most 65535 of a bin may
+            lie on the map along one axis.
 
     Returns:
         ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable in ``input`` and ``boxes``, any
@@ -204,7 +206,8 @@ def roi_pool(
 
     Raises:
         BoxShapeError: boxes of the wrong shape (a ValueError and an AssertionError).
-        ValueError: any other shape or value that the arguments above do not allow.
+        ValueError: any other shape or value that the arguments above do not allow; a bin of more than 65535 rows or
+            columns of the map.
         TypeError: a dtype that they do not allow.
         IndexError: a batch index that is not a whole number in ``[0, N)``; the message names the row. On CUDA,
             which does not wait for the boxes, the row of the result is NaN, unless ``ROIALIGN_EXT_CHECK=1`` is set.
@@ -377,7 +380,8 @@ def multiscale_roi_align(
             many as the bin is map pixels long, rounded up.
         aligned: ``True`` puts pixel centres at half-integers, as a shift of boxes by half a map pixel. ``False`` is
             the older convention, without shift and with boxes at least one map pixel long.
-        mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them.
+        mode: ``"avg"``, the mean of the samples, or ``"max"``, the largest of them, of which at most 65535 of a bin may
+            lie on the map along one axis.
         canonical_scale: side, in image pixels, of a square box that belongs to level ``canonical_level``.
         canonical_level: that level.
 
