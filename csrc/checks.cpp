@@ -11,7 +11,7 @@ namespace roialign_ext {
 namespace {
 
 constexpr size_t kMaxLevels = 8;
-constexpr int64_t kMaxSamples = std::numeric_limits<int32_t>::max();  // along one axis of a box
+constexpr int64_t kMostSamples = std::numeric_limits<int32_t>::max();  // along one axis of a box
 
 constexpr std::pair<std::string_view, Rule> kRules[] = {
     {"roi_align_half_pixel", Rule::kRoiAlignHalfPixel},
@@ -180,7 +180,7 @@ void check_output_size(std::string_view name, c10::SymIntArrayRef size) {
                         size[1].sym_gt(0).expect_true(__FILE__, __LINE__),
                     name, ": expected two positive integers (height, width), got ", size);
   for (const c10::SymInt& bins : size) {
-    TORCH_CHECK_VALUE(bins.maybe_as_int().value_or(1) <= kMaxSamples, name, ": expected at most ", kMaxSamples,
+    TORCH_CHECK_VALUE(bins.maybe_as_int().value_or(1) <= kMostSamples, name, ": expected at most ", kMostSamples,
                       " along an axis, got ", size);
   }
 }
@@ -189,7 +189,7 @@ void check_output_size(std::string_view name, c10::SymIntArrayRef size) {
 void check_samples(std::string_view name, int64_t per_bin, c10::SymIntArrayRef bins) {
   for (const c10::SymInt& size : bins) {
     const int64_t known = size.maybe_as_int().value_or(1);
-    TORCH_CHECK_VALUE(per_bin <= 0 || per_bin <= kMaxSamples / known, name, ": expected at most ", kMaxSamples,
+    TORCH_CHECK_VALUE(per_bin <= 0 || per_bin <= kMostSamples / known, name, ": expected at most ", kMostSamples,
                       " samples along an axis of a box, got ", per_bin, " in each of ", known, " bins");
   }
 }
