@@ -115,12 +115,8 @@ class Call {
       TORCH_CHECK_VALUE(side <= kMostPixels, "input: on CUDA at most ", kMostPixels, " rows and columns, got ", side);
     }
     if (!is_maximum) return;
-    const int64_t samples = most_samples(args_);
-    const char* const operation = args_.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'";
-    TORCH_CHECK_VALUE(samples <= kMaxSamples, operation, ": at most ", kMaxSamples,
-                      " samples of a bin may fall on the map along one axis");
-    TORCH_CHECK_VALUE(samples * bins <= INT32_MAX, operation, ": on CUDA at most ", INT32_MAX,
-                      " samples along an axis, got ", bins, " bins of ", samples);
+    TORCH_CHECK_VALUE(most_samples(args_) <= kMaxSamples, args_.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'",
+                      ": at most ", kMaxSamples, " samples of a bin may fall on the map along one axis");
   }
 
   const void* keep(const Tensor& rows) {
