@@ -11,10 +11,6 @@
 namespace roialign_ext {
 namespace {
 
-// A block of the map up to this size stays in a core's second-level cache while boxes are visited one by one; larger
-// maps are swept row by row.
-constexpr int64_t kCachedMapBytes = 1 << 20;
-
 // Runs pooling or its transpose over units (plane, channel block).
 template <class W, class MapView, class BinsView>
 void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<W>& plan, int64_t lanes,
@@ -25,9 +21,8 @@ void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<
   job.sweeps.resize(static_cast<size_t>(planes));
   for (int64_t plane = 0; plane < planes; ++plane) {
     const MapView& map = job.maps.map(plane);
-    const int64_t block_bytes = map.pixels() * job.blocks.width * static_cast<int64_t>(sizeof(W));
-    if (plan.terms == 1 && block_bytes > kCachedMapBytes) {
-      job.sweeps[static_cast<size_t>(plane)] = make_plane_sweep(plan, plane, map.height);
+    if (plan.terms == 1 && !stays_in_cache<W>(map, job.blocks)) {
+      job.sweeps[static_cast<size_t>(plane)] = make_plane_sweep(plan, plan.by_plane.of(plane), map.height);
     }
   }
   run_units(planes * job.blocks.count, static_cast<double>(job.maps.elements() + bins.elements()),

@@ -64,6 +64,13 @@ inline ChannelBlocks choose_blocks(int64_t lanes, int64_t channels, int64_t unit
   return {width, (channels + width - 1) / width};
 }
 
+// Does a block of the map stay in a core's second-level cache while boxes are visited one by one? Larger ones are swept
+// row by row.
+template <class W>
+bool stays_in_cache(const Extents& map, const ChannelBlocks& blocks) {
+  return map.pixels() * blocks.width * static_cast<int64_t>(sizeof(W)) <= 1 << 20;
+}
+
 // Where results are summed over channels the width of a block must not depend on the number of threads.
 inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
   const int64_t width = channels > lanes ? lanes * kWideBlock : lanes;

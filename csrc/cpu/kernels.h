@@ -72,8 +72,9 @@ struct MaxJob {
   Pyramid<Input> maps;
   Output values;
   WinnersView<int32_t> winners;
-  const SamplePlan<W>* plan;
-  const int64_t* plane_of_box;
+  const MaxPlan<W>* plan;
+  std::vector<PlaneSweep> sweeps;            // by plane; empty ones have all of their boxes in `by_box`
+  std::vector<std::vector<int64_t>> by_box;  // by plane: boxes that are visited one by one
   ChannelBlocks blocks;
 };
 

@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <utility>
 

@@ -1,148 +1,216 @@
 // Maximum of the interpolated samples of each bin (docs/math.md, section 5). Included as vector_body.h is.
+//
+// As for averages, boxes are visited one by one where the block of the map stays in the cache, and rows of the map from
+// top to bottom where it does not; on each, every box takes the samples that lie between it and the next row.
 
-// Lane indexes as wide as the values, so that a comparison of values selects among them.
-template <class W>
-using lane_index_t = std::conditional_t<sizeof(W) == 4, int32_t, int64_t>;
-
-inline Vec<int32_t> load(const int32_t* p) { return *reinterpret_cast<const VectorType<int32_t>::unaligned*>(p); }
-inline Vec<int64_t> load(const int64_t* p) { return *reinterpret_cast<const VectorType<int64_t>::unaligned*>(p); }
-inline void store(int32_t* p, Vec<int32_t> v) { *reinterpret_cast<VectorType<int32_t>::unaligned*>(p) = v; }
-inline void store(int64_t* p, Vec<int64_t> v) { *reinterpret_cast<VectorType<int64_t>::unaligned*>(p) = v; }
-
-// No candidate yet: the first one wins, whatever it is.
-constexpr int kNoWinner = -2;
-
-// The running maximum of one bin, one vector of channels. Candidates come in the order of their sample index, so the
+// The running maxima of one bin, NV vectors of channels. Candidates come in the order of their sample index, so the
 // first of equal ones stays; a NaN beats every number, and the first NaN stays.
-template <class W>
+template <int NV, class W>
 struct Best {
-  Vec<W> value;
-  Vec<lane_index_t<W>> winner;
+  using Index = lane_index_t<W>;
+  static constexpr int L = VectorType<W>::lanes;
+  Vec<W> value[NV];
+  Vec<Index> winner[NV];
 
-  void consider(Vec<W> candidate, int32_t sample) {
-    const Vec<lane_index_t<W>> index = Vec<lane_index_t<W>>{} + static_cast<lane_index_t<W>>(sample);
-    const auto wins = (candidate > value) | ((candidate != candidate) & (value == value)) | (winner == kNoWinner);
-    value = wins ? candidate : value;
-    winner = wins ? index : winner;
+  void set(W number, int32_t sample) {
+    for (int v = 0; v < NV; ++v) {
+      value[v] = Vec<W>{} + number;
+      winner[v] = Vec<Index>{} + static_cast<Index>(sample);
+    }
+  }
+  void load_from(const W* values, const Index* winners) {
+    for (int v = 0; v < NV; ++v) {
+      value[v] = load(values + v * L);
+      winner[v] = load(winners + v * L);
+    }
+  }
+  void store_to(W* values, Index* winners) const {
+    for (int v = 0; v < NV; ++v) {
+      store(values + v * L, value[v]);
+      store(winners + v * L, winner[v]);
+    }
+  }
+  // candidate(v) is a vector of channels.
+  template <class Candidate>
+  void consider(int32_t sample, Candidate&& candidate) {
+    const Vec<Index> index = Vec<Index>{} + static_cast<Index>(sample);
+    for (int v = 0; v < NV; ++v) {
+      const Vec<W> other = candidate(v);
+      const auto wins = ~(other <= value[v]) & (value[v] == value[v]);
+      value[v] = wins ? other : value[v];
+      winner[v] = wins ? index : winner[v];
+    }
   }
 };
 
-// Rows of the map interpolated between two of its rows, in [width][B].
+// The maxima of all bins of one box while its samples come in, [bins][B].
+//
+// A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the map,
+// after the first row of them, or after all.
 template <int NV, class W>
-class SampleRows {
-  static constexpr int L = VectorType<W>::lanes, B = NV * L;
+class MaxOfBox {
+  using Index = lane_index_t<W>;
+  static constexpr int B = NV * VectorType<W>::lanes;
 
  public:
-  // Only columns [first, last) are read.
-  SampleRows(const RowReader<B, W>& reader, int64_t first, int64_t last)
-      : reader_(reader),
-        first_(first),
-        last_(last),
-        line_(reader.view.width * B),
-        packed_(reader.in_place ? 0 : 2 * line_.size()) {}
+  MaxOfBox(const MaxJob<W>& job, int64_t k, W* values, Index* winners)
+      : job_(job), x_(job.plan->samples.x), y_(job.plan->samples.y), k_(k), values_(values), winners_(winners) {}
 
-  // The row at a sample's position; valid until the next call.
-  Row<W> at(const SampleTap<W>& y) {
-    const Row<W> upper = row(y.low);
-    if (y.fraction == W(0)) return upper;
-    const Row<W> lower = row(y.low + 1);
-    for (int64_t x = first_; x < last_; ++x) {
-      for (int v = 0; v < B; v += L) {
-        const Vec<W> above = load(upper.data + x * upper.pitch + v), below = load(lower.data + x * lower.pitch + v);
-        store(line_.data() + x * B + v, (W(1) - y.fraction) * above + y.fraction * below);
+  // Takes the samples of one row of them, which lie between two rows of the map.
+  void add(int64_t row, const Row<W>& upper, const Row<W>& lower) {
+    const W fraction = y_.samples[row].fraction;
+    const auto* begin = y_.begin.data() + k_ * y_.bins;
+    const int64_t p = std::upper_bound(begin, begin + y_.bins, row) - begin - 1;
+    if (fraction == W(0)) {
+      add_row(p, row - begin[p], [&](int64_t x, int v) { return pixel(upper, x, v); });
+    } else {
+      add_row(p, row - begin[p],
+              [&](int64_t x, int v) { return (W(1) - fraction) * pixel(upper, x, v) + fraction * pixel(lower, x, v); });
+    }
+  }
+
+  // Writes the results, once all rows are in.
+  void finish(int64_t c, int64_t channels) {
+    for (int64_t p = 0; p < y_.bins; ++p) {
+      const int64_t y_bin = k_ * y_.bins + p;
+      const bool none_on_map = y_.begin[y_bin] == y_.begin[y_bin + 1] || !job_.plan->touches_map(k_);
+      for (int64_t q = 0; q < x_.bins && (none_on_map || y_.rejected_later[y_bin]); ++q) {
+        update(p, q, [&](Best<NV, W>& best) {
+          if (none_on_map) return best.set(W(0), kRejected);
+          best.consider(kRejected, [](int) { return Vec<W>{}; });
+        });
       }
     }
-    return {line_.data(), B};
+    unpack_plane<B>(values_, job_.values, k_, c, channels);
+    const WinnersView<int32_t>& view = job_.winners;
+    unpack<B>(winners_, view.pixels(), view.at(k_, c), view.stride_c, view.stride_x, channels,
+              job_.values.past_caches());
   }
 
  private:
-  // The last even and the last odd row are kept: neighbouring samples share rows.
-  Row<W> row(int64_t y) {
-    const int slot = static_cast<int>(y & 1);
-    if (kept_[slot] != y) {
-      kept_[slot] = y;
-      rows_[slot] = reader_.read(y, first_, last_, reader_.in_place ? nullptr : packed_.data() + slot * line_.size());
-    }
-    return rows_[slot];
+  static Vec<W> pixel(const Row<W>& row, int64_t x, int v) {
+    return load(row.data + x * row.pitch + v * VectorType<W>::lanes);
   }
 
+  // value(x, v) is the map at column x, on the row of samples `index` of bins p.
+  template <class Value>
+  void add_row(int64_t p, int64_t index, Value&& value) {
+    const bool y_rejected_first = y_.rejected_first[k_ * y_.bins + p];
+    for (int64_t q = 0; q < x_.bins; ++q) {
+      const int64_t x_bin = k_ * x_.bins + q, begin = x_.begin[x_bin], end = x_.begin[x_bin + 1];
+      update(p, q, [&](Best<NV, W>& best) {
+        if (index == 0 && (begin == end || y_rejected_first || x_.rejected_first[x_bin])) {
+          best.set(W(0), kRejected);
+        } else if (index == 0) {
+          // Nothing is smaller than -infinity: the first sample wins over it, or is its equal and has its index.
+          best.set(-std::numeric_limits<W>::infinity(), make_winner(0, 0));
+        }
+        for (int64_t i = begin; i < end; ++i) {
+          const SampleTap<W>& x = x_.samples[i];
+          const int32_t winner = make_winner(index, i - begin);
+          if (x.fraction == W(0)) {
+            best.consider(winner, [&](int v) { return value(x.low, v); });
+          } else {
+            best.consider(winner, [&](int v) {
+              return (W(1) - x.fraction) * value(x.low, v) + x.fraction * value(x.low + 1, v);
+            });
+          }
+        }
+        if (index == 0 && x_.rejected_later[x_bin]) best.consider(kRejected, [](int) { return Vec<W>{}; });
+      });
+    }
+  }
+
+  // The state lives in memory between calls.
+  template <class Change>
+  void update(int64_t p, int64_t q, Change&& change) {
+    const int64_t at = (p * x_.bins + q) * B;
+    Best<NV, W> best;
+    best.load_from(values_ + at, winners_ + at);
+    change(best);
+    best.store_to(values_ + at, winners_ + at);
+  }
+
+  const MaxJob<W>& job_;
+  const SampleTables<W>&x_, &y_;
+  int64_t k_;
+  W* values_;
+  Index* winners_;
+};
+
+struct Columns {
+  int64_t first, last;
+};
+
+// Rows of one block of one map: `kept` neighbours can be held at the same time.
+template <int B, class W>
+class RowCache {
+ public:
+  RowCache(const RowReader<B, W>& reader, int64_t kept)
+      : reader_(reader), line_(reader.in_place ? 0 : reader.view.width * B), buffer_(kept * line_), kept_(kept) {}
+
+  // Only these columns of the row need be valid.
+  Row<W> at(int64_t y, const Columns& columns) {
+    const int64_t place = y % static_cast<int64_t>(kept_.size());
+    Kept& kept = kept_[place];
+    if (kept.y != y || columns.first < kept.columns.first || columns.last > kept.columns.last) {
+      kept = {y, columns, reader_.read(y, columns.first, columns.last, buffer_.data() + place * line_)};
+    }
+    return kept.row;
+  }
+
+ private:
+  struct Kept {
+    int64_t y = -1;
+    Columns columns = {};
+    Row<W> row = {};
+  };
   const RowReader<B, W>& reader_;
-  int64_t first_, last_;
-  std::vector<W> line_, packed_;
-  int64_t kept_[2] = {-1, -1};
-  Row<W> rows_[2];
+  int64_t line_;
+  std::vector<W> buffer_;
+  std::vector<Kept> kept_;
 };
 
 template <int NV, class W>
-inline void max_of_box(const MaxJob<W>& job, int64_t k, int64_t c, int64_t channels) {
-  constexpr int L = VectorType<W>::lanes, B = NV * L;
-  const SampleTables<W>&xs = job.plan->x, &ys = job.plan->y;
-  const int64_t bins_x = xs.bins, bins_y = ys.bins;
-  const int64_t plane = job.plane_of_box[k];
-  int64_t first = job.maps.map(plane).width, last = 0;
-  for (int64_t i = xs.begin[k * bins_x]; i < xs.begin[(k + 1) * bins_x]; ++i) {
-    first = std::min<int64_t>(first, xs.samples[i].low);
-    last = std::max<int64_t>(last, xs.samples[i].low + (xs.samples[i].fraction != W(0) ? 2 : 1));
-  }
-  const RowReader<B, W> reader(job.maps.map(plane), job.maps.image(plane), c, channels);
-  SampleRows<NV, W> rows(reader, first, last);
-  std::vector<W> values(bins_y * bins_x * B);
-  std::vector<lane_index_t<W>> winners(bins_y * bins_x * B, kNoWinner);
-
-  // Calls consider(best) for each vector of a bin; the state lives in memory between calls.
-  auto update = [&](int64_t p, int64_t q, auto&& consider) {
-    for (int v = 0; v < B; v += L) {
-      const int64_t at = (p * bins_x + q) * B + v;
-      Best<W> best = {load(values.data() + at), load(winners.data() + at)};
-      consider(best, v);
-      store(values.data() + at, best.value);
-      store(winners.data() + at, best.winner);
-    }
+inline void max_of_plane(const MaxJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
+  constexpr int B = NV * VectorType<W>::lanes;
+  const MaxPlan<W>& plan = *job.plan;
+  const PlaneSweep& sweep = job.sweeps[plane];
+  const Input& map = job.maps.map(plane);
+  const bool keeps_map = sweep.begin.empty();
+  const RowReader<B, W> reader(map, job.maps.image(plane), c, channels);
+  RowCache<B, W> rows(reader, keeps_map ? map.height : 2);
+  const int64_t size = job.values.pixels() * B;
+  std::vector<W> values(std::max<int64_t>(sweep.slots, 1) * size);
+  std::vector<lane_index_t<W>> winners(values.size());
+  const auto box_in = [&](int64_t slot, int64_t k) {
+    return MaxOfBox<NV, W>(job, k, values.data() + slot * size, winners.data() + slot * size);
   };
-  // A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the
-  // map, after the first row of them, or after all.
-  auto consider_zero = [&](int64_t p, int64_t q) {
-    update(p, q, [](Best<W>& best, int) { best.consider(Vec<W>{}, kRejected); });
+  // columns(y) are those that row y of the map is read for.
+  const auto add = [&](MaxOfBox<NV, W>& box, int64_t row, auto&& columns) {
+    const auto read = [&](int64_t y) { return rows.at(y, columns(y)); };
+    const PixelRange pixels = plan.pixels(row);
+    box.add(row, read(pixels.begin), read(pixels.end - 1));
   };
-  for (int64_t p = 0; p < bins_y; ++p) {
-    const int64_t y_bin = k * bins_y + p, y_begin = ys.begin[y_bin], y_end = ys.begin[y_bin + 1];
-    for (int64_t q = 0; q < bins_x; ++q) {
-      const int64_t x_bin = k * bins_x + q;
-      const bool none_on_map = y_begin == y_end || xs.begin[x_bin] == xs.begin[x_bin + 1];
-      if (none_on_map || ys.rejected_first[y_bin] || xs.rejected_first[x_bin]) consider_zero(p, q);
-    }
-    for (int64_t sy = y_begin; sy < y_end && first < last; ++sy) {
-      const Row<W> row = rows.at(ys.samples[sy]);
-      for (int64_t q = 0; q < bins_x; ++q) {
-        const int64_t x_bin = k * bins_x + q, x_begin = xs.begin[x_bin], x_end = xs.begin[x_bin + 1];
-        update(p, q, [&](Best<W>& best, int v) {
-          for (int64_t sx = x_begin; sx < x_end; ++sx) {
-            const SampleTap<W>& x = xs.samples[sx];
-            const W* pixel = row.data + x.low * row.pitch + v;
-            Vec<W> candidate = load(pixel);
-            if (x.fraction != W(0)) candidate = (W(1) - x.fraction) * candidate + x.fraction * load(pixel + row.pitch);
-            best.consider(candidate, make_winner(sy - y_begin, sx - x_begin));
-          }
-        });
-        if (sy == y_begin && xs.rejected_later[x_bin]) consider_zero(p, q);
-      }
-    }
-    for (int64_t q = 0; q < bins_x; ++q) {
-      if (ys.rejected_later[y_bin]) consider_zero(p, q);
-    }
+  for (const SweepEntry& entry : sweep.entries) {
+    MaxOfBox<NV, W> box = box_in(entry.slot, entry.box);
+    add(box, entry.row, [&](int64_t y) { return Columns{sweep.first[y], sweep.last[y]}; });
+    if (entry.closes) box.finish(c, channels);
   }
-  unpack_plane<B>(values.data(), job.values, k, c, channels);
-  for (int64_t bin = 0; bin < bins_y * bins_x; ++bin) {
-    int32_t* target = job.winners.at(k, c) + bin * job.winners.stride_x;
-    for (int64_t l = 0; l < channels; ++l) {
-      target[l * job.winners.stride_c] = static_cast<int32_t>(winners[bin * B + l]);
+  for (int64_t k : job.by_box[plane]) {
+    const Columns columns = keeps_map ? Columns{0, map.width} : Columns{plan.first_column(k), plan.last_column(k)};
+    MaxOfBox<NV, W> box = box_in(0, k);
+    for (int64_t row = plan.first_row(k); plan.touches_map(k) && row < plan.first_row(k + 1); ++row) {
+      add(box, row, [&](int64_t) { return columns; });
     }
+    box.finish(c, channels);
   }
 }
 
 template <class W>
 void max(const MaxJob<W>& job, int64_t begin, int64_t end) {
-  for_each_unit<W>(
-      job.blocks, job.values.channels, begin, end,
-      [&](auto vectors, int64_t k, int64_t c, int64_t channels) { max_of_box<vectors.value>(job, k, c, channels); });
+  for_each_unit<W>(job.blocks, job.values.channels, begin, end,
+                   [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
+                     max_of_plane<vectors.value>(job, plane, c, channels);
+                   });
 }

@@ -135,10 +135,19 @@ class TableBuilder {
   std::vector<Entry> entries_;
 };
 
+// Rows [begin, end) of a map.
+struct PixelRange {
+  int32_t begin, end;
+};
+
 // Boxes grouped by plane, in box order.
 struct BoxesByPlane {
   std::vector<int64_t> begin;  // [planes + 1] into boxes
   std::vector<int64_t> boxes;
+
+  std::vector<int64_t> of(int64_t plane) const {
+    return {boxes.begin() + begin[plane], boxes.begin() + begin[plane + 1]};
+  }
 };
 
 inline BoxesByPlane group_by_plane(const std::vector<int64_t>& plane_of_box, int64_t planes) {
@@ -165,6 +174,12 @@ struct AveragePlan {
   TablesByPixel<W, 1> y;
   BoxesByPlane by_plane;
   std::vector<W> outside;  // [K][bins] what samples outside the map add to a bin, the same in all channels; or empty
+
+  // What a row sweep needs to know; with one term, items are boxes.
+  int64_t first_row(int64_t k) const { return y.begin[k]; }
+  PixelRange pixels(int64_t row) const { return {y.rows[row].pixel, y.rows[row].pixel + 1}; }
+  int32_t first_column(int64_t k) const { return x.first[k]; }
+  int32_t last_column(int64_t k) const { return x.last[k]; }
 };
 
 // Samples outside the map have this value: it joins the mean of a bin with their share.

@@ -11,9 +11,9 @@ namespace roialign_ext {
 
 struct SweepEntry {
   int64_t box;
-  int64_t row;  // index into TablesByPixel::rows
+  int64_t row;  // what the box does with this row of the map: an index into its plan
   int32_t slot;
-  bool opens, closes;  // the box's first or last row
+  bool opens, closes;  // the box's first or last entry
 };
 
 struct PlaneSweep {
@@ -24,45 +24,50 @@ struct PlaneSweep {
   int64_t slots = 0;
 };
 
-// For plans of one term: items are boxes.
-template <class W>
-PlaneSweep make_plane_sweep(const AveragePlan<W>& plan, int64_t plane, int64_t height) {
+// The plan says of box k which rows of its own it has (first_row(k) up to first_row(k + 1)), which pixels these need
+// (pixels(row), visited on the first of them), and which columns [first_column(k), last_column(k)) the box touches.
+template <class Plan>
+PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes, int64_t height) {
   PlaneSweep sweep;
   sweep.begin.assign(static_cast<size_t>(height) + 1, 0);
   sweep.first.assign(static_cast<size_t>(height), INT32_MAX);
   sweep.last.assign(static_cast<size_t>(height), 0);
-  const int64_t box_begin = plan.by_plane.begin[plane], box_end = plan.by_plane.begin[plane + 1];
-  for (int64_t b = box_begin; b < box_end; ++b) {
-    const int64_t k = plan.by_plane.boxes[b];
-    const int64_t row_begin = plan.y.begin[k], row_end = plan.y.begin[k + 1];
-    if (row_begin == row_end) sweep.untouched.push_back(k);
-    for (int64_t r = row_begin; r < row_end; ++r) {
-      const int32_t y = plan.y.rows[r].pixel;
-      ++sweep.begin[y + 1];
-      sweep.first[y] = std::min(sweep.first[y], plan.x.first[k]);
-      sweep.last[y] = std::max(sweep.last[y], plan.x.last[k]);
+  for (int64_t k : boxes) {
+    if (plan.first_row(k) == plan.first_row(k + 1)) sweep.untouched.push_back(k);
+    for (int64_t row = plan.first_row(k); row < plan.first_row(k + 1); ++row) {
+      const PixelRange pixels = plan.pixels(row);
+      ++sweep.begin[pixels.begin + 1];
+      for (int32_t y = pixels.begin; y < pixels.end; ++y) {
+        sweep.first[y] = std::min(sweep.first[y], plan.first_column(k));
+        sweep.last[y] = std::max(sweep.last[y], plan.last_column(k));
+      }
     }
   }
   for (int64_t y = 0; y < height; ++y) sweep.begin[y + 1] += sweep.begin[y];
   sweep.entries.resize(static_cast<size_t>(sweep.begin[height]));
   std::vector<int64_t> next(sweep.begin.begin(), sweep.begin.end() - 1);
-  for (int64_t b = box_begin; b < box_end; ++b) {
-    const int64_t k = plan.by_plane.boxes[b];
-    const int64_t row_begin = plan.y.begin[k], row_end = plan.y.begin[k + 1];
-    for (int64_t r = row_begin; r < row_end; ++r) {
-      sweep.entries[next[plan.y.rows[r].pixel]++] = {k, r, 0, r == row_begin, r + 1 == row_end};
+  for (int64_t k : boxes) {
+    for (int64_t row = plan.first_row(k); row < plan.first_row(k + 1); ++row) {
+      sweep.entries[next[plan.pixels(row).begin]++] = {k, row, 0, false, false};
     }
   }
+  struct Box {
+    int32_t slot;
+    int64_t visited;
+  };
+  std::vector<Box> state(boxes.empty() ? 0 : static_cast<size_t>(boxes.back()) + 1, Box{});
   std::vector<int32_t> free_slots;
-  std::vector<int32_t> slot_of_box(static_cast<size_t>(plan.y.begin.size()), 0);
   for (SweepEntry& entry : sweep.entries) {
+    Box& box = state[entry.box];
+    entry.opens = box.visited == 0;
     if (entry.opens) {
       if (free_slots.empty()) free_slots.push_back(static_cast<int32_t>(sweep.slots++));
-      slot_of_box[entry.box] = free_slots.back();
+      box.slot = free_slots.back();
       free_slots.pop_back();
     }
-    entry.slot = slot_of_box[entry.box];
-    if (entry.closes) free_slots.push_back(entry.slot);
+    entry.slot = box.slot;
+    entry.closes = ++box.visited == plan.first_row(entry.box + 1) - plan.first_row(entry.box);
+    if (entry.closes) free_slots.push_back(box.slot);
   }
   return sweep;
 }

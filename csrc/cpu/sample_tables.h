@@ -1,6 +1,7 @@
 // Tables of single samples, which the maximum needs where averages merge them into taps.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include <c10/util/Exception.h>
@@ -60,6 +61,49 @@ SamplePlan<W> make_sample_plan(const BoxParams<T>& params) {
   for (int64_t k = 0; k < params.boxes; ++k) {
     plan.y.append(params.y_axis(k));
     plan.x.append(params.x_axis(k));
+  }
+  return plan;
+}
+
+// The same with what a row sweep needs to know (row_sweep.h): rows of a box are its samples along y.
+template <class W>
+struct MaxPlan {
+  SamplePlan<W> samples;
+  std::vector<int32_t> first, last;  // [boxes] columns [first, last) are touched
+
+  int64_t first_row(int64_t k) const { return samples.y.begin[k * samples.y.bins]; }
+  PixelRange pixels(int64_t row) const {
+    const SampleTap<W>& sample = samples.y.samples[row];
+    return {sample.low, sample.low + (sample.fraction != W(0) ? 2 : 1)};
+  }
+  int32_t first_column(int64_t k) const { return first[k]; }
+  int32_t last_column(int64_t k) const { return last[k]; }
+
+  bool touches_map(int64_t k) const { return first_row(k) < first_row(k + 1) && first_column(k) < last_column(k); }
+
+  // Does a sweep from top to bottom meet the samples of each bin in the order of their index? Not in a reversed box.
+  bool descends(int64_t k) const {
+    const SampleTables<W>& y = samples.y;
+    for (int64_t bin = k * y.bins; bin < (k + 1) * y.bins; ++bin) {
+      const bool has_samples = y.begin[bin] < y.begin[bin + 1];
+      if (has_samples && y.samples[y.begin[bin]].low > y.samples[y.begin[bin + 1] - 1].low) return false;
+    }
+    return true;
+  }
+};
+
+template <class W, class T>
+MaxPlan<W> make_max_plan(const BoxParams<T>& params) {
+  MaxPlan<W> plan = {make_sample_plan<W>(params), {}, {}};
+  const SampleTables<W>& x = plan.samples.x;
+  for (int64_t k = 0; k < params.boxes; ++k) {
+    int32_t first = INT32_MAX, last = 0;
+    for (int64_t i = x.begin[k * x.bins]; i < x.begin[(k + 1) * x.bins]; ++i) {
+      first = std::min(first, x.samples[i].low);
+      last = std::max(last, x.samples[i].low + (x.samples[i].fraction != W(0) ? 2 : 1));
+    }
+    plan.first.push_back(first);
+    plan.last.push_back(last);
   }
   return plan;
 }

@@ -18,6 +18,21 @@ inline Vec<double> load(const double* p) { return *reinterpret_cast<const Vector
 inline void store(float* p, Vec<float> v) { *reinterpret_cast<VectorType<float>::unaligned*>(p) = v; }
 inline void store(double* p, Vec<double> v) { *reinterpret_cast<VectorType<double>::unaligned*>(p) = v; }
 
+// Integers in lanes as wide as the arithmetic type; in memory they have 32 bits.
+template <class W>
+using lane_index_t = std::conditional_t<sizeof(W) == 4, int32_t, int64_t>;
+
+inline Vec<int32_t> load(const int32_t* p) { return *reinterpret_cast<const VectorType<int32_t>::unaligned*>(p); }
+inline Vec<int64_t> load(const int64_t* p) { return *reinterpret_cast<const VectorType<int64_t>::unaligned*>(p); }
+inline void store(int32_t* p, Vec<int32_t> v) { *reinterpret_cast<VectorType<int32_t>::unaligned*>(p) = v; }
+inline void store(int64_t* p, Vec<int64_t> v) { *reinterpret_cast<VectorType<int64_t>::unaligned*>(p) = v; }
+
+typedef int32_t VecI32Half __attribute__((vector_size(ROI_VECTOR_BYTES / 2)));
+inline void store(int32_t* p, Vec<int64_t> v) {
+  const VecI32Half low = __builtin_convertvector(v, VecI32Half);
+  __builtin_memcpy(p, &low, sizeof(low));
+}
+
 typedef uint32_t VecU32 __attribute__((vector_size(ROI_VECTOR_BYTES)));
 typedef uint16_t VecU16 __attribute__((vector_size(ROI_VECTOR_BYTES / 2)));
 
@@ -73,6 +88,7 @@ inline void stream(float* p, Vec<float> v) {
 #endif
 }
 inline void stream(double* p, Vec<double> v) { stream(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(v)); }
+inline void stream(int32_t* p, Vec<int32_t> v) { stream(reinterpret_cast<float*>(p), reinterpret_cast<Vec<float>>(v)); }
 
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
 
