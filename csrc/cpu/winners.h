@@ -30,19 +30,6 @@ bool follows_box(const SampleTap<W>& sample) {
   return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
 }
 
-// The samples of one bin along one axis that fall on the map.
-template <class W>
-struct BinSamples {
-  const SampleTap<W>* samples;
-  uint32_t count;
-
-  BinSamples(const SampleTables<W>& axis, int64_t k, int64_t p) {
-    const int64_t* begin = axis.begin.data() + k * axis.bins + p;
-    samples = axis.samples.data() + begin[0];
-    count = static_cast<uint32_t>(begin[1] - begin[0]);
-  }
-};
-
 // One sample of one bin, chosen by its winner.
 template <class W>
 struct Winner {
@@ -56,7 +43,21 @@ W edge_rate(const SampleTap<W>& sample, const W* rates) {
   return follows_box(sample) ? sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2] : W(0);
 }
 
-// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps that have weight. Behind a tap without
+// Calls visit(y, x, weight) for the pixels that the value of a sample is taken from.
+template <class W, class Visit>
+void for_each_pixel(const Winner<W>& sample, Visit&& visit) {
+  const TwoTaps<W> y = value_taps(*sample.y), x = value_taps(*sample.x);
+  const int64_t row = sample.y->low, column = sample.x->low;
+  visit(row, column, y.low * x.low);
+  if (x.high != W(0)) visit(row, column + 1, y.low * x.high);
+  if (y.high == W(0)) return;
+  visit(row + 1, column, y.high * x.low);
+  if (x.high != W(0)) visit(row + 1, column + 1, y.high * x.high);
+}
+
+constexpr int64_t kMostPixels = 8;  // of a sample: of a derivative, two products of two taps by two
+
+// The same for a product of other taps, if they have weight. Behind a tap without
 // weight there need not be a pixel, and 0 times infinity is not 0.
 template <class W, class Visit>
 void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
@@ -86,16 +87,22 @@ class Rates {
     }
   }
 
-  // Calls visit(y, x, weight) for what the sample's value, or its derivative along the directions, takes from pixels. A
-  // derivative is a sum of two products, as for averages, and may name a pixel twice.
-  template <class Visit>
-  void for_each_pixel(const Winner<W>& sample, int64_t k, Visit&& visit) const {
-    const TwoTaps<W> y = value_taps(*sample.y), x = value_taps(*sample.x);
-    if (order_ == 0) return roialign_ext::for_each_pixel(sample, y, x, visit);
-    const auto y_taps = [&](int d) { return moving_taps(edge_rate(*sample.y, row(d, k) + 1)); };
-    const auto x_taps = [&](int d) { return moving_taps(edge_rate(*sample.x, row(d, k))); };
-    roialign_ext::for_each_pixel(sample, y_taps(0), order_ == 1 ? x : x_taps(1), visit);
-    roialign_ext::for_each_pixel(sample, order_ == 1 ? y : y_taps(1), x_taps(0), visit);
+  // Calls run(pixels_of), and pixels_of(sample, k, visit) calls visit(y, x, weight) for what the sample's value, or its
+  // derivative along the directions, takes from pixels. A derivative is a sum of two products, as for averages, and may
+  // name a pixel twice.
+  template <class Run>
+  void with_pixels(Run&& run) const {
+    if (order_ == 0) {
+      return run([](const Winner<W>& sample, int64_t, auto&& visit) { for_each_pixel(sample, visit); });
+    }
+    run([this](const Winner<W>& sample, int64_t k, auto&& visit) {
+      const auto y_taps = [&](int d) { return moving_taps(edge_rate(*sample.y, row(d, k) + 1)); };
+      const auto x_taps = [&](int d) { return moving_taps(edge_rate(*sample.x, row(d, k))); };
+      const TwoTaps<W> y = order_ == 1 ? value_taps(*sample.y) : y_taps(1);
+      const TwoTaps<W> x = order_ == 1 ? value_taps(*sample.x) : x_taps(1);
+      for_each_pixel(sample, y_taps(0), x, visit);
+      for_each_pixel(sample, y, x_taps(0), visit);
+    });
   }
 
   int order() const { return order_; }
@@ -111,14 +118,20 @@ class Rates {
 template <class W, class Visit>
 void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t c,
                      Visit&& visit) {
-  const int32_t* index = winners.at(k, c);
-  for (int64_t p = 0; p < winners.height; ++p) {
-    const BinSamples<W> ys(plan.y, k, p);
-    for (int64_t q = 0; q < winners.width; ++q) {
-      const BinSamples<W> xs(plan.x, k, q);
-      const int32_t winner = index[p * winners.stride_y + q * winners.stride_x];
-      const uint32_t row = winner_row(winner), column = winner_column(winner);
-      if (row < ys.count && column < xs.count) visit(p, q, Winner<W>{ys.samples + row, xs.samples + column});
+  const int32_t* const index = winners.at(k, c);
+  const int64_t height = winners.height, width = winners.width;
+  const int64_t stride_y = winners.stride_y, stride_x = winners.stride_x;
+  const int64_t *const y_begin = plan.y.begin.data() + k * height, *const x_begin = plan.x.begin.data() + k * width;
+  const SampleTap<W>*const y_samples = plan.y.samples.data(), *const x_samples = plan.x.samples.data();
+  for (int64_t p = 0; p < height; ++p) {
+    const SampleTap<W>* const ys = y_samples + y_begin[p];
+    const int64_t rows = y_begin[p + 1] - y_begin[p];
+    for (int64_t q = 0; q < width; ++q) {
+      const int32_t winner = index[p * stride_y + q * stride_x];
+      const int64_t row = winner_row(winner), column = winner_column(winner);
+      if (row < rows && column < x_begin[q + 1] - x_begin[q]) {
+        visit(p, q, Winner<W>{ys + row, x_samples + x_begin[q] + column});
+      }
     }
   }
 }
@@ -130,7 +143,7 @@ void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& direc
   const Rates<W> rates(params, directions);
   with_storage<W>(output.storage, [&](auto storage) {
     using S = decltype(storage);
-    run_units(params.boxes * output.channels, static_cast<double>(output.elements()), [&](int64_t begin, int64_t end) {
+    const auto pool = [&](auto&& pixels_of, int64_t begin, int64_t end) {
       std::vector<W> sums(static_cast<size_t>(output.pixels()));
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t k = unit / output.channels, c = unit % output.channels, plane = params.plane_of_box[k];
@@ -139,13 +152,17 @@ void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& direc
         std::fill(sums.begin(), sums.end(), W(0));
         for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
           W& sum = sums[p * output.width + q];
-          rates.for_each_pixel(sample, k, [&](int64_t y, int64_t x, W weight) {
+          pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) {
             sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
           });
         });
         S* bins = output.template at<S>(k, c);
         for (int64_t i = 0; i < output.pixels(); ++i) bins[i * output.stride_x] = static_cast<S>(sums[i]);
       }
+    };
+    rates.with_pixels([&](auto&& pixels_of) {
+      run_units(params.boxes * output.channels, static_cast<double>(output.elements()),
+                [&](int64_t begin, int64_t end) { pool(pixels_of, begin, end); });
     });
   });
 }
@@ -153,17 +170,56 @@ void pool_winners(const BoxParams<T>& params, const std::vector<const T*>& direc
 // sums[channels][pixels] -> channels [first, first + channels) of one image of a contiguous map of either layout, a few
 // pixels at a time so that both sides stay in the cache.
 template <class S, class W>
-void write_channels(const std::vector<W>& sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
+void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
   constexpr int64_t kTile = 16;
   S* target = map.template at<S>(n, first);
   const int64_t pixels = map.pixels();
   for (int64_t begin = 0; begin < pixels; begin += kTile) {
     const int64_t end = std::min(begin + kTile, pixels);
     for (int64_t c = 0; c < channels; ++c) {
-      const W* from = sums.data() + c * pixels;
+      const W* from = sums + c * pixels;
       for (int64_t i = begin; i < end; ++i) target[c * map.stride_c + i * map.stride_x] = static_cast<S>(from[i]);
     }
   }
+}
+
+// One channel of a map in the arithmetic type.
+template <class W>
+struct ChannelSums {
+  W* data;
+  int64_t width;
+};
+
+// One pixel and what is added to it.
+template <class W>
+struct Addend {
+  int64_t pixel;
+  W value;
+};
+
+// Adds what the bins of one box give to one channel. A winner can be anywhere in its bin: pixels are fetched while
+// `addends`, which has room for all of them, is filled, and are there when it is added up.
+template <class S, class W, class PixelsOf>
+void spread_box(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, const Input& grad, int64_t k,
+                int64_t c, ChannelSums<W> sums, Addend<W>* addends, PixelsOf&& pixels_of) {
+  const S* const bins = grad.template at<S>(k, c);
+  const int64_t stride_y = grad.stride_y, stride_x = grad.stride_x;
+  Addend<W>* last = addends;
+  for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+    const W g = static_cast<W>(bins[p * stride_y + q * stride_x]);
+    W* const upper = sums.data + sample.y->low * sums.width + sample.x->low;
+    __builtin_prefetch(upper, 1);
+    __builtin_prefetch(sample.y->fraction != W(0) ? upper + sums.width : upper, 1);
+    pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) { *last++ = {y * sums.width + x, weight * g}; });
+  });
+  for (const Addend<W>* addend = addends; addend != last; ++addend) sums.data[addend->pixel] += addend->value;
+}
+
+// One channel of a contiguous map, where it can be summed up where it lies; otherwise null.
+template <class W>
+W* channel_in_place(const Output& map, int64_t n, int64_t c) {
+  const bool is_own_type = map.storage == (std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat);
+  return is_own_type && map.stride_x == 1 ? map.template at<W>(n, c) : nullptr;
 }
 
 // Every (plane, block of channels) is written by one thread, its boxes added in their order: deterministic.
@@ -177,29 +233,31 @@ void spread_winners(const BoxParams<T>& params, const std::vector<const T*>& dir
   const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
   const int64_t blocks = (grad.channels + width - 1) / width;
   const double elements = static_cast<double>(grad.elements() + grad_input.elements());
-  with_storage<W>(grad.storage, [&](auto storage) {
+  const auto spread = [&](auto storage, auto&& pixels_of, int64_t begin, int64_t end) {
     using S = decltype(storage);
-    run_units(params.planes() * blocks, elements, [&](int64_t begin, int64_t end) {
-      std::vector<W> sums;
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t plane = unit / blocks, first = unit % blocks * width;
-        const Output& map = grad_input.map(plane);
-        const int64_t channels = std::min(width, grad.channels - first);
-        sums.assign(static_cast<size_t>(channels * map.pixels()), W(0));
-        for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
-          const int64_t k = by_plane.boxes[b];
-          for (int64_t c = 0; c < channels; ++c) {
-            const S* bins = grad.template at<S>(k, first + c);
-            W* target = sums.data() + c * map.pixels();
-            for_each_winner(plan, winners, k, first + c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
-              const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
-              rates.for_each_pixel(sample, k,
-                                   [&](int64_t y, int64_t x, W weight) { target[y * map.width + x] += weight * g; });
-            });
-          }
+    std::vector<W> buffer;
+    std::vector<Addend<W>> addends(static_cast<size_t>(kMostPixels * grad.pixels()));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t plane = unit / blocks, first = unit % blocks * width;
+      const Output& map = grad_input.map(plane);
+      const int64_t image = grad_input.image(plane), channels = std::min(width, grad.channels - first);
+      W* const in_place = width == 1 ? channel_in_place<W>(map, image, first) : nullptr;
+      if (in_place == nullptr) buffer.resize(static_cast<size_t>(channels * map.pixels()));
+      W* const sums = in_place == nullptr ? buffer.data() : in_place;
+      std::fill(sums, sums + channels * map.pixels(), W(0));
+      for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
+        for (int64_t c = 0; c < channels; ++c) {
+          spread_box<S>(plan, winners, grad, by_plane.boxes[b], first + c,
+                        ChannelSums<W>{sums + c * map.pixels(), map.width}, addends.data(), pixels_of);
         }
-        write_channels<S>(sums, map, grad_input.image(plane), first, channels);
       }
+      if (in_place == nullptr) write_channels<S>(sums, map, image, first, channels);
+    }
+  };
+  with_storage<W>(grad.storage, [&](auto storage) {
+    rates.with_pixels([&](auto&& pixels_of) {
+      run_units(params.planes() * blocks, elements,
+                [&](int64_t begin, int64_t end) { spread(storage, pixels_of, begin, end); });
     });
   });
 }
