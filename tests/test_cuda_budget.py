@@ -47,8 +47,8 @@ BUDGETS_ELSEWHERE = {
     "average_gradient": Taken(128, 224),
     "box_gradient": Taken(128, 80),
     "maximum": Taken(104, 0),
-    "rotated": Taken(248, 0),
-    "tables": Taken(168, 0),
+    "rotated": Taken(255, 0),  # all there are, without a spill: second derivatives in float64
+    "tables": Taken(176, 0),
 }
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
