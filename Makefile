@@ -15,7 +15,6 @@ SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_doubl
     test_family_gradients.py test_family_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
     tests/core/*.cu tests/shim/*.cpp tests/shim/include/*.h tests/shim/include/c10/cuda/*.h)
-RELEASE_ARCHITECTURES = 7.5 8.0 8.6 9.0 10.0 12.0
 
 .PHONY: demo test bench lint format sanitize cuda-architectures clean
 .DEFAULT_GOAL := test
@@ -59,7 +58,7 @@ sanitize: .venv-test/installed
 # Compiles the CUDA kernels for every architecture of a release (minutes; needs nvcc, no GPU).
 cuda-architectures: .venv-test/installed
 	@$(call install,.venv-test)
-	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES="$(RELEASE_ARCHITECTURES)" ../.venv-test/bin/pytest test_cuda_budget.py
+	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES=release ../.venv-test/bin/pytest test_cuda_budget.py
 
 clean:
 	rm -rf .venv-* build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis roialign_ext/_build_info.py

@@ -102,40 +102,6 @@ def test_threads_on_a_large_map(mode: str, layout: torch.memory_format) -> None:
             assert torch.equal(actual, one)
 
 
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("operator", ["avg", "max", "roi_pool"])
-def test_order_of_boxes_and_rows(layout: torch.memory_format, dtype: torch.dtype, operator: str) -> None:
-    """A large map is swept row by row, of a small one boxes are visited one by one: the same bits, winners too, among
-    equal samples and NaN, whichever way round a box is and wherever it leaves the map."""
-
-    def pool(features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        if operator == "roi_pool":
-            return roialign_ext.roi_pool(features, boxes, (3, 2))
-        return roialign_ext.roi_align(features, boxes, (3, 2), 1.0, 3, True, operator)
-
-    numbers = torch.Generator().manual_seed(1)
-    part = torch.randint(0, 3, (2, 19, 16, 18), generator=numbers).to(dtype)  # many equal samples
-    part[0, 3, 5:9, 4:7] = torch.nan
-    part[1, :, 11, 3] = -torch.inf
-    size = (300, 310)
-    maps = torch.zeros(2, 19, *size, dtype=dtype)
-    maps[:, :, :16, :18] = part
-    corners = torch.randint(-24, 14 * 8, (80, 4), generator=numbers) / 8  # crossing the upper and the left border
-    boxes = torch.cat([torch.arange(80)[:, None] % 2, corners], 1)
-    grad = random_tensor(80, 19, 3, 2, seed=2, dtype=dtype).contiguous(memory_format=layout)
-    results = []
-    for features in (part, maps):
-        features = features.contiguous(memory_format=layout).requires_grad_()
-        out = pool(features, boxes)
-        (gradient,) = torch.autograd.grad(out, features, grad)
-        results.append((out.detach(), gradient[:, :, :16, :18]))
-    for of_part, of_maps in zip(*results, strict=True):
-        torch.testing.assert_close(of_maps, of_part, rtol=0, atol=0, equal_nan=True)
-    assert not gradient[:, :, 16:].any()
-    assert not gradient[:, :, :, 18:].any()
-
-
 @pytest.mark.usefixtures("restore_threads")
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -20,7 +20,7 @@ from conftest import (
     spread,
     with_layout,
 )
-from roialign_ext import roi_align
+from roialign_ext import roi_align, roi_pool
 
 SHAPE = (2, 3, 7, 9)
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -176,3 +176,36 @@ def test_backward_allocates_one_map(layout: torch.memory_format) -> None:
         torch.autograd.grad(out, features, torch.ones_like(out), retain_graph=True)
 
     assert allocated_bytes(run) < size + size // 4
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize(("dtype", "channels"), [(torch.float32, 70), (torch.float64, 19), (torch.bfloat16, 19)])
+@pytest.mark.parametrize("operator", ["avg", "max", "roi_pool"])
+def test_order_of_boxes_and_rows(layout: torch.memory_format, dtype: torch.dtype, channels: int, operator: str) -> None:
+    """A large map is swept row by row, of a small one boxes are visited one by one: the same bits, winners too, among
+    equal samples and NaN, whichever way round a box is and wherever it leaves the map."""
+
+    def pool(features: Tensor, boxes: Tensor) -> Tensor:
+        if operator == "roi_pool":
+            return roi_pool(features, boxes, (3, 2))
+        return roi_align(features, boxes, (3, 2), 1.0, 3, True, operator)
+
+    numbers = torch.Generator().manual_seed(1)
+    part = torch.randint(0, 3, (2, channels, 16, 18), generator=numbers).to(dtype)  # many equal samples
+    part[0, 3, 5:9, 4:7] = torch.nan
+    part[1, :4, 2:8, 8:13] = -torch.inf
+    maps = torch.zeros(2, channels, 300, 310, dtype=dtype)
+    maps[:, :, :16, :18] = part
+    corners = torch.randint(-24, 14 * 8, (80, 4), generator=numbers) / 8  # crossing the upper and the left border
+    boxes = torch.cat([torch.arange(80)[:, None] % 2, corners], 1)
+    grad = random_tensor(80, channels, 3, 2, seed=2, dtype=dtype).contiguous(memory_format=layout)
+    results = []
+    for features in (part, maps):
+        features = features.contiguous(memory_format=layout).requires_grad_()
+        out = pool(features, boxes)
+        (gradient,) = torch.autograd.grad(out, features, grad)
+        results.append((out.detach(), gradient[:, :, :16, :18]))
+    for of_part, of_maps in zip(*results, strict=True):
+        torch.testing.assert_close(of_maps, of_part, rtol=0, atol=0, equal_nan=True)
+    assert not gradient[:, :, 16:].any()
+    assert not gradient[:, :, :, 18:].any()
