@@ -134,24 +134,30 @@ def test_nan_pixel_reaches_the_outputs_that_use_it(layout: torch.memory_format, 
 def test_infinite_pixels() -> None:
     features = random_tensor(1, 3, 7, 9, seed=5)
     features[0, 0, 2, 2], features[0, 1, 2, 2] = float("inf"), float("-inf")
+    features[0, 2] = float("-inf")
     assert_matches_oracle(Call((3, 3), 1.0, 2, True, "max"), features, BOX_SETS["inside"])
+    _, by_input = gradient(features, BOX_SETS["inside"][:1], Call((1, 1), 1.0, 2, True, "max"))
+    assert by_input[0, 2].sum().item() == pytest.approx(1.0)  # the first sample wins, as among other equal ones
 
 
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("ratio", [-1, 1, 2, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_winners_are_places_among_the_inside_samples(aligned: bool, ratio: int, layout: torch.memory_format) -> None:
+@pytest.mark.parametrize("channels", [3, 18])  # fewer than a vector has lanes, and more
+def test_winners_are_places_among_the_inside_samples(
+    aligned: bool, ratio: int, layout: torch.memory_format, channels: int
+) -> None:
     """Row and column, 16 bits each."""
     boxes = all_boxes(2)
     rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-    features = FEATURES.contiguous(memory_format=layout)
+    features = random_tensor(2, channels, 7, 9, seed=1).contiguous(memory_format=layout)
     values, winners = torch.ops.roialign_ext._pool_max([features], boxes, [3, 2], [0.8], [224.0, 4.0], ratio, rule)
     assert winners.dtype == torch.int32
     assert winners.shape == values.shape
     assert winners.is_contiguous(memory_format=layout)
     assert values.is_contiguous(memory_format=layout)
     params = reference.Params((3, 2), 0.8, ratio, aligned)
-    result = reference.maximum(as_array(FEATURES), as_array(boxes), params)
+    result = reference.maximum(as_array(features), as_array(boxes), params)
     expected = torch.full_like(winners, -1)
     for element, (_, y, x) in result.winners.items():
         k, _, py, px = element

@@ -99,7 +99,7 @@ class MaxOfBox {
     for (int64_t q = 0; q < x_.bins; ++q) {
       const int64_t x_bin = k_ * x_.bins + q, begin = x_.begin[x_bin], end = x_.begin[x_bin + 1];
       update(p, q, [&](Best<NV, W>& best) {
-        if (index == 0 && (begin == end || y_rejected_first || x_.rejected_first[x_bin])) {
+        if (index == 0 && (y_rejected_first || x_.rejected_first[x_bin])) {
           best.set(W(0), kRejected);
         } else if (index == 0) {
           // Nothing is smaller than -infinity: the first sample wins over it, or is its equal and has its index.
