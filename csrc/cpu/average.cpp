@@ -11,21 +11,24 @@
 namespace roialign_ext {
 namespace {
 
-// Runs pooling or its transpose over units (plane, channel block).
+// Runs pooling or its transpose over units (part of a plane, channel block).
 template <class W, class MapView, class BinsView>
 void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<W>& plan, int64_t lanes,
                  void (*kernel)(const AverageJob<W, MapView, BinsView>&, int64_t, int64_t)) {
+  constexpr bool kWritesMaps = std::is_same_v<MapView, Output>;
   const int64_t planes = maps.planes();
-  AverageJob<W, MapView, BinsView> job = {
-      std::move(maps), bins, &plan, {}, choose_blocks(lanes, bins.channels, planes)};
-  job.sweeps.resize(static_cast<size_t>(planes));
-  for (int64_t plane = 0; plane < planes; ++plane) {
-    const MapView& map = job.maps.map(plane);
-    if (plan.terms == 1 && !stays_in_cache<W>(map, job.blocks)) {
-      job.sweeps[static_cast<size_t>(plane)] = make_plane_sweep(plan, plan.by_plane.of(plane), map.height);
+  const double elements = static_cast<double>(maps.elements() + bins.elements());
+  const ChannelBlocks blocks = choose_blocks(lanes, bins.channels, planes);
+  const int64_t parts = kWritesMaps ? 1 : parts_of_plane(blocks, planes, elements);
+  AverageJob<W, MapView, BinsView> job = {std::move(maps), bins, &plan, split_planes(plan.by_plane, parts), blocks};
+  for (PlanePart& part : job.parts) {
+    const MapView& map = job.maps.map(part.plane);
+    if (plan.terms == 1 && !stays_in_cache<W>(map, blocks)) {
+      part.sweep = make_plane_sweep(plan, part.boxes, map.height);
+      part.boxes.clear();
     }
   }
-  run_units(planes * job.blocks.count, static_cast<double>(job.maps.elements() + bins.elements()),
+  run_units(static_cast<int64_t>(job.parts.size()) * blocks.count, elements,
             [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 

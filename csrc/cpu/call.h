@@ -77,11 +77,19 @@ inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
   return {width, (channels + width - 1) / width};
 }
 
+// Calls that touch fewer elements do not pay for waking threads.
+constexpr double kWorthThreads = 1 << 16;
+
+// In how many parts the boxes of a plane have to be split to give every thread a unit.
+inline int64_t parts_of_plane(const ChannelBlocks& blocks, int64_t planes, double elements_touched) {
+  const int64_t units = planes * blocks.count, threads = at::get_num_threads();
+  return elements_touched < kWorthThreads ? 1 : (threads + units - 1) / units;
+}
+
 // Runs kernel(begin, end) over the units, in parallel if the call is large enough to pay for waking threads. Units
 // are independent and each runs the same way wherever it runs, so results do not depend on the number of threads.
 template <class Kernel>
 void run_units(int64_t units, double elements_touched, Kernel&& kernel) {
-  constexpr double kWorthThreads = 1 << 16;
   if (elements_touched < kWorthThreads) {
     kernel(int64_t(0), units);
   } else {

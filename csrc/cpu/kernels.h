@@ -10,10 +10,11 @@
 
 namespace roialign_ext {
 
-// Channels are processed in blocks whose values sit in vector registers. A unit of work is (plane or box, block).
+// Channels are processed in blocks whose values sit in vector registers. A unit of work is (part of a plane, block), or
+// (box, block).
 struct ChannelBlocks {
   int64_t width;  // channels per block
-  int64_t count;  // blocks per plane or box
+  int64_t count;  // blocks per part or box
 };
 
 // The feature maps of a call, one per level; a plane is one image of one of them.
@@ -34,13 +35,14 @@ struct Pyramid {
 
 // The features or bins of a plane are touched in one of two orders, with the same sums in the same order:
 //   box by box, where a block of the map stays in the cache (or lies there ready to be read in place);
-//   row by row of the map, all boxes of a row at once, where it does not. Then the plane has a schedule in `sweeps`.
+//   row by row of the map, all boxes of a row at once, where it does not.
+// Parts of a plane share no result: in pooling they may have some of its boxes, in the transpose they have all of them.
 template <class W, class MapView, class BinsView>
 struct AverageJob {
   Pyramid<MapView> maps;
   BinsView bins;
   const AveragePlan<W>* plan;
-  std::vector<PlaneSweep> sweeps;  // by plane; empty ones are visited box by box
+  std::vector<PlanePart> parts;
   ChannelBlocks blocks;
 };
 template <class W>
@@ -73,8 +75,7 @@ struct MaxJob {
   Output values;
   WinnersView<int32_t> winners;
   const MaxPlan<W>* plan;
-  std::vector<PlaneSweep> sweeps;            // by plane; empty ones have all of their boxes in `by_box`
-  std::vector<std::vector<int64_t>> by_box;  // by plane: boxes that are visited one by one
+  std::vector<PlanePart> parts;
   ChannelBlocks blocks;
 };
 

@@ -172,13 +172,13 @@ class RowCache {
 };
 
 template <int NV, class W>
-inline void max_of_plane(const MaxJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
+inline void max_of_part(const MaxJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const MaxPlan<W>& plan = *job.plan;
-  const PlaneSweep& sweep = job.sweeps[plane];
-  const Input& map = job.maps.map(plane);
+  const PlaneSweep& sweep = part.sweep;
+  const Input& map = job.maps.map(part.plane);
   const bool keeps_map = sweep.begin.empty();
-  const RowReader<B, W> reader(map, job.maps.image(plane), c, channels);
+  const RowReader<B, W> reader(map, job.maps.image(part.plane), c, channels);
   RowCache<B, W> rows(reader, keeps_map ? map.height : 2);
   const int64_t size = job.values.pixels() * B;
   std::vector<W> values(std::max<int64_t>(sweep.slots, 1) * size);
@@ -197,7 +197,7 @@ inline void max_of_plane(const MaxJob<W>& job, int64_t plane, int64_t c, int64_t
     add(box, entry.row, [&](int64_t y) { return Columns{sweep.first[y], sweep.last[y]}; });
     if (entry.closes) box.finish(c, channels);
   }
-  for (int64_t k : job.by_box[plane]) {
+  for (int64_t k : part.boxes) {
     const Columns columns = keeps_map ? Columns{0, map.width} : Columns{plan.first_column(k), plan.last_column(k)};
     MaxOfBox<NV, W> box = box_in(0, k);
     for (int64_t row = plan.first_row(k); plan.touches_map(k) && row < plan.first_row(k + 1); ++row) {
@@ -210,7 +210,7 @@ inline void max_of_plane(const MaxJob<W>& job, int64_t plane, int64_t c, int64_t
 template <class W>
 void max(const MaxJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.values.channels, begin, end,
-                   [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
-                     max_of_plane<vectors.value>(job, plane, c, channels);
+                   [&](auto vectors, int64_t part, int64_t c, int64_t channels) {
+                     max_of_part<vectors.value>(job, job.parts[part], c, channels);
                    });
 }

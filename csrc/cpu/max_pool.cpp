@@ -27,21 +27,24 @@ std::tuple<Tensor, Tensor> pool_max_cpu(at::TensorList input, const Tensor& boxe
     const MaxPlan<W> plan = make_max_plan<W>(params);
     const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
     const Kernels<W> kernels = select_kernels<W>();
-    const ChannelBlocks blocks = choose_blocks(kernels.lanes, values.size(1), params.planes());
-    MaxJob<W> job = {input_pyramid(input), output_view(values), mutable_winners_view(winners), &plan, {}, {}, blocks};
-    job.sweeps.resize(static_cast<size_t>(params.planes()));
-    for (int64_t plane = 0; plane < params.planes(); ++plane) {
-      const Input& map = job.maps.map(plane);
-      std::vector<int64_t> boxes = by_plane.of(plane);
-      auto swept = boxes.begin();
-      if (!stays_in_cache<W>(map, blocks)) {
-        swept = std::stable_partition(boxes.begin(), boxes.end(),
-                                      [&](int64_t k) { return plan.touches_map(k) && plan.descends(k); });
-        job.sweeps[static_cast<size_t>(plane)] = make_plane_sweep(plan, {boxes.begin(), swept}, map.height);
-      }
-      job.by_box.emplace_back(swept, boxes.end());
+    const Pyramid<Input> maps = input_pyramid(input);
+    const double elements = static_cast<double>(maps.elements() + values.numel());
+    const ChannelBlocks blocks = choose_blocks(kernels.lanes, values.size(1), maps.planes());
+    const int64_t parts = parts_of_plane(blocks, maps.planes(), elements);
+    MaxJob<W> job = {maps,  output_view(values),           mutable_winners_view(winners),
+                     &plan, split_planes(by_plane, parts), blocks};
+    // A sweep keeps the bins of several boxes at hand.
+    const bool sweeps = stays_in_cache<W>(job.values, blocks);
+    for (PlanePart& part : job.parts) {
+      const Input& map = maps.map(part.plane);
+      if (stays_in_cache<W>(map, blocks)) continue;
+      const auto swept = std::stable_partition(part.boxes.begin(), part.boxes.end(), [&](int64_t k) {
+        return sweeps && plan.touches_map(k) && plan.descends(k);
+      });
+      part.sweep = make_plane_sweep(plan, {part.boxes.begin(), swept}, map.height);
+      part.boxes.erase(part.boxes.begin(), swept);
     }
-    run_units(params.planes() * blocks.count, static_cast<double>(job.maps.elements() + values.numel()),
+    run_units(static_cast<int64_t>(job.parts.size()) * blocks.count, elements,
               [&](int64_t begin, int64_t end) { kernels.max(job, begin, end); });
   });
   return {values, winners};

@@ -144,10 +144,6 @@ struct PixelRange {
 struct BoxesByPlane {
   std::vector<int64_t> begin;  // [planes + 1] into boxes
   std::vector<int64_t> boxes;
-
-  std::vector<int64_t> of(int64_t plane) const {
-    return {boxes.begin() + begin[plane], boxes.begin() + begin[plane + 1]};
-  }
 };
 
 inline BoxesByPlane group_by_plane(const std::vector<int64_t>& plane_of_box, int64_t planes) {

@@ -63,16 +63,15 @@ inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& v
 
 // The block of the map stays in the cache, packed row by row when first needed, or is read where it lies.
 template <int NV, class W>
-inline void pool_by_box(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
+inline void pool_by_box(const PoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const Input& view = job.maps.map(plane);
-  const RowReader<B, W> reader(view, job.maps.image(plane), c, channels);
+  const Input& view = job.maps.map(part.plane);
+  const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
   std::vector<W> map(reader.in_place ? 0 : view.pixels() * B);
   std::vector<bool> packed(view.height, reader.in_place);
   std::vector<W> acc(job.bins.pixels() * B);
-  for (int64_t b = plan.by_plane.begin[plane]; b < plan.by_plane.begin[plane + 1]; ++b) {
-    const int64_t k = plan.by_plane.boxes[b];
+  for (int64_t k : part.boxes) {
     begin_bins<B>(plan, k, job.bins.pixels(), acc.data());
     for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
       W* row_of_map = map.data() + (reader.in_place ? 0 : y.pixel * view.width * B);
@@ -87,12 +86,12 @@ inline void pool_by_box(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t
 }
 
 template <int NV, class W>
-inline void pool_by_row(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
+inline void pool_by_row(const PoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const PlaneSweep& sweep = job.sweeps[plane];
-  const Input& view = job.maps.map(plane);
-  const RowReader<B, W> reader(view, job.maps.image(plane), c, channels);
+  const PlaneSweep& sweep = part.sweep;
+  const Input& view = job.maps.map(part.plane);
+  const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
   const int64_t size = job.bins.pixels() * B;
   std::vector<W> buffer(reader.in_place ? 0 : view.width * B);
   std::vector<W> slots(std::max<int64_t>(sweep.slots, 1) * size);
@@ -117,29 +116,28 @@ inline void pool_by_row(const PoolJob<W>& job, int64_t plane, int64_t c, int64_t
 }
 
 template <int NV, class W>
-inline void spread_by_box(const GradInputJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
+inline void spread_by_box(const GradInputJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const Output& view = job.maps.map(plane);
+  const Output& view = job.maps.map(part.plane);
   std::vector<W> map(view.pixels() * B);
   std::vector<W> grad(job.bins.pixels() * B);
-  for (int64_t b = plan.by_plane.begin[plane]; b < plan.by_plane.begin[plane + 1]; ++b) {
-    const int64_t k = plan.by_plane.boxes[b];
+  for (int64_t k : part.boxes) {
     pack_plane<B>(job.bins, k, c, channels, grad.data());
     for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
       spread_row<NV>(grad.data(), plan.x.item(item), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
                      plan.y.taps.data() + y.end, map.data() + y.pixel * view.width * B);
     });
   }
-  unpack_plane<B>(map.data(), view, job.maps.image(plane), c, channels);
+  unpack_plane<B>(map.data(), view, job.maps.image(part.plane), c, channels);
 }
 
 template <int NV, class W>
-inline void spread_by_row(const GradInputJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
+inline void spread_by_row(const GradInputJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const PlaneSweep& sweep = job.sweeps[plane];
-  const Output& view = job.maps.map(plane);
+  const PlaneSweep& sweep = part.sweep;
+  const Output& view = job.maps.map(part.plane);
   const int64_t size = job.bins.pixels() * B;
   std::vector<W> row(view.width * B);
   std::vector<W> slots(sweep.slots * size);
@@ -153,18 +151,19 @@ inline void spread_by_row(const GradInputJob<W>& job, int64_t plane, int64_t c, 
       spread_row<NV>(grad, plan.x.item(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
                      plan.y.taps.data() + taps.end, row.data());
     }
-    unpack_pixels<B>(row.data(), view, job.maps.image(plane), c, channels, y * view.width, view.width);
+    unpack_pixels<B>(row.data(), view, job.maps.image(part.plane), c, channels, y * view.width, view.width);
   }
 }
 
 template <class W>
 void pool(const PoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
-                   [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
-                     if (job.sweeps[plane].begin.empty()) {
-                       pool_by_box<vectors.value>(job, plane, c, channels);
+                   [&](auto vectors, int64_t i, int64_t c, int64_t channels) {
+                     const PlanePart& part = job.parts[i];
+                     if (part.sweep.begin.empty()) {
+                       pool_by_box<vectors.value>(job, part, c, channels);
                      } else {
-                       pool_by_row<vectors.value>(job, plane, c, channels);
+                       pool_by_row<vectors.value>(job, part, c, channels);
                      }
                    });
 }
@@ -172,11 +171,12 @@ void pool(const PoolJob<W>& job, int64_t begin, int64_t end) {
 template <class W>
 void grad_input(const GradInputJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
-                   [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
-                     if (job.sweeps[plane].begin.empty()) {
-                       spread_by_box<vectors.value>(job, plane, c, channels);
+                   [&](auto vectors, int64_t i, int64_t c, int64_t channels) {
+                     const PlanePart& part = job.parts[i];
+                     if (part.sweep.begin.empty()) {
+                       spread_by_box<vectors.value>(job, part, c, channels);
                      } else {
-                       spread_by_row<vectors.value>(job, plane, c, channels);
+                       spread_by_row<vectors.value>(job, part, c, channels);
                      }
                    });
 }

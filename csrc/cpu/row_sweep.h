@@ -24,6 +24,27 @@ struct PlaneSweep {
   int64_t slots = 0;
 };
 
+// Boxes of one plane: those that are visited one by one, and those that a sweep visits.
+struct PlanePart {
+  int64_t plane;
+  std::vector<int64_t> boxes;
+  PlaneSweep sweep;  // empty where all boxes are visited one by one
+};
+
+// Every plane in up to `parts` parts of its boxes, in box order, and none of them to be swept yet.
+inline std::vector<PlanePart> split_planes(const BoxesByPlane& by_plane, int64_t parts) {
+  std::vector<PlanePart> split;
+  for (int64_t plane = 0; plane + 1 < static_cast<int64_t>(by_plane.begin.size()); ++plane) {
+    const auto boxes = by_plane.boxes.begin() + by_plane.begin[plane];
+    const int64_t count = by_plane.begin[plane + 1] - by_plane.begin[plane];
+    const int64_t of_plane = std::max<int64_t>(std::min(parts, count), 1);
+    for (int64_t i = 0; i < of_plane; ++i) {
+      split.push_back({plane, {boxes + count * i / of_plane, boxes + count * (i + 1) / of_plane}, {}});
+    }
+  }
+  return split;
+}
+
 // The plan says of box k which rows of its own it has (first_row(k) up to first_row(k + 1)), which pixels these need
 // (pixels(row), visited on the first of them), and which columns [first_column(k), last_column(k)) the box touches.
 template <class Plan>

@@ -256,7 +256,7 @@ inline W sum_of_lanes(Vec<W> v) {
   return sum;
 }
 
-// Calls run(NV, plane or box, first channel, channels) for units [begin, end), NV as a constant.
+// Calls run(NV, part of a plane or box, first channel, channels) for units [begin, end), NV as a constant.
 template <class W, class Run>
 inline void for_each_unit(const ChannelBlocks& blocks, int64_t channels, int64_t begin, int64_t end, Run&& run) {
   for (int64_t unit = begin; unit < end; ++unit) {
