@@ -57,8 +57,8 @@ void for_each_pixel(const Winner<W>& sample, Visit&& visit) {
 
 constexpr int64_t kMostPixels = 8;  // of a sample: of a derivative, two products of two taps by two
 
-// The same for a product of other taps, if they have weight. Behind a tap without
-// weight there need not be a pixel, and 0 times infinity is not 0.
+// The same for a product of other taps, if they have weight: behind a tap without weight there need not be a pixel, and
+// 0 times infinity is not 0.
 template <class W, class Visit>
 void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   const auto visit_if_used = [&](int64_t row, int64_t column, W weight) {
@@ -183,11 +183,11 @@ void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, 
   }
 }
 
-// One channel of a map in the arithmetic type.
+// One channel of a map, a run of pixels in the arithmetic type.
 template <class W>
 struct ChannelSums {
   W* data;
-  int64_t width;
+  int64_t width;  // pixels per row
 };
 
 // One pixel and what is added to it.
