@@ -43,10 +43,10 @@ W edge_rate(const SampleTap<W>& sample, const W* rates) {
   return follows_box(sample) ? sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2] : W(0);
 }
 
-// Calls visit(y, x, weight) for the pixels that the value of a sample is taken from.
+// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps. Behind a tap without weight there need
+// not be a pixel.
 template <class W, class Visit>
-void for_each_pixel(const Winner<W>& sample, Visit&& visit) {
-  const TwoTaps<W> y = value_taps(*sample.y), x = value_taps(*sample.x);
+void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   const int64_t row = sample.y->low, column = sample.x->low;
   visit(row, column, y.low * x.low);
   if (x.high != W(0)) visit(row, column + 1, y.low * x.high);
@@ -55,22 +55,15 @@ void for_each_pixel(const Winner<W>& sample, Visit&& visit) {
   if (x.high != W(0)) visit(row + 1, column + 1, y.high * x.high);
 }
 
-constexpr int64_t kMostPixels = 8;  // of a sample: of a derivative, two products of two taps by two
-
-// The same for a product of other taps, if they have weight: behind a tap without weight there need not be a pixel, and
-// 0 times infinity is not 0.
+// The same where weights may be 0, as those of derivatives are: 0 times infinity is not 0.
 template <class W, class Visit>
-void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
-  const auto visit_if_used = [&](int64_t row, int64_t column, W weight) {
+void for_each_weighted_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+  for_each_pixel(sample, y, x, [&](int64_t row, int64_t column, W weight) {
     if (weight != W(0)) visit(row, column, weight);
-  };
-  const int64_t row = sample.y->low, column = sample.x->low;
-  visit_if_used(row, column, y.low * x.low);
-  if (x.high != W(0)) visit_if_used(row, column + 1, y.low * x.high);
-  if (y.high == W(0)) return;
-  visit_if_used(row + 1, column, y.high * x.low);
-  if (x.high != W(0)) visit_if_used(row + 1, column + 1, y.high * x.high);
+  });
 }
+
+constexpr int64_t kMostPixels = 8;  // of a sample: of a derivative, two products of two taps by two
 
 // The rates of up to two directions, [box][4] each, in the arithmetic type.
 template <class W>
@@ -93,15 +86,17 @@ class Rates {
   template <class Run>
   void with_pixels(Run&& run) const {
     if (order_ == 0) {
-      return run([](const Winner<W>& sample, int64_t, auto&& visit) { for_each_pixel(sample, visit); });
+      return run([](const Winner<W>& sample, int64_t, auto&& visit) {
+        for_each_pixel(sample, value_taps(*sample.y), value_taps(*sample.x), visit);
+      });
     }
     run([this](const Winner<W>& sample, int64_t k, auto&& visit) {
       const auto y_taps = [&](int d) { return moving_taps(edge_rate(*sample.y, row(d, k) + 1)); };
       const auto x_taps = [&](int d) { return moving_taps(edge_rate(*sample.x, row(d, k))); };
       const TwoTaps<W> y = order_ == 1 ? value_taps(*sample.y) : y_taps(1);
       const TwoTaps<W> x = order_ == 1 ? value_taps(*sample.x) : x_taps(1);
-      for_each_pixel(sample, y_taps(0), x, visit);
-      for_each_pixel(sample, y, x_taps(0), visit);
+      for_each_weighted_pixel(sample, y_taps(0), x, visit);
+      for_each_weighted_pixel(sample, y, x_taps(0), visit);
     });
   }
 
@@ -283,7 +278,7 @@ void box_gradient_winners(const BoxParams<T>& params, const std::vector<const T*
             const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;
-              for_each_pixel(sample, y_taps, x_taps, [&](int64_t y, int64_t x, W weight) {
+              for_each_weighted_pixel(sample, y_taps, x_taps, [&](int64_t y, int64_t x, W weight) {
                 sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
               });
               return sum;
