@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -83,25 +82,24 @@ def test_the_version_for_uv() -> None:
     assert f'\nversion = "{roialign_ext.__version__}"\n' in (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
 
 
+def expanded(entry: str) -> list[str]:
+    """What a shell makes of braces."""
+    if (braces := re.search(r"\{([^}]*)\}", entry)) is None:
+        return [entry]
+    return [f"{entry[: braces.start()]}{part}{entry[braces.end() :]}" for part in braces[1].split(",")]
+
+
 def named_files() -> set[str]:
-    """The paths of the file map in docs/design.md, with braces and wildcards resolved."""
+    """The files of the map in docs/design.md: lines of `path[, name in the same folder ...]  what it holds`."""
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    section = text.split("## File map")[1].split("\n## ")[0]
     found: set[str] = set()
-    for line in section.splitlines():
-        if not line.startswith("    "):
-            continue
-        folder = ""
-        for entry in re.split(r", (?![^{]*\})", re.split(r"(?<!,) {2,}| (?=[a-z]+ )", line.strip())[0]):
-            folder = entry.rpartition("/")[0] or folder
-            pieces = [piece.split(",") for piece in re.findall(r"\{([^}]*)\}", entry)]
-            for choice in itertools.product(*pieces):
-                chosen = iter(choice)
-                pattern = re.sub(r"\{[^}]*\}", lambda _: next(chosen), entry)
-                pattern = pattern if "/" in pattern else f"{folder}/{pattern}"
-                matches = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern.rstrip("/"))}
-                assert matches, f"docs/design.md names {pattern}, which is not there"
-                found |= matches
+    for line in re.findall(r"^    (\S.*)$", text.split("## File map")[1].split("\n## ")[0], flags=re.MULTILINE):
+        first, *others = re.split(r" {2,}", line)[0].split(", ")
+        paths = [first, *(f"{first.rpartition('/')[0]}/{name}" for name in others)]
+        for pattern in (pattern for path in paths for pattern in expanded(path)):
+            matches = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern.rstrip("/"))}
+            assert matches, f"docs/design.md names {pattern}, which is not there"
+            found |= matches
     return found
 
 
