@@ -55,7 +55,9 @@ class Store:
                     part.unlink(missing_ok=True)
                     raise
         except OSError as error:
-            print(f"LOST: a result of {phase} could not be written to {self.path}: {error}", file=sys.stderr, flush=True)
+            print(
+                f"LOST: a result of {phase} could not be written to {self.path}: {error}", file=sys.stderr, flush=True
+            )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
