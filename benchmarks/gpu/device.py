@@ -179,7 +179,6 @@ class Cuda:
         other = torch.empty_like(large)
         yield Limit("copy", "GB/s", 2 * LARGE_BYTES, lambda: other.copy_(large))
         yield Limit("fill", "GB/s", LARGE_BYTES, lambda: other.fill_(1.5))
-        del large, other
         one = torch.zeros(1, device=self.name)
         yield Limit("launch", "us", LAUNCHES, lambda: [one.add_(1.0) for _ in range(LAUNCHES)])
         from . import limit_kernels as kernels  # they need Triton

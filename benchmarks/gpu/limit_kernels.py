@@ -44,7 +44,7 @@ def _multiply_add(sums, factor, steps, BLOCK: tl.constexpr):  # type: ignore[no-
 
 
 class CachedRead:
-    """Reads about `size` bytes, a whole number of blocks for each program, `READS` times; `bytes` is what a call reads."""
+    """Reads about `size` bytes, whole blocks for each program, `READS` times; `bytes` is what a call reads."""
 
     def __init__(self, size: int, multiprocessors: int) -> None:
         self._programs = 4 * multiprocessors
