@@ -13,6 +13,8 @@ from pathlib import Path
 
 MARK = "BENCHMARK_CHILD"
 """Environment variable that names a child and the children it is one of, so that what it left behind is found."""
+UNTIL = "BENCHMARK_UNTIL"
+"""Environment variable with the end of a phase's time, on the monotonic clock."""
 GRACE = 4.0
 """Seconds from the interrupt to the kill, by default."""
 SECONDS_FOR_A_KILL = 2.0
@@ -122,3 +124,8 @@ def wait(children: Sequence[Child], seconds: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def seconds_left() -> float:
+    """Of the time of this phase."""
+    return float(os.environ.get(UNTIL, "inf")) - time.monotonic()

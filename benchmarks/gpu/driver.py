@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from .children import Child, wait
+from .children import UNTIL, Child, wait
 from .environment import LOGS, ROOT, prepare
 from .logs import LogFile
 from .store import Store
@@ -75,19 +75,133 @@ class Table:
         return min(phase.box, self.deadline - self.ending - self.grace - now)
 
 
-def phase(name: str, box: float, about: str, *arguments: str, module: str = "", **more: object) -> Phase:
-    return Phase(name, box, about, f"benchmarks.gpu.{module or name}", arguments, **more)  # type: ignore[arg-type]
+def phase(
+    name: str,
+    box: float,
+    about: str,
+    *arguments: str,
+    module: str = "",
+    lane: str = "device",
+    after: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    least: float = 5.0,
+) -> Phase:
+    """A phase that is a module of this package, by default the one of its name."""
+    return Phase(name, box, about, f"{__package__}.{module or name}", arguments, lane, after, needs, least)
 
 
+_FACTS = phase("facts", 30, "the machine, its tools and versions")
+_BUILD = phase("build", 100, "the module, for this device, on all cores", lane="host")
+_MORE = ("A", "A sorted", "D", "E", "E sorted", "E clustered", "E two images", "E many", "E few")
+_MORE_CALLS = ("kernel", "layer", "graph")
+_PROFILES_OF_THE_SWEEP = tuple(
+    f"{who}:{workload}:float32:{layout}"
+    for workload in ("B", "E")
+    for who, layout in (("roialign_ext", "NCHW"), ("roialign_ext", "channels_last"), ("torchvision", "NCHW"))
+)
 TABLES = {
+    # What matters most comes first. The boxes of the phases before `sanitizers` leave it what is over.
     "first": Table(
         (
-            phase("facts", 30, "the machine, its tools and versions"),
-            phase("build", 100, "the module, for this device, on all cores", lane="host"),
-            phase("baseline", 60, "torchvision on the workloads of the goals"),
+            _FACTS,
+            _BUILD,
+            phase(
+                "variants build",
+                60,
+                "other constants of the kernels",
+                "--build",
+                module="variants",
+                lane="host",
+                needs=("build",),
+            ),
+            phase(
+                "baseline", 60, "torchvision on the workloads of the goals", "--who", "torchvision", module="measure"
+            ),
             phase("limits", 15, "rates that results are held against"),
+            phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=("build",)),
+            phase("tests", 75, "tests/test_cuda_device.py", needs=("build",)),
+            phase(
+                "ours",
+                75,
+                "this package on the same workloads",
+                "--who",
+                "roialign_ext",
+                module="measure",
+                needs=("build",),
+            ),
+            phase(
+                "layers",
+                15,
+                "a pyramid end to end, and the host's time of a call",
+                needs=("build",),
+                after=("variants build",),
+            ),
+            phase("profile", 70, "ncu on A and D", needs=("build",), least=20),
+            phase("variants", 50, "the kernels with other constants", needs=("variants build",)),
+            phase("sanitizers", 100, "memcheck and racecheck on small cases", needs=("build",), least=15),
         ),
         deadline=440,
+    ),
+    "sweep": Table(
+        (
+            _FACTS,
+            _BUILD,
+            phase(
+                "baseline",
+                100,
+                "torchvision on more workloads, float64, graphs",
+                "--who",
+                "torchvision",
+                "--workloads",
+                *_MORE,
+                "--dtypes",
+                "float32",
+                "float16",
+                "float64",
+                "--calls",
+                *_MORE_CALLS,
+                module="measure",
+            ),
+            phase("limits", 15, "rates that results are held against"),
+            phase(
+                "ours",
+                150,
+                "this package on the same workloads",
+                "--who",
+                "roialign_ext",
+                "--workloads",
+                *_MORE,
+                "--dtypes",
+                "float32",
+                "float16",
+                "bfloat16",
+                "float64",
+                "--layouts",
+                "NCHW",
+                "channels_last",
+                "channels_last, NCHW gradient",
+                "--calls",
+                *_MORE_CALLS,
+                module="measure",
+                needs=("build",),
+            ),
+            phase("profile", 70, "ncu on B and E", *_PROFILES_OF_THE_SWEEP, needs=("build",), least=20),
+            phase(
+                "sanitizers",
+                300,
+                "all four tools, more cases",
+                "--tools",
+                "memcheck",
+                "racecheck",
+                "synccheck",
+                "initcheck",
+                "--cases",
+                "test_kernels_agree and (dtype or channels_last)",
+                needs=("build",),
+                least=15,
+            ),
+        ),
+        deadline=560,
     ),
 }
 
@@ -205,7 +319,11 @@ class Run:
         cut = f", of {entry.phase.box:.0f}, since the deadline is near" if entry.box < entry.phase.box else ""
         self.say(f"#### {entry.phase.name}: {entry.phase.about} ({entry.box:.0f} s{cut}; {entry.begun:.0f} s are over)")
         module = [sys.executable, "-m", entry.phase.module, "--results", str(self.store.path), *entry.phase.arguments]
-        environment = {**self.environment, "BENCHMARK_SECONDS": f"{entry.box:.2f}"}
+        environment = {
+            **self.environment,
+            "BENCHMARK_SECONDS": f"{entry.box:.2f}",
+            UNTIL: f"{time.monotonic() + entry.box:.2f}",
+        }
         try:
             entry.child = Child(module, lambda line: self.line(entry, line), environment, ROOT)
         except OSError as error:
@@ -289,18 +407,19 @@ class Run:
             part.unlink(missing_ok=True)
 
     def summarize(self, crash: str) -> None:
-        """How the phases ended, then the results: printed last, whatever happened."""
+        """What was found, and how the phases ended: printed last, whatever happened."""
         lines = ["", f"{'phase':<16}{'state':<14}{'seconds':>8}  why"]
         for entry in self.entries.values():
             lines.append(f"{entry.phase.name:<16}{entry.state:<14}{entry.seconds:>8.1f}  {entry.why}"[:200])
         lines.append(f"{self.now():.0f} s of {self.table.deadline:.0f}. {self.verdict(crash)}")
+        phases = "\n".join(lines)
         try:
-            from .summary import text
+            from . import summary, verdicts
 
-            lines += ["", text(self.store.read())]
+            document = self.store.read()
+            self.say("\n\n".join([verdicts.text(document), phases, summary.text(document)]))
         except Exception:
-            lines += ["There is no table of the results, because making it failed:", traceback.format_exc()]
-        self.say("\n".join(lines))
+            self.say(f"There is no table of the results, because making it failed:\n{traceback.format_exc()}\n{phases}")
 
     def verdict(self, crash: str) -> str:
         if crash:

@@ -15,10 +15,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .children import run
+from .children import run, seconds_left
 from .device import short_name
 from .environment import ROOT
-from .forked import seconds_left
 from .logs import LogFile
 from .once import CASES
 from .store import Store

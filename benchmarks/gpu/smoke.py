@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .children import run
+from .children import run, seconds_left
 from .device import open_device
-from .forked import first_line, seconds_left
+from .forked import first_line
 from .logs import LogFile
 from .store import Store
 

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .children import GRACE, Child, wait
+from .children import GRACE, Child, seconds_left, wait
 from .environment import ROOT
-from .forked import seconds_left
 from .logs import LogFile
 from .store import Store
 
