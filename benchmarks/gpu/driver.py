@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -30,7 +31,7 @@ from types import FrameType
 from .children import UNTIL, Child, wait
 from .environment import LOGS, ROOT, prepare
 from .logs import LogFile
-from .store import Store
+from .store import LOST, Store
 
 NO_DEVICE = 3
 """Status of a phase `facts` that found no GPU, and of the run then."""
@@ -79,131 +80,73 @@ def phase(
     name: str,
     box: float,
     about: str,
-    *arguments: str,
-    module: str = "",
+    command: str = "",
     lane: str = "device",
     after: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
     least: float = 5.0,
 ) -> Phase:
-    """A phase that is a module of this package, by default the one of its name."""
-    return Phase(name, box, about, f"{__package__}.{module or name}", arguments, lane, after, needs, least)
+    """A phase that is a module of this package, by default the one of its name, with arguments."""
+    module, *arguments = shlex.split(command) or [name]
+    return Phase(name, box, about, f"{__package__}.{module}", tuple(arguments), lane, after, needs, least)
 
 
+BUILT = ("build",)
 _FACTS = phase("facts", 30, "the machine, its tools and versions")
 _BUILD = phase("build", 100, "the module, for this device, on all cores", lane="host")
-_MORE = ("A", "A sorted", "D", "E", "E sorted", "E clustered", "E two images", "E many", "E few")
-_MORE_CALLS = ("kernel", "layer", "graph")
-_PROFILES_OF_THE_SWEEP = tuple(
+_LIMITS = phase("limits", 15, "rates that results are held against")
+_MORE = (
+    "--workloads A 'A sorted' D E 'E sorted' 'E clustered' 'E two images' 'E many' 'E few' --calls kernel layer graph"
+)
+_MORE_LAYOUTS = "--layouts NCHW channels_last 'channels_last, NCHW gradient'"
+_TOOLS = "--tools memcheck racecheck synccheck initcheck --cases 'test_kernels_agree and (dtype or channels_last)'"
+_PROFILES = " ".join(
     f"{who}:{workload}:float32:{layout}"
     for workload in ("B", "E")
     for who, layout in (("roialign_ext", "NCHW"), ("roialign_ext", "channels_last"), ("torchvision", "NCHW"))
 )
-TABLES = {
-    # What matters most comes first. The boxes of the phases before `sanitizers` leave it what is over.
-    "first": Table(
-        (
-            _FACTS,
-            _BUILD,
-            phase(
-                "variants build",
-                60,
-                "other constants of the kernels",
-                "--build",
-                module="variants",
-                lane="host",
-                needs=("build",),
-            ),
-            phase(
-                "baseline", 60, "torchvision on the workloads of the goals", "--who", "torchvision", module="measure"
-            ),
-            phase("limits", 15, "rates that results are held against"),
-            phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=("build",)),
-            phase("tests", 75, "tests/test_cuda_device.py", needs=("build",)),
-            phase(
-                "ours",
-                75,
-                "this package on the same workloads",
-                "--who",
-                "roialign_ext",
-                module="measure",
-                needs=("build",),
-            ),
-            phase(
-                "layers",
-                15,
-                "a pyramid end to end, and the host's time of a call",
-                needs=("build",),
-                after=("variants build",),
-            ),
-            phase("profile", 70, "ncu on A and D", needs=("build",), least=20),
-            phase("variants", 50, "the kernels with other constants", needs=("variants build",)),
-            phase("sanitizers", 100, "memcheck and racecheck on small cases", needs=("build",), least=15),
-        ),
-        deadline=440,
+FIRST = Table(
+    # What matters most comes first, and the sanitizers get what is over.
+    (
+        _FACTS,
+        _BUILD,
+        phase("variants build", 60, "the kernels with other constants", "variants --build", lane="host", needs=BUILT),
+        phase("baseline", 60, "torchvision on the workloads of the goals", "measure --who torchvision"),
+        _LIMITS,
+        phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=BUILT),
+        phase("tests", 75, "tests/test_cuda_device.py", needs=BUILT),
+        phase("ours", 75, "this package on the same workloads", "measure --who roialign_ext", needs=BUILT),
+        phase("layers", 15, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
+        phase("profile", 70, "ncu on A and D", needs=BUILT, least=20),
+        phase("variants", 50, "the kernels with other constants", needs=("variants build",)),
+        phase("sanitizers", 100, "memcheck and racecheck on small cases", needs=BUILT, least=15),
     ),
-    "sweep": Table(
-        (
-            _FACTS,
-            _BUILD,
-            phase(
-                "baseline",
-                100,
-                "torchvision on more workloads, float64, graphs",
-                "--who",
-                "torchvision",
-                "--workloads",
-                *_MORE,
-                "--dtypes",
-                "float32",
-                "float16",
-                "float64",
-                "--calls",
-                *_MORE_CALLS,
-                module="measure",
-            ),
-            phase("limits", 15, "rates that results are held against"),
-            phase(
-                "ours",
-                150,
-                "this package on the same workloads",
-                "--who",
-                "roialign_ext",
-                "--workloads",
-                *_MORE,
-                "--dtypes",
-                "float32",
-                "float16",
-                "bfloat16",
-                "float64",
-                "--layouts",
-                "NCHW",
-                "channels_last",
-                "channels_last, NCHW gradient",
-                "--calls",
-                *_MORE_CALLS,
-                module="measure",
-                needs=("build",),
-            ),
-            phase("profile", 70, "ncu on B and E", *_PROFILES_OF_THE_SWEEP, needs=("build",), least=20),
-            phase(
-                "sanitizers",
-                300,
-                "all four tools, more cases",
-                "--tools",
-                "memcheck",
-                "racecheck",
-                "synccheck",
-                "initcheck",
-                "--cases",
-                "test_kernels_agree and (dtype or channels_last)",
-                needs=("build",),
-                least=15,
-            ),
+    deadline=440,
+)
+SWEEP = Table(
+    (
+        _FACTS,
+        _BUILD,
+        phase(
+            "baseline",
+            100,
+            "torchvision: more workloads, float64, graphs",
+            f"measure --who torchvision {_MORE} --dtypes float32 float16 float64",
         ),
-        deadline=560,
+        _LIMITS,
+        phase(
+            "ours",
+            150,
+            "this package on the same workloads",
+            f"measure --who roialign_ext {_MORE} {_MORE_LAYOUTS} --dtypes float32 float16 bfloat16 float64",
+            needs=BUILT,
+        ),
+        phase("profile", 70, "ncu on B and E", f"profile {_PROFILES}", needs=BUILT, least=20),
+        phase("sanitizers", 300, "all four tools, more cases", f"sanitizers {_TOOLS}", needs=BUILT, least=15),
     ),
-}
+    deadline=560,
+)
+TABLES = {"first": FIRST, "sweep": SWEEP}
 
 
 @dataclass
@@ -249,7 +192,8 @@ class Run:
         self.store = Store(folder / "results.json")
         self.entries = {one.name: Entry(one) for one in table.phases}
         self.first = self.entries[table.phases[0].name]
-        self.interrupted: str = ""
+        self.interrupted = ""
+        self.lost = 0  # results of phases that could not be written
         self.say = Printer()
         for sentence in sentences:
             self.say(sentence)
@@ -282,7 +226,11 @@ class Run:
         self.summarize(crash)
         if self.no_device:
             return NO_DEVICE
-        return int(any(entry.state != "passed" for entry in self.entries.values()))
+        return int(self.all_lost > 0 or any(entry.state != "passed" for entry in self.entries.values()))
+
+    @property
+    def all_lost(self) -> int:
+        return self.lost + self.store.lost
 
     @property
     def no_device(self) -> bool:
@@ -334,6 +282,7 @@ class Run:
     def line(self, entry: Entry, line: str) -> None:
         """One line that a phase printed."""
         entry.lines += 1
+        self.lost += line.startswith(LOST)
         if line.strip():
             entry.last_line = line.strip()[:CHARACTERS_OF_A_LINE]
         if entry.lines <= LINES_OF_A_PHASE:
@@ -403,7 +352,7 @@ class Run:
                         tar.add(file, Path("log") / file.relative_to(LOGS))
             part.replace(archive)
         except (OSError, tarfile.TarError) as error:
-            self.say(f"LOST: {archive} could not be written: {error}")
+            self.say(f"{LOST} {archive} could not be written: {error}")
             part.unlink(missing_ok=True)
 
     def summarize(self, crash: str) -> None:
@@ -417,7 +366,7 @@ class Run:
             from . import summary, verdicts
 
             document = self.store.read()
-            self.say("\n\n".join([verdicts.text(document), phases, summary.text(document)]))
+            self.say("\n\n".join(filter(None, [verdicts.text(document), phases, summary.text(document)])))
         except Exception:
             self.say(f"There is no table of the results, because making it failed:\n{traceback.format_exc()}\n{phases}")
 
@@ -429,7 +378,8 @@ class Run:
         if self.no_device:
             return f"There is no GPU here, so nothing was measured: {self.first.why}."
         bad = [entry.phase.name for entry in self.entries.values() if entry.state != "passed"]
-        return f"Not passed: {', '.join(bad)}." if bad else "All phases passed."
+        lost = f"{self.all_lost} results could not be written: they are above. " if self.all_lost else ""
+        return lost + (f"Not passed: {', '.join(bad)}." if bad else "All phases passed.")
 
 
 def plan(table: Table) -> list[tuple[Phase, float, float]]:
