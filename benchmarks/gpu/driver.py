@@ -189,12 +189,12 @@ class Run:
     def __init__(self, table: Table, folder: Path, sentences: Sequence[str], environment: dict[str, str]) -> None:
         self.started = time.monotonic()
         self.table, self.folder, self.environment = table, folder, environment
-        self.store = Store(folder / "results.json")
         self.entries = {one.name: Entry(one) for one in table.phases}
         self.first = self.entries[table.phases[0].name]
         self.interrupted = ""
         self.lost = 0  # results of phases that could not be written
         self.say = Printer()
+        self.store = Store(folder / "results.json", self.say)
         for sentence in sentences:
             self.say(sentence)
         self.store.update("run", deadline=table.deadline, missing=list(sentences), commit=environment["COMMIT"])
@@ -230,6 +230,7 @@ class Run:
 
     @property
     def all_lost(self) -> int:
+        """Results that could not be written, those of this process among them."""
         return self.lost + self.store.lost
 
     @property

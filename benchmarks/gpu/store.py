@@ -12,19 +12,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SECONDS_FOR_THE_LOCK = 10.0
+SECONDS_FOR_THE_LOCK = 3.0
+LOST = "LOST:"
+"""What a line begins with that says what could not be written."""
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class Store:
     """One JSON file, `{phase: {"cells": [...], field: value, ...}}`, that several processes write.
 
     Each change reads the file, changes it and puts a whole new one in its place, under a lock: a process may be killed
-    at any time and the disk may be full, and the file stays valid. A change that cannot be written is lost and printed
-    to stderr; the process goes on, since its later results may fit again and its prints are in the log.
+    at any time and the disk may be full, and the file stays valid. A change that cannot be written is lost and
+    reported; the process goes on, since its later results may fit again and what it prints is in the log.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, report: Callable[[str], None] = to_stderr) -> None:
         self.path = Path(path)
+        self.report = report
+        self.lost = 0
 
     def read(self) -> dict[str, Any]:
         """The whole document; empty where there is no file yet."""
@@ -54,10 +62,9 @@ class Store:
                 except OSError:
                     part.unlink(missing_ok=True)
                     raise
-        except OSError as error:
-            print(
-                f"LOST: a result of {phase} could not be written to {self.path}: {error}", file=sys.stderr, flush=True
-            )
+        except (OSError, ValueError) as error:
+            self.lost += 1
+            self.report(f"{LOST} a result of {phase} could not be written to {self.path}: {error}")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
