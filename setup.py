@@ -54,7 +54,8 @@ if tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2]) < OLDE
         f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first (version {TORCH_VERSION} is installed), "
         f"{INSTALL}."
     )
-if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+# An older one does not understand the licence in pyproject.toml; a copy without that file builds the module alone.
+if (ROOT / "pyproject.toml").is_file() and int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
     stop(
         f'run `pip install "setuptools>={OLDEST_SETUPTOOLS}"` first (version {setuptools.__version__} is installed), '
         f"{INSTALL}."

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from .contestants import own_boxes, pooling
-from .workloads import DTYPES, MAIN, SEED, WORKLOADS, Data, Workload
+from .workloads import DTYPES, MAIN, NCHW_GRADIENT, SEED, WORKLOADS, Data, Workload
 
-# forward: without autograd. backward: gradient of the features. box_backward: gradient of the boxes.
+# forward: without autograd. backward: gradient of the features. box_backward: gradient of the boxes. On a GPU also
+# both: forward and then backward, for a graph of both.
 DIRECTIONS = ("forward", "backward", "box_backward")
 
 # Workloads of the cases beside the main table (float32, mode avg), one axis at a time.
@@ -27,6 +29,7 @@ class Case:
     mode: str
     dtype: str
     layout: str
+    call: str = "layer"  # or "kernel", see contestants.py
 
     @property
     def in_main_table(self) -> bool:
@@ -70,11 +73,12 @@ def bytes_moved(case: Case, workload: Workload) -> int:
     return workload.elements_moved * DTYPES[case.dtype].itemsize
 
 
-def _grad_output(output: Tensor) -> Tensor:
-    """A fixed gradient in the output's own memory format, which is what a following layer would hand back."""
-    generator = torch.Generator().manual_seed(SEED + 1)
-    grad = torch.randn(output.shape, generator=generator).to(output.dtype)
-    if output.is_contiguous():
+def _grad_output(output: Tensor, layout: str) -> Tensor:
+    """A fixed gradient in the output's own memory format, which is what a following layer would hand back, unless the
+    layout says otherwise."""
+    generator = torch.Generator(output.device).manual_seed(SEED + 1)
+    grad = torch.randn(output.shape, generator=generator, device=output.device).to(output.dtype)
+    if output.is_contiguous() or layout == NCHW_GRADIENT:
         return grad
     return grad.contiguous(memory_format=torch.channels_last)
 
@@ -83,16 +87,19 @@ def prepare(name: str, case: Case, workload: Workload, data: Data) -> Callable[[
     """The call to time. For a backward direction the forward runs here, and each call differentiates it again.
 
     Call it, and what it returns, under `torch.set_grad_enabled(case.direction != "forward")`."""
-    data = Data(data.features, own_boxes(name, workload, data.boxes))
-    pool = pooling(name, workload, case.mode)
+    features = data.features
+    boxes = own_boxes(name, workload, data.boxes, features[0].dtype, case.call)
+    pool = pooling(name, workload, case.mode, case.call)
     if case.direction == "forward":
-        return lambda: (pool(data),)
-    if case.direction == "backward":
-        data = Data(tuple(feature.detach().requires_grad_() for feature in data.features), data.boxes)
-        wanted = data.features
+        return lambda: pool(features, boxes)
+    if case.direction == "box_backward":
+        boxes = cast("Tensor", boxes).detach().requires_grad_()
+        wanted: tuple[Tensor, ...] = (boxes,)
     else:
-        data = Data(data.features, data.boxes.detach().requires_grad_())
-        wanted = (data.boxes,)
-    output = pool(data)
-    grad = _grad_output(output.detach())
-    return lambda: torch.autograd.grad(output, wanted, grad, retain_graph=True)
+        features = tuple(feature.detach().requires_grad_() for feature in features)
+        wanted = features
+    outputs = pool(features, boxes)
+    grads = [_grad_output(output.detach(), case.layout) for output in outputs]
+    if case.direction == "both":
+        return lambda: torch.autograd.grad(pool(features, boxes), wanted, grads)
+    return lambda: torch.autograd.grad(outputs, wanted, grads, retain_graph=True)

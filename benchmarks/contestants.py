@@ -1,9 +1,12 @@
-"""What is timed: this package, torchvision, and the same pooling built from grid_sample."""
+"""What is timed: this package, torchvision, and the same pooling built from grid_sample.
+
+A pyramid is pooled in one of two calls: "layer", a whole MultiScaleRoIAlign as a detector calls it, or "kernel", boxes
+ready as rows, for torchvision split by level beforehand, one `roi_align` a level. Elsewhere the two are the same."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +14,7 @@ import torchvision
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, max_pool2d
 
-from .workloads import HALF_DTYPES, Data, Workload, assign_levels
+from .workloads import HALF_DTYPES, Workload, assign_levels
 
 OURS = "roialign_ext"
 TORCHVISION = "torchvision"
@@ -32,6 +35,10 @@ STAND_INS = ("prroi_pool", "roi_align_rotated")
 
 # (feature map, boxes, spatial scale, workload, mode) -> [K, C, PH, PW]
 PoolOneLevel = Callable[[Tensor, Tensor, float, Workload, str], Tensor]
+# Rows of boxes, or several tensors of them: a list for each image or rows for each level.
+Boxes = Tensor | list[Tensor]
+# (features, boxes) -> [K, C, PH, PW], or one of these for each level
+Pool = Callable[[Sequence[Tensor], Any], tuple[Tensor, ...]]
 
 
 def pool_ours(features: Tensor, boxes: Tensor, scale: float, workload: Workload, mode: str) -> Tensor:
@@ -47,7 +54,6 @@ def pool_torchvision(features: Tensor, boxes: Tensor, scale: float, workload: Wo
     """torchvision has no max mode; with g samples per bin, pooling at g times the size with one sample per bin and a
     g x g max after it gives the same numbers."""
     if mode == "avg":
-        boxes = boxes.to(features.dtype)
         result: Tensor = torchvision.ops.roi_align(
             features, boxes, workload.output_size, scale, workload.sampling_ratio
         )
@@ -103,32 +109,53 @@ _POOL: dict[str, PoolOneLevel] = {
 }
 
 
-def _grid_sample_pyramid(data: Data, workload: Workload, mode: str) -> Tensor:
+def _grid_sample_pyramid(features: Sequence[Tensor], boxes: Tensor, workload: Workload, mode: str) -> Tensor:
     """One call per level on that level's boxes, put back into the order of the boxes."""
-    level_of_box = assign_levels(data.boxes, len(workload.strides))
+    level_of_box = assign_levels(boxes, len(workload.strides))
     rows = [torch.nonzero(level_of_box == level).squeeze(1) for level in range(len(workload.strides))]
     pooled = [
-        pool_grid_sample(feature, data.boxes[level_rows], 1 / stride, workload, mode)
-        for feature, level_rows, stride in zip(data.features, rows, workload.strides, strict=True)
+        pool_grid_sample(feature, boxes[level_rows], 1 / stride, workload, mode)
+        for feature, level_rows, stride in zip(features, rows, workload.strides, strict=True)
     ]
     return torch.cat(pooled).index_select(0, torch.argsort(torch.cat(rows)))
 
 
-def _pyramid_layer(layer: Callable[..., Any], workload: Workload) -> Callable[[Data], Tensor]:
+def _pyramid_layer(layer: Callable[..., Any], workload: Workload) -> Pool:
     """A whole MultiScaleRoIAlign, as a detector calls it."""
     names = [str(level) for level in range(len(workload.strides))]
     pooler = layer(names, workload.output_size, workload.sampling_ratio)
-
-    def pool(data: Data) -> Tensor:
-        features = dict(zip(names, data.features, strict=True))
-        result: Tensor = pooler(features, [data.boxes[:, 1:]], [workload.image_size])
-        return result
-
-    return pool
+    sizes = [workload.image_size] * workload.images
+    return lambda features, boxes: (pooler(dict(zip(names, features, strict=True)), boxes, sizes),)
 
 
-def own_boxes(name: str, workload: Workload, boxes: Tensor) -> Tensor:
+def _pyramid_kernels(name: str, workload: Workload, mode: str) -> Pool:
+    """The same without a layer: ours in one call for all levels, torchvision's in one call for each."""
+    scales = [1 / stride for stride in workload.strides]
+    if name == TORCHVISION:
+        return lambda features, rows: tuple(
+            pool_torchvision(feature, mine, scale, workload, mode)
+            for feature, mine, scale in zip(features, rows, scales, strict=True)
+        )
+    import roialign_ext
+
+    size, ratio = workload.output_size, workload.sampling_ratio
+    return lambda features, boxes: (roialign_ext.multiscale_roi_align(list(features), boxes, size, scales, ratio),)
+
+
+def own_boxes(name: str, workload: Workload, boxes: Tensor, dtype: torch.dtype, call: str) -> Boxes:
     """The boxes as the contestant's call takes them. Made beforehand, so no part of the time."""
+    if workload.operator == "multiscale_roi_align" and name != GRID_SAMPLE:
+        pieces = [boxes]
+        if call == "layer":
+            pieces = [boxes[boxes[:, 0] == image, 1:] for image in range(workload.images)]
+        elif name == TORCHVISION:
+            levels = assign_levels(boxes, len(workload.strides))
+            pieces = [boxes[levels == level] for level in range(len(workload.strides))]
+        if name == TORCHVISION:
+            return [piece.to(dtype) for piece in pieces]
+        return pieces if call == "layer" else boxes
+    if name == TORCHVISION:
+        boxes = boxes.to(dtype)  # it wants features and boxes of one dtype
     if workload.operator == "roi_warp" and name == TORCHVISION:
         stride = workload.strides[0]
         return torch.cat([boxes[:, :1], torch.floor(boxes[:, 1:] / stride + 0.5) * stride], dim=1)
@@ -192,24 +219,26 @@ def _call_torchvision(workload: Workload) -> Callable[[Tensor, Tensor], Tensor]:
     return call
 
 
-def pooling(name: str, workload: Workload, mode: str) -> Callable[[Data], Tensor]:
+def pooling(name: str, workload: Workload, mode: str, call: str) -> Pool:
     """The contestant's whole operation on the workload: features and boxes in, [K, C, PH, PW] out."""
     scale = 1 / workload.strides[0]
     if workload.operator == "roi_align":
         pool = _POOL[name]
-        return lambda data: pool(data.features[0], data.boxes, scale, workload, mode)
+        return lambda features, boxes: (pool(features[0], boxes, scale, workload, mode),)
     if workload.operator == "multiscale_roi_align":
+        if name == GRID_SAMPLE:
+            return lambda features, boxes: (_grid_sample_pyramid(features, boxes, workload, mode),)
+        if call != "layer":
+            return _pyramid_kernels(name, workload, mode)
         if name == TORCHVISION:
             return _pyramid_layer(torchvision.ops.MultiScaleRoIAlign, workload)
-        if name == OURS:
-            import roialign_ext
+        import roialign_ext
 
-            return _pyramid_layer(roialign_ext.MultiScaleRoIAlign, workload)
-        return lambda data: _grid_sample_pyramid(data, workload, mode)
+        return _pyramid_layer(roialign_ext.MultiScaleRoIAlign, workload)
     if name == GRID_SAMPLE:
-        return lambda data: pool_grid_sample_rotated(data.features[0], data.boxes, scale, workload)
-    call = _call_ours(workload) if name == OURS else _call_torchvision(workload)
-    return lambda data: call(data.features[0], data.boxes)
+        return lambda features, boxes: (pool_grid_sample_rotated(features[0], boxes, scale, workload),)
+    operator = _call_ours(workload) if name == OURS else _call_torchvision(workload)
+    return lambda features, boxes: (operator(features[0], boxes),)
 
 
 def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str) -> str | None:
@@ -218,7 +247,7 @@ def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str
         if direction == "box_backward":
             return "no gradient for boxes"
         if dtype == "bfloat16":
-            return "bfloat16 is not supported on the CPU"
+            return "no kernels for bfloat16"
         no_max = workload.operator != "roi_pool" and mode == "max"
         if no_max and (workload.sampling_ratio < 1 or len(workload.strides) > 1):
             return "no max mode, and one of an adaptive ratio or of several levels cannot be built from the average"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ Call = Callable[[], object]
 Operator = Callable[..., Any]
 
 
-def _one_bin() -> tuple[Tensor, Tensor, int, float]:
+def _one_bin(device: str) -> tuple[Tensor, Tensor, int, float]:
     """The least work there is: one box, one channel, one bin of one sample."""
-    return torch.randn(1, 1, 4, 4), torch.tensor([[0.0, 0.5, 0.5, 2.5, 2.5]]), 1, 1.0
+    features, boxes = torch.randn(1, 1, 4, 4), torch.tensor([[0.0, 0.5, 0.5, 2.5, 2.5]])
+    return features.to(device), boxes.to(device), 1, 1.0
 
 
-def _tiny() -> tuple[Tensor, Tensor, int, float]:
+def _tiny(device: str) -> tuple[Tensor, Tensor, int, float]:
     workload = WORKLOADS["F"]
-    data = make_data(workload, "float32", "NCHW")
+    data = make_data(workload, "float32", "NCHW", device)
     return data.features[0], data.boxes, workload.output_size, 1 / workload.strides[0]
 
 
@@ -67,29 +68,30 @@ def _calls(name: str, features: Tensor, boxes: Tensor, size: int, scale: float) 
     }
 
 
-def _microseconds(call: Call, grad_enabled: bool) -> float:
+def _microseconds(call: Call, grad_enabled: bool, seconds: float) -> float:
     with torch.set_grad_enabled(grad_enabled):
-        return float(Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=_SECONDS).median * 1e6)
+        return float(Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=seconds).median * 1e6)
 
 
-def measure(names: list[str], rounds: int = ROUNDS) -> list[dict[str, Any]]:
-    """Median over rounds in which the libraries take turns; one thread."""
+def measure(
+    names: list[str], rounds: int = ROUNDS, seconds: float = _SECONDS, device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """Median over rounds in which the libraries take turns; one thread. On another device than the CPU calls follow
+    each other without waiting for it, so that the slower of processor and device counts."""
     torch.set_num_threads(1)
-    entries: list[dict[str, Any]] = []
-    for problem, (features, boxes, size, scale) in (("one bin", _one_bin()), ("tiny (F)", _tiny())):
+    for problem, (features, boxes, size, scale) in (("one bin", _one_bin(device)), ("tiny (F)", _tiny(device))):
         calls = {name: _calls(name, features, boxes, size, scale) for name in names}
         for what in calls[names[0]] if names else ():
             taken: dict[str, list[float]] = {name: [] for name in names}
             for _ in range(rounds):
                 for name in names:
                     grad_enabled, call = calls[name][what]
-                    taken[name].append(_microseconds(call, grad_enabled))
+                    taken[name].append(_microseconds(call, grad_enabled, seconds))
             medians = {name: round(statistics.median(values), 2) for name, values in taken.items()}
             progress(f"overhead, {problem}, {what}: {', '.join(f'{name} {us} us' for name, us in medians.items())}")
-            entries.append({"problem": problem, "call": what, "microseconds": medians, "rounds": rounds})
-    return entries
+            yield {"problem": problem, "call": what, "microseconds": medians, "rounds": rounds}
 
 
 if __name__ == "__main__":
-    print(json.dumps({"machine": describe(with_ours=True), "overhead": measure([OURS, TORCHVISION])}, indent=1))
+    print(json.dumps({"machine": describe(with_ours=True), "overhead": list(measure([OURS, TORCHVISION]))}, indent=1))
     sys.exit(0)

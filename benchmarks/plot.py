@@ -11,7 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from .contestants import TORCHVISION
-from .tables import Cases, Document, times
+from .markdown import times
+from .tables import Cases, Document
 from .workloads import MAIN
 
 _COLOURS = {"NCHW": ("#9ecae1", "#2171b5"), "channels_last": ("#fdbe85", "#d94701")}

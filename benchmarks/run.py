@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="A..M")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}))
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["NCHW", "channels_last"])
     parser.add_argument("--contestants", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--main-only", action="store_true", help="float32 averages only: no max, dtypes, box gradients")
     parser.add_argument("--allocation", choices=ALLOCATION, default="recycled", help="see benchmarks/README.md")
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
         progress(f"no timing, the results differ: {error}")
         return 1
     names = [name for name in options.contestants if name in (OURS, TORCHVISION)]
-    call_overhead = overhead.measure(names, rounds=1 if options.quick else overhead.ROUNDS)
+    call_overhead = list(overhead.measure(names, rounds=1 if options.quick else overhead.ROUNDS))
     others = other_load.share()
     if others is not None:
         progress(f"others took {100 * others:.0f} % of the processor during the run")

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .contestants import GRID_SAMPLE, OURS, PEERS, STAND_INS, TORCHVISION
+from .markdown import ABSENT, table, times
 from .workloads import MAIN
 
 Document = dict[str, Any]
 
 _PASSES = {"forward": "forward", "backward": "backward", "box_backward": "box gradient"}
-_ABSENT = "-"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def milliseconds(value: float) -> str:
@@ -24,10 +19,6 @@ def milliseconds(value: float) -> str:
     if value < 0.1:
         return f"{1e3 * value:.3g} µs"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def times(ratio: float) -> str:
-    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.1f}x"
 
 
 class Cases:
@@ -70,12 +61,12 @@ class Cases:
             entry = self._entries.get((*case, threads))
             measured = entry["results"].get(name) if entry else None
             once = "*" if measured and measured["n"] == 1 else ""
-            cells.append(milliseconds(measured["median_ms"]) + once if measured else _ABSENT)
-        return " / ".join(cells) if set(cells) != {_ABSENT} else _ABSENT
+            cells.append(milliseconds(measured["median_ms"]) + once if measured else ABSENT)
+        return " / ".join(cells) if set(cells) != {ABSENT} else ABSENT
 
     def ratio_cell(self, peer: str, *case: str) -> str:
         ratios = [self.ratio(peer, *case, threads=threads) for threads in self.threads]
-        return " / ".join(times(ratio) if ratio else _ABSENT for ratio in ratios) if any(ratios) else _ABSENT
+        return " / ".join(times(ratio) if ratio else ABSENT for ratio in ratios) if any(ratios) else ABSENT
 
 
 def _thread_words(threads: Sequence[int]) -> str:
@@ -105,7 +96,7 @@ def _against_torchvision(cases: Cases, *case: str, stand_in: bool = False) -> li
     cells = []
     for layout in ("NCHW", "channels_last"):
         key = (*case, "float32", layout)
-        ratio = _ABSENT if stand_in else cases.ratio_cell(TORCHVISION, *key)
+        ratio = ABSENT if stand_in else cases.ratio_cell(TORCHVISION, *key)
         cells += [cases.times_cell(TORCHVISION, *key), cases.times_cell(OURS, *key), ratio]
     return cells
 
@@ -132,7 +123,7 @@ def main_table(document: Document) -> str:
         ]
         for workload, direction, _ in cases.present(mode="avg", dtypes=["float32"], directions=["forward", "backward"])
     ]
-    return f"{_table(['workload', 'pass', *_AGAINST_TORCHVISION], rows)}\n\n{_milliseconds_note(cases)}"
+    return f"{table(['workload', 'pass', *_AGAINST_TORCHVISION], rows)}\n\n{_milliseconds_note(cases)}"
 
 
 def other_operators_table(document: Document) -> str:
@@ -146,7 +137,7 @@ def other_operators_table(document: Document) -> str:
     if not rows:
         return ""
     header = ["workload", "torchvision's part", "pass", *_AGAINST_TORCHVISION]
-    return f"{_table(header, rows)}\n\n{_milliseconds_note(cases)}"
+    return f"{table(header, rows)}\n\n{_milliseconds_note(cases)}"
 
 
 def comparison_table(document: Document, *, mode: str, dtypes: Sequence[str], directions: Sequence[str]) -> str:
@@ -161,7 +152,7 @@ def comparison_table(document: Document, *, mode: str, dtypes: Sequence[str], di
             for peer in (TORCHVISION, GRID_SAMPLE):
                 row += [cases.times_cell(peer, *case), cases.ratio_cell(peer, *case)]
             rows.append(row)
-    return _table(header, rows) if rows else ""
+    return table(header, rows) if rows else ""
 
 
 def overhead_table(document: Document) -> str:
@@ -170,7 +161,7 @@ def overhead_table(document: Document) -> str:
         [entry["problem"], entry["call"], *(f"{entry['microseconds'][name]:.1f}" for name in names)]
         for entry in document["overhead"]
     ]
-    return _table(["call, microseconds", "", *names], rows)
+    return table(["call, microseconds", "", *names], rows)
 
 
 def every_case_table(document: Document) -> str:
@@ -190,11 +181,11 @@ def every_case_table(document: Document) -> str:
                     f"{measured['p25_ms']:.4g} .. {measured['p75_ms']:.4g}",
                     str(measured["n"]),
                     f"{measured['gb_per_s']:.3g}",
-                    _ABSENT if faults is None else f"{faults:.0f}",
-                    f"{errors[name]:.1g}" if name in errors else _ABSENT,
+                    ABSENT if faults is None else f"{faults:.0f}",
+                    f"{errors[name]:.1g}" if name in errors else ABSENT,
                 ]
             )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def unsupported_list(document: Document) -> str:

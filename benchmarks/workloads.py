@@ -1,4 +1,4 @@
-"""The named workloads: feature maps, boxes and pooling arguments. Box corners are in image pixels."""
+"""The named workloads, of CPU and GPU: feature maps, boxes and pooling arguments. Box corners are in image pixels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ import torch
 from torch import Tensor
 
 SEED = 20240131
+# Of an image, where boxes are clustered.
+_OBJECTS = 10
 
-LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+# The last is of the backward pass, as where a box head flattens the result: maps lie channels_last, the gradient not.
+NCHW_GRADIENT = "channels_last, NCHW gradient"
+LAYOUTS = {
+    "NCHW": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+    NCHW_GRADIENT: torch.channels_last,
+}
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -24,7 +32,7 @@ HALF_DTYPES = ("float16", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One pooling problem of one image, in the terms of roi_align. `aligned` is False, but for rotated boxes."""
+    """One pooling problem, in the terms of roi_align. `aligned` is False, but for rotated boxes."""
 
     key: str
     name: str
@@ -36,6 +44,8 @@ class Workload:
     output_size: int
     sampling_ratio: int  # 0: adaptive, ceil(bin size in map pixels) samples per bin and axis
     operator: str = "roi_align"
+    images: int = 1  # which the boxes visit in turn
+    arrangement: str = "scattered"  # or "clustered" around ten objects of an image, or "sorted" by image and place
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -49,14 +59,14 @@ class Workload:
     @property
     def elements_moved(self) -> int:
         """Elements that any implementation reads or writes at least once if the boxes cover the maps."""
-        features = sum(height * width for height, width in self.maps) * self.channels
+        features = self.images * self.channels * sum(height * width for height, width in self.maps)
         return features + math.prod(self.output_shape)
 
     def describe(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "operator": self.operator,
-            "features": [[1, self.channels, height, width] for height, width in self.maps],
+            "features": [[self.images, self.channels, height, width] for height, width in self.maps],
             "strides": list(self.strides),
             "boxes": self.boxes,
             "box_px": list(self.box_px),
@@ -104,6 +114,18 @@ WORKLOADS = {
 }  # fmt: skip
 # The workloads of the main table; the others are those of the other operators.
 MAIN = ("A", "B", "C", "D", "E", "F")
+# What a GPU may answer otherwise: boxes near each other, many of them, and hardly any.
+VARIATIONS = {
+    key: dataclasses.replace(WORKLOADS[key[0]], key=key, name=f"{WORKLOADS[key[0]].name}, {change}", **fields)
+    for key, change, fields in (
+        ("A sorted", "sorted boxes", {"arrangement": "sorted"}),
+        ("E sorted", "sorted boxes", {"arrangement": "sorted"}),
+        ("E clustered", "clustered boxes", {"arrangement": "clustered"}),
+        ("E two images", "two images", {"images": 2}),
+        ("E many", "16 images", {"images": 16, "boxes": 8192}),
+        ("E few", "ten boxes", {"boxes": 10}),
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,42 +145,60 @@ def make_boxes(workload: Workload, generator: torch.Generator) -> Tensor:
     """Boxes inside the image: sqrt(area) log-uniform over `box_px`, aspect log-uniform in 1/2..2, place (and angle)
     uniform."""
     height, width = workload.image_size
+    clustered = workload.arrangement == "clustered"
+    drawn = _OBJECTS * workload.images if clustered else workload.boxes
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(workload.boxes, generator=generator, dtype=torch.float64) * (high - low) + low
+        return torch.rand(drawn, generator=generator, dtype=torch.float64) * (high - low) + low
 
     side = uniform(math.log(workload.box_px[0]), math.log(workload.box_px[1])).exp()
     aspect = uniform(math.log(0.5), math.log(2.0)).exp().sqrt()
-    box_width = (side * aspect).clamp(max=width)
-    box_height = (side / aspect).clamp(max=height)
-    image_index = torch.zeros_like(side)
+    image_index = (torch.arange(workload.boxes) % workload.images).double()
     if workload.operator == "roi_align_rotated":
+        box_width, box_height = (side * aspect).clamp(max=width), (side / aspect).clamp(max=height)
         diagonal = torch.hypot(box_width, box_height)
         centre_x = diagonal / 2 + uniform(0.0, 1.0) * (width - diagonal)
         centre_y = diagonal / 2 + uniform(0.0, 1.0) * (height - diagonal)
         rows = [image_index, centre_x, centre_y, box_width, box_height, uniform(-180.0, 180.0)]
         return torch.stack(rows, dim=1).float()
-    x1 = uniform(0.0, 1.0) * (width - box_width)
-    y1 = uniform(0.0, 1.0) * (height - box_height)
-    return torch.stack([image_index, x1, y1, x1 + box_width, y1 + box_height], dim=1).float()
+    place_x, place_y = uniform(0.0, 1.0), uniform(0.0, 1.0)
+    if clustered:
+        # A box is one of the objects of its image, moved and scaled by about a tenth of it.
+        chosen = torch.randint(_OBJECTS, (workload.boxes,), generator=generator) * workload.images + image_index.long()
+        moved = torch.randn(3, workload.boxes, generator=generator, dtype=torch.float64) / 10
+        side, aspect = side[chosen] * moved[0].exp(), aspect[chosen]
+        place_x = (place_x[chosen] + moved[1] * side / width).clamp(0, 1)
+        place_y = (place_y[chosen] + moved[2] * side / height).clamp(0, 1)
+    box_width, box_height = (side * aspect).clamp(max=width), (side / aspect).clamp(max=height)
+    x1, y1 = place_x * (width - box_width), place_y * (height - box_height)
+    boxes = torch.stack([image_index, x1, y1, x1 + box_width, y1 + box_height], dim=1).float()
+    if workload.arrangement == "sorted":
+        # By image, then by squares of 64 pixels that the corners lie in.
+        squares = (boxes[:, 1:3] / 64).floor()
+        boxes = boxes[(boxes[:, 0] * 1e6 + squares[:, 1] * 1e3 + squares[:, 0]).argsort(stable=True)]
+    return boxes
 
 
-def make_data(workload: Workload, dtype: str, layout: str) -> Data:
-    """Seeded features and boxes. For half features the box corners are rounded to the same dtype, so that an operator
-    that wants features and boxes of one dtype pools the same boxes as one that keeps boxes in float32."""
-    generator = torch.Generator().manual_seed(SEED)
+def make_data(workload: Workload, dtype: str, layout: str, device: str = "cpu", number: int = 0) -> Data:
+    """Seeded features and boxes; `number` chooses another set of them.
+
+    On the CPU box corners are rounded to the dtype of half features, so that an operator that wants features and boxes
+    of one dtype pools the same boxes as one that keeps boxes in float32. On another device features are drawn there."""
+    generator = torch.Generator().manual_seed(SEED + number)
     boxes = make_boxes(workload, generator)
+    if device != "cpu":
+        generator = torch.Generator(device).manual_seed(SEED + number)
     features = tuple(
-        torch.randn((1, workload.channels, height, width), generator=generator)
+        torch.randn((workload.images, workload.channels, height, width), generator=generator, device=device)
         .to(DTYPES[dtype])
         .contiguous(memory_format=LAYOUTS[layout])
         for height, width in workload.maps
     )
-    if dtype in HALF_DTYPES:
+    if dtype in HALF_DTYPES and device == "cpu":
         boxes = boxes.to(DTYPES[dtype]).float()
     elif dtype == "float64":
         boxes = boxes.double()
-    return Data(features, boxes)
+    return Data(features, boxes.to(device))
 
 
 def assign_levels(boxes: Tensor, levels: int) -> Tensor:

@@ -1,10 +1,12 @@
-"""The tables of benchmarks/gpu, made of invented results: what they show, and when nothing is published."""
+"""benchmarks/gpu without a GPU: its phases on a device that only answers, and tables made of invented results."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,80 +16,95 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are not part of this copy")
-ENVIRONMENT = {"device": "a GPU", "driver": "1", "cuda": "13.0", "torch": "2.11", "torchvision": "0.26"}
+DEVICE = {"device": "a GPU", "driver": "1", "cuda": "13.0"}
 EMPTY = "<!-- gpu:begin -->\n<!-- gpu:end -->\n"
+RATES = {"copy": 4000.0, "fill": 3000.0, "cached_read": 5000.0, "multiply_adds": 30000.0}
+
+Document = dict[str, Any]
 
 
-def cell(dtype: str, us: float) -> dict[str, Any]:
-    name = {"workload": "C4 head", "dtype": dtype, "layout": "NCHW", "call": "kernel"}
-    return {**name, "forward": {"us": us}, "backward": {"us": 2 * us}}
+@pytest.fixture(autouse=True)
+def _path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
 
 
-def invented() -> dict[str, Any]:
-    broken = {"workload": "C4 head", "dtype": "f64", "layout": "NCHW", "call": "kernel", "error": "a | b"}
-    common = {"environment": ENVIRONMENT, "unfinished": []}
+def cell(dtype: str, us: float, direction: str = "forward", **more: Any) -> dict[str, Any]:
+    name = {"workload": "D", "direction": direction, "dtype": dtype, "layout": "NCHW", "call": "kernel"}
+    return {**name, "us": us, "p25": us, "p75": us, "min": us, "n": 30, **more}
+
+
+def invented() -> Document:
+    least = {"memory": 4e8, "cache": 1e9, "multiply_adds": 3e9}  # 100, 200 and 100 us
+    kernels = {"fill_tables<float>": 7.0, "pool_by_columns<float, int, 4>": 493.0}
+    broken = {**cell("float64", 1.0), "error": "a | b"}
+    del broken["us"]
+    both = {"device": DEVICE, "quick": False}
+    layer = [
+        {**cell("float32", us), "who": who, "call": "layer"}
+        for who, us in (("torchvision", 6.0), ("roialign_ext", 2.0))
+    ]
     return {
-        "limits": {"environment": ENVIRONMENT, "limits": {"copy": 4000.0, "fill": 3000.0, "cached_read": 5000.0}},
-        "torchvision": {**common, "cells": [cell("f16", 3000.0)]},
-        "ours": {**common, "cells": [cell("bf16", 500.0), broken]},
-        "tests": {"kernels": "passed", "device": "passed"},
+        "run": {"cells": [{"phase": "tests", "state": "passed"}]},
+        "limits": {"device": DEVICE, "cells": [{"name": n, "rate": rate, "unit": "GB/s"} for n, rate in RATES.items()]},
+        "baseline": {**both, "unfinished": {}, "cells": [cell("float16", 3000.0), cell("float16", 4.0, "backward")]},
+        "ours": {**both, "unfinished": {}, "cells": [cell("bfloat16", 500.0, least=least, kernels=kernels), broken]},
+        "layers": {**both, "cells": layer},
+        "variants": {"cells": [cell("float32", us, variant=v) for v, us in (("as it is", 10.0), ("other", 9.0))]},
     }
 
 
-Publish = Callable[[dict[str, Any]], None]
+Publish = Callable[[Document], str]
 
 
 @pytest.fixture
 def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """The phase `table` on the files of the other phases."""
-    monkeypatch.syspath_prepend(ROOT)
-    table = importlib.import_module("benchmarks.gpu.table")
+    """Publishes results into the folder; returns the README."""
+    module = importlib.import_module("benchmarks.gpu.publish")
 
-    def call(results: dict[str, Any]) -> None:
-        for phase, one in results.items():
-            (tmp_path / f"{phase}.json").write_text(json.dumps(one))
+    def call(results: Document) -> str:
+        (tmp_path / "results.json").write_text(json.dumps(results))
         (tmp_path / "README.md").write_text(EMPTY)
-        arguments = [tmp_path, "--publish", tmp_path, "--readme", tmp_path / "README.md"]
-        monkeypatch.setattr(sys, "argv", ["table", *map(str, arguments)])
-        table.main()
+        arguments = [tmp_path, "--into", tmp_path, "--readme", tmp_path / "README.md"]
+        monkeypatch.setattr(sys, "argv", ["publish", *map(str, arguments)])
+        module.main()
+        return (tmp_path / "README.md").read_text()
 
     return call
 
 
 def test_tables_are_made_of_results(tmp_path: Path, publish: Publish) -> None:
-    publish(invented())
-    readme = (tmp_path / "README.md").read_text()
-    # The output and the map, of 2 bytes an element, are 418.5 MB, 105 us of 4000 GB/s; the pixels that boxes touch are
-    # 970.7 MB, 194 us of 5000 GB/s.
-    assert "| C4 head | bf16 | NCHW | kernel | forward | 500.0 | 837 | 39% | 3000.0 | 6.0 |" in readme
-    assert "| C4 head | bf16 | NCHW | kernel | backward | 1000.0 | 419 | 10% | 6000.0 | 6.0 |" in readme
-    assert (
-        "Tests on this device: kernels passed, device passed. Sanitizers on this device: not run to the end." in readme
-    )
+    readme = publish(invented())
+    row = "| D | forward | bfloat16 | NCHW | kernel | 500.0 | 3000.0 | 6.0x | 200 cache | 40% | fill 7 + main 493 |"
+    assert row in readme
+    assert "| D | forward | float32 | NCHW | layer | 2.0 | 6.0 | 3.0x |" in readme
+    assert "On this device: smoke not run, tests passed, sanitizers not run." in readme
     assert "wrong results" not in readme
-    assert "| C4 head | f64 | NCHW | kernel | a \\| b |" in (tmp_path / "gpu.md").read_text()
+    report = (tmp_path / "gpu.md").read_text()
+    assert "| D | forward | float64 | NCHW | kernel | a \\| b |" in report
+    assert "| other | 9.0 (-10%) |" in report
     assert json.loads((tmp_path / "gpu.json").read_text()) == invented()
 
 
-def test_numbers_of_kernels_that_fail_tests_are_marked(tmp_path: Path, publish: Publish) -> None:
+def test_numbers_of_kernels_that_fail_tests_are_marked(publish: Publish) -> None:
     results = invented()
-    results["tests"]["device"] = "failed (1)"
-    publish(results)
-    assert "the numbers may be those of wrong results" in (tmp_path / "README.md").read_text()
+    results["run"]["cells"] = [{"phase": "tests", "state": "failed"}]
+    assert "the numbers may be those of wrong results" in publish(results)
 
 
 @pytest.mark.parametrize(
     ("phase", "change", "words"),
     [
-        ("limits", None, "has no results of limits"),
-        ("torchvision", None, "has no results of torchvision"),
-        ("ours", {"unfinished": ["mask head"]}, "nothing was published, because these workloads are not finished"),
-        ("ours", {"environment": {**ENVIRONMENT, "device": "another"}}, "device a GPU and another"),
-        ("limits", {"limits": {"copy": 4000.0}}, "not all limits"),
+        ("limits", None, "no results of limits"),
+        ("baseline", None, "no results of baseline"),
+        ("ours", {"cells": []}, "no results of ours"),
+        ("ours", {"unfinished": {"B": "ended after 25 s"}}, "not finished: ours: B ended after 25 s"),
+        ("ours", {"device": {**DEVICE, "device": "another"}}, "device a GPU and another"),
+        ("ours", {"quick": True}, "ours measured small problems"),
+        ("limits", {"cells": [{"name": "copy", "rate": 4000.0}]}, "not measured: cached_read, multiply_adds"),
     ],
 )
 def test_nothing_is_published_of_partial_results(
-    tmp_path: Path, publish: Publish, phase: str, change: dict[str, Any] | None, words: str
+    tmp_path: Path, publish: Publish, phase: str, change: Document | None, words: str
 ) -> None:
     results = invented()
     if change is None:
@@ -100,34 +117,94 @@ def test_nothing_is_published_of_partial_results(
     assert (tmp_path / "README.md").read_text() == EMPTY
 
 
-def test_bytes_are_those_of_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The least traffic, against a count sample by sample; maps have rows of no whole number of sectors."""
-    monkeypatch.syspath_prepend(ROOT)
-    workloads = importlib.import_module("benchmarks.gpu.workloads")
-    workload = workloads.Workload("small", 2, 20, 3, 3, 0, (16, 32))
-    rows = workload.corners()
-    union, pixels, sectors = set(), 0, 0
-    for (image, x1, y1, x2, y2), level in zip(rows.tolist(), workload.levels(rows).tolist(), strict=True):
-        height, width = workload.planes[level]
-        scale = workload.scales[level]
-        ys = touched(y1 * scale, y2 * scale, workload.bins, height)
-        xs = touched(x1 * scale, x2 * scale, workload.bins, width)
+def test_summary_shows_what_there_is() -> None:
+    """Whatever phases are missing or broken; what is there is shown."""
+    text = importlib.import_module("benchmarks.gpu.summary").text
+    assert text({}) == "There are no results."
+    whole = invented()
+    for phase in whole:
+        shown = text({name: fields for name, fields in whole.items() if name != phase})
+        assert ("| 500.0 |" in shown) == (phase != "ours")
+    whole["variants"] = {"cells": [{"no variant": 1}]}
+    whole["ours"]["cells"].append(cell("float32", 1.0, error="roialign_ext differs from torchvision by 1"))
+    shown = text(whole)
+    assert "cannot be shown: KeyError: 'variant'" in shown
+    assert "| 500.0 | 3000.0 |" in shown
+    assert "1 cells differ from torchvision" in shown
+
+
+def run_phase(folder: Path, module: str, *arguments: str, fault: str = "", seconds: float = 60) -> tuple[int, Document]:
+    """The exit status of a phase on a device that only answers, and what it wrote."""
+    variables = {
+        **os.environ,
+        "BENCHMARK_DEVICE": "fake_device:Fake",
+        "FAKE_DEVICE": fault,
+        "BENCHMARK_SECONDS": str(seconds),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    results = folder / "results.json"
+    command = [sys.executable, "-m", f"benchmarks.gpu.{module}", "--results", str(results), *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(results.read_text()) if results.exists() else {}
+
+
+def test_limits_are_measured(tmp_path: Path) -> None:
+    status, results = run_phase(tmp_path, "limits")
+    assert status == 0
+    assert {cell["name"] for cell in results["limits"]["cells"]} >= set(RATES)
+
+
+def test_no_device_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = importlib.import_module("benchmarks.gpu.device")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(device.NoDeviceError, match="finds no CUDA device"):
+        device.open_device()
+
+
+def test_bytes_and_products_are_those_of_every_sample() -> None:
+    """Floors, against a count sample by sample; maps have rows of no whole number of sectors."""
+    floors = importlib.import_module("benchmarks.floors")
+    workloads = importlib.import_module("benchmarks.workloads")
+    maps = ((50, 81), (25, 41))
+    workload = workloads.Workload(
+        "small", "small", 3, maps, (16, 32), 20, (16, 800), 3, 0, "multiscale_roi_align", images=2
+    )
+    generator = workloads.torch.Generator().manual_seed(workloads.SEED)
+    boxes = workloads.make_boxes(workload, generator)
+    union, pixels, sectors, tiles, forward, backward = set(), 0, 0, 0, 0, 0
+    for (image, x1, y1, x2, y2), level in zip(boxes.tolist(), workloads.assign_levels(boxes, 2).tolist(), strict=True):
+        (height, width), stride = maps[level], workload.strides[level]
+        rows = bins_of(y1 / stride, y2 / stride, 3, height)
+        columns = bins_of(x1 / stride, x2 / stride, 3, width)
+        ys, xs = set().union(*rows), set().union(*columns)
         union |= {(image, level, y, x) for y in ys for x in xs}
         pixels += len(ys) * len(xs)
         sectors += sum(len({(y * width + x) * 4 // 32 for x in xs}) for y in ys)
-    output, maps = 20 * 3 * 9 * 4, 2 * 3 * 4 * sum(height * width for height, width in workload.planes)
-    assert workload.least_bytes(4) == (output + len(union) * 3 * 4, output + maps)
-    assert workload.cached_bytes(4, channels_last=True) == pixels * 3 * 4
-    assert workload.cached_bytes(4, channels_last=False) == sectors * 3 * 32
+        tiles_y, tiles_x = (sum(len({i // 8 for i in one}) for one in axis) for axis in (rows, columns))
+        tiles += tiles_y * tiles_x
+        terms_y, terms_x = (sum(map(len, axis)) for axis in (rows, columns))
+        full_y, full_x = (sum(bool(one) for one in axis) for axis in (rows, columns))
+        forward += min(terms_y * len(xs) + full_y * terms_x, terms_x * len(ys) + full_x * terms_y)
+        backward += min(terms_y * tiles_x + len(ys) * terms_x, terms_x * tiles_y + len(xs) * terms_y)
+    assert len({row[0] for row in boxes.tolist()}) == 2
+    output, of_maps = 20 * 9, 2 * sum(height * width for height, width in maps)
+    least = floors.least(workload, "forward", "float32", "channels_last")
+    assert least == ((output + len(union)) * 12, pixels * 12, forward * 3)
+    assert floors.least(workload, "forward", "float32", "NCHW").cache == sectors * 3 * 32
+    least = floors.least(workload, "backward", "bfloat16", "channels_last")
+    assert least == ((output + of_maps) * 6, tiles * 6, backward * 3)
 
 
-def touched(low: float, high: float, bins: int, length: int) -> set[int]:
-    """Pixels of an axis that adaptive samples read."""
+def bins_of(low: float, high: float, bins: int, length: int) -> list[set[int]]:
+    """Pixels of an axis that adaptive samples of each bin read."""
     size = max(high - low, 1.0) / bins
     count = math.ceil(size)
-    found = set()
-    for place in (low + p * size + (i + 0.5) * size / count for p in range(bins) for i in range(count)):
-        if -1 <= place <= length:
-            first = min(int(max(place, 0.0)), length - 1)
-            found |= {first, min(first + 1, length - 1)}
+    found: list[set[int]] = [set() for _ in range(bins)]
+    for p in range(bins):
+        for place in (low + p * size + (i + 0.5) * size / count for i in range(count)):
+            if -1 <= place <= length:
+                first = min(int(max(place, 0.0)), length - 1)
+                found[p] |= {first, min(first + 1, length - 1)}
     return found

@@ -1,230 +1,180 @@
-"""Times on a GPU: `python -m benchmarks.gpu.measure limits|torchvision|ours --output FILE`.
+"""Times of one contestant on a GPU: `python -m benchmarks.gpu.measure --results FILE --who roialign_ext|torchvision`.
 
 Inputs rotate over several sets, so that no call finds its maps in the cache from the call before. Every workload has a
-process of its own, which a hung kernel or a lost device ends and nothing else; the file is written after every cell,
-and names the workloads that are not finished.
+process of its own. Before this package is timed on a workload, its results are held against torchvision's; cases that
+differ are not timed. Every cell is on disk as soon as it is measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from . import results
-from .contestants import KERNELS, LAYERS, Contestant
-from .timing import microseconds, spin
-from .workloads import DTYPES, WORKLOADS, Workload
+from .. import agreement
+from ..cases import Case, prepare
+from ..contestants import OURS, TORCHVISION, refusal
+from ..floors import least
+from ..workloads import DTYPES, HALF_DTYPES, LAYOUTS, NCHW_GRADIENT, VARIATIONS, WORKLOADS, Data, Workload, make_data
+from . import forked
+from .device import SAMPLES, Cuda, open_device
+from .store import Store
 
 SETS = 3
-SECONDS_OF_A_WORKLOAD = 100
-LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-NCHW_GRADIENT = "channels_last, NCHW gradient"
-"""Backward alone, where a box head flattens the result: the maps lie as they did, the gradient does not."""
+ALL = WORKLOADS | VARIATIONS
+# In the order of interest, for a run that is cut short. C takes torchvision longest and says least.
+GOALS = ("A", "B", "D", "E", "C")
 CALLS = ("kernel", "layer", "graph")
-TOLERANCE = 1e-3
-"""Largest difference between the contestants' float32 results, of the largest value."""
+DIRECTIONS = {"kernel": ("forward", "backward"), "layer": ("forward", "backward"), "graph": ("forward", "both")}
+PHASES = {OURS: "ours", TORCHVISION: "baseline"}
+# torchvision has no kernels for bfloat16; its float16 stands beside ours.
+HALF = {OURS: "bfloat16", TORCHVISION: "float16"}
+SECONDS_OF_A_WORKLOAD = 25.0
 
 Cell = dict[str, Any]
 
 
-def random_maps(workload: Workload, dtype: torch.dtype, layout: torch.memory_format) -> list[Tensor]:
-    return [
-        torch.randn(workload.images, workload.channels, *plane, device="cuda", dtype=torch.float32)
-        .to(dtype)
-        .contiguous(memory_format=layout)
-        .requires_grad_()
-        for plane in workload.planes
-    ]
+class Plan(NamedTuple):
+    """Which cases of a workload are measured, and how."""
 
+    who: str
+    dtypes: Sequence[str]
+    layouts: Sequence[str]
+    calls: Sequence[str]
+    samples: int = SAMPLES
+    split: bool = True  # also say what each kernel takes
 
-def differences(workload: Workload) -> dict[str, float]:
-    """How far this package's float32 results and gradients are from torchvision's, over the largest value."""
-    rows, maps = workload.corners(), random_maps(workload, torch.float32, torch.contiguous_format)
-    levels = workload.levels(rows)
-    order = torch.cat([(levels == level).nonzero()[:, 0] for level in range(len(maps))]).cuda()
-    contestant = KERNELS["ours"](workload)
-    (own,) = contestant.pool(maps, contestant.prepare(rows, torch.float32))
-    contestant = KERNELS["torchvision"](workload)
-    other = torch.cat(contestant.pool(maps, contestant.prepare(rows, torch.float32)))
-    grad = torch.randn_like(own)
-    found = {"forward": float((own[order] - other).detach().abs().max() / other.detach().abs().max())}
-    by_own = torch.autograd.grad(own, maps, grad)
-    by_other = torch.autograd.grad(other, maps, grad[order])
-    largest = max(float(one.abs().max()) for one in by_other)
-    found["backward"] = max(float((a - b).abs().max()) for a, b in zip(by_own, by_other, strict=True)) / largest
-    return found
-
-
-def passes(contestant: Contestant, workload: Workload, dtype: torch.dtype, layout: str, queued: bool) -> Cell:
-    """Forward and backward of one cell."""
-    sets = []
-    for i in range(SETS):
-        maps = random_maps(workload, dtype, LAYOUTS[layout.split(",")[0]])
-        sets.append((maps, contestant.prepare(workload.corners(i), dtype)))
-    times = {}
-    if layout != NCHW_GRADIENT:
-        turn = cycle(sets)
-        with torch.no_grad():
-            times["forward"] = microseconds(lambda: contestant.pool(*next(turn)), queued)
-    outs = [contestant.pool(*one) for one in sets]
-    grads = [[torch.randn_like(one) for one in out] for out in outs]
-    if layout == NCHW_GRADIENT:
-        grads = [[one.contiguous() for one in grad] for grad in grads]
-    step = cycle([(out, maps, grad) for out, (maps, _), grad in zip(outs, sets, grads, strict=True)])
-
-    def backward() -> None:
-        out, maps, grad = next(step)
-        torch.autograd.grad(out, maps, grad, retain_graph=True)
-
-    times["backward"] = microseconds(backward, queued)
-    return times
-
-
-def replays(contestant: Contestant, workload: Workload, dtype: torch.dtype, layout: str) -> Cell:
-    """Replays of CUDA graphs of the forward pass, and of both."""
-    maps = random_maps(workload, dtype, LAYOUTS[layout])
-    boxes = contestant.prepare(workload.corners(), dtype)
-
-    def forward() -> list[Tensor]:
-        with torch.no_grad():
-            return contestant.pool(maps, boxes)
-
-    def both() -> object:
-        out = contestant.pool(maps, boxes)
-        return torch.autograd.grad(out, maps, [torch.ones_like(one) for one in out])
-
-    def replay(call: Callable[[], object]) -> dict[str, float]:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            kept = call()
-        times = microseconds(graph.replay)
-        del kept
-        return times
-
-    return {"forward": replay(forward), "forward and backward": replay(both)}
-
-
-def cells(who: str, workload: Workload, dtypes: list[str], calls: list[str]) -> Iterator[Cell]:
-    """What names the cells of a workload."""
-    for dtype in (dtype for dtype in workload.dtypes if dtype in dtypes):
-        if who == "torchvision" and dtype == "bf16":
-            continue  # it has no bfloat16 kernel
-        for call in calls:
-            if (call == "layer" and len(workload.strides) == 1) or (call == "graph" and not workload.graph):
+    def cases(self, workload: Workload) -> Iterator[Case]:
+        mode = "max" if workload.operator == "roi_pool" else "avg"
+        for call in self.calls:
+            if call == "layer" and workload.operator != "multiscale_roi_align":
                 continue
-            layouts = [*LAYOUTS, NCHW_GRADIENT] if who == "ours" and call == "kernel" else LAYOUTS
-            for layout in layouts:
-                yield {"workload": workload.key, "dtype": dtype, "layout": layout, "call": call}
+            for dtype in self.dtypes:
+                for layout in self.layouts:
+                    for direction in DIRECTIONS[call]:
+                        case = Case(workload.key, direction, mode, dtype, layout, call)
+                        if layout == NCHW_GRADIENT and (direction != "backward" or self.who != OURS):
+                            continue
+                        if refusal(self.who, workload, direction, mode, dtype) is None:
+                            yield case
 
 
-def measure_cell(who: str, workload: Workload, dtype: str, layout: str, call: str) -> Cell:
-    if call == "graph":
-        return replays(KERNELS[who](workload), workload, DTYPES[dtype], layout)
-    contestant = (LAYERS if call == "layer" else KERNELS)[who](workload)
-    return passes(contestant, workload, DTYPES[dtype], layout, queued=call == "kernel")
+def name(case: Case) -> Cell:
+    """What names a cell."""
+    return {key: getattr(case, key) for key in ("workload", "direction", "dtype", "layout", "call")}
 
 
-def measure_workload(who: str, workload: Workload, dtypes: list[str], calls: list[str], path: Path) -> None:
-    """Adds the cells of a workload to the file, and takes it off the list of those that are not finished."""
-    found = json.loads(path.read_text())
+def measure_case(device: Cuda, plan: Plan, case: Case, workload: Workload, sets: Iterable[Data]) -> Cell:
+    with torch.set_grad_enabled(case.direction != "forward"):
+        calls = [prepare(plan.who, case, workload, data) for data in sets]
+        if case.call == "graph":
+            calls = [device.captured(calls[0])]  # type: ignore[list-item]
+        turn = cycle(calls)
+
+        def call() -> object:
+            return next(turn)()
+
+        cell = {**name(case), **device.time(call, samples=plan.samples, queued=case.call != "layer")}
+        if plan.split and case.call == "kernel":
+            cell["kernels"] = device.split(call)
+    if case.call != "graph":
+        cell["least"] = least(workload, case.direction, case.dtype, case.layout)._asdict()
+    return cell
+
+
+def measure_cases(device: Cuda, plan: Plan, workload: Workload, add: Callable[[Cell], None]) -> None:
+    """Measures the cases one by one; what fails is a cell with an error, unless it has cost the device."""
+    sets: list[Data] = []
+    of: tuple[str, str] | None = None
+    device.warm_up()
+    for case in plan.cases(workload):
+        if of != (case.dtype, case.layout):
+            sets.clear()
+            device.release()
+            sets += [make_data(workload, case.dtype, case.layout, device.name, number) for number in range(SETS)]
+            of = (case.dtype, case.layout)
+        try:
+            if plan.who == OURS:
+                found = difference(case, workload, sets[0])
+                add({**measure_case(device, plan, case, workload, sets), "relative_error": found})
+            else:
+                add(measure_case(device, plan, case, workload, sets))
+        except (RuntimeError, ValueError, agreement.DisagreementError) as error:
+            add({**name(case), "error": forked.first_line(error)})
+            device.synchronize()  # raises where the device is lost, and ends this process
+
+
+def difference(case: Case, workload: Workload, data: Data) -> float | None:
+    """How far this package's result is from torchvision's in float32; raises where that is too far."""
+    direction = "forward" if case.direction == "forward" else "backward"
+    case = replace(case, call="layer", direction=direction)
+    names = [OURS] if case.dtype in HALF_DTYPES else [OURS, TORCHVISION]
+    with torch.set_grad_enabled(direction != "forward"):
+        results = {who: prepare(who, case, workload, data)() for who in names}
+        errors = agreement.check(case, workload, data, results).get("relative_error", {})
+    error: float | None = errors.get(OURS)
+    return error
+
+
+def line(cell: Cell) -> str:
+    """One cell, for the log."""
+    words = " ".join(
+        str(cell[key]) for key in ("who", "workload", "direction", "dtype", "layout", "call") if key in cell
+    )
+    if "error" in cell:
+        return f"{words}: {cell['error']}"
+    parts = ", ".join(f"{kernel} {us}" for kernel, us in cell.get("kernels", {}).items())
+    return f"{words}: {cell['us']} us ({cell['p25']} .. {cell['p75']}){': ' if parts else ''}{parts}"
+
+
+def measure_workload(plan: Plan, workload: Workload, store: Store, phase: str) -> None:
+    """The work of one process."""
+    device = open_device()
+    store.update(phase, device=device.describe())
+    clocks = [device.clocks()]
 
     def add(cell: Cell) -> None:
-        print(json.dumps(cell), flush=True)
-        found["cells"].append(cell)
-        results.write(path, found)
+        print(line(cell), flush=True)
+        store.append(phase, cell)
 
-    if "environment" not in found:
-        found["environment"] = results.environment()
-    spin()
-    found["clocks"][workload.key] = [results.clocks()]
-    if who == "ours":
-        difference = differences(workload)
-        found.setdefault("differences", {})[workload.key] = difference
-        results.write(path, found)
-        if not all(value <= TOLERANCE for value in difference.values()):
-            add({"workload": workload.key, "error": f"differs from torchvision: {difference}"})
-            calls = []
-    for cell in cells(who, workload, dtypes, calls):
-        try:
-            add({**cell, **measure_cell(who, workload, cell["dtype"], cell["layout"], cell["call"])})
-        except (RuntimeError, ValueError) as error:
-            add({**cell, "error": str(error).splitlines()[0]})
-        torch.cuda.synchronize()  # raises where the error has cost the device, and ends this process
-        torch.cuda.empty_cache()
-    found["clocks"][workload.key].append(results.clocks())
-    found["unfinished"].remove(workload.key)
-    results.write(path, found)
+    measure_cases(device, plan, workload, add)
+    store.update(phase, **{f"clocks of {workload.key}": [*clocks, device.clocks()]})
 
 
-def measure_all(who: str, workloads: list[str], dtypes: list[str], calls: list[str], path: Path) -> bool:
-    """Whether every workload was finished."""
-    results.write(path, {"unfinished": workloads, "clocks": {}, "cells": []})
-    # A forked process needs no second import of torch; this one never touches the device.
-    context = multiprocessing.get_context("fork")
-    for workload in (workload for workload in WORKLOADS if workload.key in workloads):
-        process = context.Process(target=measure_workload, args=(who, workload, dtypes, calls, path), daemon=True)
-        process.start()
-        process.join(SECONDS_OF_A_WORKLOAD)
-        if process.exitcode is None:
-            print(f"{workload.key}: ended after {SECONDS_OF_A_WORKLOAD} s", flush=True)
-            process.kill()
-            process.join()
-        elif process.exitcode != 0:
-            print(f"{workload.key}: its process ended with {process.exitcode}", flush=True)
-    return not json.loads(path.read_text())["unfinished"]
-
-
-def measure_limits(path: Path) -> None:
-    """Bandwidths in GB/s: copy and fill of 1 GiB, and reading what lies in the second-level cache."""
-    from .cached_read import CachedRead
-
-    spin()
-    large = torch.randn(1 << 28, device="cuda")
-    other = torch.empty_like(large)
-    size = large.numel() * 4
-    # Half of the cache of an H200: 528 programs, 26 MB.
-    read = CachedRead(programs=4 * torch.cuda.get_device_properties(0).multi_processor_count)
-    found: dict[str, Any] = {"environment": results.environment(), "clocks": [results.clocks()], "limits": {}}
-    for name, moved, call in (
-        ("copy", 2 * size, lambda: other.copy_(large)),
-        ("fill", size, lambda: other.fill_(1.5)),
-        ("cached_read", read.bytes, read),
-    ):
-        found["limits"][name] = round(moved / microseconds(call)["us"] / 1e3, 1)
-        print(name, found["limits"][name], "GB/s", flush=True)
-        results.write(path, found)
-    found["clocks"].append(results.clocks())
-    results.write(path, found)
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["limits", *KERNELS])
-    parser.add_argument("--output", type=Path, required=True)
-    keys = [workload.key for workload in WORKLOADS]
-    parser.add_argument("--workloads", nargs="+", choices=keys, default=keys)
-    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
-    parser.add_argument("--calls", nargs="+", choices=CALLS, default=list(CALLS))
-    arguments = parser.parse_args()
-    if arguments.what == "limits":
-        measure_limits(arguments.output)
-    elif not measure_all(arguments.what, arguments.workloads, arguments.dtypes, arguments.calls, arguments.output):
-        sys.exit("some workloads were not finished: the file names them")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--who", choices=[OURS, TORCHVISION], required=True)
+    parser.add_argument("--phase", help="under which name results are written; by default ours or baseline")
+    parser.add_argument("--workloads", nargs="+", choices=list(ALL), default=list(GOALS))
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), help="by default float32 and a half precision")
+    parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=["NCHW", "channels_last"])
+    parser.add_argument("--calls", nargs="+", choices=CALLS, default=["kernel"])
+    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--quick", action="store_true", help="small problems: shows that everything works")
+    options = parser.parse_args()
+    who, phase, store = options.who, options.phase or PHASES[options.who], Store(options.results)
+    dtypes = options.dtypes or ["float32", HALF[who]]
+    plan = Plan(who, dtypes, options.layouts, options.calls, options.samples)
+    unfinished = dict.fromkeys(options.workloads, "not begun")
+    store.update(phase, who=who, quick=options.quick, unfinished=unfinished)
+    for key in options.workloads:
+        workload = ALL[key].shrunk() if options.quick else ALL[key]
+        how = forked.run(partial(measure_workload, plan, workload, store, phase), SECONDS_OF_A_WORKLOAD)
+        unfinished.pop(key)
+        if how:
+            print(f"{key}: {how}", flush=True)
+            unfinished[key] = how
+        store.update(phase, unfinished=unfinished)
+    return int(bool(unfinished))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

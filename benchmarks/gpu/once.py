@@ -1,26 +1,47 @@
-"""One pass of each kernel over the box head, for a profiler: `python -m benchmarks.gpu.once`."""
+"""One forward and one backward pass of each case named, for a profiler: `python -m benchmarks.gpu.once [CASE...]`.
+
+A case is CONTESTANT:WORKLOAD:DTYPE:LAYOUT, as in `roialign_ext:A:float32:NCHW`."""
 
 from __future__ import annotations
 
-import torch
+import argparse
+import sys
 
-from .contestants import KERNELS
-from .measure import LAYOUTS, random_maps
-from .workloads import DTYPES, WORKLOADS
+from ..cases import Case, prepare
+from ..workloads import WORKLOADS, make_data
+from .device import NoDeviceError, open_device
+from .driver import NO_DEVICE
+
+CASES = (
+    "roialign_ext:A:float32:channels_last",
+    "roialign_ext:A:float32:NCHW",
+    "roialign_ext:D:float32:channels_last",
+    "roialign_ext:D:float32:NCHW",
+    "torchvision:A:float32:NCHW",
+    "roialign_ext:A:bfloat16:channels_last",
+    "torchvision:D:float32:NCHW",
+)
 
 
-def main() -> None:
-    workload = WORKLOADS[0]
-    for who, dtype, layout in (
-        *(("ours", dtype, layout) for dtype in ("f32", "bf16") for layout in LAYOUTS),
-        ("torchvision", "f32", "NCHW"),
-    ):
-        contestant = KERNELS[who](workload)
-        maps = random_maps(workload, DTYPES[dtype], LAYOUTS[layout])
-        out = contestant.pool(maps, contestant.prepare(workload.corners(), DTYPES[dtype]))
-        torch.autograd.grad(out, maps, [torch.randn_like(one) for one in out])
-    torch.cuda.synchronize()
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
+    parser.add_argument("--quick", action="store_true", help="small problems")
+    options = parser.parse_args()
+    try:
+        device = open_device()
+    except NoDeviceError as error:
+        print(f"nothing is run: {error}")
+        return NO_DEVICE
+    for name in options.cases:
+        who, key, dtype, layout = name.split(":")
+        workload = WORKLOADS[key].shrunk() if options.quick else WORKLOADS[key]
+        data = make_data(workload, dtype, layout, device.name)
+        prepare(who, Case(key, "backward", "avg", dtype, layout, "kernel"), workload, data)()  # runs forward, too
+        device.synchronize()
+        print(f"{name}: done", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

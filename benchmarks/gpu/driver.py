@@ -1,0 +1,451 @@
+"""Runs phases on a GPU against a deadline: `python -m benchmarks.gpu.driver FOLDER [--table sweep] [--dry-run]`.
+
+Every phase is a process group with a time box: an interrupt at its end, a kill soon after. A phase may fail, hang or
+lose the device, the disk may be full, the run may be interrupted: what is there by then is in FOLDER, and the summary
+is printed last.
+
+FOLDER gets `results.json` (see store.py; the phase "run" says how each phase ended) and `log.tar.gz`.
+
+Exit status: 0 where every phase passed, 1 where one did not or the run was interrupted, 2 where nothing was begun
+(the message says why), 3 where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tarfile
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from .children import UNTIL, Child, wait
+from .environment import LOGS, ROOT, prepare
+from .logs import LogFile
+from .store import LOST, Store
+
+NO_DEVICE = 3
+"""Status of a phase `facts` that found no GPU, and of the run then."""
+LINES_OF_A_PHASE, CHARACTERS_OF_A_LINE = 2000, 400
+PERIOD = 0.02
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One child process `python -m MODULE --results FILE ARGUMENTS`, and when it may run.
+
+    The first phase of a table runs alone; the others run in the order of the table, side by side where their lanes
+    differ. `after` names phases that have to be over, `needs` those that have to have passed.
+    """
+
+    name: str
+    box: float  # seconds
+    about: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    lane: str = "device"
+    after: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    least: float = 5.0  # seconds under which it is not begun
+
+
+@dataclass(frozen=True)
+class Table:
+    """Phases and the time for all of them; the tests scale it down."""
+
+    phases: tuple[Phase, ...]
+    deadline: float
+    grace: float = 4.0  # from a phase's interrupt to its kill
+    ending: float = 4.0  # for the summary
+
+    def scaled(self, factor: float) -> Table:
+        phases = tuple(replace(one, box=one.box * factor, least=one.least * factor) for one in self.phases)
+        return Table(phases, self.deadline * factor, self.grace * factor, self.ending * factor)
+
+    def box(self, phase: Phase, now: float) -> float:
+        """Seconds for a phase that begins now; under its least, it is not begun."""
+        return min(phase.box, self.deadline - self.ending - self.grace - now)
+
+
+def phase(
+    name: str,
+    box: float,
+    about: str,
+    command: str = "",
+    lane: str = "device",
+    after: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    least: float = 5.0,
+) -> Phase:
+    """A phase that is a module of this package, by default the one of its name, with arguments."""
+    module, *arguments = shlex.split(command) or [name]
+    return Phase(name, box, about, f"{__package__}.{module}", tuple(arguments), lane, after, needs, least)
+
+
+BUILT = ("build",)
+_FACTS = phase("facts", 30, "the machine, its tools and versions")
+_BUILD = phase("build", 100, "the module, for this device, on all cores", lane="host")
+_LIMITS = phase("limits", 15, "rates that results are held against")
+_MORE = (
+    "--workloads A 'A sorted' D E 'E sorted' 'E clustered' 'E two images' 'E many' 'E few' --calls kernel layer graph"
+)
+_MORE_LAYOUTS = "--layouts NCHW channels_last 'channels_last, NCHW gradient'"
+_TOOLS = "--tools memcheck racecheck synccheck initcheck --cases 'test_kernels_agree and (dtype or channels_last)'"
+_PROFILES = " ".join(
+    f"{who}:{workload}:float32:{layout}"
+    for workload in ("B", "E")
+    for who, layout in (("roialign_ext", "NCHW"), ("roialign_ext", "channels_last"), ("torchvision", "NCHW"))
+)
+FIRST = Table(
+    # What matters most comes first, and the sanitizers get what is over.
+    (
+        _FACTS,
+        _BUILD,
+        phase("variants build", 60, "the kernels with other constants", "variants --build", lane="host", needs=BUILT),
+        phase("baseline", 60, "torchvision on the workloads of the goals", "measure --who torchvision"),
+        _LIMITS,
+        phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=BUILT),
+        phase("tests", 75, "tests/test_cuda_device.py", needs=BUILT),
+        phase("ours", 75, "this package on the same workloads", "measure --who roialign_ext", needs=BUILT),
+        phase("layers", 15, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
+        phase("profile", 70, "ncu on A and D", needs=BUILT, least=20),
+        phase("variants", 50, "the kernels with other constants", needs=("variants build",)),
+        phase("sanitizers", 100, "memcheck and racecheck on small cases", needs=BUILT, least=15),
+    ),
+    deadline=440,
+)
+SWEEP = Table(
+    (
+        _FACTS,
+        _BUILD,
+        phase(
+            "baseline",
+            100,
+            "torchvision: more workloads, float64, graphs",
+            f"measure --who torchvision {_MORE} --dtypes float32 float16 float64",
+        ),
+        _LIMITS,
+        phase(
+            "ours",
+            150,
+            "this package on the same workloads",
+            f"measure --who roialign_ext {_MORE} {_MORE_LAYOUTS} --dtypes float32 float16 bfloat16 float64",
+            needs=BUILT,
+        ),
+        phase("profile", 70, "ncu on B and E", f"profile {_PROFILES}", needs=BUILT, least=20),
+        phase("sanitizers", 300, "all four tools, more cases", f"sanitizers {_TOOLS}", needs=BUILT, least=15),
+    ),
+    deadline=560,
+)
+TABLES = {"first": FIRST, "sweep": SWEEP}
+
+
+@dataclass
+class Entry:
+    """What has become of a phase."""
+
+    phase: Phase
+    state: str = "waiting"  # running, then passed, failed, timed out, interrupted or skipped
+    why: str = ""
+    child: Child | None = None
+    box: float = 0.0
+    begun: float = 0.0
+    seconds: float = 0.0
+    cut: bool = False  # whether it was told to end
+    lines: int = 0
+    last_line: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.state not in ("waiting", "running")
+
+
+class Printer:
+    """Everything that is printed, also in log/run.txt. A closed pipe stops the run as little as a full disk."""
+
+    def __init__(self) -> None:
+        self._file = LogFile("run.txt")
+        self._lock = threading.Lock()
+
+    def __call__(self, text: str) -> None:
+        with self._lock:
+            with contextlib.suppress(OSError):
+                os.write(1, (text + "\n").encode(errors="replace"))
+            self._file(text)
+
+
+class Run:
+    """One run of a table."""
+
+    def __init__(self, table: Table, folder: Path, sentences: Sequence[str], environment: dict[str, str]) -> None:
+        self.started = time.monotonic()
+        self.table, self.folder, self.environment = table, folder, environment
+        self.entries = {one.name: Entry(one) for one in table.phases}
+        self.first = self.entries[table.phases[0].name]
+        self.interrupted = ""
+        self.lost = 0  # results of phases that could not be written
+        self.say = Printer()
+        self.store = Store(folder / "results.json", self.say)
+        for sentence in sentences:
+            self.say(sentence)
+        self.store.update("run", deadline=table.deadline, missing=list(sentences), commit=environment["COMMIT"])
+
+    def now(self) -> float:
+        return time.monotonic() - self.started
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = signal.Signals(number).name
+
+    def go(self) -> int:
+        """Runs the phases, prints the summary, and returns the exit status."""
+        # A handler, and not the default, also where the shell began this in the background and ignores SIGINT:
+        # children would inherit that.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self.interrupt)
+        crash = ""
+        try:
+            while not self.interrupted and not all(entry.over for entry in self.entries.values()):
+                self.reap()
+                self.begin()
+                time.sleep(PERIOD)
+        except Exception:
+            crash = traceback.format_exc()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        self.end_all(crash)
+        self.pack()
+        self.summarize(crash)
+        if self.no_device:
+            return NO_DEVICE
+        return int(self.all_lost > 0 or any(entry.state != "passed" for entry in self.entries.values()))
+
+    @property
+    def all_lost(self) -> int:
+        """Results that could not be written, those of this process among them."""
+        return self.lost + self.store.lost
+
+    @property
+    def no_device(self) -> bool:
+        return self.first.state == "no device"
+
+    def begin(self) -> None:
+        """Begins every phase whose turn it is."""
+        for lane in dict.fromkeys(entry.phase.lane for entry in self.entries.values()):
+            mine = [entry for entry in self.entries.values() if entry.phase.lane == lane]
+            for entry in mine:
+                if entry.over:
+                    continue
+                if entry.state == "running" or not self.ready(entry):
+                    break
+                self.begin_one(entry)
+                if entry.state == "running":
+                    break
+
+    def ready(self, entry: Entry) -> bool:
+        if entry is self.first:
+            return True
+        names = (*entry.phase.after, *entry.phase.needs)
+        return self.first.over and all(self.entries[name].over for name in names)
+
+    def begin_one(self, entry: Entry) -> None:
+        if self.no_device:
+            return self.end(entry, "skipped", "there is no GPU")
+        if failed := [name for name in entry.phase.needs if self.entries[name].state != "passed"]:
+            return self.end(entry, "skipped", f"{failed[0]} did not pass")
+        entry.begun, entry.box = self.now(), self.table.box(entry.phase, self.now())
+        if entry.box < entry.phase.least:
+            entry.box = 0.0
+            return self.end(entry, "skipped", "no time is left")
+        cut = f", of {entry.phase.box:.0f}, since the deadline is near" if entry.box < entry.phase.box else ""
+        self.say(f"#### {entry.phase.name}: {entry.phase.about} ({entry.box:.0f} s{cut}; {entry.begun:.0f} s are over)")
+        module = [sys.executable, "-m", entry.phase.module, "--results", str(self.store.path), *entry.phase.arguments]
+        environment = {
+            **self.environment,
+            "BENCHMARK_SECONDS": f"{entry.box:.2f}",
+            UNTIL: f"{time.monotonic() + entry.box:.2f}",
+        }
+        try:
+            entry.child = Child(module, lambda line: self.line(entry, line), environment, ROOT)
+        except OSError as error:
+            return self.end(entry, "failed", str(error))
+        entry.state = "running"
+        return None
+
+    def line(self, entry: Entry, line: str) -> None:
+        """One line that a phase printed."""
+        entry.lines += 1
+        self.lost += line.startswith(LOST)
+        if line.strip():
+            entry.last_line = line.strip()[:CHARACTERS_OF_A_LINE]
+        if entry.lines <= LINES_OF_A_PHASE:
+            self.say(f"{entry.phase.name}: {line[:CHARACTERS_OF_A_LINE]}")
+        elif entry.lines == LINES_OF_A_PHASE + 1:
+            self.say(f"{entry.phase.name}: (further lines are left out)")
+
+    def reap(self) -> None:
+        """Notes what has ended, and ends what is over its time."""
+        for entry in self.entries.values():
+            if entry.child is None or entry.over:
+                continue
+            status, age = entry.child.status(), self.now() - entry.begun
+            if status is None and age >= entry.box and not entry.cut:
+                entry.cut = True
+                entry.child.interrupt()
+            if status is None and age < entry.box + self.table.grace:
+                continue
+            entry.child.kill()
+            if entry.cut:
+                self.end(entry, "timed out", f"after {entry.box:.0f} s")
+            elif status == 0:
+                self.end(entry, "passed", "")
+            elif status == NO_DEVICE and entry is self.first:
+                self.end(entry, "no device", entry.last_line)
+            else:
+                assert status is not None
+                how = f"status {status}" if status >= 0 else signal.Signals(-status).name
+                self.end(entry, "failed", f"{how}: {entry.last_line}")
+
+    def end(self, entry: Entry, state: str, why: str) -> None:
+        entry.state, entry.why = state, why
+        entry.seconds = self.now() - entry.begun if entry.child is not None else 0.0
+        self.store.append("run", self.cell(entry))
+        self.say(f"#### {entry.phase.name}: {state}{f', {why}' if why else ''} ({entry.seconds:.1f} s)")
+        if entry.child is not None:
+            self.pack()
+
+    def cell(self, entry: Entry) -> dict[str, object]:
+        numbers = {"seconds": entry.seconds, "box": entry.box, "begun": entry.begun}
+        rounded = {name: round(value, 2) for name, value in numbers.items()}
+        return {"phase": entry.phase.name, "state": entry.state, "why": entry.why, **rounded}
+
+    def end_all(self, crash: str) -> None:
+        """After an interrupt or a fault of this program: ends what runs."""
+        running = [entry for entry in self.entries.values() if entry.child is not None and not entry.over]
+        children = [entry.child for entry in running if entry.child is not None]
+        for child in children:
+            child.interrupt()
+        wait(children, min(self.table.grace, 2.0))
+        for entry, child in zip(running, children, strict=True):
+            child.kill()
+            self.end(entry, "interrupted", self.interrupted or "a fault of the driver")
+        for entry in self.entries.values():
+            if not entry.over:
+                self.end(entry, "skipped", f"interrupted, {self.interrupted or 'a fault of the driver'}")
+        self.store.update("run", interrupted=self.interrupted, fault=crash, seconds=round(self.now(), 2))
+
+    def pack(self) -> None:
+        """All logs so far, in one file."""
+        archive = self.folder / "log.tar.gz"
+        part = archive.with_name(archive.name + ".part")
+        try:
+            with tarfile.open(part, "w:gz", compresslevel=1) as tar:
+                for file in sorted(LOGS.rglob("*")):
+                    if file.is_file():
+                        tar.add(file, Path("log") / file.relative_to(LOGS))
+            part.replace(archive)
+        except (OSError, tarfile.TarError) as error:
+            self.say(f"{LOST} {archive} could not be written: {error}")
+            part.unlink(missing_ok=True)
+
+    def summarize(self, crash: str) -> None:
+        """What was found, and how the phases ended: printed last, whatever happened."""
+        lines = ["", f"{'phase':<16}{'state':<14}{'seconds':>8}  why"]
+        for entry in self.entries.values():
+            lines.append(f"{entry.phase.name:<16}{entry.state:<14}{entry.seconds:>8.1f}  {entry.why}"[:200])
+        lines.append(f"{self.now():.0f} s of {self.table.deadline:.0f}. {self.verdict(crash)}")
+        phases = "\n".join(lines)
+        try:
+            from . import summary, verdicts
+
+            document = self.store.read()
+            self.say("\n\n".join(filter(None, [verdicts.text(document), phases, summary.text(document)])))
+        except Exception:
+            self.say(f"There is no table of the results, because making it failed:\n{traceback.format_exc()}\n{phases}")
+
+    def verdict(self, crash: str) -> str:
+        if crash:
+            return "The driver failed:\n" + crash
+        if self.interrupted:
+            return f"Interrupted by {self.interrupted}."
+        if self.no_device:
+            return f"There is no GPU here, so nothing was measured: {self.first.why}."
+        bad = [entry.phase.name for entry in self.entries.values() if entry.state != "passed"]
+        lost = f"{self.all_lost} results could not be written: they are above. " if self.all_lost else ""
+        return lost + (f"Not passed: {', '.join(bad)}." if bad else "All phases passed.")
+
+
+def plan(table: Table) -> list[tuple[Phase, float, float]]:
+    """Every phase with the latest time that it begins, where each takes all of its box, and the box that is left."""
+    ends: dict[str, float] = {}
+    lanes: dict[str, float] = {}
+    result = []
+    for one in table.phases:
+        first = table.phases[0]
+        waits = [ends[name] for name in (*one.after, *one.needs)]
+        begin = max([lanes.get(one.lane, 0.0), ends.get(first.name, 0.0), *waits])
+        box = table.box(one, begin)
+        box = box if box >= one.least else 0.0
+        ends[one.name] = lanes[one.lane] = begin + box
+        result.append((one, begin, box))
+    return result
+
+
+def print_plan(name: str, table: Table) -> None:
+    print(f"{name}: {table.deadline:.0f} s in all; phases begin earlier where earlier ones end earlier")
+    print(f"{'at latest':>9} {'box':>5}  {'phase':<16}{'lane':<8}{'needs':<24}what")
+    for one, begin, box in plan(table):
+        left = f"{box:.0f}" if box == one.box else f"{box:.0f}/{one.box:.0f}"
+        needs = ", ".join((*one.needs, *(f"({name})" for name in one.after)))
+        print(f"{begin:>8.0f}s {left:>5}  {one.name:<16}{one.lane:<8}{needs:<24}{one.about}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Tests and measures the CUDA kernels on a GPU, against a deadline.",
+        epilog="Exit status: 0 all phases passed, 1 one did not, 2 nothing was begun, 3 there is no GPU.",
+    )
+    parser.add_argument("folder", type=Path, nargs="?", help="where results.json and log.tar.gz go")
+    parser.add_argument("--table", choices=list(TABLES), default="first")
+    parser.add_argument("--seconds", type=float, help="another deadline than the table's")
+    parser.add_argument("--dry-run", action="store_true", help="print the phases with their time boxes, run nothing")
+    arguments = parser.parse_args()
+    table = TABLES[arguments.table]
+    if arguments.seconds is not None:
+        table = replace(table, deadline=arguments.seconds)
+    setting = prepare()
+    if arguments.dry_run:
+        print(*setting.sentences, sep="\n")
+        print_plan(arguments.table, table)
+        return 0
+    if arguments.folder is None:
+        parser.error("FOLDER is missing: where results.json and log.tar.gz go")
+    return start(table, arguments.folder, setting.sentences, setting.variables)
+
+
+def start(table: Table, folder: Path, sentences: Sequence[str], environment: dict[str, str]) -> int:
+    """Makes the folders and runs the table."""
+    folder = folder.resolve()
+    if (folder / "results.json").exists():
+        print(f"{folder} holds the results of an earlier run: name another folder", file=sys.stderr)
+        return 2
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(LOGS, ignore_errors=True)
+        LOGS.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"there is nowhere to write to: {error}", file=sys.stderr)
+        return 2
+    return Run(table, folder, sentences, environment).go()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Work in a process of its own, which a hung kernel or a lost device ends and nothing else.
+
+A forked process needs no second import of torch; so the process that forks never touches the device."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from .device import NoDeviceError
+from .driver import NO_DEVICE
+
+_STARTED = time.monotonic()
+_AT_THE_END = 1.0
+"""Seconds that are kept for what comes after the work."""
+
+
+def seconds_left() -> float:
+    """Of the time that the driver gave this phase."""
+    return float(os.environ.get("BENCHMARK_SECONDS", "inf")) - (time.monotonic() - _STARTED) - _AT_THE_END
+
+
+def run(work: Callable[[], object], seconds: float) -> str:
+    """How the work ended, in words; empty if it came to its end. Where there is no device, this process ends too."""
+
+    def call() -> None:
+        try:
+            work()
+        except NoDeviceError as error:
+            print(f"nothing is measured: {error}", flush=True)
+            sys.exit(NO_DEVICE)
+        except Exception as error:
+            print(f"failed: {type(error).__name__}: {first_line(error)}", flush=True)
+            sys.exit(1)
+
+    limit = min(seconds, seconds_left())
+    if limit <= 0:
+        return "not begun, no time is left"
+    process = multiprocessing.get_context("fork").Process(target=call, daemon=True)
+    process.start()
+    process.join(None if limit == float("inf") else limit)
+    if process.exitcode is None:
+        process.kill()
+        process.join(1.0)
+        return f"ended after {limit:.0f} s"
+    if process.exitcode == NO_DEVICE:
+        sys.exit(NO_DEVICE)
+    return "" if process.exitcode == 0 else f"its process ended with {process.exitcode}"
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

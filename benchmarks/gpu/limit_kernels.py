@@ -1,0 +1,83 @@
+"""Kernels that do one thing as fast as the device can: what pooling is held against."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+READS, BLOCK, WARPS = 50, 4096, 8
+ADDITIONS, ADDED = 4, 1024
+STEPS, SUMS = 2048, 2048
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _read(data, sums, count, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    program = tl.program_id(0)
+    lanes = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for _ in range(repeats):
+        for first in range(program * BLOCK, count, tl.num_programs(0) * BLOCK):
+            # Past the first-level cache, which would keep a multiprocessor's share.
+            total += tl.load(data + first + lanes, cache_modifier=".cg")
+    tl.store(sums + program * BLOCK + lanes, total)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _add(sums, count, stride, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    # Neighbouring lanes change places, so that the compiler sees no run of addresses to make one wide addition of.
+    lanes = tl.arange(0, BLOCK) ^ 1
+    ones = tl.full((BLOCK,), 1.0, tl.float32)
+    for turn in range(repeats):
+        first = ((turn * tl.num_programs(0) + tl.program_id(0)) * BLOCK * stride) % count
+        tl.atomic_add(sums + first + lanes * stride, ones, sem="relaxed")
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _multiply_add(sums, factor, steps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.load(sums + place)
+    for _ in range(steps):
+        total = total * factor + factor
+    tl.store(sums + place, total)
+
+
+class CachedRead:
+    """Reads about `size` bytes, whole blocks for each program, `READS` times; `bytes` is what a call reads."""
+
+    def __init__(self, size: int, multiprocessors: int) -> None:
+        self._programs = 4 * multiprocessors
+        blocks = max(1, size // (4 * BLOCK * self._programs))
+        self._data = torch.randn(blocks * self._programs * BLOCK, device="cuda")
+        self._sums = torch.empty(self._programs * BLOCK, device="cuda")
+        self.bytes = 4 * READS * self._data.numel()
+
+    def __call__(self) -> None:
+        _read[(self._programs,)](self._data, self._sums, self._data.numel(), READS, BLOCK=BLOCK, num_warps=WARPS)
+
+
+class Additions:
+    """Atomic additions of 32 lanes to elements `stride` apart, all over `sums`; `sectors` of 32 bytes a call."""
+
+    def __init__(self, sums: Tensor, stride: int) -> None:
+        self._sums, self._stride = sums, stride
+        self._programs = sums.numel() // (ADDED * stride)
+        additions = self._programs * ADDED * ADDITIONS
+        self.sectors = additions * stride / 8
+
+    def __call__(self) -> None:
+        arguments = (self._sums, self._sums.numel(), self._stride, ADDITIONS)
+        _add[(self._programs,)](*arguments, BLOCK=ADDED, num_warps=WARPS)
+
+
+class MultiplyAdds:
+    """Multiply-adds of float32 in registers, `count` of them."""
+
+    def __init__(self, multiprocessors: int) -> None:
+        self._programs = 8 * multiprocessors
+        self._sums = torch.randn(self._programs * SUMS, device="cuda")
+        self.count = self._sums.numel() * STEPS
+
+    def __call__(self) -> None:
+        _multiply_add[(self._programs,)](self._sums, 0.5, STEPS, BLOCK=SUMS, num_warps=WARPS)

@@ -1,0 +1,130 @@
+"""What ncu counts of each kernel: `python -m benchmarks.gpu.profile --results FILE [CASE...]`.
+
+A case of `once.py` is a process of its own, so that the ones before it are kept if one fails. Clocks and caches are
+left as a caller finds them: tables that a kernel reads were just written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .children import run, seconds_left
+from .device import short_name
+from .environment import ROOT
+from .logs import LogFile
+from .once import CASES
+from .store import Store
+
+STALLED = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
+METRICS = {
+    "ns": "gpu__time_duration.sum",
+    "instructions": "smsp__inst_executed.sum",
+    "issue_active_percent": "smsp__issue_active.avg.pct_of_peak_sustained_active",
+    "warps_active_percent": "sm__warps_active.avg.pct_of_peak_sustained_active",
+    "registers": "launch__registers_per_thread",
+    "stall_long_scoreboard": STALLED.format("long_scoreboard"),
+    "stall_no_instruction": STALLED.format("no_instruction"),
+    "stall_lg_throttle": STALLED.format("lg_throttle"),
+    "stall_barrier": STALLED.format("barrier"),
+    "l1_hit_percent": "l1tex__t_sector_hit_rate.pct",
+    "l2_sectors": "lts__t_sectors.sum",
+    "l2_sectors_read": "lts__t_sectors_op_read.sum",
+    "l2_sectors_write": "lts__t_sectors_op_write.sum",
+    "l2_sectors_reduction": "lts__t_sectors_op_red.sum",
+    "l2_sectors_atomic": "lts__t_sectors_op_atom.sum",
+    "l2_throughput_percent": "lts__t_sectors.avg.pct_of_peak_sustained_elapsed",
+    "dram_bytes_read": "dram__bytes_read.sum",
+    "dram_bytes_write": "dram__bytes_write.sum",
+}
+"""Our names and ncu's. Stalls are warps that wait, for every instruction that is issued."""
+KERNELS = "regex:roialign_ext|roi_align"
+"""This package's and torchvision's."""
+UNKNOWN = re.compile(r"Failed to find metric ([\w.]+)")
+SECONDS_OF_A_CASE = 25.0
+
+
+def rows(lines: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Rows of ncu's CSV, `--page raw`: a header, a row of units, a row for every launch; other lines stand between."""
+    table = [line for line in lines if line.startswith('"')]
+    reader = csv.DictReader(table)
+    next(reader, None)  # units
+    yield from reader
+
+
+def number(text: str) -> float | None:
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        return None
+
+
+def cell(case: str, row: dict[str, str]) -> dict[str, object]:
+    who, workload, dtype, layout = case.split(":")
+    found = {name: number(row.get(metric, "")) for name, metric in METRICS.items()}
+    kernel = row.get("Kernel Name", "")
+    where = {"who": who, "workload": workload, "dtype": dtype, "layout": layout, "kernel": short_name(kernel)}
+    shape = {"grid": row.get("Grid Size", ""), "block": row.get("Block Size", "")}
+    return {**where, **shape, **{name: value for name, value in found.items() if value is not None}}
+
+
+def profile(case: str, metrics: list[str], arguments: list[str]) -> tuple[int | None, list[str]]:
+    """The status of ncu, None if its time was up, and what it printed."""
+    seconds = min(SECONDS_OF_A_CASE, seconds_left() - 3)
+    if seconds < 1:
+        return None, []
+    log, lines = LogFile(f"ncu_{case.replace(':', '_')}.csv"), list[str]()
+
+    def each(line: str) -> None:
+        log(line)
+        lines.append(line)
+
+    settings = ["--cache-control", "none", "--clock-control", "none", "--target-processes", "all"]
+    choice = ["--kernel-name-base", "demangled", "--kernel-name", KERNELS, "--metrics", ",".join(metrics)]
+    form = ["--csv", "--page", "raw", "--print-units", "base"]
+    once = [sys.executable, "-m", "benchmarks.gpu.once", case, *arguments]
+    status = run(["ncu", *settings, *choice, *form, *once], seconds, each, os.environ, ROOT, grace=1.0)
+    return status, lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="small problems")
+    options = parser.parse_args()
+    if shutil.which("ncu") is None:
+        print("there is no ncu on the PATH")
+        return 1
+    store = Store(options.results)
+    metrics = list(METRICS.values())
+    failed = 0
+    for case in options.cases:
+        arguments = ["--quick"] if options.quick else []
+        status, lines = profile(case, metrics, arguments)
+        # Another version of ncu may lack a metric, and then counts nothing: the others are asked for again.
+        if unknown := set(UNKNOWN.findall("\n".join(lines))):
+            print(f"this ncu has no {', '.join(sorted(unknown))}", flush=True)
+            metrics = [metric for metric in metrics if metric not in unknown]
+            status, lines = profile(case, metrics, arguments)
+        cells = [cell(case, row) for row in rows(lines)]
+        for one in cells:
+            print(case, one["kernel"], f"{one.get('ns', 'no')} ns", flush=True)
+            store.append("profile", one)
+        if status != 0 or not cells:
+            failed += 1
+            how = "its time was up" if status is None else f"status {status}"
+            why = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "")[:300]
+            print(f"{case}: {how}, {len(cells)} kernels; {why}", flush=True)
+            store.append("profile", {"case": case, "error": f"{how}; {why}"})
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""compute-sanitizer's tools on small cases: `python -m benchmarks.gpu.sanitizers --results FILE [--tools TOOL...]`.
+
+Of the kernels of this package alone: the first tools to run, memcheck and racecheck, need no more, and what others'
+kernels do is not asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from .smoke import FINDINGS
+from .store import Store
+from .tests import FILE, Watched, pytest_command, pytest_environment, together
+
+CASES = "test_kernels_agree and ((channels_last and (34 or 160 or 5)) or 41 or 600)"
+"""About twenty, with every kernel and dtype among them."""
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+FEWEST_FAILURES = 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=["memcheck", "racecheck"])
+    parser.add_argument("--cases", default=CASES, help="which tests, as pytest's -k")
+    parser.add_argument("--file", type=Path, default=FILE, help="the tests")
+    options = parser.parse_args()
+    if shutil.which("compute-sanitizer") is None:
+        print("there is no compute-sanitizer on the PATH")
+        return 1
+    runs = []
+    for name in options.tools:
+        tool = ["compute-sanitizer", "--tool", name, "--print-limit", "20", "--error-exitcode", str(FINDINGS)]
+        if name != "initcheck":  # it has to see who wrote what the kernels read
+            tool += ["--kernel-name", "kns=roialign_ext"]
+        runs.append(
+            Watched(
+                "sanitizers",
+                name,
+                Store(options.results),
+                [*tool, *pytest_command(options.file, options.cases, FEWEST_FAILURES)],
+                options.file.parent,
+                {**pytest_environment(), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+                FINDINGS,
+            )
+        )
+    return int(not together(runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

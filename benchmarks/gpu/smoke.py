@@ -1,0 +1,242 @@
+"""The first call of everything: `python -m benchmarks.gpu.smoke --results FILE [--only NAME...]`.
+
+Every family of kernels, dtype and layout has a process of its own, which a fault ends and nothing else. A call runs
+forward and backward twice: equal to the last bit, and near what the CPU computes. The first calls that fail run again
+under compute-sanitizer's memcheck.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .children import run, seconds_left
+from .device import open_device
+from .forked import first_line
+from .logs import LogFile
+from .store import Store
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+IMAGES, CHANNELS, PLANE, BOXES, BINS, SCALE = 2, 40, (50, 68), 40, 7, 0.25
+AT_ONCE = 8
+SECONDS_OF_A_CALL, SECONDS_OF_A_MEMCHECK, MEMCHECKS = 12.0, 20.0, 2
+FINDINGS = 42
+"""Status by which compute-sanitizer reports findings."""
+
+Call = Callable[[Tensor, Tensor], Tensor]
+
+
+def families() -> dict[str, Call]:
+    """A call for each kind of kernel, of a map and rows (image, x1, y1, x2, y2)."""
+    import roialign_ext as ext
+
+    def cropped(x: Tensor, rows: Tensor) -> Tensor:
+        height, width = (length / SCALE for length in PLANE)
+        boxes = rows[:, [2, 1, 4, 3]] / rows.new_tensor([height, width, height, width])
+        return ext.crop_and_resize(x, boxes, rows[:, 0].to(torch.int32), BINS)
+
+    def turned(x: Tensor, rows: Tensor) -> Tensor:
+        centre, size = (rows[:, 1:3] + rows[:, 3:]) / 2, rows[:, 3:] - rows[:, 1:3]
+        angle = torch.arange(len(rows), device=rows.device, dtype=rows.dtype)[:, None] * 9 - 180
+        return ext.roi_align_rotated(x, torch.cat([rows[:, :1], centre, size, angle], dim=1), BINS, SCALE, 2)
+
+    def levels(x: Tensor, rows: Tensor) -> Tensor:
+        maps = [x, x[:, :, ::2, ::2]]
+        return ext.multiscale_roi_align(maps, rows, BINS, [SCALE, SCALE / 2], 2, canonical_scale=56, canonical_level=2)
+
+    return {
+        "roi_align": lambda x, rows: ext.roi_align(x, rows, BINS, SCALE, 2),
+        "roi_align adaptive": lambda x, rows: ext.roi_align(x, rows, BINS, SCALE),
+        "multiscale_roi_align": levels,
+        "roi_align max": lambda x, rows: ext.roi_align(x, rows, BINS, SCALE, mode="max"),
+        "roi_pool": lambda x, rows: ext.roi_pool(x, rows, BINS, SCALE),
+        "prroi_pool": lambda x, rows: ext.prroi_pool(x, rows, BINS, SCALE),
+        "roi_warp": lambda x, rows: ext.roi_warp(x, rows, BINS, SCALE),
+        "crop_and_resize": cropped,
+        "roi_align_rotated": turned,
+    }
+
+
+NAMES = tuple(
+    f"{family} {dtype} {layout}"
+    for dtype in DTYPES
+    for layout in LAYOUTS
+    for family in (
+        "roi_align",
+        "roi_align adaptive",
+        "multiscale_roi_align",
+        "roi_align max",
+        "roi_pool",
+        "prroi_pool",
+        "roi_warp",
+        "crop_and_resize",
+        "roi_align_rotated",
+    )
+)
+
+
+def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A map, and boxes that all cover the same part of the images."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(IMAGES, CHANNELS, *PLANE, generator=generator).to(dtype)
+    unit = torch.rand(BOXES, 4, generator=generator)
+    low, size = 40 * unit[:, :2], 8 + 100 * unit[:, 2:]
+    image = (torch.arange(BOXES) % IMAGES).float()
+    return x, torch.cat([image[:, None], low, low + size], dim=1)
+
+
+def passes(call: Call, x: Tensor, rows: Tensor, by_boxes: bool) -> list[Tensor]:
+    """The output and its gradients, on the CPU."""
+    x, rows = x.detach().requires_grad_(), rows.detach().requires_grad_(by_boxes)
+    out = call(x, rows)
+    grad = (torch.arange(out.numel(), device=out.device) % 257 - 128).to(out.dtype).view(out.shape) / 128
+    wanted = [x, rows] if by_boxes else [x]
+    return [one.detach().cpu() for one in (out, *torch.autograd.grad(out, wanted, grad))]
+
+
+def fault(name: str) -> str:
+    """What is wrong with a call; empty where nothing is."""
+    family, dtype, layout = name.rsplit(" ", 2)
+    device = open_device()
+    call, by_boxes = families()[family], family != "roi_pool"
+    x, rows = inputs(DTYPES[dtype])
+    there = x.to(device.name).contiguous(memory_format=LAYOUTS[layout]), rows.to(device.name)
+    found = passes(call, *there, by_boxes)
+    again = passes(call, *there, by_boxes)
+    device.synchronize()
+    # A near tie may choose another winner, and then another pixel's gradient.
+    allowed = 5e-2 if family in ("roi_align max", "roi_pool") else 1e-2
+    for part, one, other, wanted in zip(
+        ("output", "gradient of the features", "gradient of the boxes"),
+        found,
+        again,
+        passes(call, x, rows, by_boxes),
+        strict=False,
+    ):
+        if not torch.equal(one, other):
+            return f"the {part} differs between two runs"
+        far = float((one.double() - wanted.double()).norm() / wanted.double().norm())
+        if not far <= (1e-2 if part == "output" else allowed):
+            return f"the {part} is {far:.2g} of its norm from the CPU's"
+    return ""
+
+
+def work(name: str, results: Path) -> None:
+    """One call, in a process of its own: its status is 1 where it noted a fault."""
+    started = time.monotonic()
+    try:
+        wrong = fault(name)
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {first_line(error)}"
+    state = "failed" if wrong else "passed"
+    note(Store(results), name, state, wrong, time.monotonic() - started)
+    sys.stdout.flush()
+    os._exit(int(bool(wrong)))  # a lost device may hang where the process cleans up
+
+
+def note(store: Store, name: str, state: str, why: str, seconds: float) -> None:
+    print(f"{name}: {state}{f', {why}' if why else ''} ({seconds:.1f} s)", flush=True)
+    store.append("smoke", {"name": name, "state": state, "why": why, "seconds": round(seconds, 2)})
+
+
+@dataclass
+class Running:
+    name: str
+    process: Any
+    begun: float
+
+
+def run_all(names: list[str], results: Path) -> list[str]:
+    """Runs the calls side by side; those that failed."""
+    # Once, before the forks, what every call needs (the second is what torch.autograd.grad imports): neither touches
+    # a device, which could not be shared.
+    for module in ("roialign_ext", "torch.fx.experimental.symbolic_shapes"):
+        importlib.import_module(module)
+    store = Store(results)
+    failed: list[str] = []
+    waiting, running = list(names), list[Running]()
+    while waiting or running:
+        while waiting and len(running) < min(AT_ONCE, os.cpu_count() or 1):
+            name = waiting.pop(0)
+            process = get_context("fork").Process(target=work, args=(name, results), daemon=True)
+            process.start()
+            running.append(Running(name, process, time.monotonic()))
+        for one in list(running):
+            age, status = time.monotonic() - one.begun, one.process.exitcode
+            if status is None and age < SECONDS_OF_A_CALL and seconds_left() > 0:
+                continue
+            running.remove(one)
+            if status is None:
+                one.process.kill()
+                note(store, one.name, "timed out", "", age)
+            elif status not in (0, 1):
+                how = f"status {status}" if status > 0 else signal.Signals(-status).name
+                note(store, one.name, "crashed", how, age)
+            if status != 0:
+                failed.append(one.name)
+        time.sleep(0.005)
+    return failed
+
+
+def findings(lines: Iterator[str] | list[str]) -> list[str]:
+    """What compute-sanitizer says first: the kind of error, and where."""
+    said = [re.sub(r"^=+\s*", "", line).strip() for line in lines if line.startswith("=====")]
+    return [line for line in said if line and "COMPUTE-SANITIZER" not in line][:4]
+
+
+def memcheck(name: str, results: Path) -> None:
+    """The call again, with every access to the device's memory checked."""
+    seconds = min(SECONDS_OF_A_MEMCHECK, seconds_left() - 2)
+    if seconds < 1:
+        return
+    log, lines = LogFile(f"memcheck {name}.txt".replace(" ", "_")), []
+
+    def each(line: str) -> None:
+        log(line)
+        lines.append(line)
+
+    tool = ["compute-sanitizer", "--tool", "memcheck", "--print-limit", "20", "--error-exitcode", str(FINDINGS)]
+    again = [sys.executable, "-m", "benchmarks.gpu.smoke", "--results", str(results), "--once", name]
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    status = run([*tool, *again], seconds, each, environment, grace=1.0)
+    state = {None: "timed out", 0: "passed", FINDINGS: "found errors"}.get(status, f"status {status}")
+    first = findings(lines)
+    print(f"memcheck of {name}: {state}", *first, sep="\n  ", flush=True)
+    Store(results).append("smoke", {"name": name, "state": state, "why": "; ".join(first), "tool": "memcheck"})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", default=list(NAMES))
+    parser.add_argument("--once", choices=NAMES, metavar="NAME", help="this call, in this process")
+    options = parser.parse_args()
+    if options.once:
+        wrong = fault(options.once)
+        print(wrong or "passed", flush=True)
+        return int(bool(wrong))
+    failed = run_all(options.only, options.results)
+    print(f"{len(options.only) - len(failed)} of {len(options.only)} calls passed", flush=True)
+    if shutil.which("compute-sanitizer"):
+        for name in failed[:MEMCHECKS]:
+            memcheck(name, options.results)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Tables of what a run on a GPU has found so far, from its `results.json`: `python -m benchmarks.gpu.summary FILE`.
+
+Needs neither torch nor a GPU, and shows what is there, also of a run that was cut short.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..markdown import ABSENT, table, times
+
+Document = dict[str, Any]
+Cell = dict[str, Any]
+
+OURS, BASELINE = "ours", "baseline"
+# torchvision has no bfloat16 kernels, and copies what is not NCHW whatever the gradient is.
+STAND_IN = {"bfloat16": "float16", "channels_last, NCHW gradient": "channels_last"}
+RATES = {"memory": "copy", "cache": "cached_read", "multiply_adds": "multiply_adds"}
+"""Which rate of the device each part of a floor is held against."""
+PARTS = {"fill": ("fill_",), "list": ("list_boxes",), "main": ("pool_", "spread_", "gather", "roi_align_")}
+"""Kernels by the beginning of their names; the others are copies and zeros."""
+AS_IT_IS = "as it is"
+"""The variant that is none."""
+
+
+def cells(document: Document, phase: str) -> list[Cell]:
+    found: list[Cell] = document.get(phase, {}).get("cells", [])
+    return found
+
+
+def rates(document: Document) -> dict[str, float]:
+    return {cell["name"]: cell["rate"] for cell in cells(document, "limits")}
+
+
+def floor(cell: Cell, limits: dict[str, float]) -> tuple[float, str] | None:
+    """The least time of a cell in microseconds and what bounds it; None where a rate was not measured."""
+    if "least" not in cell or not set(RATES.values()) <= set(limits):
+        return None
+    return max((amount / limits[RATES[part]] / 1e3, part) for part, amount in cell["least"].items())
+
+
+def split(cell: Cell) -> dict[str, float]:
+    """Microseconds of the kernels of a cell by what they do."""
+    found: dict[str, float] = {}
+    for kernel, us in cell.get("kernels", {}).items():
+        part = next((part for part, names in PARTS.items() if kernel.startswith(names)), "other")
+        found[part] = found.get(part, 0.0) + us
+    return found
+
+
+def key(cell: Cell) -> tuple[str, ...]:
+    return tuple(cell.get(name, "") for name in ("who", "workload", "direction", "dtype", "layout", "call"))
+
+
+def peer_of(cell: Cell, others: dict[tuple[str, ...], Cell], who: str = "") -> Cell:
+    """torchvision's cell beside one of ours; empty if there is none."""
+    changed = {name: STAND_IN.get(cell.get(name, ""), cell.get(name, "")) for name in ("dtype", "layout")}
+    wanted = {**cell, **changed}
+    if who:
+        wanted["who"] = who
+    return others.get(key(wanted), {})
+
+
+def against_torchvision(ours: Iterable[Cell], others: Iterable[Cell], limits: dict[str, float], who: str = "") -> str:
+    """Ours beside torchvision's, with floors and, where kernels were split, their parts; empty without cells."""
+    by_key = {key(cell): cell for cell in others}
+    rows: list[list[object]] = []
+    for cell in ours:
+        name = [cell.get(part, "") for part in ("workload", "direction", "dtype", "layout", "call")]
+        if "us" not in cell:
+            rows.append([*name, cell.get("error", ABSENT), *[""] * 5])
+            continue
+        us, peer = float(cell["us"]), peer_of(cell, by_key, who)
+        least = floor(cell, limits)
+        rows.append(
+            [
+                *name,
+                f"{us:.1f}",
+                f"{peer['us']:.1f}" if "us" in peer else peer.get("error", ABSENT),
+                times(peer["us"] / us) if "us" in peer and us else ABSENT,
+                f"{least[0]:.0f} {least[1]}" if least else ABSENT,
+                f"{least[0] / us:.0%}" if least and us else ABSENT,
+                " + ".join(f"{part} {taken:.0f}" for part, taken in split(cell).items()) or ABSENT,
+            ]
+        )
+    header = ["", "pass", "dtype", "layout", "call", "us", "torchvision", "faster", "floor, us", "of it", "kernels, us"]
+    return table(header, rows) if rows else ""
+
+
+def machine(document: Document) -> str:
+    """Device and versions, from whichever phases have them."""
+    device: dict[str, Any] = next((phase["device"] for phase in document.values() if "device" in phase), {})
+    facts = document.get("facts", {})
+    parts = {**device, **facts.get("versions", {}), "commit": facts.get("commit", "unknown")}
+    return ", ".join(f"{name} {value}" for name, value in parts.items()) if device else ""
+
+
+def limits_line(document: Document) -> str:
+    return "; ".join(f"{cell['name']} {cell['rate']} {cell['unit']}" for cell in cells(document, "limits"))
+
+
+def kernels(document: Document) -> str:
+    return against_torchvision(cells(document, OURS), cells(document, BASELINE), rates(document))
+
+
+def lone_baseline(document: Document) -> str:
+    """torchvision's times where there are none of ours beside them."""
+    if cells(document, OURS):
+        return ""
+    rows = [[*key(cell)[1:], cell.get("us", cell.get("error", ABSENT))] for cell in cells(document, BASELINE)]
+    return table(["", "pass", "dtype", "layout", "call", "torchvision, us"], rows) if rows else ""
+
+
+def layers(document: Document) -> str:
+    both = cells(document, "layers")
+    ours = [cell for cell in both if cell.get("who") == "roialign_ext"]
+    return against_torchvision(ours, both, {}, "torchvision")
+
+
+def overhead(document: Document) -> str:
+    """As of the CPU: one row a call, one column a library."""
+    entries = document.get("layers", {}).get("overhead", [])
+    names = list(entries[0]["microseconds"]) if entries else []
+    rows = [[e["problem"], e["call"], *(e["microseconds"].get(name, ABSENT) for name in names)] for e in entries]
+    return table(["tiny calls, us", "", *names], rows) if rows else ""
+
+
+def variants(document: Document) -> str:
+    """Microseconds of every variant of a kernel, and what that is of the kernel as it is."""
+    found = cells(document, "variants")
+    columns = list(dict.fromkeys(key(cell)[1:5] for cell in found if "us" in cell))
+    base = {key(cell)[1:5]: cell["us"] for cell in found if cell["variant"] == AS_IT_IS and "us" in cell}
+    rows: list[list[object]] = []
+    for variant in dict.fromkeys(cell["variant"] for cell in found):
+        mine = [cell for cell in found if cell["variant"] == variant]
+        us = {key(cell)[1:5]: cell["us"] for cell in mine if "us" in cell}
+        errors = [cell["error"] for cell in mine if "error" in cell]
+        row: list[object] = [variant]
+        for column in columns:
+            share = f" ({us[column] / base[column] - 1:+.0%})" if column in us and base.get(column) else ""
+            row.append(f"{us[column]:.1f}{share}" if column in us else ABSENT)
+        rows.append([*row, errors[0] if errors else ""])
+    return table(["variant", *(" ".join(column) for column in columns), "error"], rows) if rows else ""
+
+
+def disagreements(document: Document) -> str:
+    wrong = [
+        cell for phase in (OURS, "layers") for cell in cells(document, phase) if "differs" in cell.get("error", "")
+    ]
+    return f"{len(wrong)} cells differ from torchvision: they were not timed." if wrong else ""
+
+
+def unfinished(document: Document) -> str:
+    lines = [
+        f"{phase}: {workload} {how}"
+        for phase, fields in document.items()
+        for workload, how in fields.get("unfinished", {}).items()
+    ]
+    return "\n".join(lines)
+
+
+SECTIONS: Sequence[tuple[str, Callable[[Document], str]]] = (
+    ("Device", machine),
+    ("Rates", limits_line),
+    ("Variants of kernels", variants),
+    ("torchvision", lone_baseline),
+    ("Whole layers", layers),
+    ("Host", overhead),
+    ("Kernels against torchvision, medians in microseconds", kernels),
+    ("Not finished", unfinished),
+    ("Wrong results", disagreements),
+)
+
+
+def text(document: Document) -> str:
+    """All sections that there is something for, the one that matters most last. Never raises."""
+    parts = []
+    for title, section in SECTIONS:
+        try:
+            body = section(document)
+        except Exception as error:  # half a result must not hide the others
+            body = f"cannot be shown: {type(error).__name__}: {error}"
+        if body:
+            parts.append(f"{title}\n{body}")
+    return "\n\n".join(parts) if parts else "There are no results."
+
+
+if __name__ == "__main__":
+    print(text(json.loads(Path(sys.argv[1]).read_text())))

@@ -1,0 +1,149 @@
+"""Tests on the device: `python -m benchmarks.gpu.tests --results FILE`.
+
+The kernels have a process of their own: an error that costs the device fails every later test of its process. What
+another environment brings along, plugins and warnings, is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .children import GRACE, Child, seconds_left, wait
+from .environment import ROOT
+from .logs import LogFile
+from .store import Store
+
+FILE = ROOT / "tests" / "test_cuda_device.py"
+FEWEST_FAILURES = 20
+"""After so many, the others tell nothing new."""
+EVERY = 25
+"""Tests between two notes in the results."""
+OUTCOME = re.compile(r"^(\S+?::.+?)\s(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
+REASON = re.compile(r"^(?:FAILED|ERROR) (\S+?::.+?) - (.*)$")
+STARTED = re.compile(r"^(\S+?::.+?)\s*$")
+
+
+def pytest_command(file: Path, chosen: str, failures: int) -> list[str]:
+    options = ["-v", "--tb=short", f"--maxfail={failures}", "-p", "no:cacheprovider", "-o", "filterwarnings="]
+    return [sys.executable, "-m", "pytest", *options, "-k", chosen, "-m", "not large", file.name]
+
+
+def pytest_environment() -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0))
+    return {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": str((cores + 1) // 2)}
+
+
+@dataclass
+class Watched:
+    """A run of pytest, noted in the results as a field of a phase while it goes on.
+
+    The field is `{"state", "passed", "failed", "skipped", "last", "failures": {test: reason}}`.
+    """
+
+    phase: str
+    name: str
+    store: Store
+    command: Sequence[str]
+    folder: Path
+    environment: dict[str, str]
+    findings: int | None = None  # the status by which a tool reports findings
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    last: str = ""
+    state: str = "running"
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> Watched:
+        self.log = LogFile(f"{self.phase}_{self.name}.txt")
+        self.child = Child(self.command, self.line, self.environment, self.folder)
+        return self
+
+    def line(self, line: str) -> None:
+        self.log(line)
+        if found := REASON.match(line):
+            self.failures[found[1]] = found[2][:300]
+            print(f"{self.name}: {found[1]}: {found[2][:300]}", flush=True)
+        elif found := OUTCOME.match(line):
+            self.last = found[1]
+            if found[2] in ("FAILED", "ERROR"):
+                self.failed += 1
+                self.failures.setdefault(found[1], "")
+                print(f"{self.name}: {found[2]} {found[1]}", flush=True)
+                self.note()
+            elif found[2] == "SKIPPED":
+                self.skipped += 1
+            else:
+                self.passed += 1
+                if self.passed % EVERY == 0:
+                    self.note()
+        elif found := STARTED.match(line):
+            self.last = found[1]  # the process ended in the middle of it
+
+    def note(self) -> None:
+        names = ("state", "passed", "failed", "skipped", "last", "failures")
+        self.store.update(self.phase, **{self.name: {name: getattr(self, name) for name in names}})
+
+    def end(self) -> bool:
+        """Ends what still runs and notes how it ended; whether it passed."""
+        status = self.child.status()
+        if status is None:
+            self.child.interrupt()  # pytest prints what it has
+            wait([self.child], GRACE / 2)
+        self.child.kill()
+        if status is None:
+            self.state = "timed out"
+        elif status == 0:
+            self.state = "passed" if self.passed else "ran nothing"
+        elif status == self.findings:
+            self.state = "found errors"
+        else:
+            self.state = f"failed with status {status}"
+        self.note()
+        where = f", at {self.last}" if self.state not in ("passed", "ran nothing") else ""
+        counts = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        print(f"{self.name}: {self.state}, {counts}{where}", flush=True)
+        return self.state == "passed"
+
+
+def together(runs: list[Watched]) -> bool:
+    """Runs them side by side until the time of the phase is over; whether all passed."""
+    started: list[Watched] = []
+    ended = []
+    try:
+        started += [one.start() for one in runs]
+        wait([one.child for one in started], seconds_left() - GRACE)
+    finally:
+        ended += [one.end() for one in started]
+    return all(ended)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--file", type=Path, default=FILE, help="the tests")
+    options = parser.parse_args()
+    store = Store(options.results)
+    groups = {"kernels": "test_kernels_agree", "device": "not test_kernels_agree"}
+    runs = [
+        Watched(
+            "tests",
+            name,
+            store,
+            pytest_command(options.file, chosen, FEWEST_FAILURES),
+            options.file.parent,
+            pytest_environment(),
+        )
+        for name, chosen in groups.items()
+    ]
+    return int(not together(runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
