@@ -15,8 +15,8 @@ import torch
 import torchvision
 
 ALLOCATION = {
-    "recycled": "malloc keeps freed memory: large results reuse pages that are already mapped",
     "stock": "malloc as it comes: with glibc a large result is mapped afresh, and page-faults, on every call",
+    "recycled": "malloc keeps freed memory: large results reuse pages that are already mapped",
 }
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

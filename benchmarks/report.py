@@ -1,4 +1,4 @@
-"""Turn the JSON of a run into tables, a plot and the README's section: `python -m benchmarks.report`."""
+"""Turn the JSON of a run into tables, a plot and the README's sections: `python -m benchmarks.report`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def full_report(document: Document, image: str) -> str:
     parts = [
         "# Benchmark results",
         "Made by `python -m benchmarks.report` from the JSON file of the same name. " + tables.machine_line(document),
-        f"Allocation `{settings['allocation']}`: {settings['allocation_meaning']}.",
+        " ".join(f"Allocation `{name}`: {meaning}." for name, meaning in settings["allocation"].items())
+        + " Tables without a regime in their head are of the first.",
         f"![Times faster than torchvision]({image})",
     ]
     if document["left_out"]:
@@ -52,17 +53,14 @@ def full_report(document: Document, image: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def readme_section(document: Document, image: str, details: str) -> str:
-    parts = [
-        tables.main_table(document),
-        tables.machine_line(document),
-        f"![Times faster than torchvision]({image})",
-        tables.other_operators_table(document),
-        tables.overhead_table(document),
-        f"[All cases, dtypes, the max mode and box gradients]({details}); how it is measured: "
-        "[benchmarks/README.md](benchmarks/README.md).",
-    ]
-    return "\n\n".join(part for part in parts if part)
+def readme_section(document: Document, details: str) -> str:
+    return "\n\n".join(
+        [
+            tables.short_table(document),
+            tables.machine_line(document),
+            f"[All operators, dtypes, modes and layouts, and the overhead of a call]({details}).",
+        ]
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,9 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
     plot.draw(document, picture)
     details.write_text(full_report(document, picture.name))
     folder = options.readme.resolve().parent
-    image, link = (Path(os.path.relpath(path.resolve(), folder)).as_posix() for path in (picture, details))
-    fill(options.readme, "benchmarks", readme_section(document, image, link))
-    progress(f"written beside {options.json.name}: {picture.name}, {details.name}; section of {options.readme.name}")
+    link = Path(os.path.relpath(details.resolve(), folder)).as_posix()
+    fill(options.readme, "claim", tables.claim(document))
+    fill(options.readme, "benchmarks", readme_section(document, link))
+    progress(f"written beside {options.json.name}: {picture.name}, {details.name}; sections of {options.readme.name}")
     return 0
 
 

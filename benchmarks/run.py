@@ -1,5 +1,6 @@
 """Time every case and write the numbers as JSON: `python -m benchmarks.run`.
 
+Each regime of allocation has a process of its own; the later ones measure the main table alone.
 `python -m benchmarks.report` turns the JSON into tables and a plot."""
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ import argparse
 import json
 import math
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -33,13 +36,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["NCHW", "channels_last"])
     parser.add_argument("--contestants", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--main-only", action="store_true", help="float32 averages only: no max, dtypes, box gradients")
-    parser.add_argument("--allocation", choices=ALLOCATION, default="recycled", help="see benchmarks/README.md")
+    parser.add_argument(
+        "--allocation", nargs="+", choices=ALLOCATION, default=list(ALLOCATION), help="see benchmarks/README.md"
+    )
     parser.add_argument(
         "--cache", choices=("warm", "flushed"), default="warm", help="flushed: evict caches before each call"
     )
     parser.add_argument("--seconds", type=float, default=0.7, help="time for each contestant of a main case")
     parser.add_argument(
-        "--max-minutes", type=float, default=15.0, help="cases not begun by then are left out and named"
+        "--max-minutes",
+        type=float,
+        default=15.0,
+        help="for each regime: cases not begun by then are left out and named",
     )
     parser.add_argument(
         "--quick", action="store_true", help="under a minute: small problems, few samples, most threads only"
@@ -106,6 +114,7 @@ def run_case(
                     "dtype": case.dtype,
                     "layout": case.layout,
                     "threads": threads,
+                    "allocation": options.allocation[0],
                     "bytes_moved": moved,
                     "agreement": guard,
                     "results": {
@@ -137,34 +146,32 @@ def run_cases(options: argparse.Namespace, workloads: dict[str, Workload]) -> tu
     return entries, left_out
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    set_allocation(options.allocation)
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The document of one regime of allocation, whose process this is."""
+    (regime,) = options.allocation
+    set_allocation(regime)
     workloads = {key: WORKLOADS[key].shrunk() if options.quick else WORKLOADS[key] for key in options.workloads}
     machine = describe(with_ours=OURS in options.contestants)
     progress(f"{machine['cpu']['model']}, {machine['cpu']['cores']} cores; {machine['software']}")
+    progress(f"allocation {regime}: {ALLOCATION[regime]}")
     other_load = OtherLoad()
     started = time.time()
-    try:
-        entries, left_out = run_cases(options, workloads)
-    except agreement.DisagreementError as error:
-        progress(f"no timing, the results differ: {error}")
-        return 1
+    entries, left_out = run_cases(options, workloads)
     names = [name for name in options.contestants if name in (OURS, TORCHVISION)]
-    call_overhead = list(overhead.measure(names, rounds=1 if options.quick else overhead.ROUNDS))
+    rounds = 1 if options.quick else overhead.ROUNDS
+    call_overhead = [] if options.main_only else list(overhead.measure(names, rounds))
     others = other_load.share()
     if others is not None:
         progress(f"others took {100 * others:.0f} % of the processor during the run")
-    document = {
-        "format": 1,
+    return {
+        "format": 2,
         "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
         "minutes": round((time.time() - started) / 60, 1),
         "quick": options.quick,
         "machine": machine,
-        "other_load": others,
+        "other_load": {regime: others},
         "settings": {
-            "allocation": options.allocation,
-            "allocation_meaning": ALLOCATION[options.allocation],
+            "allocation": {regime: ALLOCATION[regime]},
             "cache": options.cache,
             "seconds_per_contestant": options.seconds,
             "threads": options.threads,
@@ -175,11 +182,54 @@ def main(arguments: list[str] | None = None) -> int:
         "left_out": left_out,
         "overhead": call_overhead,
     }
+
+
+def measure_regimes(arguments: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """One document of several regimes, each measured by a process that has never known another."""
+    main_alone = ["--main-only", "--workloads", *(key for key in options.workloads if key in MAIN)]
+    documents = []
+    with tempfile.TemporaryDirectory() as folder:
+        for regime in options.allocation:
+            file = Path(folder) / f"{regime}.json"
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.run",
+                *arguments,
+                "--allocation",
+                regime,
+                "--output",
+                str(file),
+            ]
+            subprocess.run([*command, *(["--main-only"] if documents else [])], check=True)
+            documents.append(json.loads(file.read_text()))
+    first, *others = documents
+    for other in others:
+        first["minutes"] = round(first["minutes"] + other["minutes"], 1)
+        first["other_load"] |= other["other_load"]
+        first["settings"]["allocation"] |= other["settings"]["allocation"]
+        first["cases"] += other["cases"]
+        first["left_out"] += other["left_out"]
+    return first
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse_arguments(arguments)
+    several = len(options.allocation) > 1
+    try:
+        document = measure_regimes(arguments, options) if several else measure(options)
+    except agreement.DisagreementError as error:
+        progress(f"no timing, the results differ: {error}")
+        return 1
+    except subprocess.CalledProcessError as error:
+        return int(error.returncode)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(document, indent=1) + "\n")
         progress(f"written: {options.output}")
-    _print_summary(entries)
+    if not several:
+        _print_summary(document["cases"])
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,12 +23,14 @@ def milliseconds(value: float) -> str:
 
 
 class Cases:
-    """The measured cases of a run, looked up by their keys."""
+    """The measured cases of one regime of allocation, by default the run's first, looked up by their keys."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, allocation: str | None = None) -> None:
         self.threads: list[int] = document["settings"]["threads"]
         self.workloads: dict[str, Any] = document["workloads"]
-        self._entries = {self._key(entry): entry for entry in document["cases"]}
+        self.allocation = allocation or next(iter(document["settings"]["allocation"]))
+        entries = (entry for entry in document["cases"] if entry["allocation"] == self.allocation)
+        self._entries = {self._key(entry): entry for entry in entries}
 
     @staticmethod
     def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
@@ -80,14 +83,14 @@ def machine_line(document: Document) -> str:
         f"{cpu['model']}{f' (family / model / stepping {model})' if model else ''}, {cpu['cores']} cores",
         f"torch {software['torch']}",
         f"torchvision {software['torchvision']}",
-        f"{document['settings']['allocation']} allocation",
         f"{document['settings']['cache']} caches",
         document["date"],
     ]
     if "roialign_ext" in software:
         parts.insert(1, f"roialign_ext {software['roialign_ext']} on {software['roialign_ext_capability']}")
-    if document["other_load"] is not None:
-        parts.append(f"{100 * document['other_load']:.0f} % of the processor taken by others during the run")
+    loads = [load for load in document["other_load"].values() if load is not None]
+    if loads:
+        parts.append(f"{100 * max(loads):.0f} % of the processor taken by others during the run")
     return "; ".join(parts) + "."
 
 
@@ -112,18 +115,77 @@ def _milliseconds_note(cases: Cases) -> str:
     return f"float32, milliseconds at {_thread_words(cases.threads)}, medians; * timed once."
 
 
+def _regimes(document: Document) -> list[Cases]:
+    return [Cases(document, regime) for regime in document["settings"]["allocation"]]
+
+
 def main_table(document: Document) -> str:
-    """float32 averages of the main workloads against torchvision given the same input."""
-    cases = Cases(document)
-    rows = [
-        [
-            f"{workload} {cases.workloads[workload]['name']}",
-            _PASSES[direction],
-            *_against_torchvision(cases, workload, direction, "avg"),
+    """float32 averages of the main workloads against torchvision given the same input, regimes side by side."""
+    regimes = _regimes(document)
+    header = ["workload", "pass", "layout"]
+    for cases in regimes:
+        header += [f"{name}, {cases.allocation}" for name in (TORCHVISION, OURS, "faster")]
+    rows = []
+    for workload, direction, dtype in regimes[0].present(
+        mode="avg", dtypes=["float32"], directions=["forward", "backward"]
+    ):
+        for layout in ("NCHW", "channels_last"):
+            case = (workload, direction, "avg", dtype, layout)
+            row = [f"{workload} {regimes[0].workloads[workload]['name']}", _PASSES[direction], layout]
+            for cases in regimes:
+                row += [cases.times_cell(TORCHVISION, *case), cases.times_cell(OURS, *case)]
+                row.append(cases.ratio_cell(TORCHVISION, *case))
+            rows.append(row)
+    return f"{table(header, rows)}\n\n{_milliseconds_note(regimes[0])}"
+
+
+def short_table(document: Document) -> str:
+    """One row a main workload, at the most threads: times and ratios of NCHW, and the ratio of channels_last."""
+    regimes = _regimes(document)
+    threads = max(regimes[0].threads)
+    header = ["workload"]
+    header += [f"{direction}, {cases.allocation}" for direction in ("forward", "backward") for cases in regimes]
+    rows = []
+    for workload in (key for key in regimes[0].workloads if key in MAIN):
+        row = [f"{workload} {regimes[0].workloads[workload]['name']}"]
+        for direction in ("forward", "backward"):
+            for cases in regimes:
+                case = (workload, direction, "avg", "float32")
+                both = [cases.median(name, *case, "NCHW", threads=threads) for name in (TORCHVISION, OURS)]
+                ratios = [
+                    cases.ratio(TORCHVISION, *case, layout, threads=threads) for layout in ("NCHW", "channels_last")
+                ]
+                figures = [ABSENT if ratio is None else times(ratio) for ratio in ratios]
+                spans = " → ".join(ABSENT if median is None else milliseconds(median) for median in both)
+                row.append(f"{spans}: **{figures[0]}** ({figures[1]})")
+        rows.append(row)
+    meanings = "; ".join(f"*{name}*: {meaning}" for name, meaning in document["settings"]["allocation"].items())
+    note = (
+        f"torchvision → roialign_ext, milliseconds in NCHW at {_thread_words([threads])}, and how many times faster "
+        f"that is; in parentheses how many times faster channels_last is. float32, medians. {meanings}."
+    )
+    return f"{table(header, rows)}\n\n{note}"
+
+
+def claim(document: Document) -> str:
+    """The ratios to torchvision in one sentence, over the main workloads, passes, layouts, threads and regimes."""
+    ranges = []
+    for workloads in ([key for key in MAIN if key != "F"], ["F"]):
+        ratios = [
+            ratio
+            for cases in _regimes(document)
+            for workload in workloads
+            for direction in ("forward", "backward")
+            for layout in ("NCHW", "channels_last")
+            for threads in cases.threads
+            if (ratio := cases.ratio(TORCHVISION, workload, direction, "avg", "float32", layout, threads=threads))
         ]
-        for workload, direction, _ in cases.present(mode="avg", dtypes=["float32"], directions=["forward", "backward"])
-    ]
-    return f"{table(['workload', 'pass', *_AGAINST_TORCHVISION], rows)}\n\n{_milliseconds_note(cases)}"
+        # Both ends are rounded down.
+        ranges.append(f"{math.floor(min(ratios))} to {math.floor(max(ratios))}")
+    return (
+        f"On the CPU `roi_align` is {ranges[0]} times as fast as torchvision's, forward and backward (tiny calls "
+        f"{ranges[1]} times)."
+    )
 
 
 def other_operators_table(document: Document) -> str:
@@ -165,7 +227,18 @@ def overhead_table(document: Document) -> str:
 
 
 def every_case_table(document: Document) -> str:
-    header = ["case", "threads", "contestant", "median ms", "quartiles", "n", "GB/s", "page faults", "relative error"]
+    header = [
+        "case",
+        "allocation",
+        "threads",
+        "contestant",
+        "median ms",
+        "quartiles",
+        "n",
+        "GB/s",
+        "page faults",
+        "relative error",
+    ]
     rows = []
     for entry in document["cases"]:
         case = " ".join(entry[key] for key in ("workload", "direction", "mode", "dtype", "layout"))
@@ -175,6 +248,7 @@ def every_case_table(document: Document) -> str:
             rows.append(
                 [
                     case,
+                    entry["allocation"],
                     str(entry["threads"]),
                     name,
                     f"{measured['median_ms']:.4g}",
