@@ -35,7 +35,7 @@ ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* row, T scale,
   const T shift = half_pixel ? T(-0.5) : T(0);
   const T angle = degrees ? static_cast<T>(static_cast<double>(row[4]) * kPi / 180.0) : row[4];
   auto upright = [&](T extent, int64_t bins, int64_t length) {
-    BoxAxis<T> axis = {rule, T(0), T(0), 0, bins, length, scale, false};
+    BoxAxis<T> axis = {rule, T(0), T(0), T(0), 0, bins, length, scale, false};
     T size = multiply(extent, scale);
     axis.size_held = !half_pixel && size < T(1);
     if (axis.size_held) size = T(1);
