@@ -54,8 +54,8 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     loaded.build_taps.restype = integer
     box = [ctypes.c_int, real, real, real, integer, integer, integer]
     loaded.build_taps.argtypes = [ctypes.c_int, *box, ctypes.c_int, real, real, ctypes.POINTER(TapStruct), integer]
-    loaded.position_of.restype = real
-    loaded.position_of.argtypes = [ctypes.c_int, *box, integer, integer]
+    loaded.crop_position_of.restype = real
+    loaded.crop_position_of.argtypes = [ctypes.c_int, real, real, integer, integer, integer]
     return loaded
 
 
@@ -341,24 +341,22 @@ def test_outer_samples_of_crops_lie_on_the_edges(core: ctypes.CDLL, single: int)
     for length in range(2, 200):
         for count in range(2, 200):
             for low, high in ((0.0, 1.0), (1.0, 0.0)):
-                axis, last = Axis(CROP, low, high, 1.0, count, length, 1), length - 1
-                ends = [core.position_of(single, *axis, p, 0) for p in (0, count - 1)]
-                assert ends == [low * last, high * last], axis
-            past += real(count - 1) * (real(last) / real(count - 1)) > last
+                ends = [core.crop_position_of(single, low, high, count, length, j) for j in (0, count - 1)]
+                assert ends == [low * (length - 1), high * (length - 1)], (length, count)
+            past += real(count - 1) * (real(length - 1) / real(count - 1)) > length - 1
     assert past == (1698 if single else 1250)
 
 
-@given(axis=crops, per_bin=st.integers(2, 2**27), single=st.integers(0, 1), near_end=st.integers(0, 40))
-@example(axis=Axis(CROP, 0.0, 1.0, 1.0, 1, 200, 1), per_bin=16792709, single=1, near_end=0)
-@example(axis=Axis(CROP, 1.0, 0.0, 1.0, 1, 200, 1), per_bin=16792709, single=1, near_end=0)
+@given(axis=crops, count=st.integers(2, 2**31 - 1), single=st.integers(0, 1), near_end=st.integers(3, 40))
+@example(axis=Axis(CROP, 0.0, 1.0, 1.0, 1, 200, 1), count=16792709, single=1, near_end=3)
+@example(axis=Axis(CROP, 1.0, 0.0, 1.0, 1, 200, 1), count=16792709, single=1, near_end=3)
 def test_samples_of_crops_lie_between_the_edges_in_order(
-    core: ctypes.CDLL, axis: Axis, per_bin: int, single: int, near_end: int
+    core: ctypes.CDLL, axis: Axis, count: int, single: int, near_end: int
 ) -> None:
     """To the last bit where the definition says, in one direction, however many there are."""
-    axis, real = axis._replace(ratio=per_bin), np.float32 if single else np.float64
-    count = axis.bins * per_bin
-    numbers = sorted({0, 1, count // 2, *range(max(count - 3 - near_end, 0), count)})
-    positions = [core.position_of(single, *axis, j // per_bin, j % per_bin) for j in numbers]
+    axis, real = axis._replace(bins=1, ratio=count), np.float32 if single else np.float64
+    numbers = sorted({0, 1, count // 2, *range(max(count - near_end, 0), count)})
+    positions = [core.crop_position_of(single, axis.low, axis.high, count, axis.length, j) for j in numbers]
     assert positions == [crop_position(axis, j, real) for j in numbers]
     assert positions == sorted(positions, reverse=axis.high < axis.low)
     assert {positions[0], positions[-1]} == {float(real(edge) * real(axis.length - 1)) for edge in axis[1:3]}

@@ -112,10 +112,9 @@ ROI_HOST_DEVICE T crop_position(const BoxAxis<T>& axis, int64_t j) {
   return is_past_last ? axis.last : position;
 }
 
-// Position of sample i of bin p, map pixels, in the order of evaluation that the definition fixes.
+// Position of sample i of bin p of the other rules, map pixels, in the order of evaluation that the definition fixes.
 template <class T>
-ROI_HOST_DEVICE T sample_position(const BoxAxis<T>& axis, int64_t p, int64_t i) {
-  if (is_crop(axis.rule)) return crop_position(axis, p * axis.grid + i);
+ROI_HOST_DEVICE T grid_position(const BoxAxis<T>& axis, int64_t p, int64_t i) {
   return add(bin_start(axis, p), multiply(add(static_cast<T>(i), T(0.5)), axis.bin) / static_cast<T>(axis.grid));
 }
 

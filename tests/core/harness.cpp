@@ -52,11 +52,12 @@ extern "C" int64_t build_taps(int single_precision, int rule, double low, double
                                           high_rate, taps, capacity);
 }
 
-extern "C" double position_of(int single_precision, int rule, double low, double high, double scale, int64_t bins,
-                              int64_t length, int64_t sampling_ratio, int64_t p, int64_t i) {
-  using roialign_ext::sample_position;
-  if (!single_precision)
-    return sample_position(axis_of<double>(rule, low, high, scale, bins, length, sampling_ratio), p, i);
-  return static_cast<double>(
-      sample_position(axis_of<float>(rule, low, high, scale, bins, length, sampling_ratio), p, i));
+extern "C" double crop_position_of(int single_precision, double low, double high, int64_t samples, int64_t length,
+                                   int64_t sample) {
+  const auto position = [&](auto real) {
+    using T = decltype(real);
+    const int rule = static_cast<int>(roialign_ext::Rule::kCropBilinear);
+    return static_cast<double>(roialign_ext::crop_position(axis_of<T>(rule, low, high, 1, 1, length, samples), sample));
+  };
+  return single_precision ? position(0.0f) : position(0.0);
 }
