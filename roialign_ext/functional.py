@@ -238,7 +238,8 @@ def crop_and_resize(
     """Resamples boxes of a feature map to one size, corner to corner: TensorFlow's crop_and_resize.
 
     The outer samples of a crop lie on the corners of its box, the others at even steps between them; an axis with one
-    sample takes the middle of the box. Numbers are those of ``tf.image.crop_and_resize``, on ``[N, C, H, W]`` tensors.
+    sample takes the middle of the box. Numbers are those of ``tf.image.crop_and_resize``, on ``[N, C, H, W]`` tensors,
+    but for last rows and columns that TensorFlow's rounding takes off the map.
     With ``samples_per_bin=n`` a crop ``n`` times finer along each axis is sampled and then pooled n x n, as in "sample
     14 x 14, then pool to 7 x 7".
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import roialign_ext  # noqa: F401  (registers the operators)
 from conftest import BOX_SETS, assert_within_rounding, generator, random_tensor, spread, with_layout
+from conftest import rows as corner_rows
 
 RULES = (
     "roi_align_half_pixel",
@@ -98,6 +99,8 @@ class Case:
         if self.boxes in ("all", *BOX_SETS):
             corners = torch.cat(list(BOX_SETS.values())) if self.boxes == "all" else BOX_SETS[self.boxes]
             rows = spread(corners, self.images)
+        elif self.boxes == "map":  # of a crop the whole map, in both directions
+            rows = spread(corner_rows((0.0, 0.0, 8.0, 8.0), (8.0, 8.0, 0.0, 0.0)), self.images)
         else:
             rows = self._random_rows(int(self.boxes))
         if self.rule.startswith("crop"):
@@ -336,6 +339,12 @@ BOUNDARIES = (
         )
     ]
     + [Case(rule="crop_bilinear", extrapolation_value=3.5), Case(rule="crop_nearest", extrapolation_value=float("inf"))]
+    # Steps that add up to more than the map, rounded.
+    + [
+        Case(rule=rule, boxes="map", planes=((4, 4),), bins=bins, ratio=ratio, extrapolation_value=3.5)
+        for rule in ("crop_bilinear", "crop_nearest")
+        for bins, ratio in (((22, 3), 1), ((3, 11), 2))
+    ]
 )
 # Enough tiles for the largest chunks of channels.
 BOUNDARIES += [

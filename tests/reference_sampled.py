@@ -44,8 +44,9 @@ class WarpParams(Params):
 class CropParams(Params):
     """``crop_and_resize``: ``sampling_ratio`` is ``samples_per_bin``; rows are (image, x1, y1, x2, y2), normalised.
 
-    The samples of all bins of an axis form one grid from edge to edge, both edges included; the map ends at its outer
-    pixel centres, and what lies beyond counts as the extrapolation value.
+    The samples of all bins of an axis form one grid from edge to edge: the last lies on the edge exactly, and rounded
+    steps take none past it. The map ends at its outer pixel centres, and what lies beyond counts as the extrapolation
+    value.
     """
 
     method: str = "bilinear"
@@ -67,7 +68,7 @@ class CropParams(Params):
                 with np.errstate(all="ignore"):
                     if count > 1:
                         step = ((high - low) * last) / kind(count - 1)
-                        position = low * last + kind(p * per_bin + i) * step
+                        position = self._between(low * last, high * last, p * per_bin + i, step, count)
                         t = (p * per_bin + i) / (count - 1)
                     else:
                         position = (kind(0.5) * (low + high)) * last
@@ -80,6 +81,16 @@ class CropParams(Params):
             result.bins.append(samples)
             result.first_rejected.append(first_rejected)
         return result
+
+    @staticmethod
+    def _between(first: Any, last: Any, number: int, step: Any, count: int) -> Any:
+        """Sample ``number`` of a grid of ``count`` between two positions."""
+        kind = type(step)
+        if not np.isfinite(step):
+            return kind(np.nan)
+        if number == count - 1:
+            return last
+        return min(max(first + kind(number) * step, min(first, last)), max(first, last))
 
     def _sample(self, index: int, position: float, length: int, by_first: float, by_second: float) -> Sample:
         if self.method == "bilinear":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +54,8 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     loaded.build_taps.restype = integer
     box = [ctypes.c_int, real, real, real, integer, integer, integer]
     loaded.build_taps.argtypes = [ctypes.c_int, *box, ctypes.c_int, real, real, ctypes.POINTER(TapStruct), integer]
+    loaded.crop_position_of.restype = real
+    loaded.crop_position_of.argtypes = [ctypes.c_int, real, real, integer, integer, integer]
     return loaded
 
 
@@ -278,19 +280,44 @@ def test_second_derivatives_of_means_are_zero(core: ctypes.CDLL) -> None:
     assert build(core, Axis(HALF_PIXEL, 1.3, 7.9, 1.0, 3, 9, 2), EDGES_ALONG, (1.0, 2.0)) == {}
 
 
-@given(axis=axes.filter(lambda a: a.ratio > 0), nearest=st.booleans())
-def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, nearest: bool) -> None:
-    axis = axis._replace(rule=CROP_NEAREST if nearest else CROP, low=axis.low / 16, high=axis.high / 16)
+def crop_position(axis: Axis, number: int, real: type) -> float:
+    """Where a sample of a crop lies in map pixels, by the definition."""
+    low, high, last, count = real(axis.low), real(axis.high), real(axis.length - 1), axis.bins * axis.ratio
+    if count == 1:
+        return float((real(0.5) * (low + high)) * last)
+    first, end, step = low * last, high * last, (high - low) * last / real(count - 1)
+    return float(
+        end if number == count - 1 else min(max(first + real(number) * step, min(first, end)), max(first, end))
+    )
+
+
+shares = st.one_of(st.floats(-2.5, 3.75, width=32), st.sampled_from([0.0, 1.0, 0.5, 1 - 2**-24, 2**-24, 1e7, -1e7]))
+crops = st.builds(
+    Axis,
+    rule=st.sampled_from([CROP, CROP_NEAREST]),
+    low=shares,
+    high=shares,
+    scale=st.just(1.0),
+    bins=st.integers(1, 9),
+    length=st.integers(1, 200),
+    ratio=st.sampled_from([1, 2, 3, 7, 33, 50]),
+)
+
+
+@given(axis=crops, single=st.integers(0, 1))
+@example(axis=Axis(CROP, 0.0, 1.0, 1.0, 22, 4, 1), single=1)
+@example(axis=Axis(CROP_NEAREST, 1.0, 0.0, 1.0, 22, 4, 1), single=1)
+@example(axis=Axis(CROP, 1.0, 1 - 2**-24, 1.0, 1, 4, 50), single=1)
+@example(axis=Axis(CROP, 1 - 2**-24, 1.0, 1.0, 1, 200, 50), single=1)
+def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, single: int) -> None:
+    """And not beyond: also where the two edges are a few roundings apart."""
+    nearest = axis.rule == CROP_NEAREST
     count, last = axis.bins * axis.ratio, axis.length - 1
     table: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     edges: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for i in range(count):
+        position = crop_position(axis, i, np.float32 if single else np.float64)
         along = i / (count - 1) if count > 1 else 0.5
-        position = (
-            axis.low * last + i * ((axis.high - axis.low) * last / (count - 1))
-            if count > 1
-            else (0.5 * (axis.low + axis.high) * last)
-        )
         if not 0 <= position <= last:
             continue
         at = whole(position) if nearest else position
@@ -301,8 +328,55 @@ def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, nearest: boo
             for edge, rate in enumerate((last * (1 - along), last * along)):
                 edges[key][edge] -= rate / axis.ratio
                 edges[key[0], low + 1][edge] += rate / axis.ratio
-    assert_same(build(core, axis), {key: (w[0], 0.0) for key, w in table.items()}, 1e-9)
-    assert_same(build(core, axis, EDGES), {key: (w[0], w[1]) for key, w in edges.items()}, 1e-9)
+    wanted = {key: (w[0], 0.0) for key, w in table.items()}
+    assert_same(build(core, axis, single=single), wanted, 1e-5 if single else 1e-9)
+    wanted = {key: (w[0], w[1]) for key, w in edges.items()}
+    assert_same(build(core, axis, EDGES, single=single), wanted, 1e-3 if single else 1e-9)
+
+
+@pytest.mark.parametrize("single", [0, 1])
+def test_outer_samples_of_crops_lie_on_the_edges(core: ctypes.CDLL, single: int) -> None:
+    """For all pairs of sizes below 200, in both directions. Rounded steps add up to more than the map for some."""
+    real, past = np.float32 if single else np.float64, 0
+    for length in range(2, 200):
+        for count in range(2, 200):
+            for low, high in ((0.0, 1.0), (1.0, 0.0)):
+                ends = [core.crop_position_of(single, low, high, count, length, j) for j in (0, count - 1)]
+                assert ends == [low * (length - 1), high * (length - 1)], (length, count)
+            past += real(count - 1) * (real(length - 1) / real(count - 1)) > length - 1
+    assert past == (1698 if single else 1250)
+
+
+@given(axis=crops, count=st.integers(2, 2**31 - 1), single=st.integers(0, 1), near_end=st.integers(3, 40))
+@example(axis=Axis(CROP, 0.0, 1.0, 1.0, 1, 200, 1), count=16792709, single=1, near_end=3)
+@example(axis=Axis(CROP, 1.0, 0.0, 1.0, 1, 200, 1), count=16792709, single=1, near_end=3)
+def test_samples_of_crops_lie_between_the_edges_in_order(
+    core: ctypes.CDLL, axis: Axis, count: int, single: int, near_end: int
+) -> None:
+    """To the last bit where the definition says, in one direction, however many there are."""
+    axis, real = axis._replace(bins=1, ratio=count), np.float32 if single else np.float64
+    numbers = sorted({0, 1, count // 2, *range(max(count - near_end, 0), count)})
+    positions = [core.crop_position_of(single, axis.low, axis.high, count, axis.length, j) for j in numbers]
+    assert positions == [crop_position(axis, j, real) for j in numbers]
+    assert positions == sorted(positions, reverse=axis.high < axis.low)
+    assert {positions[0], positions[-1]} == {float(real(edge) * real(axis.length - 1)) for edge in axis[1:3]}
+
+
+@pytest.mark.parametrize("single", [0, 1])
+@pytest.mark.parametrize("ratio", [2, 50])
+def test_crops_of_steps_that_are_not_finite_have_no_samples(core: ctypes.CDLL, single: int, ratio: int) -> None:
+    """Also where one of the edges lies on the map; whether they are visited or found by bisection."""
+    edges = [
+        (-math.inf, 1.0),
+        (0.0, math.inf),
+        (math.inf, 0.5),
+        (math.nan, 1.0),
+        (0.0, math.nan),
+        (-math.inf, math.inf),
+    ]
+    edges += [(-3e38, 3e38), (0.5, -3e38)] if single else []
+    for low, high in edges:
+        assert build(core, Axis(CROP, low, high, 1.0, 3, 40, ratio), single=single) == {}
 
 
 @pytest.mark.parametrize("half_size", [1e4, 1e6, 1e8, 1e12, 1e18, 1e30, 1e38, math.inf, math.nan])

@@ -6,6 +6,7 @@ own. Values are poisoned: memory of new tensors and shared memory hold NaN until
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -272,6 +273,79 @@ def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, lay
     assert not wanted[1, [2, 4]].isfinite().any()
     assert torch.equal(actual.isfinite(), wanted.isfinite())
     assert_close(actual[wanted.isfinite()], wanted[wanted.isfinite()])
+
+
+LAUNCHED = {
+    "averages": {
+        "_pool": ("fill_tables", "pool_by_columns"),
+        "_pool_grad_input": ("fill_tables", "list_boxes", "gather"),
+        "_pool_grad_boxes": ("fill_tables", "by_columns"),
+    },
+    "averages of channels that lie together": {
+        "_pool": ("fill_tables", "pool_by_channels"),
+        "_pool_grad_input": ("fill_tables", "list_boxes", "spread_by_channels"),
+        "_pool_grad_boxes": ("fill_tables", "by_channels"),
+    },
+    "maxima": {
+        "_pool_max": ("fill_samples", "maximum"),
+        "_pool": ("fill_samples", "pool_given"),
+        "_pool_grad_input": ("fill_samples", "list_boxes", "spread_given"),
+        "_pool_grad_boxes": ("fill_samples", "box_gradient_given"),
+    },
+    "rotated boxes": {
+        "_pool": ("fill_boxes", "pool"),
+        "_pool_grad_input": ("fill_boxes", "list_boxes", "gather"),
+        "_pool_grad_boxes": ("fill_boxes", "box_gradient"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "case"),
+    [
+        ("averages", Case(rule="prroi_pool")),
+        ("averages of channels that lie together", Case(rule="crop_bilinear", channels=34, layout="channels_last")),
+        ("maxima", Case(rule="roi_align_legacy")),
+        ("rotated boxes", Case(rule="rotated_legacy")),
+    ],
+)
+def test_nothing_follows_a_launch_that_fails(shim: Operators, library: Path, what: str, case: Case) -> None:
+    """It would walk tables that were not written. The error names the call and the kernel; CUDA keeps none."""
+    counters, maps, rows, arguments = ctypes.CDLL(str(library)), case.maps(), case.rows(), case.rule_arguments
+    winners = CPU("_pool_max", maps, rows, case.bins, *arguments)[1] if what == "maxima" else None
+    calls = {
+        "_pool_max": (maps, rows, case.bins),
+        "_pool": (maps, rows, None, None, winners, case.bins),
+        "_pool_grad_input": (case.grad(), rows, None, None, winners, case.input_size, case.layout == "channels_last"),
+        "_pool_grad_boxes": (case.grad(), maps, rows, None, winners),
+    }
+    for name, launched in LAUNCHED[what].items():
+        for number, kernel in enumerate(launched):
+            counters.shim_fail_launch(ctypes.c_int64(number))
+            text = f"{name} ('{case.rule}') on CUDA could not launch {kernel}: too many resources requested for launch"
+            with pytest.raises(RuntimeError, match=re.escape(text)):
+                shim(name, *calls[name], *arguments)
+            assert counters.shim_launches() == number + 1
+            assert counters.cudaGetLastError() == 0
+        counters.shim_fail_launch(ctypes.c_int64(-1))
+        shim(name, *calls[name], *arguments)
+        assert counters.shim_launches() == len(launched)
+
+
+def test_sizes_beyond_32_bits_are_refused(shim: Operators) -> None:
+    """Kernels number boxes, planes, and the bins of a box with 32 bits."""
+    many, box, features = 1 << 31, torch.tensor([[0.0, 0.0, 0.0, 3.0, 3.0]]), torch.zeros(1, 1, 4, 4)
+    arguments = ([1.0], [8.0, 1.0], 2, "roi_align_legacy")
+    with pytest.raises(ValueError, match="boxes: on CUDA at most 2147483647, got 2147483648"):
+        shim("_pool", [features], box.expand(many, 5), None, None, None, (1, 1), *arguments)
+    images = features.expand(many, 1, 4, 4)
+    with pytest.raises(ValueError, match="input: on CUDA at most 2147483647 images at each of 1 levels, got 21474836"):
+        shim("_pool", [images], box, None, None, None, (1, 1), *arguments)
+    with pytest.raises(ValueError, match="input: on CUDA at most 1073741823 images at each of 2 levels, got 10737418"):
+        shim("_pool", [images[: many // 2]] * 2, box, None, None, None, (1, 1), [1.0, 0.5], *arguments[1:])
+    grad = torch.zeros(1).expand(1, 1, 1 << 16, 1 << 15)
+    with pytest.raises(ValueError, match="output_size: on CUDA at most 2147483647 bins, got 2147483648"):
+        shim("_pool_grad_boxes", grad, [features], box, None, None, *arguments)
 
 
 def test_sizes_beyond_the_tables_are_refused(shim: Operators) -> None:

@@ -86,6 +86,13 @@ def test_errors(probe: Probe, name: str, words: str) -> None:
     assert probe("block_sum") == ([32640.0, 33640.0], "")  # the next launch is not disturbed
 
 
+@pytest.mark.parametrize(("name", "blocks"), [("too_many_blocks", 2**31), ("too_many_blocks_for_32_bits", 2**32 + 1)])
+def test_too_many_blocks(probe: Probe, name: str, blocks: int) -> None:
+    """The launcher of the kernels says so, and launches nothing more; no blocks are no error."""
+    assert probe(name) == ([0.0, 0.0], f"ballots: {blocks} blocks are more than a launch can have")
+    assert probe("no_blocks") == ([32.0, 0.0], "")
+
+
 def test_unset_shared_memory_is_nan(probe: Probe) -> None:
     assert math.isnan(probe("unset_shared_memory")[0][0])
 

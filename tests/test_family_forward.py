@@ -286,6 +286,29 @@ def test_roi_pool_equals_torchvision(dtype: torch.dtype, scale: float) -> None:
     assert torch.equal(roi_pool(features, boxes, (3, 2), scale), ops.roi_pool(features, boxes, (3, 2), scale))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "cells", "beyond"),
+    [(torch.float32, 57, 1.0), (torch.float32, 58, 0.0), (torch.float64, 57, 0.0), (torch.float64, 58, 1.0)],
+)
+def test_roi_pool_rounds_the_ends_of_bins(dtype: torch.dtype, cells: int, beyond: float) -> None:
+    """(33): seven times a seventh of so many cells may come out larger, and the last bin has one cell more."""
+    features = torch.zeros(1, 1, 1, 60, dtype=dtype)
+    features[..., cells] = 1.0  # the first one that is not the box's
+    out = roi_pool(features, torch.tensor([[0.0, 0.0, 0.0, cells - 1.0, 0.0]], dtype=dtype), (1, 7))
+    assert out.flatten().tolist() == [0.0] * 6 + [beyond]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ends_of_bins_equal_torchvision(dtype: torch.dtype) -> None:
+    """Maps whose pixels ascend and descend show the last and the first cell of every bin."""
+    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
+    ascending = torch.arange(70, dtype=dtype).reshape(1, 1, 1, 70)
+    features = torch.cat([ascending, -ascending], 1)
+    boxes = torch.tensor([[0.0, 3.0, 0.0, 2.0 + cells, 0.0] for cells in range(1, 60)], dtype=dtype)
+    for bins in range(1, 15):
+        assert torch.equal(roi_pool(features, boxes, (1, bins)), ops.roi_pool(features, boxes, (1, bins)))
+
+
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("name", [*AVERAGES, *MAXIMA])
 def test_nan_and_infinite_pixels_reach_only_outputs_that_use_them(name: str, layout: torch.memory_format) -> None:

@@ -31,6 +31,7 @@ struct BoxAxis {
   Rule rule;
   T start;         // where the box begins, map pixels
   T bin;           // length of one bin, map pixels, negative for a reversed box; crops: from one sample to the next
+  T last;          // crops: where the last sample lies, map pixels
   int64_t grid;    // samples per bin; 0 when the grid is empty
   int64_t bins;    // bins along the axis (PH or PW)
   int64_t length;  // size of the map along the axis (H or W)
@@ -50,14 +51,17 @@ ROI_HOST_DEVICE int64_t samples_per_bin(T bin, int64_t sampling_ratio) {
   return grid >= T(1) && grid <= T(kMaxGrid) ? static_cast<int64_t>(grid) : 0;  // false for NaN
 }
 
-// From one sample to the next of `samples` that span the box from edge to edge. One sample lies in its middle.
+// A grid of `samples` from edge to edge of the box. One sample lies in its middle.
 template <class T>
 ROI_HOST_DEVICE void span_box(BoxAxis<T>& axis, T low, T high, int64_t samples) {
   if (samples > 1) {
     axis.start = multiply(low, axis.scale);
+    axis.last = multiply(high, axis.scale);
     axis.bin = multiply(add(high, -low), axis.scale) / static_cast<T>(samples - 1);
+    // Steps that are not finite lead nowhere: no sample of such a grid is on the map.
+    if (!std::isfinite(axis.bin)) axis.start = axis.last = static_cast<T>(NAN);
   } else {
-    axis.start = multiply(multiply(T(0.5), add(low, high)), axis.scale);
+    axis.start = axis.last = multiply(multiply(T(0.5), add(low, high)), axis.scale);
     axis.bin = T(0);
   }
 }
@@ -66,7 +70,7 @@ ROI_HOST_DEVICE void span_box(BoxAxis<T>& axis, T low, T high, int64_t samples) 
 template <class T>
 ROI_HOST_DEVICE BoxAxis<T> make_box_axis(Rule rule, T low, T high, T scale, int64_t bins, int64_t length,
                                          int64_t sampling_ratio) {
-  BoxAxis<T> axis = {rule, T(0), T(0), 0, bins, length, scale, false};
+  BoxAxis<T> axis = {rule, T(0), T(0), T(0), 0, bins, length, scale, false};
   if (is_crop(rule)) {
     axis.scale = static_cast<T>(length - 1);
     axis.grid = sampling_ratio;
@@ -98,10 +102,19 @@ ROI_HOST_DEVICE T bin_start(const BoxAxis<T>& axis, int64_t p) {
   return add(axis.start, multiply(static_cast<T>(p), axis.bin));
 }
 
-// Position of sample i of bin p, map pixels, in the order of evaluation that the definition fixes.
+// Position of sample j of a crop, map pixels. The outer samples lie on the edges of the box: rounded steps would take
+// the last one past a border that the edge lies on, and the border's pixels would be lost.
 template <class T>
-ROI_HOST_DEVICE T sample_position(const BoxAxis<T>& axis, int64_t p, int64_t i) {
-  if (is_crop(axis.rule)) return add(axis.start, multiply(static_cast<T>(p * axis.grid + i), axis.bin));
+ROI_HOST_DEVICE T crop_position(const BoxAxis<T>& axis, int64_t j) {
+  if (j == axis.bins * axis.grid - 1) return axis.last;
+  const T position = add(axis.start, multiply(static_cast<T>(j), axis.bin));
+  const bool is_past_last = axis.bin < T(0) ? position < axis.last : position > axis.last;
+  return is_past_last ? axis.last : position;
+}
+
+// Position of sample i of bin p of the other rules, map pixels, in the order of evaluation that the definition fixes.
+template <class T>
+ROI_HOST_DEVICE T grid_position(const BoxAxis<T>& axis, int64_t p, int64_t i) {
   return add(bin_start(axis, p), multiply(add(static_cast<T>(i), T(0.5)), axis.bin) / static_cast<T>(axis.grid));
 }
 

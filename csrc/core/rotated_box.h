@@ -35,7 +35,7 @@ ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* row, T scale,
   const T shift = half_pixel ? T(-0.5) : T(0);
   const T angle = degrees ? static_cast<T>(static_cast<double>(row[4]) * kPi / 180.0) : row[4];
   auto upright = [&](T extent, int64_t bins, int64_t length) {
-    BoxAxis<T> axis = {rule, T(0), T(0), 0, bins, length, scale, false};
+    BoxAxis<T> axis = {rule, T(0), T(0), T(0), 0, bins, length, scale, false};
     T size = multiply(extent, scale);
     axis.size_held = !half_pixel && size < T(1);
     if (axis.size_held) size = T(1);
@@ -115,12 +115,16 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
                                              int64_t q, Visit&& visit) {
   if (!window.finite()) return;
   RotatedSample<T> sample = {};
-  for_each_run(box.y, p, window.rows.from, window.rows.to, false, [&](int64_t i, int64_t count_y, T up_y) {
+  // Sizes are not negative here: both axes ascend.
+  constexpr bool kDescends = false, kBackwards = false;
+  const auto row_at = [&](int64_t i) { return grid_position(box.y, p, i); };
+  const auto column_at = [&](int64_t j) { return grid_position(box.x, q, j); };
+  const auto visit_row = [&](int64_t i, int64_t count_y, T up_y) {
     sample.up_y = up_y;
     sample.y.index = i;
     sample.y.count = count_y;
     sample.along_y = fraction_along_box(box.y, p, sample.y) - T(0.5);
-    for_each_run(box.x, q, window.columns.from, window.columns.to, false, [&](int64_t j, int64_t count_x, T up_x) {
+    const auto visit_sample = [&](int64_t j, int64_t count_x, T up_x) {
       const T y = add(add(multiply(up_y, box.cosine), -multiply(up_x, box.sine)), box.centre_y);
       const T x = add(add(multiply(up_y, box.sine), multiply(up_x, box.cosine)), box.centre_x);
       if (!locate(box.y.rule, y, box.y.length, sample.y) || !locate(box.x.rule, x, box.x.length, sample.x)) return;
@@ -130,8 +134,10 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
       sample.along_x = fraction_along_box(box.x, q, sample.x) - T(0.5);
       sample.weight = static_cast<T>(count_y) * static_cast<T>(count_x);
       visit(sample);
-    });
-  });
+    };
+    for_each_run(box.x.grid, kDescends, column_at, window.columns.from, window.columns.to, kBackwards, visit_sample);
+  };
+  for_each_run(box.y.grid, kDescends, row_at, window.rows.from, window.rows.to, kBackwards, visit_row);
 }
 
 // How fast a sample moves on the map, or how its speed changes.

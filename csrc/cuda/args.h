@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "../core/box_axis.h"
 #include "../core/pyramid.h"
@@ -74,9 +75,9 @@ constexpr int64_t kMostBins = 1 << 20, kMostPixels = 1 << 24;
 // after kMaxSamples (core/winner.h); the glue refuses calls in which there could be any.
 int64_t most_samples(const CallArgs& args);
 
-// Enqueues the operation on a stream (a cudaStream_t) of the current device and returns at once: nullptr, or what CUDA
-// says went wrong. A row whose batch index is not a whole number in [0, images), and a rotated box of negative size,
-// reads nothing: its bins become NaN, its winners -1, its gradients 0.
-const char* enqueue(Operation operation, const CallArgs& args, void* scratch, void* stream);
+// Enqueues the operation on a stream (a cudaStream_t) of the current device and returns at once: an empty string, or
+// which kernel could not be launched and why; no other follows it. A row whose batch index is not a whole number in [0,
+// images), and a rotated box of negative size, reads nothing: its bins become NaN, its winners -1, its gradients 0.
+std::string enqueue(Operation operation, const CallArgs& args, void* scratch, void* stream);
 
 }  // namespace roialign_ext::cuda

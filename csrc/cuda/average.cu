@@ -212,26 +212,27 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
 
 }  // namespace
 
-void pool_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void pool_average(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
     const Products products = average_products(args);
     const auto taps = take_taps<W>(args, products, scratch);
     if (scratch.counts_only()) return;
-    build_taps(args, products, taps, stream);
+    build_taps(args, products, taps, launcher);
     with_offset(args, [&](auto offset) {
       using Offset = decltype(offset);
       if (!channels_lie_together(args)) {
         const bool narrow = args.bins_x <= kWarp / 4;
         const auto kernel = narrow ? pool_by_columns<S, Offset, 4> : pool_by_columns<S, Offset, 2>;
         const int64_t blocks = blocks_for_rows(args, kChannels * (narrow ? 4 : 2));
-        launch(kernel, blocks, kThreads, kWarps * kChannels * kPitch * sizeof(W), stream, args, products, taps);
+        launcher.launch("pool_by_columns", kernel, blocks, kThreads, kWarps * kChannels * kPitch * sizeof(W), args,
+                        products, taps);
         return;
       }
       with_pack<S>(args, [&](auto vec) {
-        launch(pool_by_channels<S, Offset, vec.value>, blocks_for_rows(args, kWarp * vec.value), kThreads, 0, stream,
-               args, products, taps);
+        launcher.launch("pool_by_channels", pool_by_channels<S, Offset, vec.value>,
+                        blocks_for_rows(args, kWarp * vec.value), kThreads, 0, args, products, taps);
       });
     });
   });

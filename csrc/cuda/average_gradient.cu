@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, AverageSource<S, Offset, VEC>::kBloc
 
 }  // namespace
 
-void spread_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void spread_average(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
@@ -146,8 +146,8 @@ void spread_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream)
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/true, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;
-    build_tables(args, products, tables, stream);
-    build_groups(args, tables.plane_of_box, groups, stream);
+    build_tables(args, products, tables, launcher);
+    build_groups(args, tables.plane_of_box, groups, launcher);
     // Where there are few tiles, blocks take fewer channels, so that all multiprocessors have some.
     const auto has_many_blocks = [&](const TileMap& map, int channels) {
       return map.tiles * (args.channels / channels) >= kManyBlocks;
@@ -157,16 +157,16 @@ void spread_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream)
       if (!channels_lie_together(args)) {
         constexpr int kMany = sizeof(W) == 8 ? 16 : 32, kFew = 8;
         if (has_many_blocks(make_tile_map(args, 16, 16), kMany)) {
-          return launch_gather<S>(args, groups, AverageSource<S, Offset, kMany>{products, tables}, stream);
+          return launch_gather<S>(args, groups, AverageSource<S, Offset, kMany>{products, tables}, launcher);
         }
-        return launch_gather<S>(args, groups, AverageSource<S, Offset, kFew>{products, tables}, stream);
+        return launch_gather<S>(args, groups, AverageSource<S, Offset, kFew>{products, tables}, launcher);
       }
       const TileMap map = make_tile_map(args, kWarps, kTileColumns);
       const auto spread = [&](auto vec) {
         const int64_t chunk = kWarp * vec.value, chunks = (args.channels + chunk - 1) / chunk;
-        launch(spread_by_channels<S, Offset, vec.value>, map.tiles * chunks, kThreads,
-               kNearBytes + kThreads * sizeof(W), stream, args, map, groups,
-               AverageSource<S, Offset, vec.value>{products, tables});
+        launcher.launch("spread_by_channels", spread_by_channels<S, Offset, vec.value>, map.tiles * chunks, kThreads,
+                        kNearBytes + kThreads * sizeof(W), args, map, groups,
+                        AverageSource<S, Offset, vec.value>{products, tables});
       };
       with_pack<S>(args, [&](auto vec) {
         if (has_many_blocks(map, kWarp * vec.value)) return spread(vec);

@@ -197,21 +197,21 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
 
 }  // namespace
 
-void average_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void average_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
     const Products products = box_gradient_products(args);
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_tables(args, products, tables, stream);
+    build_tables(args, products, tables, launcher);
     const size_t sums_bytes = kWarps * 4 * sizeof(W);
     if (channels_lie_together(args)) {
       const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
-      launch(by_channels<S>, args.boxes, kThreads, sums_bytes, stream, args, tables, map);
+      launcher.launch("by_channels", by_channels<S>, args.boxes, kThreads, sums_bytes, args, tables, map);
     } else {
       const size_t columns_bytes = kWarps * sizeof(ColumnSums<W>);
-      launch(by_columns<S>, args.boxes, kThreads, columns_bytes + sums_bytes, stream, args, tables);
+      launcher.launch("by_columns", by_columns<S>, args.boxes, kThreads, columns_bytes + sums_bytes, args, tables);
     }
   });
 }

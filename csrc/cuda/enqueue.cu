@@ -4,23 +4,23 @@
 namespace roialign_ext::cuda {
 namespace {
 
-void run(Operation operation, const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void run(Operation operation, const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   const bool rotated = is_rotated(args.rule);
   switch (operation) {
     case Operation::kPool:
-      return rotated ? pool_rotated(args, scratch, stream) : pool_average(args, scratch, stream);
+      return rotated ? pool_rotated(args, scratch, launcher) : pool_average(args, scratch, launcher);
     case Operation::kGradInput:
-      return rotated ? spread_rotated(args, scratch, stream) : spread_average(args, scratch, stream);
+      return rotated ? spread_rotated(args, scratch, launcher) : spread_average(args, scratch, launcher);
     case Operation::kGradBoxes:
-      return rotated ? rotated_box_gradient(args, scratch, stream) : average_box_gradient(args, scratch, stream);
+      return rotated ? rotated_box_gradient(args, scratch, launcher) : average_box_gradient(args, scratch, launcher);
     case Operation::kMax:
-      return pool_maximum(args, scratch, stream);
+      return pool_maximum(args, scratch, launcher);
     case Operation::kPoolWinners:
-      return pool_winners(args, scratch, stream);
+      return pool_winners(args, scratch, launcher);
     case Operation::kSpreadWinners:
-      return spread_winners(args, scratch, stream);
+      return spread_winners(args, scratch, launcher);
     case Operation::kGradBoxesWinners:
-      return winners_box_gradient(args, scratch, stream);
+      return winners_box_gradient(args, scratch, launcher);
   }
 }
 
@@ -28,15 +28,16 @@ void run(Operation operation, const CallArgs& args, Scratch& scratch, cudaStream
 
 int64_t scratch_bytes(Operation operation, const CallArgs& args) {
   Scratch scratch;
-  run(operation, args, scratch, nullptr);
+  Launcher unused(nullptr);
+  run(operation, args, scratch, unused);
   return scratch.bytes();
 }
 
-const char* enqueue(Operation operation, const CallArgs& args, void* memory, void* stream) {
+std::string enqueue(Operation operation, const CallArgs& args, void* memory, void* stream) {
   Scratch scratch(memory);
-  run(operation, args, scratch, static_cast<cudaStream_t>(stream));
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  Launcher launcher(static_cast<cudaStream_t>(stream));
+  run(operation, args, scratch, launcher);
+  return launcher.error();
 }
 
 }  // namespace roialign_ext::cuda

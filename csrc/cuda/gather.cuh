@@ -107,12 +107,12 @@ __global__ void __launch_bounds__(kThreads, Source::kBlocks)
 }
 
 template <class S, class Source>
-void launch_gather(const CallArgs& args, const Groups& groups, const Source& source, cudaStream_t stream) {
+void launch_gather(const CallArgs& args, const Groups& groups, const Source& source, Launcher& launcher) {
   const WorkMap channels = make_work_map(args, 0, Source::kChannels);
   const bool lanes = channels.lanes_are_channels;
   const TileMap map = lanes ? make_tile_map(args, 2, 4) : make_tile_map(args, 16, 16);
-  launch(gather<S, Source>, map.tiles * channels.chunks, kThreads, kNearBytes, stream, args, map, lanes, groups,
-         source);
+  launcher.launch("gather", gather<S, Source>, map.tiles * channels.chunks, kThreads, kNearBytes, args, map, lanes,
+                  groups, source);
 }
 
 }  // namespace roialign_ext::cuda

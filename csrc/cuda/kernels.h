@@ -5,17 +5,17 @@
 
 namespace roialign_ext::cuda {
 
-void pool_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
-void spread_average(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
-void average_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
+void pool_average(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void spread_average(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void average_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher);
 
-void pool_maximum(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
-void pool_winners(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
-void spread_winners(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
-void winners_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
+void pool_maximum(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void pool_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void spread_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void winners_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher);
 
-void pool_rotated(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
-void spread_rotated(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
-void rotated_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream);
+void pool_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void spread_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void rotated_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher);
 
 }  // namespace roialign_ext::cuda

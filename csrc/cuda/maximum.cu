@@ -387,56 +387,57 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void pool_maximum(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void pool_maximum(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, stream);
+    build_samples(args, samples, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
-    launch(maximum<S>, blocks_for(map.threads()), kThreads, 0, stream, args, samples, map);
+    launcher.launch("maximum", maximum<S>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
   });
 }
 
-void pool_winners(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void pool_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, stream);
+    build_samples(args, samples, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, 1);
-    launch(pool_given<S>, blocks_for(map.threads()), kThreads, 0, stream, args, samples, map);
+    launcher.launch("pool_given", pool_given<S>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
   });
 }
 
-void spread_winners(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void spread_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
     const auto samples = take_samples<W>(args, /*by_pixel=*/true, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, stream);
-    build_groups(args, samples.plane_of_box, groups, stream);
+    build_samples(args, samples, launcher);
+    build_groups(args, samples.plane_of_box, groups, launcher);
     const int64_t chunks = (args.channels + kWarp - 1) / kWarp;
     int chunks_of_block = 1;
     while (chunks_of_block < kWarps && chunks_of_block < chunks) chunks_of_block *= 2;
     const TileMap map = make_tile_map(args, kWarps / chunks_of_block * kTileRows, kTileColumns<W>);
-    launch(spread_given<S>, map.tiles * ((chunks + chunks_of_block - 1) / chunks_of_block), kThreads,
-           kNearBytes + kWarps * kTilePixels<W> * kPitch * sizeof(W), stream, args, map, chunks_of_block, groups,
-           samples);
+    launcher.launch("spread_given", spread_given<S>, map.tiles * ((chunks + chunks_of_block - 1) / chunks_of_block),
+                    kThreads, kNearBytes + kWarps * kTilePixels<W> * kPitch * sizeof(W), args, map, chunks_of_block,
+                    groups, samples);
   });
 }
 
-void winners_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void winners_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
     const auto samples = take_samples<W>(args, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, stream);
+    build_samples(args, samples, launcher);
     const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, 1);
-    launch(box_gradient_given<S>, args.boxes, kThreads, kWarps * 4 * sizeof(W), stream, args, samples, map);
+    launcher.launch("box_gradient_given", box_gradient_given<S>, args.boxes, kThreads, kWarps * 4 * sizeof(W), args,
+                    samples, map);
   });
 }
 

@@ -49,9 +49,15 @@ bool checks_rows() {
 // One call: its arguments, and the tensors made for it that have to live until it is enqueued.
 class Call {
  public:
-  // `like` has the features' dtype and number of channels.
-  Call(const Tensor& like, int64_t images, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-       int64_t bins_y, int64_t bins_x, const RuleArgs& rule) {
+  // `name` is the operator's; `like` has the features' dtype and number of channels.
+  Call(const char* name, const Tensor& like, int64_t images, const Tensor& boxes, const OptionalTensor& u,
+       const OptionalTensor& v, int64_t bins_y, int64_t bins_x, const RuleArgs& rule)
+      : name_(name), rule_name_(rule.name) {
+    // Kernels number boxes and planes with 32 bits.
+    const int64_t levels = static_cast<int64_t>(rule.scales.size()), most_images = INT32_MAX / levels;
+    TORCH_CHECK_VALUE(boxes.size(0) <= INT32_MAX, "boxes: on CUDA at most ", INT32_MAX, ", got ", boxes.size(0));
+    TORCH_CHECK_VALUE(images <= most_images, "input: on CUDA at most ", most_images, " images at each of ", levels,
+                      " levels, got ", images);
     const bool wide = like.scalar_type() == at::kDouble || boxes.scalar_type() == at::kDouble;
     coordinates_ = wide ? at::kDouble : at::kFloat;
     args_.rule = find_rule(rule.name);
@@ -102,14 +108,17 @@ class Call {
       scratch = at::empty({bytes}, kept_.front().options().dtype(at::kByte));
       memory = scratch.mutable_data_ptr();
     }
-    const char* error = cuda::enqueue(operation, args_, memory, c10::cuda::getCurrentCUDAStream().stream());
-    TORCH_CHECK(error == nullptr, "roialign_ext: a CUDA kernel could not be launched: ", error);
+    const std::string error = cuda::enqueue(operation, args_, memory, c10::cuda::getCurrentCUDAStream().stream());
+    TORCH_CHECK(error.empty(), name_, " ('", rule_name_, "') on CUDA could not launch ", error);
   }
 
  private:
   void check_sizes(bool is_maximum) const {
     const int64_t bins = std::max(args_.bins_y, args_.bins_x);
     TORCH_CHECK_VALUE(bins <= kMostBins, "output_size: on CUDA at most ", kMostBins, " bins along an axis, got ", bins);
+    // Kernels number the bins of a box with 32 bits.
+    TORCH_CHECK_VALUE(args_.bins_y * args_.bins_x <= INT32_MAX, "output_size: on CUDA at most ", INT32_MAX,
+                      " bins, got ", args_.bins_y * args_.bins_x);
     for (int i = 0; i < args_.levels; ++i) {
       const int64_t side = std::max(args_.maps[i].height, args_.maps[i].width);
       TORCH_CHECK_VALUE(side <= kMostPixels, "input: on CUDA at most ", kMostPixels, " rows and columns, got ", side);
@@ -124,6 +133,8 @@ class Call {
     return kept_.back().const_data_ptr();
   }
 
+  const char* name_;
+  std::string_view rule_name_;
   CallArgs args_ = {};
   at::ScalarType coordinates_;
   std::vector<Tensor> kept_;  // the boxes first
@@ -136,7 +147,7 @@ Tensor pool_cuda(at::TensorList input, const Tensor& boxes, const OptionalTensor
   const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
   check_pool_args(input, boxes, u, v, winners, c10::fromIntArrayRefSlow(output_size), rule, extrapolation_value);
   const c10::cuda::CUDAGuard guard(input[0].device());
-  Call call(input[0], input[0].size(0), boxes, u, v, output_size[0], output_size[1], rule);
+  Call call("_pool", input[0], input[0].size(0), boxes, u, v, output_size[0], output_size[1], rule);
   const Tensor output = at::empty({boxes.size(0), input[0].size(1), output_size[0], output_size[1]},
                                   input[0].options().memory_format(input[0].suggest_memory_format()));
   if (output.numel() == 0) return output;
@@ -154,7 +165,7 @@ std::tuple<Tensor, Tensor> pool_max_cuda(at::TensorList input, const Tensor& box
   const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
   check_pool_max_args(input, boxes, c10::fromIntArrayRefSlow(output_size), rule);
   const c10::cuda::CUDAGuard guard(input[0].device());
-  Call call(input[0], input[0].size(0), boxes, {}, {}, output_size[0], output_size[1], rule);
+  Call call("_pool_max", input[0], input[0].size(0), boxes, {}, {}, output_size[0], output_size[1], rule);
   const auto options = input[0].options().memory_format(input[0].suggest_memory_format());
   const Tensor values = at::empty({boxes.size(0), input[0].size(1), output_size[0], output_size[1]}, options);
   const Tensor winners = at::empty(values.sizes(), options.dtype(at::kInt));
@@ -174,7 +185,7 @@ std::vector<Tensor> pool_grad_input_cuda(const Tensor& grad, const Tensor& boxes
   const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
   check_pool_grad_input_args(grad, boxes, u, v, winners, c10::fromIntArrayRefSlow(input_size), rule);
   const c10::cuda::CUDAGuard guard(grad.device());
-  Call call(grad, input_size[0], boxes, u, v, grad.size(2), grad.size(3), rule);
+  Call call("_pool_grad_input", grad, input_size[0], boxes, u, v, grad.size(2), grad.size(3), rule);
   const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   std::vector<Tensor> grad_input;
   bool empty = true;
@@ -201,7 +212,7 @@ Tensor pool_grad_boxes_cuda(const Tensor& grad, at::TensorList input, const Tens
   const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
   check_pool_grad_boxes_args(grad, input, boxes, v, winners, rule);
   const c10::cuda::CUDAGuard guard(input[0].device());
-  Call call(input[0], input[0].size(0), boxes, v, {}, grad.size(2), grad.size(3), rule);
+  Call call("_pool_grad_boxes", input[0], input[0].size(0), boxes, v, {}, grad.size(2), grad.size(3), rule);
   if (grad.numel() == 0) return at::zeros(boxes.sizes(), boxes.options());
   const Tensor rows = call.write_grad_boxes();
   call.add_maps(input, rule);

@@ -1,11 +1,12 @@
-// What the kernels need of CUDA beyond the language: launches, shared memory, and elements in memory. The two
-// conditions are all that differs where kernels run on the CPU for tests (tests/shim).
+// What the kernels need of CUDA beyond the language: launches, shared memory, and elements in memory. The one condition
+// is all that differs where kernels run on the CPU for tests (tests/shim).
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <string>
 #include <type_traits>
 
 #include "args.h"
@@ -24,24 +25,40 @@ constexpr int kThreads = 256;  // of a block over features
 constexpr int kWarps = kThreads / kWarp;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Enqueues a kernel; nothing where there are no blocks. Errors are collected at the end of enqueue().
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream,
-            const Arguments&... arguments) {
-  if (blocks == 0) return;
-  const dim3 grid(static_cast<unsigned>(blocks)), block(static_cast<unsigned>(threads));
-#if defined(ROIALIGN_EXT_SHIM)
-  static_cast<void>(stream);
-  shim::launch(kernel, grid, block, shared_bytes, arguments...);
-#else
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  cudaLaunchKernelEx(&config, kernel, arguments...);
-#endif
-}
+// Enqueues the kernels of one operation on a stream, up to the first that cannot be launched: what follows it would
+// walk tables that nobody wrote.
+class Launcher {
+ public:
+  explicit Launcher(cudaStream_t stream) : stream_(stream) {}
+
+  // `name` is the kernel's, for the error. Nothing happens where there are no blocks.
+  template <class... Parameters, class... Arguments>
+  void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
+              const Arguments&... arguments) {
+    if (blocks == 0 || !error_.empty()) return;
+    if (blocks > kMostBlocks) return fail(name, std::to_string(blocks) + " blocks are more than a launch can have");
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream_;
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // takes it back: who asks next would take it for an error of their own
+    fail(name, cudaGetErrorString(error));
+  }
+
+  // What went wrong, and in which kernel; empty if nothing did.
+  const std::string& error() const { return error_; }
+
+ private:
+  static constexpr int64_t kMostBlocks = INT32_MAX;
+
+  void fail(const char* name, const std::string& reason) { error_ = std::string(name) + ": " + reason; }
+
+  cudaStream_t stream_;
+  std::string error_;
+};
 
 constexpr int64_t blocks_for(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
 

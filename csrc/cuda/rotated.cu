@@ -219,51 +219,51 @@ void with_order(const CallArgs& args, Run&& run) {
 }
 
 template <class T>
-void build_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, cudaStream_t stream) {
-  launch(fill_boxes<T>, blocks_for(args.boxes), kThreads, 0, stream, args, boxes);
+void build_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, Launcher& launcher) {
+  launcher.launch("fill_boxes", fill_boxes<T>, blocks_for(args.boxes), kThreads, 0, args, boxes);
 }
 
 }  // namespace
 
-void pool_rotated(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void pool_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_types(args, [&](auto element, auto coordinate) {
     using S = decltype(element);
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, stream);
+    build_boxes(args, boxes, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
     with_order(args, [&](auto order) {
-      launch(pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, stream, args, boxes, map);
+      launcher.launch("pool", pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, args, boxes, map);
     });
   });
 }
 
-void spread_rotated(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void spread_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_types(args, [&](auto element, auto coordinate) {
     using S = decltype(element);
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, stream);
-    build_groups(args, boxes.plane_of_box, groups, stream);
+    build_boxes(args, boxes, launcher);
+    build_groups(args, boxes.plane_of_box, groups, launcher);
     with_order(args,
-               [&](auto order) { launch_gather<S>(args, groups, RotatedSource<S, T, order.value>{boxes}, stream); });
+               [&](auto order) { launch_gather<S>(args, groups, RotatedSource<S, T, order.value>{boxes}, launcher); });
   });
 }
 
-void rotated_box_gradient(const CallArgs& args, Scratch& scratch, cudaStream_t stream) {
+void rotated_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_types(args, [&](auto element, auto coordinate) {
     using S = decltype(element);
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, stream);
+    build_boxes(args, boxes, launcher);
     const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
     const size_t shared_bytes = kWarps * kRotatedParameters * sizeof(typename Access<S>::W);
     const auto kernel = args.direction_count == 0 ? box_gradient<S, T, 1> : box_gradient<S, T, 2>;
-    launch(kernel, args.boxes, kThreads, shared_bytes, stream, args, boxes, map);
+    launcher.launch("box_gradient", kernel, args.boxes, kThreads, shared_bytes, args, boxes, map);
   });
 }
 

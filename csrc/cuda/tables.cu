@@ -323,45 +323,48 @@ Groups take_groups(const CallArgs& args, Scratch& scratch) {
 
 // A block has the box of its number.
 template <class Target>
-void launch_fill(const CallArgs& args, const Products& products, const Target& target, cudaStream_t stream) {
+void launch_fill(const CallArgs& args, const Products& products, const Target& target, Launcher& launcher) {
   if (args.wide_boxes) {
-    launch(fill_tables<double, Target>, args.boxes, kBoxThreads, 0, stream, args, products, target);
+    launcher.launch("fill_tables", fill_tables<double, Target>, args.boxes, kBoxThreads, 0, args, products, target);
   } else if constexpr (sizeof(typename Target::Weight) == sizeof(float)) {
-    launch(fill_tables<float, Target>, args.boxes, kBoxThreads, 0, stream, args, products, target);
+    launcher.launch("fill_tables", fill_tables<float, Target>, args.boxes, kBoxThreads, 0, args, products, target);
   }
 }
 
 template <class W>
-void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, cudaStream_t stream) {
-  launch_fill(args, products, tables, stream);
+void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, Launcher& launcher) {
+  launch_fill(args, products, tables, launcher);
 }
 
 template <class W>
-void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, cudaStream_t stream) {
-  launch_fill(args, products, taps, stream);
+void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, Launcher& launcher) {
+  launch_fill(args, products, taps, launcher);
 }
 
 template <class W>
-void build_samples(const CallArgs& args, const Samples<W>& samples, cudaStream_t stream) {
+void build_samples(const CallArgs& args, const Samples<W>& samples, Launcher& launcher) {
   const int64_t most = given_samples(args);
   if (args.wide_boxes) {
-    launch(fill_samples<W, double>, args.boxes, kBoxThreads, 0, stream, args, most, is_adaptive(args), samples);
+    launcher.launch("fill_samples", fill_samples<W, double>, args.boxes, kBoxThreads, 0, args, most, is_adaptive(args),
+                    samples);
   } else if constexpr (sizeof(W) == sizeof(float)) {
-    launch(fill_samples<W, float>, args.boxes, kBoxThreads, 0, stream, args, most, is_adaptive(args), samples);
+    launcher.launch("fill_samples", fill_samples<W, float>, args.boxes, kBoxThreads, 0, args, most, is_adaptive(args),
+                    samples);
   }
 }
 
-void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, cudaStream_t stream) {
-  launch(list_boxes, planes_of(args), kThreads, kWarps * sizeof(int), stream, plane_of_box, args.boxes, groups);
+void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, Launcher& launcher) {
+  launcher.launch("list_boxes", list_boxes, planes_of(args), kThreads, kWarps * sizeof(int), plane_of_box, args.boxes,
+                  groups);
 }
 
-#define INSTANTIATE(W)                                                                          \
-  template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);          \
-  template Taps<W> take_taps<W>(const CallArgs&, const Products&, Scratch&);                    \
-  template Samples<W> take_samples<W>(const CallArgs&, bool, Scratch&);                         \
-  template void build_tables(const CallArgs&, const Products&, const Tables<W>&, cudaStream_t); \
-  template void build_taps(const CallArgs&, const Products&, const Taps<W>&, cudaStream_t);     \
-  template void build_samples(const CallArgs&, const Samples<W>&, cudaStream_t);
+#define INSTANTIATE(W)                                                                       \
+  template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);       \
+  template Taps<W> take_taps<W>(const CallArgs&, const Products&, Scratch&);                 \
+  template Samples<W> take_samples<W>(const CallArgs&, bool, Scratch&);                      \
+  template void build_tables(const CallArgs&, const Products&, const Tables<W>&, Launcher&); \
+  template void build_taps(const CallArgs&, const Products&, const Taps<W>&, Launcher&);     \
+  template void build_samples(const CallArgs&, const Samples<W>&, Launcher&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -200,12 +200,12 @@ Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch);
 Groups take_groups(const CallArgs& args, Scratch& scratch);
 
 template <class W>
-void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, cudaStream_t stream);
+void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, Launcher& launcher);
 template <class W>
-void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, cudaStream_t stream);
+void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, Launcher& launcher);
 template <class W>
-void build_samples(const CallArgs& args, const Samples<W>& samples, cudaStream_t stream);
-void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, cudaStream_t stream);
+void build_samples(const CallArgs& args, const Samples<W>& samples, Launcher& launcher);
+void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, Launcher& launcher);
 
 // The plane of one box; `row` begins with its index.
 template <class T>

@@ -1,6 +1,8 @@
 // Small kernels that show what the shim does, and what it notices: for tests/test_cuda_shim.py.
 #include <cuda_runtime.h>
 
+#include "cuda/portable.cuh"
+
 #include <functional>
 #include <limits>
 #include <map>
@@ -129,6 +131,14 @@ __global__ void not_in_own_mask(double*) { __syncwarp(0xFFFFu); }
 
 __global__ void no_such_lane(double*) { __syncwarp(); }
 
+// Tries a launch of so many blocks, and then one that could be made; says what the launcher says.
+void launch_blocks(int64_t blocks, double* result) {
+  roialign_ext::cuda::Launcher launcher(nullptr);
+  launcher.launch("ballots", ballots, blocks, 64, 0, result);
+  launcher.launch("shuffles", shuffles, 1, 32, 0, result);
+  if (!launcher.error().empty()) throw std::runtime_error(launcher.error());
+}
+
 }  // namespace
 
 // Runs the probe of that name. Returns what went wrong, or an empty string; `result` are two numbers, 0 before.
@@ -154,6 +164,9 @@ extern "C" const char* run_probe(const char* name, double* result) {
       {"not_in_own_mask", [=] { shim::launch(not_in_own_mask, 1, 32, 0, result); }},
       {"no_such_lane", [=] { shim::launch(no_such_lane, 1, 20, 0, result); }},
       {"too_many_threads", [=] { shim::launch(ballots, 1, 1025, 0, result); }},
+      {"no_blocks", [=] { launch_blocks(0, result); }},
+      {"too_many_blocks", [=] { launch_blocks(int64_t(1) << 31, result); }},
+      {"too_many_blocks_for_32_bits", [=] { launch_blocks((int64_t(1) << 32) + 1, result); }},
       {"empty_grid", [=] { shim::launch(ballots, dim3(0), 64, 0, result); }},
       {"grid_too_high", [=] { shim::launch(ballots, dim3(1, 65536), 64, 0, result); }},
       {"shared_memory_not_asked_for", [=] { shim::launch(ballots, 1, 64, 50000, result); }},

@@ -18,6 +18,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -119,6 +120,8 @@ struct Scheduler {
   std::string error;
   uint64_t seed = 0, random = 1;
   std::map<const void*, int> shared_limits;
+  int64_t launches = 0, failing_launch = -1;  // since a test asked for it
+  cudaError_t last_error = cudaSuccess;
 };
 
 // Never destroyed: fibers are reused by every launch of the process.
@@ -330,6 +333,13 @@ void allow_shared_memory(const void* kernel, int bytes) {
   scheduler().shared_limits[kernel] = bytes;
 }
 
+bool next_launch_fails() {
+  Scheduler& s = scheduler();
+  const bool fails = s.launches++ == s.failing_launch;
+  if (fails) s.last_error = cudaErrorLaunchOutOfResources;
+  return fails;
+}
+
 unsigned char* dynamic_shared() { return scheduler().shared; }
 
 void run_grid(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, void (*thread)(void*), void* argument) {
@@ -479,3 +489,13 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int operand, int
 }
 
 }  // namespace shim
+
+extern "C" cudaError_t cudaGetLastError() { return std::exchange(shim::scheduler().last_error, cudaSuccess); }
+
+// For tests: the launch of that number, counted from 0 and from now on, fails; none if it is negative.
+extern "C" void shim_fail_launch(int64_t number) {
+  shim::scheduler().launches = 0;
+  shim::scheduler().failing_launch = number;
+}
+// How many there were since then, the one that failed included.
+extern "C" int64_t shim_launches() { return shim::scheduler().launches; }

@@ -53,11 +53,17 @@ constexpr int warpSize = 32;
 // The runtime API, as far as launches need it.
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
-enum cudaError_t { cudaSuccess = 0 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorLaunchOutOfResources = 701 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+};
+extern "C" cudaError_t cudaGetLastError();
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "too many resources requested for launch";
+}
 
 namespace shim {
 
@@ -76,6 +82,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
       reinterpret_cast<const void*>(kernel), grid, block, shared_bytes,
       [](void* argument) { (*static_cast<Thread*>(argument))(); }, &thread);
 }
+
+// Whether this launch is the one that a test wants to fail (shim_fail_launch in scheduler.cpp); the launch counts.
+bool next_launch_fails();
 
 // Places in the source, for messages and to tell one collective call from another.
 struct Place {
@@ -105,6 +114,14 @@ T shuffle(Exchange kind, unsigned mask, T value, int operand, int width, Place p
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
   shim::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
+  return cudaSuccess;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               const Arguments&... arguments) {
+  if (shim::next_launch_fails()) return cudaErrorLaunchOutOfResources;
+  shim::launch(kernel, config->gridDim, config->blockDim, config->dynamicSmemBytes, arguments...);
   return cudaSuccess;
 }
 
