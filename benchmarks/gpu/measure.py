@@ -50,6 +50,7 @@ class Plan(NamedTuple):
     calls: Sequence[str]
     samples: int = SAMPLES
     split: bool = True  # also say what each kernel takes
+    directions: Sequence[str] = ()  # by default those of the call
 
     def cases(self, workload: Workload) -> Iterator[Case]:
         mode = "max" if workload.operator == "roi_pool" else "avg"
@@ -58,7 +59,7 @@ class Plan(NamedTuple):
                 continue
             for dtype in self.dtypes:
                 for layout in self.layouts:
-                    for direction in DIRECTIONS[call]:
+                    for direction in self.directions or DIRECTIONS[call]:
                         case = Case(workload.key, direction, mode, dtype, layout, call)
                         if layout == NCHW_GRADIENT and (direction != "backward" or self.who != OURS):
                             continue
