@@ -1,1 +1,1 @@
-"""Benchmarks of the CUDA kernels; `run_all.sh` runs them."""
+"""Tests and benchmarks of the CUDA kernels on a GPU; `first_run.sh` runs them."""
