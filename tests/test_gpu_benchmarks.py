@@ -8,11 +8,15 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+
+import roialign_ext  # noqa: F401  (the installed one, before its sources come onto the path)
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are not part of this copy")
@@ -133,30 +137,118 @@ def test_summary_shows_what_there_is() -> None:
     assert "1 cells differ from torchvision" in shown
 
 
-def run_phase(folder: Path, module: str, *arguments: str, fault: str = "", seconds: float = 60) -> tuple[int, Document]:
-    """The exit status of a phase on a device that only answers, and what it wrote."""
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """benchmarks.gpu.measure, on a device that only answers."""
+    pytest.importorskip("torchvision", reason="torchvision, which this package is held against, is not installed")
+    monkeypatch.setenv("BENCHMARK_DEVICE", "fake_device:Fake")
+    threads = torch.get_num_threads()
+    yield importlib.import_module("benchmarks.gpu.measure")
+    torch.set_num_threads(threads)
+
+
+def test_limits_are_measured(tmp_path: Path, measure: ModuleType) -> None:
+    store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
+    importlib.import_module("benchmarks.gpu.limits").measure(store)
+    found = {cell["name"]: cell for cell in store.read()["limits"]["cells"]}
+    assert set(found) >= {*RATES, "launch", "atomics_together", "atomics_apart"}
+    assert found["copy"]["rate"] == pytest.approx((1 << 18) / found["copy"]["us"] / 1e3, rel=1e-2)
+    assert found["launch"]["rate"] == pytest.approx(found["launch"]["us"] / (1 << 18), rel=1e-2)
+
+
+def test_kernels_and_layers_are_measured(tmp_path: Path, measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of cell, of both contestants, with what the tables are made of."""
+    store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
+    layers = importlib.import_module("benchmarks.gpu.layers")
+    monkeypatch.setattr(layers, "SECONDS", 0.001)
+    workload = measure.ALL["E two images"].shrunk()
+    for who, dtypes in (("torchvision", ["float32"]), ("roialign_ext", ["float32", "bfloat16"])):
+        plan = measure.Plan(who, dtypes, ["channels_last, NCHW gradient", "NCHW"], ["kernel", "graph"], 2)
+        measure.measure_workload(plan, workload, store, measure.PHASES[who])
+    layers.measure(store, 2, quick=True)
+    results = store.read()
+    ours, theirs = results["ours"]["cells"], results["baseline"]["cells"]
+    assert [cell for cell in (*ours, *theirs, *results["layers"]["cells"]) if "error" in cell] == []
+    assert (len(theirs), len(ours)) == (4, 10)  # torchvision takes no part with the gradient of another layout
+    kernel = next(cell for cell in ours if cell["call"] == "kernel" and cell["layout"] == "NCHW")
+    assert set(kernel["least"]) == {"memory", "cache", "multiply_adds"}
+    assert kernel["kernels"]["list_boxes"] == 0.5
+    assert 0 < kernel["relative_error"] < 1e-4
+    assert results["ours"]["clocks of E two images"] == ["none", "none"]
+    assert {cell["who"] for cell in results["layers"]["cells"]} == {"roialign_ext", "torchvision"}
+    assert len(results["layers"]["overhead"]) == 12
+    shown = importlib.import_module("benchmarks.gpu.summary").text(results)
+    assert "cannot be shown" not in shown
+    assert "| E two images | backward | bfloat16 | channels_last, NCHW gradient | kernel |" in shown
+
+
+@pytest.mark.parametrize("fault", ["fails", "lost"])
+def test_a_fault_costs_no_more_than_it_has_to(measure: ModuleType, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """The third timing raises: the cells before it stay, and the one after it follows if the device is not lost."""
+    monkeypatch.setenv("FAKE_DEVICE", fault)
+    device = importlib.import_module("benchmarks.gpu.device").open_device()
+    cells: list[Document] = []
+    plan = measure.Plan("torchvision", ["float32"], ["NCHW", "channels_last"], ["kernel"], 2)
+    if fault == "lost":
+        with pytest.raises(RuntimeError, match="the device is lost"):
+            measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
+    else:
+        measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
+    assert ["us" in one for one in cells] == [True, True, False, True][: 3 if fault == "lost" else 4]
+    assert cells[2]["error"] == "an illegal memory access was encountered"
+
+
+def test_what_differs_is_not_timed(measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(importlib.import_module("benchmarks.agreement")._LARGEST, "float32", 0.0)
+    device = importlib.import_module("benchmarks.gpu.device").open_device()
+    cells: list[Document] = []
+    plan = measure.Plan("roialign_ext", ["float32"], ["NCHW"], ["kernel"], 2)
+    measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
+    assert [("us" in one, "differs from torchvision" in one["error"]) for one in cells] == [(False, True)] * 2
+
+
+def test_a_hung_device_ends_with_the_time(tmp_path: Path, measure: ModuleType) -> None:
+    """The command as the driver runs it: what was measured is on disk, what was not is named, nothing runs on."""
     variables = {
         **os.environ,
-        "BENCHMARK_DEVICE": "fake_device:Fake",
-        "FAKE_DEVICE": fault,
-        "BENCHMARK_SECONDS": str(seconds),
+        "FAKE_DEVICE": "hangs",
+        "BENCHMARK_SECONDS": "5",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
     }
-    results = folder / "results.json"
-    command = [sys.executable, "-m", f"benchmarks.gpu.{module}", "--results", str(results), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(results.read_text()) if results.exists() else {}
+    results = tmp_path / "results.json"
+    arguments = ["--results", str(results), "--who", "torchvision", "--quick", "--workloads", "F", "E"]
+    command = [sys.executable, "-m", "benchmarks.gpu.measure", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stderr
+    phase = json.loads(results.read_text())["baseline"]
+    assert len(phase["cells"]) == 2
+    assert phase["unfinished"]["F"].startswith("ended after")
+    assert phase["unfinished"]["E"] == "not begun, no time is left"
 
 
-def test_limits_are_measured(tmp_path: Path) -> None:
-    status, results = run_phase(tmp_path, "limits")
-    assert status == 0
-    assert {cell["name"] for cell in results["limits"]["cells"]} >= set(RATES)
+def test_the_kernels_as_they_are_stand_beside_the_variants(
+    tmp_path: Path, measure: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = importlib.import_module("benchmarks.gpu.variants")
+    monkeypatch.setattr(variants, "WORKLOADS", ("F",))
+    monkeypatch.setattr(variants, "FOLDER", tmp_path)
+    assert [name for name, _ in variants.turns(list(variants.VARIANTS))] == [variants.AS_IT_IS, variants.AGAIN]
+    library = variants.library("forward: 2 blocks")
+    library.parent.mkdir()
+    library.touch()
+    assert [variant for _, variant in variants.turns(list(variants.VARIANTS))][1] == variants.VARIANTS[
+        "forward: 2 blocks"
+    ]
+    store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
+    variants.measure_variant(variants.AS_IT_IS, None, ["float32"], store, quick=False)
+    cells = store.read()["variants"]["cells"]
+    assert {(cell["direction"], cell["layout"]) for cell in cells} == {
+        (direction, layout) for direction in ("forward", "backward") for layout in ("NCHW", "channels_last")
+    }
+    assert all(cell["us"] > 0 and "kernels" not in cell for cell in cells)
 
 
-def test_no_device_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     device = importlib.import_module("benchmarks.gpu.device")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(device.NoDeviceError, match="finds no CUDA device"):

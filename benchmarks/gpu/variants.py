@@ -187,7 +187,7 @@ def build(name: str) -> float:
     own.parent.mkdir(parents=True)
     package = compile_command(variant.unit)
     command = package.replace(str(SOURCES), str(folder / "sources")).replace(str(OBJECTS), str(folder / "objects"))
-    run(command, folder, folder / "log.txt")
+    run(command, folder / "sources", folder / "log.txt")
     others = [path for path in sorted((OBJECTS / "csrc" / "cuda").glob("*.o")) if path.name != own.name]
     objects = [own, *others, OBJECTS / "csrc" / "checks.o"]
     nvcc = next(word for word in shlex.split(package) if Path(word).name == "nvcc")
