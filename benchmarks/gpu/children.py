@@ -51,8 +51,9 @@ class Child:
 
     def _read(self, each: Callable[[str], None]) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            each(line.rstrip("\n"))
+        with self._process.stdout as lines:
+            for line in lines:
+                each(line.rstrip("\n"))
 
     def status(self) -> int | None:
         """The exit status, negative for a signal; None while the command runs."""

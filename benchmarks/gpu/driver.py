@@ -100,7 +100,12 @@ _MORE = (
 )
 _MORE_LAYOUTS = "--layouts NCHW channels_last 'channels_last, NCHW gradient'"
 _TOOLS = "--tools memcheck racecheck synccheck initcheck --cases 'test_kernels_agree and (dtype or channels_last)'"
-_PROFILES = " ".join(
+_PROFILES = (
+    "profile roialign_ext:A:float32:channels_last roialign_ext:A:float32:NCHW roialign_ext:D:float32:channels_last "
+    "roialign_ext:D:float32:NCHW torchvision:A:float32:NCHW roialign_ext:A:bfloat16:channels_last "
+    "torchvision:D:float32:NCHW"
+)
+_MORE_PROFILES = "profile " + " ".join(
     f"{who}:{workload}:float32:{layout}"
     for workload in ("B", "E")
     for who, layout in (("roialign_ext", "NCHW"), ("roialign_ext", "channels_last"), ("torchvision", "NCHW"))
@@ -117,7 +122,7 @@ FIRST = Table(
         phase("tests", 75, "tests/test_cuda_device.py", needs=BUILT),
         phase("ours", 75, "this package on the same workloads", "measure --who roialign_ext", needs=BUILT),
         phase("layers", 15, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
-        phase("profile", 70, "ncu on A and D", needs=BUILT, least=20),
+        phase("profile", 70, "ncu on A and D", _PROFILES, needs=BUILT, least=20),
         phase("variants", 50, "the kernels with other constants", needs=("variants build",)),
         phase("sanitizers", 100, "memcheck and racecheck on small cases", needs=BUILT, least=15),
     ),
@@ -141,7 +146,7 @@ SWEEP = Table(
             f"measure --who roialign_ext {_MORE} {_MORE_LAYOUTS} --dtypes float32 float16 bfloat16 float64",
             needs=BUILT,
         ),
-        phase("profile", 70, "ncu on B and E", f"profile {_PROFILES}", needs=BUILT, least=20),
+        phase("profile", 70, "ncu on B and E", _MORE_PROFILES, needs=BUILT, least=20),
         phase("sanitizers", 300, "all four tools, more cases", f"sanitizers {_TOOLS}", needs=BUILT, least=15),
     ),
     deadline=560,
@@ -178,8 +183,10 @@ class Printer:
 
     def __call__(self, text: str) -> None:
         with self._lock:
+            data = (text + "\n").encode(errors="replace")
             with contextlib.suppress(OSError):
-                os.write(1, (text + "\n").encode(errors="replace"))
+                while data:
+                    data = data[os.write(1, data) :]
             self._file(text)
 
 
