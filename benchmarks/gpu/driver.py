@@ -115,7 +115,7 @@ FIRST = Table(
     (
         _FACTS,
         _BUILD,
-        phase("variants build", 60, "the kernels with other constants", "variants --build", lane="host", needs=BUILT),
+        phase("variants build", 60, "one source file of each variant", "variants --build", lane="host", needs=BUILT),
         phase("baseline", 60, "torchvision on the workloads of the goals", "measure --who torchvision"),
         _LIMITS,
         phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=BUILT),
@@ -123,7 +123,7 @@ FIRST = Table(
         phase("ours", 75, "this package on the same workloads", "measure --who roialign_ext", needs=BUILT),
         phase("layers", 15, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
         phase("profile", 70, "ncu on A and D", _PROFILES, needs=BUILT, least=20),
-        phase("variants", 50, "the kernels with other constants", needs=("variants build",)),
+        phase("variants", 50, "the kernels with other constants", needs=BUILT, after=("variants build",)),
         phase("sanitizers", 100, "memcheck and racecheck on small cases", needs=BUILT, least=15),
     ),
     deadline=440,
@@ -275,11 +275,7 @@ class Run:
         cut = f", of {entry.phase.box:.0f}, since the deadline is near" if entry.box < entry.phase.box else ""
         self.say(f"#### {entry.phase.name}: {entry.phase.about} ({entry.box:.0f} s{cut}; {entry.begun:.0f} s are over)")
         module = [sys.executable, "-m", entry.phase.module, "--results", str(self.store.path), *entry.phase.arguments]
-        environment = {
-            **self.environment,
-            "BENCHMARK_SECONDS": f"{entry.box:.2f}",
-            UNTIL: f"{time.monotonic() + entry.box:.2f}",
-        }
+        environment = {**self.environment, UNTIL: f"{time.monotonic() + entry.box:.2f}"}
         try:
             entry.child = Child(module, lambda line: self.line(entry, line), environment, ROOT)
         except OSError as error:
