@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -257,6 +258,34 @@ def test_no_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(device.NoDeviceError, match="finds no CUDA device"):
         device.open_device()
+
+
+def test_kernels_are_known_by_their_names() -> None:
+    """Names as a profiler gives them, and the names that the sources have."""
+    summary = importlib.import_module("benchmarks.gpu.summary")
+    short_name = importlib.import_module("benchmarks.gpu.device").short_name
+    cuda = "roialign_ext::cuda::"
+    assert short_name(f"void {cuda}gather<float, {cuda}(anonymous namespace)::AverageSource<float, int, 32> >(X)") == (
+        "gather<float, AverageSource<float, int, 32> >"
+    )
+    assert short_name("void vision::ops::(anonymous namespace)::roi_align_forward_kernel_impl<float>(int)") == (
+        "roi_align_forward_kernel_impl<float>"
+    )
+    names: list[str] = []
+    for file in ("average.cu", "average_gradient.cu", "gather.cuh", "tables.cu"):
+        text = (ROOT / "csrc" / "cuda" / file).read_text()
+        names += re.findall(r"__global__ void (?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(const", text)
+    assert set(names) >= {
+        "pool_by_channels",
+        "pool_by_columns",
+        "spread_by_channels",
+        "gather",
+        "fill_tables",
+        "list_boxes",
+    }
+    for name in names:
+        assert "other" not in summary.split({"kernels": {f"{name}<float>": 1.0}}), name
+    assert summary.split({"kernels": {"vectorized_elementwise_kernel<4>": 1.0}}) == {"other": 1.0}
 
 
 def test_bytes_and_products_are_those_of_every_sample() -> None:

@@ -150,11 +150,11 @@ class Cuda:
                 call()
             self.synchronize()
         found: dict[str, float] = {}
-        for event in profiler.key_averages():
-            if event.self_device_time_total > 0:
-                name = short_name(event.key)
-                found[name] = round(found.get(name, 0.0) + event.self_device_time_total / PROFILED_CALLS, 2)
-        return found
+        for event in profiler.events():
+            if event.device_type.name == "CUDA":
+                name = short_name(event.name)
+                found[name] = found.get(name, 0.0) + event.time_range.elapsed_us() / PROFILED_CALLS
+        return {name: round(us, 2) for name, us in found.items()}
 
     def captured(self, call: Call) -> Call:
         """Replays of the call as a CUDA graph."""
