@@ -208,6 +208,25 @@ def test_what_differs_is_not_timed(measure: ModuleType, monkeypatch: pytest.Monk
     assert [("us" in one, "differs from torchvision" in one["error"]) for one in cells] == [(False, True)] * 2
 
 
+def test_what_forks_has_asked_for_no_device(measure: ModuleType) -> None:
+    """A process that has asked the CUDA runtime for its devices, as some modules of torch do when they are imported,
+    has no children that can use one."""
+    program = """
+import torch
+asked = []
+torch._C._cuda_getDeviceCount = lambda: asked.append(1) or 0
+import roialign_ext
+from benchmarks.gpu import layers, limits, measure, smoke, variants
+import torch.fx.experimental.symbolic_shapes
+print("asked", len(asked))
+"""
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path[1:], str(ROOT)]))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT / "tests", env=variables, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "asked 0\n", done.stdout + done.stderr
+
+
 def test_a_hung_device_ends_with_the_time(tmp_path: Path, measure: ModuleType) -> None:
     """The command as the driver runs it: what was measured is on disk, what was not is named, nothing runs on."""
     variables = {

@@ -8,6 +8,7 @@ differ are not timed. Every cell is on disk as soon as it is measured.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx.experimental.symbolic_shapes  # torch.autograd.grad imports it: here once for all processes
 
 from .. import agreement
 from ..cases import Case, prepare
@@ -166,6 +168,8 @@ def main() -> int:
     plan = Plan(who, dtypes, options.layouts, options.calls, options.samples)
     unfinished = dict.fromkeys(workloads, "not begun")
     store.update(phase, who=who, quick=options.quick, unfinished=unfinished)
+    if who == OURS:
+        importlib.import_module("roialign_ext")  # once for all processes
     for key in workloads:
         workload = ALL[key].shrunk() if options.quick else ALL[key]
         how = forked.run(partial(measure_workload, plan, workload, store, phase), SECONDS_OF_A_WORKLOAD)

@@ -223,8 +223,6 @@ def measure_variant(name: str, variant: Variant | None, dtypes: list[str], store
     """The work of one process; without a variant, the package as it is."""
     import torch
 
-    import roialign_ext  # noqa: F401  (its operators, which the library registers kernels for)
-
     from ..contestants import OURS
     from .device import open_device
     from .measure import ALL, Plan, line, measure_cases
@@ -255,7 +253,10 @@ def turns(names: list[str]) -> Iterator[tuple[str, Variant | None]]:
 
 
 def measure_all(store: Store, names: list[str], dtypes: list[str], quick: bool) -> int:
-    from . import forked
+    # Once for all processes; the package's operators are those that a library registers kernels for.
+    import roialign_ext  # noqa: F401
+
+    from . import forked, measure  # noqa: F401
 
     failed = 0
     store.update("variants", quick=quick)
