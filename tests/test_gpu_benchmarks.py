@@ -307,6 +307,50 @@ def test_kernels_are_known_by_their_names() -> None:
     assert summary.split({"kernels": {"vectorized_elementwise_kernel<4>": 1.0}}) == {"other": 1.0}
 
 
+def test_boxes_are_those_of_earlier_results() -> None:
+    """Sums of all coordinates of A to M: results stay comparable as long as these do."""
+    workloads = importlib.import_module("benchmarks.workloads")
+    sums = {
+        key: float(workloads.make_boxes(one, torch.Generator().manual_seed(workloads.SEED)).double().sum())
+        for key, one in workloads.WORKLOADS.items()
+    }
+    wanted = [
+        2153354.4,
+        220776.7,
+        2152108.4,
+        1130194.2,
+        2153354.4,
+        2298.6,
+        1062261.7,
+        1062261.7,
+        *[1062335.3] * 4,
+        656199.6,
+    ]
+    assert sums == pytest.approx(dict(zip("ABCDEFGHIJKLM", wanted, strict=True)), abs=0.1)
+
+
+def test_variations_are_of_their_workload() -> None:
+    """Boxes lie inside the image and visit the images in turn; sorting changes their order alone."""
+    workloads = importlib.import_module("benchmarks.workloads")
+    boxes = {
+        key: workloads.make_boxes(one, torch.Generator().manual_seed(workloads.SEED))
+        for key, one in (workloads.WORKLOADS | workloads.VARIATIONS).items()
+    }
+    for key, one in workloads.VARIATIONS.items():
+        rows, (height, width) = boxes[key], one.image_size
+        assert rows.shape == (one.boxes, 5)
+        assert rows[:, 1:3].min() >= 0
+        assert (rows[:, 3:] <= torch.tensor([width, height]) + 1e-3).all()
+        assert (rows[:, 3:] > rows[:, 1:3]).all()
+        assert rows[:, 0].unique().tolist() == list(range(one.images))
+    assert not torch.equal(boxes["A sorted"], boxes["A"])
+    assert torch.equal(boxes["A sorted"].unique(dim=0), boxes["A"].unique(dim=0))
+    centres = (boxes["E clustered"][:, 1:3] + boxes["E clustered"][:, 3:]) / 2
+    near = torch.cdist(centres, centres) < 40  # pixels
+    scattered = (boxes["E"][:, 1:3] + boxes["E"][:, 3:]) / 2
+    assert near.float().mean() > 3 * (torch.cdist(scattered, scattered) < 40).float().mean()
+
+
 def test_bytes_and_products_are_those_of_every_sample() -> None:
     """Floors, against a count sample by sample; maps have rows of no whole number of sectors."""
     floors = importlib.import_module("benchmarks.floors")
