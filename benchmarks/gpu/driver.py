@@ -95,8 +95,9 @@ BUILT = ("build",)
 _FACTS = phase("facts", 30, "the machine, its tools and versions")
 _BUILD = phase("build", 100, "the module, for this device, on all cores", lane="host")
 _LIMITS = phase("limits", 15, "rates that results are held against")
+_GOALS = "--workloads A B D E 'A sorted'"
 _MORE = (
-    "--workloads A 'A sorted' D E 'E sorted' 'E clustered' 'E two images' 'E many' 'E few' --calls kernel layer graph"
+    "--workloads A 'A sorted' C D E 'E sorted' 'E clustered' 'E two images' 'E many' 'E few' --calls kernel layer graph"
 )
 _MORE_LAYOUTS = "--layouts NCHW channels_last 'channels_last, NCHW gradient'"
 _TOOLS = "--tools memcheck racecheck synccheck initcheck --cases 'test_kernels_agree and (dtype or channels_last)'"
@@ -116,11 +117,13 @@ FIRST = Table(
         _FACTS,
         _BUILD,
         phase("variants build", 60, "one source file of each variant", "variants --build", lane="host", needs=BUILT),
-        phase("baseline", 60, "torchvision on the workloads of the goals", "measure --who torchvision"),
+        phase(
+            "baseline", 60, "torchvision on the workloads of the goals", "measure --who torchvision --workloads A B D E"
+        ),
         _LIMITS,
         phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=BUILT),
         phase("tests", 75, "tests/test_cuda_device.py", needs=BUILT),
-        phase("ours", 75, "this package on the same workloads", "measure --who roialign_ext", needs=BUILT),
+        phase("ours", 75, "this package on the same workloads", f"measure --who roialign_ext {_GOALS}", needs=BUILT),
         phase("layers", 15, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
         phase("profile", 70, "ncu on A and D", _PROFILES, needs=BUILT, least=20),
         phase("variants", 50, "the kernels with other constants", needs=BUILT, after=("variants build",)),
