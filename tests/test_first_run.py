@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -243,12 +244,26 @@ def test_plans_fit_their_deadlines(module: Callable[[str], ModuleType]) -> None:
         for phase, begin, box in driver.plan(table):
             assert begin + box <= table.deadline - table.grace - table.ending
             assert {*phase.needs, *phase.after} <= set(names[: names.index(phase.name)])
-            file = ROOT / f"{phase.module.replace('.', '/')}.py"
-            assert file.is_file()
-            # argparse refuses what a phase does not know.
-            assert phase.name == "facts" or box > 0 or phase.name == "sanitizers"
     half = driver.FIRST.scaled(0.5)
     assert (half.deadline, half.phases[0].box) == (220, driver.FIRST.phases[0].box / 2)
+
+
+def test_phases_take_the_arguments_of_the_tables(module: Callable[[str], ModuleType]) -> None:
+    with_torchvision = importlib.util.find_spec("torchvision") is not None
+    workloads = importlib.import_module("benchmarks.workloads").WORKLOADS
+    for table in module("driver").TABLES.values():
+        for phase in table.phases:
+            name = phase.module.rpartition(".")[2]
+            if name in ("measure", "layers") and not with_torchvision:
+                continue  # they import what they measure
+            with pytest.raises(SystemExit) as end:
+                call(module(name), "--results", "no such file", *phase.arguments, "--help")
+            assert end.value.code == 0, phase.name
+            if name == "profile":
+                for who, workload, dtype, layout in (case.split(":") for case in phase.arguments):
+                    assert who in ("roialign_ext", "torchvision")
+                    assert workload in workloads
+                    assert (dtype in ("float32", "bfloat16"), layout in ("NCHW", "channels_last")) == (True, True)
 
 
 def test_results_of_two_processes_are_all_there(environment: dict[str, str], tmp_path: Path) -> None:
