@@ -49,7 +49,7 @@ def invented() -> Document:
         for who, us in (("torchvision", 6.0), ("roialign_ext", 2.0))
     ]
     return {
-        "run": {"cells": [{"phase": "tests", "state": "passed"}]},
+        "run": {"cells": [{"phase": phase, "state": "passed"} for phase in ("smoke", "tests")]},
         "limits": {"device": DEVICE, "cells": [{"name": n, "rate": rate, "unit": "GB/s"} for n, rate in RATES.items()]},
         "baseline": {**both, "unfinished": {}, "cells": [cell("float16", 3000.0), cell("float16", 4.0, "backward")]},
         "ours": {**both, "unfinished": {}, "cells": [cell("bfloat16", 500.0, least=least, kernels=kernels), broken]},
@@ -82,7 +82,7 @@ def test_tables_are_made_of_results(tmp_path: Path, publish: Publish) -> None:
     row = "| D | forward | bfloat16 | NCHW | kernel | 500.0 | 3000.0 | 6.0x | 200 cache | 40% | fill 7 + main 493 |"
     assert row in readme
     assert "| D | forward | float32 | NCHW | layer | 2.0 | 6.0 | 3.0x |" in readme
-    assert "On this device: smoke not run, tests passed, sanitizers not run." in readme
+    assert "On this device: first calls passed, tests passed, sanitizers not run." in readme
     assert "wrong results" not in readme
     report = (tmp_path / "gpu.md").read_text()
     assert "| D | forward | float64 | NCHW | kernel | a \\| b |" in report
@@ -92,7 +92,7 @@ def test_tables_are_made_of_results(tmp_path: Path, publish: Publish) -> None:
 
 def test_numbers_of_kernels_that_fail_tests_are_marked(publish: Publish) -> None:
     results = invented()
-    results["run"]["cells"] = [{"phase": "tests", "state": "failed"}]
+    results["run"]["cells"][1]["state"] = "failed"
     assert "the numbers may be those of wrong results" in publish(results)
 
 
@@ -220,11 +220,7 @@ from benchmarks.gpu import layers, limits, measure, smoke, variants
 import torch.fx.experimental.symbolic_shapes
 print("asked", len(asked))
 """
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [*sys.path[1:], str(ROOT)]))}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT / "tests", env=variables, capture_output=True, text=True, timeout=100
-    )
-    assert done.stdout == "asked 0\n", done.stdout + done.stderr
+    assert python(program) == "asked 0\n"
 
 
 def test_a_hung_device_ends_with_the_time(tmp_path: Path, measure: ModuleType) -> None:
@@ -277,6 +273,83 @@ def test_no_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(device.NoDeviceError, match="finds no CUDA device"):
         device.open_device()
+
+
+LIMITS = """
+import torch
+from benchmarks.gpu import limit_kernels as kernels
+
+kernels.READS, kernels.STEPS = 2, 3
+read = kernels.CachedRead(1 << 17, 1, "cpu")
+read()
+assert read.bytes == 2 * (1 << 17)
+torch.testing.assert_close(read.sums.reshape(4, -1), 2 * read.data.reshape(2, 4, -1).sum(0))
+for stride in (1, 8):
+    sums = torch.zeros(1 << 14)
+    add = kernels.Additions(sums, stride)
+    add()
+    assert torch.equal(sums.reshape(-1, stride)[:, 0], torch.full(((1 << 14) // stride,), 4.0))
+    # Side by side eight additions fall into a sector of 32 bytes, a sector apart one.
+    assert add.sectors == sums.sum() / (8 if stride == 1 else 1)
+multiply_adds = kernels.MultiplyAdds(1, "cpu")
+before = multiply_adds.sums.clone()
+multiply_adds()
+torch.testing.assert_close(multiply_adds.sums, before / 8 + 7 / 8)
+assert multiply_adds.count == 3 * before.numel()
+"""
+
+
+def python(program: str, **variables: str) -> str:
+    """What a program prints that imports the benchmarks, and the installed package before its sources."""
+    path = os.pathsep.join(filter(None, [*sys.path[1:], str(ROOT)]))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT / "tests",
+        env={**os.environ, "PYTHONPATH": path, **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_limits_count_what_their_kernels_do() -> None:
+    """The kernels behind the rates, in Triton's interpreter: what they compute follows from how much they do."""
+    pytest.importorskip("triton", reason="Triton, which comes with torch for CUDA, is not installed")
+    python(LIMITS, TRITON_INTERPRET="1")
+
+
+def test_times_are_those_between_two_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Cuda` with stand-ins for what it asks of torch: what is in front of a call, and what is between its events."""
+    module = importlib.import_module("benchmarks.gpu.device")
+    happened: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            happened.append("event")
+
+        def synchronize(self) -> None:
+            happened.append("wait")
+
+        def elapsed_time(self, last: Event) -> float:
+            return 0.25 if happened.count("call") % 2 else 0.75  # ms
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: happened.append("wait"))
+    monkeypatch.setattr("torch.cuda._sleep", lambda cycles: happened.append("other work"))
+    device = module.Cuda()
+    for queued in (True, False):
+        happened.clear()
+        taken = device.time(lambda: happened.append("call"), samples=5, queued=queued)
+        assert happened[: module.WARM_UP + 1] == [*["call"] * module.WARM_UP, "wait"]
+        sample = [*["other work"] * queued, "event", "call", "event", "wait"]
+        assert happened[module.WARM_UP + 1 :] == 5 * sample
+        assert (taken["us"], taken["min"], taken["n"]) == (750.0, 250.0, 5)
 
 
 def test_kernels_are_known_by_their_names() -> None:

@@ -184,11 +184,11 @@ class Cuda:
         from . import limit_kernels as kernels  # they need Triton
 
         properties = torch.cuda.get_device_properties(0)
-        read = kernels.CachedRead(properties.L2_cache_size // 2, properties.multi_processor_count)
+        read = kernels.CachedRead(properties.L2_cache_size // 2, properties.multi_processor_count, self.name)
         yield Limit("cached_read", "GB/s", read.bytes, read)
         sums = torch.zeros(ATOMICS_BYTES // 4, device=self.name)
         for name, stride in (("atomics_together", 1), ("atomics_apart", SECTOR // 4)):
             add = kernels.Additions(sums, stride)
             yield Limit(name, "G sectors/s", add.sectors, add)
-        multiply_adds = kernels.MultiplyAdds(properties.multi_processor_count)
+        multiply_adds = kernels.MultiplyAdds(properties.multi_processor_count, self.name)
         yield Limit("multiply_adds", "G/s", multiply_adds.count, multiply_adds)
