@@ -124,7 +124,7 @@ FIRST = Table(
         phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=BUILT),
         phase("tests", 75, "tests/test_cuda_device.py", needs=BUILT),
         phase("ours", 75, "this package on the same workloads", f"measure --who roialign_ext {_GOALS}", needs=BUILT),
-        phase("layers", 15, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
+        phase("layers", 20, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
         phase("profile", 70, "ncu on A and D", _PROFILES, needs=BUILT, least=20),
         phase("variants", 50, "the kernels with other constants", needs=BUILT, after=("variants build",)),
         phase("sanitizers", 100, "memcheck and racecheck on small cases", needs=BUILT, least=15),
@@ -367,15 +367,16 @@ class Run:
         lines = ["", f"{'phase':<16}{'state':<14}{'seconds':>8}  why"]
         for entry in self.entries.values():
             lines.append(f"{entry.phase.name:<16}{entry.state:<14}{entry.seconds:>8.1f}  {entry.why}"[:200])
-        lines.append(f"{self.now():.0f} s of {self.table.deadline:.0f}. {self.verdict(crash)}")
         phases = "\n".join(lines)
         try:
             from . import summary, verdicts
 
             document = self.store.read()
-            self.say("\n\n".join(filter(None, [verdicts.text(document), phases, summary.text(document)])))
+            parts = [verdicts.text(document), phases, summary.text(document)]
         except Exception:
-            self.say(f"There is no table of the results, because making it failed:\n{traceback.format_exc()}\n{phases}")
+            parts = [f"There is no table of the results, because making it failed:\n{traceback.format_exc()}", phases]
+        parts.append(f"{self.now():.0f} s of {self.table.deadline:.0f}. {self.verdict(crash)}")
+        self.say("\n\n".join(filter(None, parts)))
 
     def verdict(self, crash: str) -> str:
         if crash:

@@ -178,6 +178,8 @@ def main() -> int:
             print(f"{key}: {how}", flush=True)
             unfinished[key] = how
         store.update(phase, unfinished=unfinished)
+    if unfinished:
+        print("not finished: " + "; ".join(f"{key}, {how}" for key, how in unfinished.items()), flush=True)
     return int(bool(unfinished))
 
 
