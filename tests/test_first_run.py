@@ -159,16 +159,16 @@ def test_the_deadline_holds(environment: dict[str, str], tmp_path: Path) -> None
     folder = tmp_path / "out"
     begun = time.monotonic()
     phases = ("facts=answers", "first=hangs", "second=hangs", "third=answers")
-    run = started(environment, folder, *phases, deadline=3.5)
+    run = started(environment, folder, *phases, deadline=4.5)
     printed = ended(run)
-    assert time.monotonic() - begun < 3.5 + SLOW_MACHINE
+    assert time.monotonic() - begun < 4.5 + SLOW_MACHINE
     assert run.returncode == 1
     assert states(folder) == {"facts": "passed", "first": "timed out", "second": "timed out", "third": "skipped"}
     cells = {cell["phase"]: cell for cell in document(folder)["run"]["cells"]}
     assert cells["second"]["box"] < cells["first"]["box"] == 2.0
     assert "since the deadline is near" in printed
     assert "third           skipped            0.0  no time is left" in printed
-    assert document(folder)["run"]["seconds"] < 3.5 + SLOW_MACHINE
+    assert document(folder)["run"]["seconds"] < 4.5 + SLOW_MACHINE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -176,7 +176,8 @@ def test_an_interrupted_run_prints_its_summary(
     environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     folder = tmp_path / "out"
-    run = started(environment, folder, "facts=answers", "slow=hangs", "last=answers")
+    environment["STAND_IN_BOX"] = str(LATE)
+    run = started(environment, folder, "facts=answers", "slow=hangs", "last=answers", deadline=3 * LATE)
     limit = time.monotonic() + LATE
     while not (folder / "results.json").exists() or "hangs" not in document(folder):
         assert time.monotonic() < limit
@@ -342,7 +343,7 @@ def test_facts(module: Callable[[str], ModuleType], tool: Tool, tmp_path: Path, 
     tool("nvcc", "print('Cuda compilation tools, release 13.0, V13.0.88')")
     tool("ncu", "time.sleep(3600)")
     facts = module("facts")
-    monkeypatch.setattr(facts, "SECONDS_OF_A_TOOL", 1)
+    monkeypatch.setattr(facts, "SECONDS_OF_A_TOOL", 3)
     assert call(facts, "--results", tmp_path / "results.json") == 0
     found = document(tmp_path)["facts"]
     assert found["nvidia_smi"] == "a GPU, 580.1, 81559"
@@ -428,7 +429,7 @@ def test_a_test_that_hangs_is_named(
     monkeypatch.setenv("STAND_IN_SLEEP", "3600")
     tests = module("tests")
     monkeypatch.setattr(tests, "GRACE", 0.4)
-    monkeypatch.setattr(tests, "seconds_left", lambda: 3.0)
+    monkeypatch.setattr(tests, "seconds_left", lambda: 5.0)
     assert call(tests, "--results", tmp_path / "results.json", "--file", file_of_tests) == 1
     device = document(tmp_path)["tests"]["device"]
     assert device["state"] == "timed out"
@@ -486,15 +487,21 @@ from benchmarks.gpu import smoke
 
 real = smoke.fault
 FAULTS = {
-    "roi_align float32 NCHW": real,
+    "roi_align float32 NCHW": lambda name: "",
     "roi_pool float32 NCHW": lambda name: "the output differs between two runs",
     "roi_warp float32 NCHW": lambda name: os.kill(os.getpid(), signal.SIGSEGV),
     "prroi_pool float32 NCHW": lambda name: time.sleep(3600),
 }
 smoke.fault = lambda name: FAULTS[name](name)
-smoke.SECONDS_OF_A_CALL = 2.5
+smoke.SECONDS_OF_A_CALL = 2
 sys.argv[1:] = ["--results", sys.argv[1], "--only", *FAULTS]
-sys.exit(smoke.main())
+status = smoke.main()
+names = ["roi_align max float16 channels_last", "crop_and_resize float64 NCHW", "roi_align_rotated bfloat16 NCHW"]
+assert [real(name) for name in names] == [""] * 3
+call = smoke.families()["roi_align"]
+smoke.families = lambda: {"roi_align": lambda x, rows: call(x, rows) * (1 + 1e-1 * (x.stride(1) == 1))}
+assert "of its norm from the CPU's" in real("roi_align float32 channels_last")
+sys.exit(10 + status)
 """
 
 
@@ -504,7 +511,7 @@ def test_first_calls(
     """A right one, a wrong one, one that crashes and one that hangs; the first two that fail are looked into."""
     tool("compute-sanitizer", "print('========= COMPUTE-SANITIZER\\n========= Invalid write of size 4'); sys.exit(42)")
     command = [sys.executable, "-c", SMOKE, str(tmp_path / "results.json")]
-    assert subprocess.run(command, env=environment, timeout=LATE).returncode == 1
+    assert subprocess.run(command, env=environment, timeout=LATE).returncode == 11
     cells = document(tmp_path)["smoke"]["cells"]
     found = {cell["name"].split()[0]: cell["state"] for cell in cells if "tool" not in cell}
     assert found == {"roi_align": "passed", "roi_pool": "failed", "roi_warp": "crashed", "prroi_pool": "timed out"}
