@@ -41,7 +41,8 @@ class Child:
             stderr=subprocess.STDOUT,
             env={**environment, MARK: self._mark},
             cwd=folder,
-            start_new_session=True,
+            # Not a session: whoever ends the session of this process means its children, too.
+            preexec_fn=os.setpgrp,
             text=True,
             errors="replace",
         )

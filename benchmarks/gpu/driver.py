@@ -93,7 +93,7 @@ def phase(
 
 BUILT = ("build",)
 _FACTS = phase("facts", 30, "the machine, its tools and versions")
-_BUILD = phase("build", 100, "the module, for this device, on all cores", lane="host")
+_BUILD = phase("build", 100, "the module, for this device, on all cores but two", lane="host")
 _LIMITS = phase("limits", 15, "rates that results are held against")
 _GOALS = "--workloads A B D E 'A sorted'"
 _MORE = (
