@@ -158,7 +158,7 @@ def main() -> int:
     parser.add_argument("--phase", help="under which name results are written; by default ours or baseline")
     parser.add_argument("--workloads", nargs="+", choices=list(ALL), help="by default those of the goals")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), help="by default float32 and a half precision")
-    parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=["NCHW", "channels_last"])
+    parser.add_argument("--layouts", nargs="+", choices=[*LAYOUTS, NCHW_GRADIENT], default=list(LAYOUTS))
     parser.add_argument("--calls", nargs="+", choices=CALLS, default=["kernel"])
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--quick", action="store_true", help="small problems: shows that everything works")
