@@ -87,7 +87,7 @@ def measure_case(device: Cuda, plan: Plan, case: Case, workload: Workload, sets:
         cell = {**name(case), **device.time(call, samples=plan.samples, queued=case.call != "layer")}
         if plan.split and case.call == "kernel":
             cell["kernels"] = device.split(call)
-    if case.call != "graph":
+    if case.call == "kernel":
         cell["least"] = least(workload, case.direction, case.dtype, case.layout)._asdict()
     return cell
 
