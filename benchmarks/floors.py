@@ -1,7 +1,6 @@
-"""What any kernel has to move and to multiply on a workload, and how long that takes at the rates of a device.
+"""What any kernel has to move and to multiply on a workload.
 
-Counted from the boxes themselves, pixel by pixel of each axis. `layout` matters where channels lie apart: caches move
-whole sectors."""
+Counted from the boxes themselves, pixel by pixel of each axis; `python -m benchmarks.floors` prints the counts."""
 
 from __future__ import annotations
 
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .workloads import DTYPES, SEED, Workload, assign_levels, make_boxes
+from .markdown import table
+from .workloads import DTYPES, SEED, WORKLOADS, Workload, assign_levels, make_boxes
 
 SECTOR = 32
 """Bytes that the caches move at least."""
@@ -114,3 +114,17 @@ def least(workload: Workload, direction: str, dtype: str, layout: str) -> Least:
         products += float(torch.minimum(first_y, first_x).sum())
     element = workload.channels * itemsize
     return Least((outputs + memory) * element, cache * element, products * workload.channels)
+
+
+def main() -> None:
+    rows = []
+    for key in ("A", "B", "C", "D", "E"):
+        for direction in ("forward", "backward"):
+            for layout in ("NCHW", "channels_last"):
+                amounts = least(WORKLOADS[key], direction, "float32", layout)
+                rows.append([f"{key} {WORKLOADS[key].name}", direction, layout, *(f"{x / 1e6:.0f}" for x in amounts)])
+    print(table(["workload", "pass", "layout", "memory, MB", "cache, MB", "multiply-adds, millions"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 from .contestants import OURS, TORCHVISION
 from .machine import describe, progress
@@ -69,6 +68,8 @@ def _calls(name: str, features: Tensor, boxes: Tensor, size: int, scale: float) 
 
 
 def _microseconds(call: Call, grad_enabled: bool, seconds: float) -> float:
+    from torch.utils.benchmark import Timer  # which looks for devices: a process that forks must not (gpu/__init__.py)
+
     with torch.set_grad_enabled(grad_enabled):
         return float(Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=seconds).median * 1e6)
 

@@ -14,13 +14,9 @@ SEED = 20240131
 # Of an image, where boxes are clustered.
 _OBJECTS = 10
 
-# The last is of the backward pass, as where a box head flattens the result: maps lie channels_last, the gradient not.
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+# Of the backward pass, as where a box head flattens the result: maps lie channels_last, the gradient does not.
 NCHW_GRADIENT = "channels_last, NCHW gradient"
-LAYOUTS = {
-    "NCHW": torch.contiguous_format,
-    "channels_last": torch.channels_last,
-    NCHW_GRADIENT: torch.channels_last,
-}
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -184,6 +180,7 @@ def make_data(workload: Workload, dtype: str, layout: str, device: str = "cpu", 
 
     On the CPU box corners are rounded to the dtype of half features, so that an operator that wants features and boxes
     of one dtype pools the same boxes as one that keeps boxes in float32. On another device features are drawn there."""
+    memory_format = LAYOUTS["channels_last" if layout == NCHW_GRADIENT else layout]
     generator = torch.Generator().manual_seed(SEED + number)
     boxes = make_boxes(workload, generator)
     if device != "cpu":
@@ -191,7 +188,7 @@ def make_data(workload: Workload, dtype: str, layout: str, device: str = "cpu", 
     features = tuple(
         torch.randn((workload.images, workload.channels, height, width), generator=generator, device=device)
         .to(DTYPES[dtype])
-        .contiguous(memory_format=LAYOUTS[layout])
+        .contiguous(memory_format=memory_format)
         for height, width in workload.maps
     )
     if dtype in HALF_DTYPES and device == "cpu":

@@ -1,7 +1,8 @@
 """Stand-ins for the phases of benchmarks/gpu, and a run of them.
 
 A phase: `python -m gpu_stand_in --results FILE BEHAVIOUR`. A run: `python -m gpu_stand_in run FOLDER DEADLINE
-NAME[@LANE][<NEEDS]=BEHAVIOUR...`, where every phase has a box of two seconds and a grace of a fifth.
+NAME[@LANE][<NEEDS]=BEHAVIOUR...`, where every phase has a box of STAND_IN_BOX seconds, by default two, and a grace of a
+fifth. No file grows beyond STAND_IN_FILE_SIZE bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def behave(what: str, results: Path) -> int:
 
 def run(arguments: list[str]) -> int:
     folder, deadline, *described = arguments
-    phases = []
+    phases, box = [], float(os.environ.get("STAND_IN_BOX", "2"))
     for one in described:
         front, what = one.split("=")
         front, _, needs = front.partition("<")
@@ -60,7 +61,7 @@ def run(arguments: list[str]) -> int:
         phases.append(
             driver.Phase(
                 name,
-                2.0,
+                box,
                 "a stand-in",
                 "gpu_stand_in",
                 (what,),

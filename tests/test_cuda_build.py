@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -220,18 +222,61 @@ def test_has_cuda_is_what_was_built() -> None:
     assert bool(_build_info.CUDA) == _checks.HAS_CUDA
 
 
-def test_variants_of_the_kernels_are_of_these_kernels(tmp_path: Path) -> None:
+@pytest.fixture
+def variants(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("benchmarks.gpu.variants")
+
+
+def test_variants_of_the_kernels_are_of_these_kernels(tmp_path: Path, variants: ModuleType) -> None:
     """benchmarks/gpu/variants.py replaces expressions that are there, once each."""
-    specification = importlib.util.spec_from_file_location("variants", ROOT / "benchmarks" / "gpu" / "variants.py")
-    assert specification is not None
-    assert specification.loader is not None
-    variants = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(variants)
-    folder = tmp_path / "csrc" / "cuda"
-    folder.mkdir(parents=True)
     for variant in variants.VARIANTS.values():
-        source = (ROOT / "csrc" / "cuda" / variant.file).read_text()
-        assert source.count(variant.old) == 1, variant
-        (folder / variant.file).write_text(source)
+        shutil.copytree(ROOT / "csrc" / "cuda", tmp_path / "cuda", dirs_exist_ok=True)
         variants.apply(variant, tmp_path)
-        assert (folder / variant.file).read_text() == source.replace(variant.old, variant.new)
+        for edit in variant.edits:
+            changed, source = ((folder / "cuda" / edit.file).read_text() for folder in (tmp_path, ROOT / "csrc"))
+            assert edit.new in changed
+            assert changed != source
+        with pytest.raises(variants.BuildError, match=" 0 times "):
+            variants.apply(variant, tmp_path)
+
+
+def test_a_variant_is_one_file_compiled_as_the_package_was(
+    tmp_path: Path, variants: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package's command runs on the edited copy; the library takes the other objects from the package."""
+    for name, folder in (("SOURCES", "sources"), ("OBJECTS", "objects"), ("FOLDER", "variants")):
+        monkeypatch.setattr(variants, name, tmp_path / folder)
+    shutil.copytree(ROOT / "csrc", tmp_path / "sources" / "csrc")
+    source, target = tmp_path / "sources/csrc/cuda/average.cu", tmp_path / "objects/csrc/cuda/average.o"
+    target.parent.mkdir(parents=True)
+    for other in ("average", "tables", "operators"):
+        (target.parent / f"{other}.o").write_text(f"the package's {other}")
+    (tmp_path / "bin").mkdir()
+    nvcc = tmp_path / "bin" / "nvcc"  # which takes the sources for objects
+    nvcc.write_text('#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\ncp "$2" "$4"\n')
+    nvcc.chmod(0o755)
+    rule = f"rule cuda\n  command = {nvcc} -DX=1 -c $in -o $out\nbuild {target}: cuda {source}\n"
+    (tmp_path / "objects" / "build.ninja").write_text(rule)
+    linked: list[Path] = []
+
+    def link(objects: list[Path], output: Path, compiler: str) -> list[str]:
+        assert compiler == str(nvcc)
+        linked.extend(objects)
+        return ["cp", str(objects[0]), str(output)]
+
+    monkeypatch.setattr(variants, "link_command", link)
+    name = "forward, channels_last: 2 rows"
+    variants.build(name)
+    library = variants.library(name).read_text()
+    assert "kRowsAtOnce = 2" in library
+    assert library == source.read_text().replace("kRowsAtOnce = 4", "kRowsAtOnce = 2")
+    assert [path.name for path in linked] == ["average.o", "operators.o", "tables.o", "checks.o"]
+    assert not linked[0].is_relative_to(tmp_path / "objects")
+    assert all(path.is_relative_to(tmp_path / "objects") for path in linked[1:])
+    nvcc.write_text("#!/bin/sh\necho error: expected a semicolon >&2\nexit 3\n")
+    with pytest.raises(variants.BuildError, match="ended with 3: error: expected a semicolon"):
+        variants.build(name)
+    assert not variants.library(name).exists()
+    with pytest.raises(variants.BuildError, match="ninja knows no command"):
+        variants.build("gradient: 4 blocks")

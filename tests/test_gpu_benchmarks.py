@@ -6,13 +6,19 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+
+import roialign_ext  # noqa: F401  (the installed one, before its sources come onto the path)
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are not part of this copy")
@@ -44,7 +50,7 @@ def invented() -> Document:
         for who, us in (("torchvision", 6.0), ("roialign_ext", 2.0))
     ]
     return {
-        "run": {"cells": [{"phase": "tests", "state": "passed"}]},
+        "run": {"cells": [{"phase": phase, "state": "passed"} for phase in ("smoke", "tests")]},
         "limits": {"device": DEVICE, "cells": [{"name": n, "rate": rate, "unit": "GB/s"} for n, rate in RATES.items()]},
         "baseline": {**both, "unfinished": {}, "cells": [cell("float16", 3000.0), cell("float16", 4.0, "backward")]},
         "ours": {**both, "unfinished": {}, "cells": [cell("bfloat16", 500.0, least=least, kernels=kernels), broken]},
@@ -77,7 +83,7 @@ def test_tables_are_made_of_results(tmp_path: Path, publish: Publish) -> None:
     row = "| D | forward | bfloat16 | NCHW | kernel | 500.0 | 3000.0 | 6.0x | 200 cache | 40% | fill 7 + main 493 |"
     assert row in readme
     assert "| D | forward | float32 | NCHW | layer | 2.0 | 6.0 | 3.0x |" in readme
-    assert "On this device: smoke not run, tests passed, sanitizers not run." in readme
+    assert "On this device: first calls passed, tests passed, sanitizers not run." in readme
     assert "wrong results" not in readme
     report = (tmp_path / "gpu.md").read_text()
     assert "| D | forward | float64 | NCHW | kernel | a \\| b |" in report
@@ -87,7 +93,7 @@ def test_tables_are_made_of_results(tmp_path: Path, publish: Publish) -> None:
 
 def test_numbers_of_kernels_that_fail_tests_are_marked(publish: Publish) -> None:
     results = invented()
-    results["run"]["cells"] = [{"phase": "tests", "state": "failed"}]
+    results["run"]["cells"][1]["state"] = "failed"
     assert "the numbers may be those of wrong results" in publish(results)
 
 
@@ -133,34 +139,292 @@ def test_summary_shows_what_there_is() -> None:
     assert "1 cells differ from torchvision" in shown
 
 
-def run_phase(folder: Path, module: str, *arguments: str, fault: str = "", seconds: float = 60) -> tuple[int, Document]:
-    """The exit status of a phase on a device that only answers, and what it wrote."""
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """benchmarks.gpu.measure, on a device that only answers."""
+    pytest.importorskip("torchvision", reason="torchvision, which this package is held against, is not installed")
+    monkeypatch.setenv("BENCHMARK_DEVICE", "fake_device:Fake")
+    threads = torch.get_num_threads()
+    yield importlib.import_module("benchmarks.gpu.measure")
+    torch.set_num_threads(threads)
+
+
+def test_limits_are_measured(tmp_path: Path, measure: ModuleType) -> None:
+    store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
+    importlib.import_module("benchmarks.gpu.limits").measure(store)
+    found = {cell["name"]: cell for cell in store.read()["limits"]["cells"]}
+    assert set(found) >= {*RATES, "launch", "atomics_together", "atomics_apart"}
+    assert found["copy"]["rate"] == pytest.approx((1 << 18) / found["copy"]["us"] / 1e3, rel=1e-2)
+    assert found["launch"]["rate"] == pytest.approx(found["launch"]["us"] / (1 << 18), rel=1e-2)
+
+
+def test_kernels_and_layers_are_measured(tmp_path: Path, measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of cell, of both contestants, with what the tables are made of."""
+    store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
+    layers = importlib.import_module("benchmarks.gpu.layers")
+    monkeypatch.setattr(layers, "SECONDS", 0.001)
+    workload = replace(measure.ALL["E two images"], boxes=20, channels=4)
+    monkeypatch.setitem(layers.WORKLOADS, "E", replace(layers.WORKLOADS["E"], boxes=20, channels=32))
+    for who, dtypes in (("torchvision", ["float32"]), ("roialign_ext", ["float32", "bfloat16"])):
+        plan = measure.Plan(who, dtypes, ["channels_last, NCHW gradient", "NCHW"], ["kernel", "graph"], 2)
+        measure.measure_workload(plan, workload, store, measure.PHASES[who])
+    layers.measure(store, 2, quick=True)
+    results = store.read()
+    ours, theirs = results["ours"]["cells"], results["baseline"]["cells"]
+    assert [cell for cell in (*ours, *theirs, *results["layers"]["cells"]) if "error" in cell] == []
+    assert (len(theirs), len(ours)) == (4, 10)  # torchvision takes no part with the gradient of another layout
+    kernel = next(cell for cell in ours if cell["call"] == "kernel" and cell["layout"] == "NCHW")
+    assert set(kernel["least"]) == {"memory", "cache", "multiply_adds"}
+    assert not any("least" in cell for cell in ours if cell["call"] != "kernel")
+    assert kernel["kernels"]["list_boxes"] == 0.5
+    assert 0 < kernel["relative_error"] < 1e-4
+    assert results["ours"]["clocks of E two images"] == ["none", "none"]
+    assert {cell["who"] for cell in results["layers"]["cells"]} == {"roialign_ext", "torchvision"}
+    assert len(results["layers"]["overhead"]) == 12
+    shown = importlib.import_module("benchmarks.gpu.summary").text(results)
+    assert "cannot be shown" not in shown
+    assert "| E two images | backward | bfloat16 | channels_last, NCHW gradient | kernel |" in shown
+
+
+@pytest.mark.parametrize("fault", ["fails", "lost"])
+def test_a_fault_costs_no_more_than_it_has_to(measure: ModuleType, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """The third timing raises: the cells before it stay, and the one after it follows if the device is not lost."""
+    monkeypatch.setenv("FAKE_DEVICE", fault)
+    device = importlib.import_module("benchmarks.gpu.device").open_device()
+    cells: list[Document] = []
+    plan = measure.Plan("torchvision", ["float32"], ["NCHW", "channels_last"], ["kernel"], 2)
+    if fault == "lost":
+        with pytest.raises(RuntimeError, match="the device is lost"):
+            measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
+    else:
+        measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
+    assert ["us" in one for one in cells] == [True, True, False, True][: 3 if fault == "lost" else 4]
+    assert cells[2]["error"] == "an illegal memory access was encountered"
+
+
+def test_what_differs_is_not_timed(measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(importlib.import_module("benchmarks.agreement")._LARGEST, "float32", 0.0)
+    device = importlib.import_module("benchmarks.gpu.device").open_device()
+    cells: list[Document] = []
+    plan = measure.Plan("roialign_ext", ["float32"], ["NCHW"], ["kernel"], 2)
+    measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
+    assert [("us" in one, "differs from torchvision" in one["error"]) for one in cells] == [(False, True)] * 2
+
+
+def test_what_forks_has_asked_for_no_device(measure: ModuleType) -> None:
+    """A process that has asked the CUDA runtime for its devices, as some modules of torch do when they are imported,
+    has no children that can use one."""
+    program = """
+import torch
+asked = []
+torch._C._cuda_getDeviceCount = lambda: asked.append(1) or 0
+import roialign_ext
+from benchmarks.gpu import layers, limits, measure, smoke, variants
+import torch.fx.experimental.symbolic_shapes
+print("asked", len(asked))
+"""
+    assert python(program) == "asked 0\n"
+
+
+def test_a_hung_device_ends_with_the_time(tmp_path: Path, measure: ModuleType) -> None:
+    """The command as the driver runs it: what was measured is on disk, what was not is named, nothing runs on."""
     variables = {
         **os.environ,
-        "BENCHMARK_DEVICE": "fake_device:Fake",
-        "FAKE_DEVICE": fault,
-        "BENCHMARK_SECONDS": str(seconds),
+        "FAKE_DEVICE": "hangs",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
     }
-    results = folder / "results.json"
-    command = [sys.executable, "-m", f"benchmarks.gpu.{module}", "--results", str(results), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(results.read_text()) if results.exists() else {}
+    results = tmp_path / "results.json"
+    arguments = ["--results", str(results), "--who", "torchvision", "--quick", "--workloads", "F", "E"]
+    # The time counts from here on, and not while torch is imported.
+    script = (
+        "import os, sys, time; from benchmarks.gpu import measure\n"
+        "os.environ['BENCHMARK_UNTIL'] = str(time.monotonic() + 4); sys.exit(measure.main())"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stderr
+    phase = json.loads(results.read_text())["baseline"]
+    assert len(phase["cells"]) == 2
+    assert phase["unfinished"]["F"].startswith("ended after")
+    assert phase["unfinished"]["E"] == "not begun, no time is left"
 
 
-def test_limits_are_measured(tmp_path: Path) -> None:
-    status, results = run_phase(tmp_path, "limits")
-    assert status == 0
-    assert {cell["name"] for cell in results["limits"]["cells"]} >= set(RATES)
+def test_the_kernels_as_they_are_stand_beside_the_variants(
+    tmp_path: Path, measure: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = importlib.import_module("benchmarks.gpu.variants")
+    monkeypatch.setattr(variants, "WORKLOADS", ("F",))
+    monkeypatch.setattr(variants, "FOLDER", tmp_path)
+    assert [name for name, _ in variants.turns(list(variants.VARIANTS))] == [variants.AS_IT_IS, variants.AGAIN]
+    library = variants.library("forward: 2 blocks")
+    library.parent.mkdir()
+    library.touch()
+    assert [variant for _, variant in variants.turns(list(variants.VARIANTS))][1] == variants.VARIANTS[
+        "forward: 2 blocks"
+    ]
+    store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
+    variants.measure_variant(variants.AS_IT_IS, None, ["float32"], store, quick=False)
+    cells = store.read()["variants"]["cells"]
+    assert {(cell["direction"], cell["layout"]) for cell in cells} == {
+        (direction, layout) for direction in ("forward", "backward") for layout in ("NCHW", "channels_last")
+    }
+    assert all(cell["us"] > 0 and "kernels" not in cell for cell in cells)
 
 
-def test_no_device_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     device = importlib.import_module("benchmarks.gpu.device")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(device.NoDeviceError, match="finds no CUDA device"):
         device.open_device()
+
+
+LIMITS = """
+import torch
+from benchmarks.gpu import limit_kernels as kernels
+
+kernels.READS, kernels.STEPS = 2, 3
+read = kernels.CachedRead(1 << 17, 1, "cpu")
+read()
+assert read.bytes == 2 * (1 << 17)
+torch.testing.assert_close(read.sums.reshape(4, -1), 2 * read.data.reshape(2, 4, -1).sum(0))
+for stride in (1, 8):
+    sums = torch.zeros(1 << 14)
+    add = kernels.Additions(sums, stride)
+    add()
+    assert torch.equal(sums.reshape(-1, stride)[:, 0], torch.full(((1 << 14) // stride,), 4.0))
+    # Side by side eight additions fall into a sector of 32 bytes, a sector apart one.
+    assert add.sectors == sums.sum() / (8 if stride == 1 else 1)
+multiply_adds = kernels.MultiplyAdds(1, "cpu")
+before = multiply_adds.sums.clone()
+multiply_adds()
+torch.testing.assert_close(multiply_adds.sums, before / 8 + 7 / 8)
+assert multiply_adds.count == 3 * before.numel()
+"""
+
+
+def python(program: str, **variables: str) -> str:
+    """What a program prints that imports the benchmarks, and the installed package before its sources."""
+    path = os.pathsep.join(filter(None, [*sys.path[1:], str(ROOT)]))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT / "tests",
+        env={**os.environ, "PYTHONPATH": path, **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_limits_count_what_their_kernels_do() -> None:
+    """The kernels behind the rates, in Triton's interpreter: what they compute follows from how much they do."""
+    pytest.importorskip("triton", reason="Triton, which comes with torch for CUDA, is not installed")
+    python(LIMITS, TRITON_INTERPRET="1")
+
+
+def test_times_are_those_between_two_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Cuda` with stand-ins for what it asks of torch: what is in front of a call, and what is between its events."""
+    module = importlib.import_module("benchmarks.gpu.device")
+    happened: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            happened.append("event")
+
+        def synchronize(self) -> None:
+            happened.append("wait")
+
+        def elapsed_time(self, last: Event) -> float:
+            return 0.25 if happened.count("call") % 2 else 0.75  # ms
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: happened.append("wait"))
+    monkeypatch.setattr("torch.cuda._sleep", lambda cycles: happened.append("other work"))
+    device = module.Cuda()
+    for queued in (True, False):
+        happened.clear()
+        taken = device.time(lambda: happened.append("call"), samples=5, queued=queued)
+        assert happened[: module.WARM_UP + 1] == [*["call"] * module.WARM_UP, "wait"]
+        sample = [*["other work"] * queued, "event", "call", "event", "wait"]
+        assert happened[module.WARM_UP + 1 :] == 5 * sample
+        assert (taken["us"], taken["min"], taken["n"]) == (750.0, 250.0, 5)
+
+
+def test_kernels_are_known_by_their_names() -> None:
+    """Names as a profiler gives them, and the names that the sources have."""
+    summary = importlib.import_module("benchmarks.gpu.summary")
+    short_name = importlib.import_module("benchmarks.gpu.device").short_name
+    cuda = "roialign_ext::cuda::"
+    assert short_name(f"void {cuda}gather<float, {cuda}(anonymous namespace)::AverageSource<float, int, 32> >(X)") == (
+        "gather<float, AverageSource<float, int, 32> >"
+    )
+    assert short_name("void vision::ops::(anonymous namespace)::roi_align_forward_kernel_impl<float>(int)") == (
+        "roi_align_forward_kernel_impl<float>"
+    )
+    names: list[str] = []
+    for file in ("average.cu", "average_gradient.cu", "gather.cuh", "tables.cu"):
+        text = (ROOT / "csrc" / "cuda" / file).read_text()
+        names += re.findall(r"__global__ void (?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(const", text)
+    assert set(names) >= {
+        "pool_by_channels",
+        "pool_by_columns",
+        "spread_by_channels",
+        "gather",
+        "fill_tables",
+        "list_boxes",
+    }
+    for name in names:
+        assert "other" not in summary.split({"kernels": {f"{name}<float>": 1.0}}), name
+    assert summary.split({"kernels": {"vectorized_elementwise_kernel<4>": 1.0}}) == {"other": 1.0}
+
+
+def test_boxes_are_those_of_earlier_results() -> None:
+    """Sums of all coordinates of A to M: results stay comparable as long as these do."""
+    workloads = importlib.import_module("benchmarks.workloads")
+    sums = {
+        key: float(workloads.make_boxes(one, torch.Generator().manual_seed(workloads.SEED)).double().sum())
+        for key, one in workloads.WORKLOADS.items()
+    }
+    wanted = [
+        2153354.4,
+        220776.7,
+        2152108.4,
+        1130194.2,
+        2153354.4,
+        2298.6,
+        1062261.7,
+        1062261.7,
+        *[1062335.3] * 4,
+        656199.6,
+    ]
+    assert sums == pytest.approx(dict(zip("ABCDEFGHIJKLM", wanted, strict=True)), abs=0.1)
+
+
+def test_variations_are_of_their_workload() -> None:
+    """Boxes lie inside the image and visit the images in turn; sorting changes their order alone."""
+    workloads = importlib.import_module("benchmarks.workloads")
+    boxes = {
+        key: workloads.make_boxes(one, torch.Generator().manual_seed(workloads.SEED))
+        for key, one in (workloads.WORKLOADS | workloads.VARIATIONS).items()
+    }
+    for key, one in workloads.VARIATIONS.items():
+        rows, (height, width) = boxes[key], one.image_size
+        assert rows.shape == (one.boxes, 5)
+        assert rows[:, 1:3].min() >= 0
+        assert (rows[:, 3:] <= torch.tensor([width, height]) + 1e-3).all()
+        assert (rows[:, 3:] > rows[:, 1:3]).all()
+        assert rows[:, 0].unique().tolist() == list(range(one.images))
+    assert not torch.equal(boxes["A sorted"], boxes["A"])
+    assert torch.equal(boxes["A sorted"].unique(dim=0), boxes["A"].unique(dim=0))
+    centres = (boxes["E clustered"][:, 1:3] + boxes["E clustered"][:, 3:]) / 2
+    near = torch.cdist(centres, centres) < 40  # pixels
+    scattered = (boxes["E"][:, 1:3] + boxes["E"][:, 3:]) / 2
+    assert near.float().mean() > 3 * (torch.cdist(scattered, scattered) < 40).float().mean()
 
 
 def test_bytes_and_products_are_those_of_every_sample() -> None:

@@ -60,6 +60,18 @@ def test_setup_stops_with_one_sentence(tmp_path: Path, file: str, content: str, 
     assert COMMAND in sentence
 
 
+def test_an_older_setuptools_does_without_pyproject(tmp_path: Path) -> None:
+    """benchmarks/gpu builds a copy of the sources without that file, which is all that asks for a newer one."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "torch.py").write_text("__version__ = '2.11.0'\n__path__ = []\n")
+    (tmp_path / "modules" / "setuptools.py").write_text("__version__ = '65.5.0'\n")
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    result = setup("--version", modules=tmp_path / "modules", folder=tmp_path)
+    assert "No module named 'torch.utils'" in result.stderr  # the import behind the checks
+    (tmp_path / "pyproject.toml").touch()
+    assert "version 65.5.0 is installed" in setup("--version", modules=tmp_path / "modules", folder=tmp_path).stderr
+
+
 def test_setup_names_a_missing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     result = setup("build", "--build-base", str(tmp_path))

@@ -41,7 +41,8 @@ def main() -> int:
     store = Store(parser.parse_args().results)
     started = time.monotonic()
     copy_sources()
-    variables = {"FORCE_CUDA": "1", "MAX_JOBS": os.environ.get("MAX_JOBS", str(cores()))}
+    # Two cores are left to what is measured meanwhile.
+    variables = {"FORCE_CUDA": "1", "MAX_JOBS": os.environ.get("MAX_JOBS", str(max(1, cores() - 2)))}
     command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(SITE), "--build-temp", str(OBJECTS)]
     done = lines(command, SOURCES, "build", variables)
     if done == 0:

@@ -41,7 +41,8 @@ class Child:
             stderr=subprocess.STDOUT,
             env={**environment, MARK: self._mark},
             cwd=folder,
-            start_new_session=True,
+            # Not a session: whoever ends the session of this process means its children, too.
+            preexec_fn=os.setpgrp,
             text=True,
             errors="replace",
         )
@@ -51,8 +52,9 @@ class Child:
 
     def _read(self, each: Callable[[str], None]) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            each(line.rstrip("\n"))
+        with self._process.stdout as lines:
+            for line in lines:
+                each(line.rstrip("\n"))
 
     def status(self) -> int | None:
         """The exit status, negative for a signal; None while the command runs."""

@@ -150,11 +150,11 @@ class Cuda:
                 call()
             self.synchronize()
         found: dict[str, float] = {}
-        for event in profiler.key_averages():
-            if event.self_device_time_total > 0:
-                name = short_name(event.key)
-                found[name] = round(found.get(name, 0.0) + event.self_device_time_total / PROFILED_CALLS, 2)
-        return found
+        for event in profiler.events():
+            if event.device_type.name == "CUDA":
+                name = short_name(event.name)
+                found[name] = found.get(name, 0.0) + event.time_range.elapsed_us() / PROFILED_CALLS
+        return {name: round(us, 2) for name, us in found.items()}
 
     def captured(self, call: Call) -> Call:
         """Replays of the call as a CUDA graph."""
@@ -184,11 +184,11 @@ class Cuda:
         from . import limit_kernels as kernels  # they need Triton
 
         properties = torch.cuda.get_device_properties(0)
-        read = kernels.CachedRead(properties.L2_cache_size // 2, properties.multi_processor_count)
+        read = kernels.CachedRead(properties.L2_cache_size // 2, properties.multi_processor_count, self.name)
         yield Limit("cached_read", "GB/s", read.bytes, read)
         sums = torch.zeros(ATOMICS_BYTES // 4, device=self.name)
         for name, stride in (("atomics_together", 1), ("atomics_apart", SECTOR // 4)):
             add = kernels.Additions(sums, stride)
             yield Limit(name, "G sectors/s", add.sectors, add)
-        multiply_adds = kernels.MultiplyAdds(properties.multi_processor_count)
+        multiply_adds = kernels.MultiplyAdds(properties.multi_processor_count, self.name)
         yield Limit("multiply_adds", "G/s", multiply_adds.count, multiply_adds)

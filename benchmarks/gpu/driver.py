@@ -93,14 +93,20 @@ def phase(
 
 BUILT = ("build",)
 _FACTS = phase("facts", 30, "the machine, its tools and versions")
-_BUILD = phase("build", 100, "the module, for this device, on all cores", lane="host")
+_BUILD = phase("build", 100, "the module, for this device, on all cores but two", lane="host")
 _LIMITS = phase("limits", 15, "rates that results are held against")
+_GOALS = "--workloads A B D E 'A sorted'"
 _MORE = (
-    "--workloads A 'A sorted' D E 'E sorted' 'E clustered' 'E two images' 'E many' 'E few' --calls kernel layer graph"
+    "--workloads A 'A sorted' C D E 'E sorted' 'E clustered' 'E two images' 'E many' 'E few' --calls kernel layer graph"
 )
 _MORE_LAYOUTS = "--layouts NCHW channels_last 'channels_last, NCHW gradient'"
 _TOOLS = "--tools memcheck racecheck synccheck initcheck --cases 'test_kernels_agree and (dtype or channels_last)'"
-_PROFILES = " ".join(
+_PROFILES = (
+    "profile roialign_ext:A:float32:channels_last roialign_ext:A:float32:NCHW roialign_ext:D:float32:channels_last "
+    "roialign_ext:D:float32:NCHW torchvision:A:float32:NCHW roialign_ext:A:bfloat16:channels_last "
+    "torchvision:D:float32:NCHW"
+)
+_MORE_PROFILES = "profile " + " ".join(
     f"{who}:{workload}:float32:{layout}"
     for workload in ("B", "E")
     for who, layout in (("roialign_ext", "NCHW"), ("roialign_ext", "channels_last"), ("torchvision", "NCHW"))
@@ -110,15 +116,17 @@ FIRST = Table(
     (
         _FACTS,
         _BUILD,
-        phase("variants build", 60, "the kernels with other constants", "variants --build", lane="host", needs=BUILT),
-        phase("baseline", 60, "torchvision on the workloads of the goals", "measure --who torchvision"),
+        phase("variants build", 60, "one source file of each variant", "variants --build", lane="host", needs=BUILT),
+        phase(
+            "baseline", 60, "torchvision on the workloads of the goals", "measure --who torchvision --workloads A B D E"
+        ),
         _LIMITS,
         phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=BUILT),
         phase("tests", 75, "tests/test_cuda_device.py", needs=BUILT),
-        phase("ours", 75, "this package on the same workloads", "measure --who roialign_ext", needs=BUILT),
-        phase("layers", 15, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
-        phase("profile", 70, "ncu on A and D", needs=BUILT, least=20),
-        phase("variants", 50, "the kernels with other constants", needs=("variants build",)),
+        phase("ours", 75, "this package on the same workloads", f"measure --who roialign_ext {_GOALS}", needs=BUILT),
+        phase("layers", 20, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
+        phase("profile", 70, "ncu on A and D", _PROFILES, needs=BUILT, least=20),
+        phase("variants", 50, "the kernels with other constants", needs=BUILT, after=("variants build",)),
         phase("sanitizers", 100, "memcheck and racecheck on small cases", needs=BUILT, least=15),
     ),
     deadline=440,
@@ -141,7 +149,7 @@ SWEEP = Table(
             f"measure --who roialign_ext {_MORE} {_MORE_LAYOUTS} --dtypes float32 float16 bfloat16 float64",
             needs=BUILT,
         ),
-        phase("profile", 70, "ncu on B and E", f"profile {_PROFILES}", needs=BUILT, least=20),
+        phase("profile", 70, "ncu on B and E", _MORE_PROFILES, needs=BUILT, least=20),
         phase("sanitizers", 300, "all four tools, more cases", f"sanitizers {_TOOLS}", needs=BUILT, least=15),
     ),
     deadline=560,
@@ -178,8 +186,10 @@ class Printer:
 
     def __call__(self, text: str) -> None:
         with self._lock:
+            data = (text + "\n").encode(errors="replace")
             with contextlib.suppress(OSError):
-                os.write(1, (text + "\n").encode(errors="replace"))
+                while data:
+                    data = data[os.write(1, data) :]
             self._file(text)
 
 
@@ -268,11 +278,7 @@ class Run:
         cut = f", of {entry.phase.box:.0f}, since the deadline is near" if entry.box < entry.phase.box else ""
         self.say(f"#### {entry.phase.name}: {entry.phase.about} ({entry.box:.0f} s{cut}; {entry.begun:.0f} s are over)")
         module = [sys.executable, "-m", entry.phase.module, "--results", str(self.store.path), *entry.phase.arguments]
-        environment = {
-            **self.environment,
-            "BENCHMARK_SECONDS": f"{entry.box:.2f}",
-            UNTIL: f"{time.monotonic() + entry.box:.2f}",
-        }
+        environment = {**self.environment, UNTIL: f"{time.monotonic() + entry.box:.2f}"}
         try:
             entry.child = Child(module, lambda line: self.line(entry, line), environment, ROOT)
         except OSError as error:
@@ -361,15 +367,16 @@ class Run:
         lines = ["", f"{'phase':<16}{'state':<14}{'seconds':>8}  why"]
         for entry in self.entries.values():
             lines.append(f"{entry.phase.name:<16}{entry.state:<14}{entry.seconds:>8.1f}  {entry.why}"[:200])
-        lines.append(f"{self.now():.0f} s of {self.table.deadline:.0f}. {self.verdict(crash)}")
         phases = "\n".join(lines)
         try:
             from . import summary, verdicts
 
             document = self.store.read()
-            self.say("\n\n".join(filter(None, [verdicts.text(document), phases, summary.text(document)])))
+            parts = [verdicts.text(document), phases, summary.text(document)]
         except Exception:
-            self.say(f"There is no table of the results, because making it failed:\n{traceback.format_exc()}\n{phases}")
+            parts = [f"There is no table of the results, because making it failed:\n{traceback.format_exc()}", phases]
+        parts.append(f"{self.now():.0f} s of {self.table.deadline:.0f}. {self.verdict(crash)}")
+        self.say("\n\n".join(filter(None, parts)))
 
     def verdict(self, crash: str) -> str:
         if crash:

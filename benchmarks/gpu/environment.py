@@ -97,9 +97,9 @@ def prepare() -> Setting:
     elif found != Path(sysconfig.get_path("include")):
         variables["CPATH"] = os.pathsep.join(filter(None, [str(found), os.environ.get("CPATH")]))
         sentences.append(f"Python.h is not in {sysconfig.get_path('include')}: that of {found} is used")
-    for tool, lost in (("ncu", "no profile"), ("compute-sanitizer", "no sanitizers"), ("nvidia-smi", "no clocks")):
-        if which(tool) is None:
-            sentences.append(f"{tool} is missing: {lost}")
+    uses = {"ncu": "profile", "compute-sanitizer": "sanitizers", "nvidia-smi": "clocks"}
+    if missing := {tool: use for tool, use in uses.items() if which(tool) is None}:
+        sentences.append(f"{', '.join(missing)}: missing, so there are no {', '.join(missing.values())}")
     if have["pytest"] == "missing" or have["hypothesis"] == "missing":
         sentences.append("pytest or hypothesis is missing: no tests and no sanitizers")
     if os.environ.get("PYTHONPATH"):

@@ -6,8 +6,9 @@
 # moment; the summary is printed last, also after an interrupt. `--table sweep` is the second command, for more time:
 # more workloads and dtypes, graphs, the other sanitizers.
 #
-# Needs an interpreter (PYTHON, default python3) with torch for CUDA; what else is missing is said first. Exit status:
-# 0 all phases passed, 1 one did not, 2 nothing was begun, 3 there is no GPU. benchmarks/README.md says more.
+# Needs an interpreter (PYTHON, default python3) with torch for CUDA; what else is missing is said first. Builds into
+# build/gpu, or the folder that BENCHMARK_WORK names. Exit status: 0 all phases passed, 1 one did not, 2 nothing was
+# begun, 3 there is no GPU. benchmarks/README.md says more.
 set -euo pipefail
 python=${PYTHON:-python3}
 if ! command -v "$python" >/dev/null; then

@@ -5,22 +5,16 @@ A forked process needs no second import of torch; so the process that forks neve
 from __future__ import annotations
 
 import multiprocessing
-import os
+import signal
 import sys
-import time
 from collections.abc import Callable
 
+from .children import seconds_left
 from .device import NoDeviceError
 from .driver import NO_DEVICE
 
-_STARTED = time.monotonic()
 _AT_THE_END = 1.0
 """Seconds that are kept for what comes after the work."""
-
-
-def seconds_left() -> float:
-    """Of the time that the driver gave this phase."""
-    return float(os.environ.get("BENCHMARK_SECONDS", "inf")) - (time.monotonic() - _STARTED) - _AT_THE_END
 
 
 def run(work: Callable[[], object], seconds: float) -> str:
@@ -36,7 +30,9 @@ def run(work: Callable[[], object], seconds: float) -> str:
             print(f"failed: {type(error).__name__}: {first_line(error)}", flush=True)
             sys.exit(1)
 
-    limit = min(seconds, seconds_left())
+    # The driver's interrupt ends both at once, also in a call that does not return: results are on disk by then.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    limit = min(seconds, seconds_left() - _AT_THE_END)
     if limit <= 0:
         return "not begun, no time is left"
     process = multiprocessing.get_context("fork").Process(target=call, daemon=True)

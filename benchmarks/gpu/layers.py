@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import overhead
 from ..contestants import OURS, TORCHVISION
-from ..workloads import WORKLOADS
+from ..workloads import LAYOUTS, WORKLOADS
 from . import forked
 from .device import SAMPLES, open_device
 from .measure import HALF, Plan, line, measure_cases
@@ -29,7 +29,7 @@ def measure(store: Store, samples: int, quick: bool) -> None:
     for dtype in ("float32", "half"):
         for who in (TORCHVISION, OURS):
             dtypes = [HALF[who] if dtype == "half" else dtype]
-            plan = Plan(who, dtypes, ["NCHW", "channels_last"], ["layer"], samples)
+            plan = Plan(who, dtypes, list(LAYOUTS), ["layer"], samples)
 
             def add(cell: dict[str, Any], who: str = who) -> None:
                 print(line({"who": who, **cell}), flush=True)

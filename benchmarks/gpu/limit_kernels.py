@@ -9,7 +9,7 @@ from torch import Tensor
 
 READS, BLOCK, WARPS = 50, 4096, 8
 ADDITIONS, ADDED = 4, 1024
-STEPS, SUMS = 2048, 2048
+STEPS, SUMS = 1024, 8192
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -46,15 +46,15 @@ def _multiply_add(sums, factor, steps, BLOCK: tl.constexpr):  # type: ignore[no-
 class CachedRead:
     """Reads about `size` bytes, whole blocks for each program, `READS` times; `bytes` is what a call reads."""
 
-    def __init__(self, size: int, multiprocessors: int) -> None:
+    def __init__(self, size: int, multiprocessors: int, device: str) -> None:
         self._programs = 4 * multiprocessors
         blocks = max(1, size // (4 * BLOCK * self._programs))
-        self._data = torch.randn(blocks * self._programs * BLOCK, device="cuda")
-        self._sums = torch.empty(self._programs * BLOCK, device="cuda")
-        self.bytes = 4 * READS * self._data.numel()
+        self.data = torch.randn(blocks * self._programs * BLOCK, device=device)
+        self.sums = torch.empty(self._programs * BLOCK, device=device)
+        self.bytes = 4 * READS * self.data.numel()
 
     def __call__(self) -> None:
-        _read[(self._programs,)](self._data, self._sums, self._data.numel(), READS, BLOCK=BLOCK, num_warps=WARPS)
+        _read[(self._programs,)](self.data, self.sums, self.data.numel(), READS, BLOCK=BLOCK, num_warps=WARPS)
 
 
 class Additions:
@@ -74,10 +74,10 @@ class Additions:
 class MultiplyAdds:
     """Multiply-adds of float32 in registers, `count` of them."""
 
-    def __init__(self, multiprocessors: int) -> None:
+    def __init__(self, multiprocessors: int, device: str) -> None:
         self._programs = 8 * multiprocessors
-        self._sums = torch.randn(self._programs * SUMS, device="cuda")
-        self.count = self._sums.numel() * STEPS
+        self.sums = torch.randn(self._programs * SUMS, device=device)
+        self.count = self.sums.numel() * STEPS
 
     def __call__(self) -> None:
-        _multiply_add[(self._programs,)](self._sums, 0.5, STEPS, BLOCK=SUMS, num_warps=WARPS)
+        _multiply_add[(self._programs,)](self.sums, 0.5, STEPS, BLOCK=SUMS, num_warps=WARPS)

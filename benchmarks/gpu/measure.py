@@ -8,6 +8,7 @@ differ are not timed. Every cell is on disk as soon as it is measured.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx.experimental.symbolic_shapes  # torch.autograd.grad imports it: here once for all processes
 
 from .. import agreement
 from ..cases import Case, prepare
@@ -30,7 +32,7 @@ from .store import Store
 SETS = 3
 ALL = WORKLOADS | VARIATIONS
 # In the order of interest, for a run that is cut short. C takes torchvision longest and says least.
-GOALS = ("A", "B", "D", "E", "C")
+GOALS = {OURS: ("A", "B", "D", "E", "A sorted", "C"), TORCHVISION: ("A", "B", "D", "E", "C")}
 CALLS = ("kernel", "layer", "graph")
 DIRECTIONS = {"kernel": ("forward", "backward"), "layer": ("forward", "backward"), "graph": ("forward", "both")}
 PHASES = {OURS: "ours", TORCHVISION: "baseline"}
@@ -50,6 +52,7 @@ class Plan(NamedTuple):
     calls: Sequence[str]
     samples: int = SAMPLES
     split: bool = True  # also say what each kernel takes
+    directions: Sequence[str] = ()  # by default those of the call
 
     def cases(self, workload: Workload) -> Iterator[Case]:
         mode = "max" if workload.operator == "roi_pool" else "avg"
@@ -58,7 +61,7 @@ class Plan(NamedTuple):
                 continue
             for dtype in self.dtypes:
                 for layout in self.layouts:
-                    for direction in DIRECTIONS[call]:
+                    for direction in self.directions or DIRECTIONS[call]:
                         case = Case(workload.key, direction, mode, dtype, layout, call)
                         if layout == NCHW_GRADIENT and (direction != "backward" or self.who != OURS):
                             continue
@@ -84,7 +87,7 @@ def measure_case(device: Cuda, plan: Plan, case: Case, workload: Workload, sets:
         cell = {**name(case), **device.time(call, samples=plan.samples, queued=case.call != "layer")}
         if plan.split and case.call == "kernel":
             cell["kernels"] = device.split(call)
-    if case.call != "graph":
+    if case.call == "kernel":
         cell["least"] = least(workload, case.direction, case.dtype, case.layout)._asdict()
     return cell
 
@@ -153,19 +156,21 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--who", choices=[OURS, TORCHVISION], required=True)
     parser.add_argument("--phase", help="under which name results are written; by default ours or baseline")
-    parser.add_argument("--workloads", nargs="+", choices=list(ALL), default=list(GOALS))
+    parser.add_argument("--workloads", nargs="+", choices=list(ALL), help="by default those of the goals")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), help="by default float32 and a half precision")
-    parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=["NCHW", "channels_last"])
+    parser.add_argument("--layouts", nargs="+", choices=[*LAYOUTS, NCHW_GRADIENT], default=list(LAYOUTS))
     parser.add_argument("--calls", nargs="+", choices=CALLS, default=["kernel"])
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--quick", action="store_true", help="small problems: shows that everything works")
     options = parser.parse_args()
     who, phase, store = options.who, options.phase or PHASES[options.who], Store(options.results)
-    dtypes = options.dtypes or ["float32", HALF[who]]
+    dtypes, workloads = options.dtypes or ["float32", HALF[who]], options.workloads or GOALS[who]
     plan = Plan(who, dtypes, options.layouts, options.calls, options.samples)
-    unfinished = dict.fromkeys(options.workloads, "not begun")
+    unfinished = dict.fromkeys(workloads, "not begun")
     store.update(phase, who=who, quick=options.quick, unfinished=unfinished)
-    for key in options.workloads:
+    if who == OURS:
+        importlib.import_module("roialign_ext")  # once for all processes
+    for key in workloads:
         workload = ALL[key].shrunk() if options.quick else ALL[key]
         how = forked.run(partial(measure_workload, plan, workload, store, phase), SECONDS_OF_A_WORKLOAD)
         unfinished.pop(key)
@@ -173,6 +178,8 @@ def main() -> int:
             print(f"{key}: {how}", flush=True)
             unfinished[key] = how
         store.update(phase, unfinished=unfinished)
+    if unfinished:
+        print("not finished: " + "; ".join(f"{key}, {how}" for key, how in unfinished.items()), flush=True)
     return int(bool(unfinished))
 
 

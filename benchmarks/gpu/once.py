@@ -1,4 +1,4 @@
-"""One forward and one backward pass of each case named, for a profiler: `python -m benchmarks.gpu.once [CASE...]`.
+"""One forward and one backward pass of each case named, for a profiler: `python -m benchmarks.gpu.once CASE...`.
 
 A case is CONTESTANT:WORKLOAD:DTYPE:LAYOUT, as in `roialign_ext:A:float32:NCHW`."""
 
@@ -12,20 +12,10 @@ from ..workloads import WORKLOADS, make_data
 from .device import NoDeviceError, open_device
 from .driver import NO_DEVICE
 
-CASES = (
-    "roialign_ext:A:float32:channels_last",
-    "roialign_ext:A:float32:NCHW",
-    "roialign_ext:D:float32:channels_last",
-    "roialign_ext:D:float32:NCHW",
-    "torchvision:A:float32:NCHW",
-    "roialign_ext:A:bfloat16:channels_last",
-    "torchvision:D:float32:NCHW",
-)
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
+    parser.add_argument("cases", nargs="+", metavar="CASE")
     parser.add_argument("--quick", action="store_true", help="small problems")
     options = parser.parse_args()
     try:

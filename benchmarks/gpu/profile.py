@@ -1,4 +1,4 @@
-"""What ncu counts of each kernel: `python -m benchmarks.gpu.profile --results FILE [CASE...]`.
+"""What ncu counts of each kernel: `python -m benchmarks.gpu.profile --results FILE CASE...`.
 
 A case of `once.py` is a process of its own, so that the ones before it are kept if one fails. Clocks and caches are
 left as a caller finds them: tables that a kernel reads were just written.
@@ -19,7 +19,6 @@ from .children import run, seconds_left
 from .device import short_name
 from .environment import ROOT
 from .logs import LogFile
-from .once import CASES
 from .store import Store
 
 STALLED = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
@@ -95,7 +94,7 @@ def profile(case: str, metrics: list[str], arguments: list[str]) -> tuple[int | 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
+    parser.add_argument("cases", nargs="+", metavar="CASE", help="as of once.py")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="small problems")
     options = parser.parse_args()

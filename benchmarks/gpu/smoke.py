@@ -24,14 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..workloads import DTYPES, LAYOUTS
 from .children import run, seconds_left
 from .device import open_device
 from .forked import first_line
 from .logs import LogFile
 from .store import Store
 
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
-LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 IMAGES, CHANNELS, PLANE, BOXES, BINS, SCALE = 2, 40, (50, 68), 40, 7, 0.25
 AT_ONCE = 8
 SECONDS_OF_A_CALL, SECONDS_OF_A_MEMCHECK, MEMCHECKS = 12.0, 20.0, 2

@@ -36,7 +36,9 @@ def pytest_command(file: Path, chosen: str, failures: int) -> list[str]:
 
 def pytest_environment() -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
-    return {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": str((cores + 1) // 2)}
+    # Wide lines: pytest shortens reasons to the width of the terminal.
+    settings = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "400", "OMP_NUM_THREADS": str((cores + 1) // 2)}
+    return {**os.environ, **settings}
 
 
 @dataclass

@@ -1,128 +1,287 @@
-"""Other choices for the constants of the CUDA kernels: `python -m benchmarks.gpu.variants --work FOLDER --output FILE`.
+"""Other choices in the CUDA kernels, each one source file compiled anew.
 
-Each variant is a copy of the sources with one expression replaced, built beside the package (FOLDER/site) and measured
-on the same workloads, after all of them are built; the package itself comes first and last, which shows the noise. The
-product has no switch for them: what a sweep shows to be better is written into the sources.
+`python -m benchmarks.gpu.variants --results FILE [--build]`. A variant is a list of replacements in a copy of csrc.
+With --build its one .cu file is compiled with the command of the package's build and linked with the package's other
+objects: a library with kernels and glue of its own. Without, every library is loaded beside the package, in a process
+of its own, where its registration takes the place of the package's, and is timed on the cases that it concerns. The
+package itself comes first and last, which shows the noise. The product has no switch for any of this: what is better
+here is written into the sources.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ("csrc", "roialign_ext", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-MEASURED = ("--workloads", "box head", "C4 head", "--dtypes", "f32", "bf16", "--calls", "kernel")
-BUILDS_AT_ONCE = 4
-JOBS_OF_A_BUILD = max(1, (os.cpu_count() or 1) // BUILDS_AT_ONCE)
+from .environment import OBJECTS, WORK
+from .store import Store
+from .summary import AS_IT_IS
+
+SOURCES = WORK / "sources"
+FOLDER = WORK / "variants"
+SECONDS_OF_A_COMPILER = 300
+SAMPLES = 20
+WORKLOADS = ("A", "D")
+AGAIN = f"{AS_IT_IS}, again"
+# The kernels over features: forward and backward of averages, channels together and channels apart.
+FORWARD, GRADIENT = "average.cu", "average_gradient.cu"
+TOGETHER, APART = ("channels_last",), ("NCHW",)
+BOTH = TOGETHER + APART
 
 
-class Variant(NamedTuple):
-    """One expression of one file of csrc/cuda, and what stands there instead."""
+class Edit(NamedTuple):
+    """One piece of a file of csrc/cuda, which stands there once, and what stands there instead."""
 
     file: str
     old: str
     new: str
 
 
+class Variant(NamedTuple):
+    """What is edited, the file that is compiled for it, and the layouts that it concerns."""
+
+    unit: str
+    layouts: tuple[str, ...]
+    edits: tuple[Edit, ...]
+
+    @property
+    def direction(self) -> str:
+        return "forward" if self.unit == FORWARD else "backward"
+
+
+def one(unit: str, layouts: tuple[str, ...], old: str, new: str, file: str = "") -> Variant:
+    return Variant(unit, layouts, (Edit(file or unit, old, new),))
+
+
+_BLOCKS = "sizeof(Offset) == 8 ? 2 : 3"
+# Pairs and quadruples of integers in one load each.
+_ALIGNED = (
+    Edit("tables.cuh", "struct Span {", "struct alignas(8) Span {"),
+    Edit("tables.cuh", "struct Band {", "struct alignas(16) Band {"),
+)
+_BY_VALUE = Edit(GRADIENT, "const Band& band = axis.band(box, bin);", "const Band band = axis.band(box, bin);")
+# From one channel's address to the next, in place of a product for each.
+_ONE_POINTER = Edit(
+    GRADIENT,
+    """\
+        const Offset at = base + p * bins.stride_y + q * bins.stride_x;
+        for_each_channel<kChannels>(
+            channels.count, [&](int c) { sums[c] += weight * Access<S>::load(bins.data, at + c * bins.stride_c); });
+""",
+    """\
+        const S* one = static_cast<const S*>(bins.data) + (base + p * bins.stride_y + q * bins.stride_x);
+        for_each_channel<kChannels>(channels.count, [&](int c) {
+          sums[c] += weight * Access<S>::load(one, 0);
+          one += bins.stride_c;
+        });
+""",
+)
 VARIANTS = {
-    "forward, channels together: 2 rows at once": Variant("average.cu", "kRowsAtOnce = 4", "kRowsAtOnce = 2"),
-    "forward, channels together: 8 rows at once": Variant("average.cu", "kRowsAtOnce = 4", "kRowsAtOnce = 8"),
-    "forward, channels apart: 4 channels of a lane": Variant("average.cu", "kChannels = 8", "kChannels = 4"),
-    "forward, channels apart: 1 row at once": Variant("average.cu", "add_rows<2>", "add_rows<1>"),
-    "forward, channels apart: 4 rows at once": Variant("average.cu", "add_rows<2>", "add_rows<4>"),
-    "gradient, channels together: 4 columns": Variant("average_gradient.cu", "kTileColumns = 8", "kTileColumns = 4"),
-    "gradient, channels together: 16 columns": Variant("average_gradient.cu", "kTileColumns = 8", "kTileColumns = 16"),
-    "gradient, channels apart: 16 channels": Variant("average_gradient.cu", "8 ? 16 : 32", "8 ? 8 : 16"),
-    "packs of 16 bytes": Variant("work.cuh", "kVec = sizeof(S) == 8 ? 2 : 4", "kVec = 16 / sizeof(S)"),
-    "2 blocks of a multiprocessor": Variant("work.cuh", "sizeof(Offset) == 8 ? 2 : 3", "sizeof(Offset) == 8 ? 2 : 2"),
-    "4 blocks of a multiprocessor": Variant("work.cuh", "sizeof(Offset) == 8 ? 2 : 3", "sizeof(Offset) == 8 ? 2 : 4"),
+    "forward: aligned spans": Variant(FORWARD, BOTH, _ALIGNED),
+    "gradient: aligned spans, by value": Variant(GRADIENT, BOTH, (*_ALIGNED, _BY_VALUE)),
+    "gradient, NCHW: one pointer": Variant(GRADIENT, APART, (_ONE_POINTER,)),
+    "gradient, NCHW: both": Variant(GRADIENT, APART, (*_ALIGNED, _BY_VALUE, _ONE_POINTER)),
+    "gradient, channels_last: 2 blocks": one(
+        GRADIENT,
+        TOGETHER,
+        "__launch_bounds__(kThreads, AverageSource<S, Offset, VEC>::kBlocks)",
+        "__launch_bounds__(kThreads, 2)",
+    ),
+    "forward: 2 blocks": one(FORWARD, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 2", "work.cuh"),
+    "forward: 4 blocks": one(FORWARD, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
+    "gradient: 4 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
+    "forward, channels_last: 2 rows": one(FORWARD, TOGETHER, "kRowsAtOnce = 4", "kRowsAtOnce = 2"),
+    "forward, channels_last: 8 rows": one(FORWARD, TOGETHER, "kRowsAtOnce = 4", "kRowsAtOnce = 8"),
+    "forward, NCHW: 1 row": one(FORWARD, APART, "add_rows<2>", "add_rows<1>"),
+    "forward, NCHW: 4 rows": one(FORWARD, APART, "add_rows<2>", "add_rows<4>"),
+    "forward, NCHW: 4 channels": one(FORWARD, APART, "kChannels = 8", "kChannels = 4"),
+    "gradient, channels_last: 4 columns": one(GRADIENT, TOGETHER, "kTileColumns = 8", "kTileColumns = 4"),
+    "gradient, channels_last: 16 columns": one(GRADIENT, TOGETHER, "kTileColumns = 8", "kTileColumns = 16"),
+    "gradient, NCHW: 16 channels": one(GRADIENT, APART, "8 ? 16 : 32", "8 ? 8 : 16"),
 }
 
 
 class BuildError(Exception):
-    """Why there is no build of a variant."""
+    """Why there is no library of a variant."""
 
 
-def apply(variant: Variant, root: Path) -> None:
-    """Replaces the expression, which has to be there."""
-    path = root / "csrc" / "cuda" / variant.file
-    source = path.read_text()
-    if variant.old not in source:
-        raise BuildError(f"{variant.file} has no {variant.old!r}: benchmarks/gpu/variants.py is older than the kernels")
-    path.write_text(source.replace(variant.old, variant.new))
+def apply(variant: Variant, csrc: Path) -> None:
+    """Makes the replacements in a copy of csrc."""
+    for edit in variant.edits:
+        path = csrc / "cuda" / edit.file
+        source = path.read_text()
+        if source.count(edit.old) != 1:
+            raise BuildError(
+                f"{edit.file} has {source.count(edit.old)} times {edit.old!r}: it is newer than the variant"
+            )
+        path.write_text(source.replace(edit.old, edit.new))
 
 
-def build(variant: Variant, site: Path) -> None:
-    """The package with that variant, installed into ``site``."""
-    shutil.rmtree(site, ignore_errors=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for name in PACKAGE:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, Path(folder, name), ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-            else:
-                shutil.copy(source, folder)
-        apply(variant, Path(folder))
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps"]
-        environment = {**os.environ, "FORCE_CUDA": "1", "MAX_JOBS": str(JOBS_OF_A_BUILD)}
+def library(name: str) -> Path:
+    return FOLDER / re.sub(r"\W+", "_", name) / "variant.so"
+
+
+def run(command: list[str] | str, folder: Path, log: Path) -> None:
+    with log.open("a") as file:
+        file.write(f"{command if isinstance(command, str) else shlex.join(command)}\n")
+        file.flush()
+        shell = isinstance(command, str)
         done = subprocess.run(
-            [*command, "--target", str(site), "."], cwd=folder, env=environment, capture_output=True, text=True
+            command, shell=shell, cwd=folder, stdout=file, stderr=subprocess.STDOUT, timeout=SECONDS_OF_A_COMPILER
         )
     if done.returncode != 0:
-        raise BuildError(f"the build ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
+        lines = [line for line in log.read_text().splitlines() if "error" in line.lower()]
+        raise BuildError(f"a compiler ended with {done.returncode}: {lines[0][:300] if lines else f'see {log}'}")
 
 
-def measure(site: Path, output: Path) -> Any:
-    """What `benchmarks.gpu.measure ours` writes with the package of ``site``; unfinished workloads as cells too."""
-    command = [sys.executable, "-m", "benchmarks.gpu.measure", "ours", "--output", str(output), *MEASURED]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
-    subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    found = json.loads(output.read_text())
-    found["cells"] += [{"error": f"{workload} was not finished"} for workload in found["unfinished"]]
-    return found
+def compile_command(unit: str) -> str:
+    """How ninja compiled a .cu file for the package."""
+    target = str(OBJECTS / "csrc" / "cuda" / unit.replace(".cu", ".o"))
+    command = ["ninja", "-C", str(OBJECTS), "-t", "commands", "-s", target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = [line for line in done.stdout.splitlines() if target in line]
+    if not lines:
+        raise BuildError(f"ninja knows no command for {target}: {(done.stderr or done.stdout).strip()[:200]}")
+    return lines[-1]
 
 
-def main() -> None:
+def link_command(objects: Iterable[Path], output: Path, nvcc: str) -> list[str]:
+    """A library of the objects, with torch's and CUDA's as setup.py names them."""
+    import torch
+    from torch.utils import cpp_extension
+
+    toolkit = Path(shutil.which(nvcc) or nvcc).parent.parent
+    folders = [Path(torch.__file__).parent / "lib", *(toolkit / name for name in ("lib64", "lib"))]
+    libraries = ["c10", "torch", "torch_cpu", "c10_cuda", "cudart_static", "dl", "rt", "pthread"]
+    return [
+        *shlex.split(cpp_extension.get_cxx_compiler()),  # type: ignore[no-untyped-call, unused-ignore]
+        "-shared",
+        *map(str, objects),
+        *(f"-L{folder}" for folder in folders),
+        *(f"-l{name}" for name in libraries),
+        "-o",
+        str(output),
+    ]
+
+
+def build(name: str) -> float:
+    """Compiles the file of a variant and links its library; returns the seconds that it took."""
+    started = time.monotonic()
+    variant, output = VARIANTS[name], library(name)
+    folder = output.parent
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(SOURCES / "csrc", folder / "sources" / "csrc")
+    apply(variant, folder / "sources" / "csrc")
+    own = folder / "objects" / "csrc" / "cuda" / variant.unit.replace(".cu", ".o")
+    own.parent.mkdir(parents=True)
+    package = compile_command(variant.unit)
+    command = package.replace(str(SOURCES), str(folder / "sources")).replace(str(OBJECTS), str(folder / "objects"))
+    run(command, folder / "sources", folder / "log.txt")
+    others = [path for path in sorted((OBJECTS / "csrc" / "cuda").glob("*.o")) if path.name != own.name]
+    objects = [own, *others, OBJECTS / "csrc" / "checks.o"]
+    nvcc = next(word for word in shlex.split(package) if Path(word).name == "nvcc")
+    part = output.with_suffix(".part")
+    run(link_command(objects, part, nvcc), folder, folder / "log.txt")
+    part.replace(output)
+    return round(time.monotonic() - started, 1)
+
+
+def build_all(store: Store, names: list[str]) -> int:
+    """Builds the variants side by side, as many as there are cores."""
+    failed = 0
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        jobs = {pool.submit(build, name): name for name in names}
+        for job in as_completed(jobs):
+            name, error = jobs[job], job.exception()
+            failed += error is not None
+            said = f"built in {job.result()} s" if error is None else f"{type(error).__name__}: {error}"
+            print(f"{name}: {said}", flush=True)
+            store.append("variants build", {"variant": name, "said": said, "built": error is None})
+    return int(failed > 0)
+
+
+def is_loaded(operator: str) -> bool:
+    """Whether another library's kernel stands before the package's."""
+    import torch
+
+    lines = torch._C._dispatch_dump(f"roialign_ext::{operator}").splitlines()
+    return any(line.startswith("CUDA (inactive)") for line in lines)
+
+
+def measure_variant(name: str, variant: Variant | None, dtypes: list[str], store: Store, quick: bool) -> None:
+    """The work of one process; without a variant, the package as it is."""
+    import torch
+
+    from ..contestants import OURS
+    from .device import open_device
+    from .measure import ALL, Plan, line, measure_cases
+
+    if variant is not None:
+        torch.ops.load_library(str(library(name)))  # type: ignore[no-untyped-call, unused-ignore]
+        if not is_loaded("_pool"):
+            raise RuntimeError(f"{library(name)} did not take the place of the package's kernels")
+    device = open_device()
+    layouts, directions = (variant.layouts, (variant.direction,)) if variant else (BOTH, ("forward", "backward"))
+
+    def add(cell: dict[str, Any]) -> None:
+        print(f"{name}: {line(cell)}", flush=True)
+        store.append("variants", {"variant": name, **cell})
+
+    plan = Plan(OURS, dtypes, layouts, ["kernel"], SAMPLES, split=False, directions=directions)
+    for key in WORKLOADS:
+        measure_cases(device, plan, ALL[key].shrunk() if quick else ALL[key], add)
+
+
+def turns(names: list[str]) -> Iterator[tuple[str, Variant | None]]:
+    """What is measured one after the other: of what was built."""
+    yield AS_IT_IS, None
+    for name in names:
+        if library(name).exists():
+            yield name, VARIANTS[name]
+    yield AGAIN, None
+
+
+def measure_all(store: Store, names: list[str], dtypes: list[str], quick: bool) -> int:
+    # Once for all processes; the package's operators are those that a library registers kernels for.
+    import roialign_ext  # noqa: F401
+
+    from . import forked, measure  # noqa: F401
+
+    failed = 0
+    store.update("variants", quick=quick)
+    for name, variant in turns(names):
+        how = forked.run(partial(measure_variant, name, variant, dtypes, store, quick), seconds=15)
+        if how:
+            failed += 1
+            print(f"{name}: {how}", flush=True)
+            store.append("variants", {"variant": name, "error": how})
+    return int(failed > 0)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="where run_all.sh built the package (site)")
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file")
-    arguments = parser.parse_args()
-    work, output = arguments.work.resolve(), arguments.output.resolve()
-    results: dict[str, Any] = {"variants": {}}
-
-    def measured(name: str, site: Path) -> None:
-        found = measure(site, work / "variant.json")
-        results.setdefault("environment", found.get("environment"))
-        add(name, found["cells"])
-
-    def add(name: str, cells: list[dict[str, Any]]) -> None:
-        times = (f"{cell.get('forward', {}).get('us')}/{cell.get('backward', {}).get('us')}" for cell in cells)
-        print(name, *(cell.get("error", time) for cell, time in zip(cells, times, strict=True)), flush=True)
-        results["variants"][name] = cells
-        part = output.with_name(output.name + ".part")
-        part.write_text(json.dumps(results, indent=1) + "\n")
-        part.replace(output)
-
-    measured("as it is", work / "site")
-    sites = {name: work / f"variant_{i}" for i, name in enumerate(VARIANTS)}
-    with ThreadPoolExecutor(BUILDS_AT_ONCE) as pool:
-        builds = {name: pool.submit(build, VARIANTS[name], site) for name, site in sites.items()}
-    for name, done in builds.items():
-        if (error := done.exception()) is None:
-            measured(name, sites[name])
-        else:
-            add(name, [{"error": str(error)}])
-    measured("as it is, again", work / "site")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--build", action="store_true", help="build the libraries; otherwise those built are measured")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
+    parser.add_argument("--quick", action="store_true", help="small problems: shows that everything works")
+    options = parser.parse_args()
+    store = Store(options.results)
+    if options.build:
+        return build_all(store, options.only)
+    return measure_all(store, options.only, options.dtypes, options.quick)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
