@@ -35,8 +35,9 @@ class Graph(Protocol):
 class Translations:
     """The operators, with the names and arguments of csrc/ops.cpp, written into a graph."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, name: str) -> None:
         self._graph = graph
+        self._name = name
 
     def roi_align(
         self,
@@ -162,7 +163,7 @@ class Translations:
     ) -> Value:
         op = self._graph
         kind = self._coordinate_type(input, boxes)
-        _check_fixed(sampling_ratio, "roi_align_rotated")
+        _check_fixed(sampling_ratio, self._name)
         bins_y, bins_x = output_size
         index, box = self._index_and_rest(op.Cast(boxes, to=kind))
         scale = op.constant(spatial_scale, kind)
@@ -262,7 +263,7 @@ class Translations:
         bins_y, bins_x = output_size
         if mode == "max":
             # One sample of a bin that is g times smaller along both axes is one of the g x g samples.
-            _check_fixed(sampling_ratio, "mode 'max'")
+            _check_fixed(sampling_ratio, f"mode 'max' of {self._name}")
             samples = self._align(input, index, corners, bins_y * sampling_ratio, bins_x * sampling_ratio, 1, aligned)
             return self._pool_samples(samples, output_size, sampling_ratio, mode, kind)
         if aligned and sampling_ratio <= 0:
@@ -306,7 +307,8 @@ class Translations:
         if mode == "max":
             return op.MaxPool(samples, kernel_shape=[n, n], strides=[n, n])
         # onnxruntime has no AveragePool for float64, and ReduceMean takes its axes in another way before opset 18.
-        sums = op.ReduceSum(op.Reshape(samples, [0, 0, bins[0], n, bins[1], n]), [3, 5], keepdims=0)
+        size = op.Concat(op.Shape(samples, start=0, end=2), op.constant([bins[0], n, bins[1], n], INT64), axis=0)
+        sums = op.ReduceSum(op.Reshape(samples, size), [3, 5], keepdims=0)
         return op.Div(sums, op.constant(float(n * n), kind))
 
 
@@ -332,5 +334,5 @@ def translate(graph: Graph, name: str, arguments: Sequence[Any], keywords: Mappi
         if "Tensor" not in kinds[argument] and not all(isinstance(one, (int, float, str)) for one in numbers):
             what = "constant ints" if "int" in kinds[argument] else "constant numbers"
             raise ValueError(f"{argument}: expected {what}, because ONNX has them as attributes, got {value}")
-    written: Value = getattr(Translations(graph), name)(**given)
+    written: Value = getattr(Translations(graph, name), name)(**given)
     return written
