@@ -252,11 +252,9 @@ def restore_roi_layers(model: nn.Module) -> list[LayerReplacement]:
         ImportError: torchvision is not installed.
     """
     try:
-        import torchvision.ops  # noqa: F401
+        import torchvision  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            f"restore_roi_layers puts layers of torchvision back, which cannot be imported: {error}"
-        ) from error
+        raise ImportError(f"restore_roi_layers puts back layers of torchvision, which is not there: {error}") from error
     return _swap(model, _ORIGINALS, "torchvision.ops")
 
 

@@ -353,7 +353,7 @@ def test_a_detector_of_torchvision() -> None:
             return list(self.model([image])[0].values())
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # torchvision's own sizes
+        warnings.simplefilter("ignore")  # those of torchvision's own operations
         ours, stock = (runtime(traced(Flat(model), (images[0],))) for model in (after, before))
     for image in images[1:]:
         with torch.no_grad():
