@@ -72,9 +72,10 @@ def _register_translations(_: Any) -> None:
 
 
 def _register_symbolics(exporter: Any) -> None:
-    """For ``dynamo=False``."""
-    for name in OPERATORS:
-        exporter.register_custom_op_symbolic(f"roialign_ext::{name}", _symbolic(name), 16)
+    """For ``dynamo=False``, in a torch that still has this exporter."""
+    if hasattr(exporter, "register_custom_op_symbolic"):
+        for name in OPERATORS:
+            exporter.register_custom_op_symbolic(f"roialign_ext::{name}", _symbolic(name), 16)
 
 
 def _symbolic(name: str) -> Callable[..., Value]:

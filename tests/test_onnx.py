@@ -178,6 +178,16 @@ def test_float64_boxes_of_float32_features() -> None:
     assert_within_rounding(out, call.forward(features, boxes), call.forward_terms(features, boxes))
 
 
+def test_crops_that_end_on_the_border() -> None:
+    """As in the operator, rounded steps take no sample past the edge of a box."""
+    starts = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
+    ends = torch.ones(50, 2)
+    shares = torch.cat([torch.cat([starts, ends], 1), torch.cat([ends, starts], 1), torch.cat([starts, ends - 1], 1)])
+    arguments = torch.ones(1, 1, 29, 40), shares, torch.zeros(150, dtype=torch.int64)
+    run = traced_function(lambda *a: roialign_ext.crop_and_resize(*a, 14, extrapolation_value=-1.0), arguments)
+    assert_close(run(*arguments), torch.ones(150, 1, 14, 14))
+
+
 def pyramid(dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [random_tensor(2, 3, 256 >> level, 320 >> level, seed=level, dtype=dtype) for level in range(4)]
 
