@@ -179,6 +179,8 @@ def _class_path(kind: type) -> str:
 
 def _counterpart(layer: nn.Module, counterparts: Mapping[str, Callable[[Any], nn.Module]]) -> nn.Module | None:
     """The layer to put in the place of ``layer``, None if it is no RoI layer; raises _LeftAloneError."""
+    if counterparts is _COUNTERPARTS and isinstance(layer, MultiScaleRoIAlign):
+        return None  # though it may be a subclass of torchvision's
     path, *bases = (_class_path(kind) for kind in type(layer).__mro__)
     build = counterparts.get(path)
     if build is None:
