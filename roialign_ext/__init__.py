@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError(load_failure(error), name=__name__) from error
 
 from . import autograd as autograd
+from ._onnx_registration import register as _register_for_onnx
 from .autograd import RoIAlignFunction
 from .boxes import BoxShapeError
 from .functional import (
@@ -24,7 +25,9 @@ from .functional import (
     roi_warp,
 )
 from .modules import CropAndResize, MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool, RoIWarp
-from .replace import LayerReplacement, replace_roi_layers
+from .replace import LayerReplacement, replace_roi_layers, restore_roi_layers
+
+_register_for_onnx()
 
 __version__ = "0.2.0"
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "multiscale_roi_align",
     "prroi_pool",
     "replace_roi_layers",
+    "restore_roi_layers",
     "roi_align",
     "roi_align_rotated",
     "roi_pool",

@@ -22,22 +22,22 @@ def boxes_to_rows(
     feature map ``[N, C, H, W]``, does. Half-precision boxes of a list
     come back as float32: bfloat16 cannot hold the batch index 257.
     """
+    # Tracing would record the sizes of its example; there the operator's own checks have to do.
+    tracing = torch.jit.is_tracing()  # type: ignore
     if isinstance(boxes, Tensor):
-        # Tracing would record the sizes of its example; there the operator's own check has to do.
-        tracing = torch.jit.is_tracing()  # type: ignore
         if not tracing and (boxes.dim() != 2 or boxes.size(1) != coordinates + 1):
             raise BoxShapeError(
                 f"boxes: expected a Tensor[K, {coordinates + 1}] of rows (batch index, {names}) or a list of "
                 f"Tensor[L, {coordinates}], got a tensor of shape {list(boxes.shape)}"
             )
         return boxes
-    if len(boxes) != input.size(0):
+    if not tracing and len(boxes) != input.size(0):
         raise ValueError(
             f"boxes: expected one tensor per image of input, which are {input.size(0)}, got a list of {len(boxes)}"
         )
     supported, device = [torch.float32, torch.float64, torch.float16, torch.bfloat16], input.device
     for i, image_boxes in enumerate(boxes):
-        if image_boxes.dim() != 2 or image_boxes.size(1) != coordinates:
+        if image_boxes.dim() != 2 or (not tracing and image_boxes.size(1) != coordinates):
             raise BoxShapeError(
                 f"boxes: expected a list of Tensor[L, {coordinates}] with rows ({names}), "
                 f"got shape {list(image_boxes.shape)} at index {i}"

@@ -1,11 +1,12 @@
-"""Swaps the RoI layers of torchvision, detectron2 and mmcv in a model for those of this package.
+"""Swaps the RoI layers of torchvision, detectron2 and mmcv in a model for those of this package, and back.
 
-Layers are recognised by the path of their class, so none of these libraries is imported. Which argument becomes which,
-and what differs, is in docs/migration.md."""
+Layers are recognised by the path of their class, so none of these libraries is imported, but for torchvision where its
+layers are put back. Which argument becomes which, and what differs, is in docs/migration.md."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from .modules import MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, R
 
 @dataclass(frozen=True)
 class LayerReplacement:
-    """What :func:`replace_roi_layers` did about one RoI layer; ``str()`` says it in one line."""
+    """What :func:`replace_roi_layers` or :func:`restore_roi_layers` did about one RoI layer, ``str()`` in one line."""
 
     name: str
     """Where the layer is in the model, as ``model.get_submodule`` takes it."""
@@ -25,7 +26,7 @@ class LayerReplacement:
     new_layer: nn.Module | None
     """The layer that is there now; None if the old one was left alone."""
     reason: str = ""
-    """Why the layer was left alone; empty if it was replaced."""
+    """Why the layer was left alone; empty if it was replaced or restored."""
 
     def __str__(self) -> str:
         outcome = f"left alone: {self.reason}" if self.new_layer is None else f"-> {self.new_layer}"
@@ -33,7 +34,7 @@ class LayerReplacement:
 
 
 class _LeftAloneError(Exception):
-    """A layer whose numbers this package cannot promise to repeat; the message is the reason."""
+    """A layer whose numbers no layer of the other side is certain to repeat; the message is the reason."""
 
 
 def _roi_align(layer: Any) -> nn.Module:
@@ -108,16 +109,82 @@ _COUNTERPARTS: dict[str, Callable[[Any], nn.Module]] = {
 """Class path -> what builds the layer that computes the same; it raises _LeftAloneError where there is none."""
 
 
+def _restored_roi_align(layer: RoIAlign) -> nn.Module:
+    from torchvision import ops
+
+    _check_average(layer.mode)
+    return ops.RoIAlign(layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)  # type: ignore[no-any-return]
+
+
+def _restored_roi_pool(layer: RoIPool) -> nn.Module:
+    from torchvision import ops
+
+    return ops.RoIPool(layer.output_size, layer.spatial_scale)  # type: ignore[no-any-return]
+
+
+def _restored_multiscale(layer: MultiScaleRoIAlign) -> nn.Module:
+    from torchvision import ops
+
+    _check_average(layer.mode)
+    if layer.aligned:
+        raise _LeftAloneError("torchvision's MultiScaleRoIAlign has no argument aligned")
+    # torchvision annotates them as ints, and TorchScript holds it to that.
+    canonical_scale, canonical_level = (
+        int(number) if float(number).is_integer() else number
+        for number in (layer.canonical_scale, layer.canonical_level)
+    )
+    restored = ops.MultiScaleRoIAlign(
+        layer.featmap_names,
+        layer.output_size,
+        layer.sampling_ratio,
+        canonical_scale=canonical_scale,
+        canonical_level=canonical_level,
+    )
+    if layer.scales is not None:
+        finest, coarsest = (math.trunc(-math.log2(scale)) for scale in (layer.scales[0], layer.scales[-1]))
+        if coarsest - finest >= len(layer.scales):
+            raise _LeftAloneError("torchvision returns zeros for boxes of the levels that its scales leave out")
+        # What its first forward would infer, and never change again.
+        restored.scales = list(layer.scales)
+        restored.map_levels = ops.poolers.initLevelMapper(
+            finest, coarsest, canonical_scale=canonical_scale, canonical_level=canonical_level
+        )
+    return restored  # type: ignore[no-any-return]
+
+
+def _check_average(mode: str) -> None:
+    if mode != "avg":
+        raise _LeftAloneError(f"torchvision's layers have no mode {mode!r}")
+
+
+def _not_restored(layer: nn.Module) -> nn.Module:
+    raise _LeftAloneError("torchvision has no layer of this kind")
+
+
+_ORIGINALS: dict[str, Callable[[Any], nn.Module]] = {
+    "roialign_ext.modules.RoIAlign": _restored_roi_align,
+    "roialign_ext.modules.RoIPool": _restored_roi_pool,
+    "roialign_ext.modules.MultiScaleRoIAlign": _restored_multiscale,
+    "roialign_ext.modules.PrRoIPool": _not_restored,
+    "roialign_ext.modules.RoIWarp": _not_restored,
+    "roialign_ext.modules.CropAndResize": _not_restored,
+    "roialign_ext.modules.RoIAlignRotated": _not_restored,
+}
+"""The way back, to torchvision's layers."""
+
+
 def _class_path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _counterpart(layer: nn.Module) -> nn.Module | None:
+def _counterpart(layer: nn.Module, counterparts: Mapping[str, Callable[[Any], nn.Module]]) -> nn.Module | None:
     """The layer to put in the place of ``layer``, None if it is no RoI layer; raises _LeftAloneError."""
+    if counterparts is _COUNTERPARTS and isinstance(layer, MultiScaleRoIAlign):
+        return None  # though it may be a subclass of torchvision's
     path, *bases = (_class_path(kind) for kind in type(layer).__mro__)
-    build = _COUNTERPARTS.get(path)
+    build = counterparts.get(path)
     if build is None:
-        known = next((base for base in bases if base in _COUNTERPARTS), None)
+        known = next((base for base in bases if base in counterparts), None)
         if known is not None:
             raise _LeftAloneError(f"it is a subclass of {known}, and what it changes is unknown")
         return None
@@ -157,6 +224,45 @@ def replace_roi_layers(model: nn.Module) -> list[LayerReplacement]:
         ValueError: ``model`` is itself a RoI layer, so that there is no place in it where another could be put; the
             message shows the layer to use instead.
     """
+    return _swap(model, _COUNTERPARTS, "roialign_ext")
+
+
+def restore_roi_layers(model: nn.Module) -> list[LayerReplacement]:
+    """Swaps the RoI layers of this package in ``model``, in place, for those of torchvision.
+
+    The way back from :func:`replace_roi_layers`, for tools that know ``torchvision::roi_align`` only. Layers that
+    replaced those of detectron2 or mmcv become torchvision's too, where these have the same numbers. Hooks, the
+    training flag and the sharing of one layer between several places are kept, parameters and ``state_dict`` are not
+    touched. ``scales`` of a ``MultiScaleRoIAlign`` are kept as the ``scales`` and ``map_levels`` of torchvision's
+    layer.
+
+    Left alone is a layer that torchvision has none for: ``PrRoIPool``, ``RoIWarp``, ``CropAndResize``,
+    ``RoIAlignRotated``; one of mode ``"max"``; a ``MultiScaleRoIAlign`` with ``aligned=True`` or with ``scales`` that
+    leave a level out; one of a subclass or with a ``forward`` of its own.
+
+    Args:
+        model: any module that contains RoI layers of this package, in eager mode.
+
+    Returns:
+        One record per place of such a layer, in the order of ``model.named_modules()``: what was restored as what, and
+        what was left alone and why. Empty if there are none.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+        ValueError: ``model`` is itself a RoI layer, so that there is no place in it where another could be put; the
+            message shows the layer to use instead.
+        ImportError: torchvision is not installed.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"restore_roi_layers puts back layers of torchvision, which is not there: {error}") from error
+    return _swap(model, _ORIGINALS, "torchvision.ops")
+
+
+def _swap(
+    model: nn.Module, counterparts: Mapping[str, Callable[[Any], nn.Module]], library: str
+) -> list[LayerReplacement]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     records: list[LayerReplacement] = []
@@ -164,7 +270,7 @@ def replace_roi_layers(model: nn.Module) -> list[LayerReplacement]:
     for name, layer in list(model.named_modules(remove_duplicate=False)):
         old_class = _class_path(type(layer))
         try:
-            new = new_layers[layer] if layer in new_layers else _counterpart(layer)
+            new = new_layers[layer] if layer in new_layers else _counterpart(layer, counterparts)
         except _LeftAloneError as reason:
             records.append(LayerReplacement(name, old_class, None, str(reason)))
             continue
@@ -173,7 +279,7 @@ def replace_roi_layers(model: nn.Module) -> list[LayerReplacement]:
         if layer is model:
             raise ValueError(
                 f"model: expected a module that contains RoI layers, got a {old_class} itself, which cannot be "
-                f"replaced in place: use roialign_ext.{new}"
+                f"replaced in place: use {library}.{new}"
             )
         new_layers[layer] = new
         records.append(LayerReplacement(name, old_class, new))

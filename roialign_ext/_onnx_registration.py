@@ -1,0 +1,127 @@
+"""Makes the operators known to both exporters of ``torch.onnx``, whenever these are imported.
+
+Neither importing roialign_ext nor calling an operator may cost what only an export needs: ``torch.onnx`` is no part of
+``import torch``, and onnxscript takes a second to import. An exporter looks its translations up when it is called, in
+registries that its own modules fill when they are imported. So the entries for these operators are made right after.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._onnx_translations import INT64, OPERATORS, Value, translate
+
+
+def register() -> None:
+    """Has each registry filled now, if its module is there, or after the import of it."""
+    actions = {
+        "torch.onnx": _register_symbolics,
+        "torch.onnx._internal.exporter._torchlib.ops": _register_translations,
+    }
+    finder = _AfterImport({name: action for name, action in actions.items() if name not in sys.modules})
+    sys.meta_path.insert(0, finder)
+    for name in actions.keys() - finder.actions.keys():
+        actions[name](sys.modules[name])
+
+
+class _AfterImport(MetaPathFinder):
+    """Calls functions after the first imports of the modules with these names."""
+
+    def __init__(self, actions: dict[str, Callable[[Any], None]]) -> None:
+        self.actions = actions
+        self._searched: set[str] = set()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in self.actions or fullname in self._searched:
+            return None
+        self._searched.add(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)  # by all the other finders
+        finally:
+            self._searched.remove(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self.actions.pop(fullname)(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _register_translations(_: Any) -> None:
+    """For ``dynamo=True``, as torch registers its own operators."""
+    from torch.onnx._internal.exporter._torchlib import _torchlib_registry
+
+    from .onnx import translation_table
+
+    for target, translation in translation_table().items():
+        _torchlib_registry.onnx_impl(target, no_compile=True)(translation)
+
+
+def _register_symbolics(exporter: Any) -> None:
+    """For ``dynamo=False``, in a torch that still has this exporter."""
+    if hasattr(exporter, "register_custom_op_symbolic"):
+        for name in OPERATORS:
+            exporter.register_custom_op_symbolic(f"roialign_ext::{name}", _symbolic(name), 16)
+
+
+def _symbolic(name: str) -> Callable[..., Value]:
+    arguments = getattr(torch.ops.roialign_ext, name).default._schema.arguments
+
+    def write(context: Any, *values: Value) -> Value:
+        given = [
+            value if str(argument.type) == "Tensor" else _python_value(value)
+            for argument, value in zip(arguments, values, strict=True)
+        ]
+        return translate(_TorchScriptGraph(context), name, given, {})
+
+    return write
+
+
+def _python_value(value: Value) -> Any:
+    """A constant as Python has it, a list of values as a list; what is not constant stays a value."""
+    node = value.node()
+    if node.kind() == "prim::ListConstruct":
+        return [_python_value(one) for one in node.inputs()]
+    if node.kind() != "onnx::Constant":
+        return value
+    constant = getattr(node, node.kindOf("value"))("value")
+    return constant.tolist() if isinstance(constant, Tensor) else constant
+
+
+class _TorchScriptGraph:
+    """The graph that the exporter of ``dynamo=False`` writes."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        exporter: Any = torch.onnx
+        self._dtypes = exporter.JitScalarType
+
+    def constant(self, value: Any, kind: int) -> Value:
+        dtype = self._dtypes.from_onnx_type(kind).dtype()
+        return self._context.op("Constant", value_t=torch.tensor(value, dtype=dtype))
+
+    def dtype(self, value: Value) -> int:
+        return int(self._dtypes.from_value(value).onnx_type())
+
+    def __getattr__(self, operator: str) -> Callable[..., Value]:
+        def add(*inputs: Value, **attributes: Any) -> Value:
+            values = [self.constant(one, INT64) if isinstance(one, list) else one for one in inputs]
+            # The exporter takes the type of an attribute from its name.
+            typed = {f"{name}_{'s' if isinstance(one, str) else 'i'}": one for name, one in attributes.items()}
+            return self._context.op(operator, *values, **typed)
+
+        return add

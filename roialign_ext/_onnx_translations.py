@@ -1,0 +1,338 @@
+"""The operators in those of ONNX, for any exporter: what it writes into is a :class:`Graph`.
+
+The equations are those of docs/math.md. Only operators that opset 16 has, in forms that mean the same up to opset 21,
+are used: so a graph of a newer opset may be converted to an older one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import torch
+
+Value: TypeAlias = Any
+"""A value of the graph; each exporter has a class of its own for it."""
+
+FLOAT, INT64, DOUBLE = 1, 7, 11
+"""Numbers of the dtypes in ONNX."""
+
+
+class Graph(Protocol):
+    """What an exporter writes a model into. ``graph.Mul(a, b)`` adds the node and returns its value."""
+
+    def constant(self, value: Any, kind: int) -> Value:
+        """Numbers, nested in lists, in the type of their use."""
+
+    def dtype(self, value: Value) -> int:
+        """Number of the dtype in ONNX."""
+
+    def __getattr__(self, operator: str) -> Callable[..., Value]:
+        """Adds nodes of this operator: inputs, where lists are constants, then attributes by name."""
+
+
+class Translations:
+    """The operators, with the names and arguments of csrc/ops.cpp, written into a graph."""
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        self._graph = graph
+        self._name = name
+
+    def roi_align(
+        self,
+        input: Value,
+        boxes: Value,
+        output_size: Sequence[int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        aligned: bool = False,
+        mode: str = "avg",
+    ) -> Value:
+        op = self._graph
+        kind = self._coordinate_type(input, boxes)
+        index, corners = self._index_and_rest(op.Cast(boxes, to=kind))
+        corners = op.Mul(corners, op.constant(spatial_scale, kind))  # RoiAlign's own scale is float32
+        pooled = self._pool(op.Cast(input, to=kind), index, corners, output_size, sampling_ratio, aligned, mode, kind)
+        return op.Cast(pooled, to=op.dtype(input))
+
+    def multiscale_roi_align(
+        self,
+        features: Sequence[Value],
+        boxes: Value,
+        output_size: Sequence[int],
+        scales: Sequence[float],
+        sampling_ratio: int = -1,
+        aligned: bool = False,
+        mode: str = "avg",
+        canonical_scale: float = 224.0,
+        canonical_level: float = 4.0,
+    ) -> Value:
+        op = self._graph
+        kind = self._coordinate_type(features[0], boxes)
+        index, corners = self._index_and_rest(op.Cast(boxes, to=kind))
+        level = self._level(corners, kind, scales, canonical_scale, canonical_level)
+        parts, numbers = [], []
+        for place, (level_features, scale) in enumerate(zip(features, scales, strict=True)):
+            number = op.Squeeze(op.NonZero(op.Equal(level, op.constant(place, INT64))), [0])
+            level_corners = op.Mul(op.Gather(corners, number), op.constant(scale, kind))
+            level_index, level_features = op.Gather(index, number), op.Cast(level_features, to=kind)
+            parts.append(
+                self._pool(level_features, level_index, level_corners, output_size, sampling_ratio, aligned, mode, kind)
+            )
+            numbers.append(op.Unsqueeze(number, [1]))
+        pooled = op.Concat(*parts, axis=0)
+        # The numbers of all boxes are a permutation: every row of the data is overwritten.
+        in_order = op.ScatterND(pooled, op.Concat(*numbers, axis=0), pooled)
+        return op.Cast(in_order, to=op.dtype(features[0]))
+
+    def roi_warp(
+        self,
+        input: Value,
+        boxes: Value,
+        output_size: Sequence[int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        mode: str = "avg",
+    ) -> Value:
+        op = self._graph
+        kind = self._coordinate_type(input, boxes)
+        index, corners = self._index_and_rest(op.Cast(boxes, to=kind))
+        corners = self._rounded(op.Mul(corners, op.constant(spatial_scale, kind)), kind)
+        pooled = self._pool(op.Cast(input, to=kind), index, corners, output_size, sampling_ratio, False, mode, kind)
+        return op.Cast(pooled, to=op.dtype(input))
+
+    def roi_pool(self, input: Value, boxes: Value, output_size: Sequence[int], spatial_scale: float = 1.0) -> Value:
+        op = self._graph
+        kind = self._coordinate_type(input, boxes)
+        rows = op.Mul(op.Cast(boxes, to=kind), op.constant([1.0, *[spatial_scale] * 4], kind))
+        pooled = op.MaxRoiPool(op.Cast(input, to=kind), rows, pooled_shape=output_size)
+        return op.Cast(pooled, to=op.dtype(input))
+
+    def crop_and_resize(
+        self,
+        input: Value,
+        boxes: Value,
+        box_indices: Value,
+        crop_size: Sequence[int],
+        method: str = "bilinear",
+        extrapolation_value: float = 0.0,
+        samples_per_bin: int = 1,
+        mode: str = "avg",
+    ) -> Value:
+        op = self._graph
+        kind = self._coordinate_type(input, boxes)
+        bins_y, bins_x = crop_size
+        corners = op.Cast(boxes, to=kind)
+
+        def axis(first: int, samples: int, map_axis: int) -> tuple[Value, Value]:
+            """Positions ``[K, samples]`` and which of them lie on the map, (34)."""
+            low, high = self._column(corners, first), self._column(corners, first + 2)
+            last = op.Cast(op.Shape(input, start=map_axis, end=map_axis + 1), to=kind)
+            last = op.Sub(last, op.constant(1.0, kind))
+            if samples > 1:
+                step = op.Div(op.Mul(op.Sub(high, low), last), op.constant(float(samples - 1), kind))
+                numbers = op.constant([[float(j) for j in range(samples - 1)]], kind)
+                position, end = op.Add(op.Mul(low, last), op.Mul(numbers, step)), op.Mul(high, last)
+                # Rounded steps may pass the edge of the box, on which the last sample lies.
+                goes_down = op.Less(step, op.constant(0.0, kind))
+                position = op.Where(goes_down, op.Max(position, end), op.Min(position, end))
+                position = op.Concat(position, end, axis=1)
+            else:
+                position = op.Mul(op.Mul(op.constant(0.5, kind), op.Add(low, high)), last)
+            inside = op.And(op.GreaterOrEqual(position, op.constant(0.0, kind)), op.LessOrEqual(position, last))
+            return (position if method == "bilinear" else self._rounded(position, kind)), inside
+
+        y, y_inside = axis(0, bins_y * samples_per_bin, 2)
+        x, x_inside = axis(1, bins_x * samples_per_bin, 3)
+        crop = self._sample(op.Cast(input, to=kind), box_indices, op.Unsqueeze(y, [2]), op.Unsqueeze(x, [1]), kind)
+        inside = op.And(op.Unsqueeze(y_inside, [1, 3]), op.Unsqueeze(x_inside, [1, 2]))
+        crop = op.Where(inside, crop, op.constant(extrapolation_value, kind))
+        return op.Cast(self._pool_samples(crop, crop_size, samples_per_bin, mode, kind), to=op.dtype(input))
+
+    def roi_align_rotated(
+        self,
+        input: Value,
+        boxes: Value,
+        output_size: Sequence[int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        aligned: bool = True,
+        clockwise: bool = False,
+        angle_unit: str = "degree",
+    ) -> Value:
+        op = self._graph
+        kind = self._coordinate_type(input, boxes)
+        _check_fixed(sampling_ratio, self._name)
+        bins_y, bins_x = output_size
+        index, box = self._index_and_rest(op.Cast(boxes, to=kind))
+        scale = op.constant(spatial_scale, kind)
+
+        def centre(column: int) -> Value:
+            position = op.Mul(self._column(box, column), scale)
+            return op.Unsqueeze(op.Sub(position, op.constant(0.5 if aligned else 0.0, kind)), [2])
+
+        def upright(column: int, bins: int) -> Value:
+            """Positions ``[K, samples]`` along a side, from the centre of the box: (3), (5)."""
+            size = op.Mul(self._column(box, column), scale)
+            if not aligned:
+                size = op.Max(size, op.constant(1.0, kind))
+            step = op.Div(size, op.constant(float(bins), kind))
+            in_bin = [[i + 0.5 for _ in range(bins) for i in range(sampling_ratio)]]
+            number = [[float(p) for p in range(bins) for _ in range(sampling_ratio)]]
+            start = op.Add(op.Mul(size, op.constant(-0.5, kind)), op.Mul(op.constant(number, kind), step))
+            return op.Add(
+                start, op.Div(op.Mul(op.constant(in_bin, kind), step), op.constant(float(sampling_ratio), kind))
+            )
+
+        angle = self._column(box, 4)
+        if angle_unit == "degree":
+            radians = op.Div(
+                op.Mul(op.Cast(angle, to=DOUBLE), op.constant(math.pi, DOUBLE)), op.constant(180.0, DOUBLE)
+            )
+            angle = op.Cast(radians, to=kind)
+        angle = op.Unsqueeze(op.Cast(op.Neg(angle) if clockwise else angle, to=DOUBLE), [2])
+        cosine, sine = op.Cast(op.Cos(angle), to=kind), op.Cast(op.Sin(angle), to=kind)
+        up_y, up_x = op.Unsqueeze(upright(3, bins_y), [2]), op.Unsqueeze(upright(2, bins_x), [1])
+        y = op.Add(op.Sub(op.Mul(up_y, cosine), op.Mul(up_x, sine)), centre(1))
+        x = op.Add(op.Add(op.Mul(up_y, sine), op.Mul(up_x, cosine)), centre(0))
+        samples = self._sample(op.Cast(input, to=kind), index, y, x, kind)
+        return op.Cast(self._pool_samples(samples, output_size, sampling_ratio, "avg", kind), to=op.dtype(input))
+
+    def prroi_pool(self, input: Value, boxes: Value, output_size: Sequence[int], spatial_scale: float = 1.0) -> Value:
+        raise NotImplementedError(
+            "prroi_pool: cannot be exported, because no operator of ONNX integrates a map over a bin; "
+            "roi_align with a fixed sampling_ratio comes near it"
+        )
+
+    # --- what they are made of
+
+    def _coordinate_type(self, input: Value, boxes: Value) -> int:
+        op = self._graph
+        return DOUBLE if DOUBLE in (op.dtype(input), op.dtype(boxes)) else FLOAT
+
+    def _column(self, rows: Value, column: int) -> Value:
+        """A column ``[K, 1]``."""
+        op = self._graph
+        return op.Gather(rows, [column], axis=1)
+
+    def _index_and_rest(self, rows: Value) -> tuple[Value, Value]:
+        """Batch indices ``[K]`` and the other columns."""
+        op = self._graph
+        index = op.Cast(op.Squeeze(self._column(rows, 0), [1]), to=INT64)
+        return index, op.Slice(rows, [1], [6], [1])
+
+    def _low_and_high(self, corners: Value) -> tuple[Value, Value]:
+        """``(x1, y1)`` and ``(x2, y2)``. Not by Slice: an optimizer would write a Split as no opset below 18 has it."""
+        return self._graph.Gather(corners, [0, 1], axis=1), self._graph.Gather(corners, [2, 3], axis=1)
+
+    def _rounded(self, position: Value, kind: int) -> Value:
+        """Half away from zero; ONNX's Round takes halves to even."""
+        op = self._graph
+        size = op.Abs(position)
+        whole = op.Floor(size)
+        up = op.GreaterOrEqual(op.Sub(size, whole), op.constant(0.5, kind))
+        return op.Mul(op.Sign(position), op.Add(whole, op.Cast(up, to=kind)))
+
+    def _level(
+        self, corners: Value, kind: int, scales: Sequence[float], canonical_scale: float, canonical_level: float
+    ) -> Value:
+        """Which map a box belongs to, (35): the number of levels after the first whose smallest size it reaches."""
+        op = self._graph
+        first, last = (math.trunc(-math.log2(scale)) for scale in (scales[0], scales[-1]))
+        smallest = [canonical_scale * 2.0 ** (k - canonical_level - 1e-6) for k in range(first + 1, last + 1)]
+        low, high = self._low_and_high(corners)
+        sides = op.Sub(high, low)
+        size = op.Sqrt(op.Mul(self._column(sides, 0), self._column(sides, 1)))
+        reached = op.Cast(op.GreaterOrEqual(size, op.constant([smallest], kind)), to=INT64)
+        return op.Min(op.ReduceSum(reached, [1], keepdims=0), op.constant(len(scales) - 1, INT64))
+
+    def _pool(
+        self,
+        input: Value,
+        index: Value,
+        corners: Value,
+        output_size: Sequence[int],
+        sampling_ratio: int,
+        aligned: bool,
+        mode: str,
+        kind: int,
+    ) -> Value:
+        """RoIAlign of boxes in map pixels."""
+        op = self._graph
+        bins_y, bins_x = output_size
+        if mode == "max":
+            # One sample of a bin that is g times smaller along both axes is one of the g x g samples.
+            _check_fixed(sampling_ratio, f"mode 'max' of {self._name}")
+            samples = self._align(input, index, corners, bins_y * sampling_ratio, bins_x * sampling_ratio, 1, aligned)
+            return self._pool_samples(samples, output_size, sampling_ratio, mode, kind)
+        if aligned and sampling_ratio <= 0:
+            # A reversed box has an empty grid, as one without size has; runtimes fail on a negative number of samples.
+            low, high = self._low_and_high(corners)
+            corners = op.Concat(low, op.Max(low, high), axis=1)
+        return self._align(input, index, corners, bins_y, bins_x, max(sampling_ratio, 0), aligned)
+
+    def _align(
+        self, input: Value, index: Value, corners: Value, bins_y: int, bins_x: int, sampling_ratio: int, aligned: bool
+    ) -> Value:
+        op = self._graph
+        return op.RoiAlign(
+            input,
+            corners,
+            index,
+            output_height=bins_y,
+            output_width=bins_x,
+            sampling_ratio=sampling_ratio,
+            coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+        )
+
+    def _sample(self, input: Value, index: Value, y: Value, x: Value, kind: int) -> Value:
+        """The map at positions whose shapes broadcast to ``[K, rows, columns]``: ``[K, C, rows, columns]``.
+
+        Every sample is a box without size in ``RoiAlign``, with one bin and one sample in it.
+        """
+        op = self._graph
+        grid = op.Shape(op.Add(y, x))
+        xs, ys = (op.Add(op.Reshape(op.Expand(v, grid), [-1, 1]), op.constant(0.5, kind)) for v in (x, y))
+        images = op.Reshape(op.Expand(op.Unsqueeze(op.Cast(index, to=INT64), [1, 2]), grid), [-1])
+        samples = self._align(input, images, op.Concat(xs, ys, xs, ys, axis=1), 1, 1, 1, aligned=True)
+        shape = op.Concat(grid, op.Shape(input, start=1, end=2), axis=0)
+        return op.Transpose(op.Reshape(samples, shape), perm=[0, 3, 1, 2])
+
+    def _pool_samples(self, samples: Value, bins: Sequence[int], n: int, mode: str, kind: int) -> Value:
+        """Each n x n of ``[K, C, PH * n, PW * n]`` become one output."""
+        op = self._graph
+        if n == 1:
+            return samples
+        if mode == "max":
+            return op.MaxPool(samples, kernel_shape=[n, n], strides=[n, n])
+        # onnxruntime has no AveragePool for float64, and ReduceMean takes its axes in another way before opset 18.
+        size = op.Concat(op.Shape(samples, start=0, end=2), op.constant([bins[0], n, bins[1], n], INT64), axis=0)
+        sums = op.ReduceSum(op.Reshape(samples, size), [3, 5], keepdims=0)
+        return op.Div(sums, op.constant(float(n * n), kind))
+
+
+def _check_fixed(sampling_ratio: int, what: str) -> None:
+    if sampling_ratio <= 0:
+        raise ValueError(
+            f"sampling_ratio: expected a positive number for the export of {what}, because ONNX has no form of it "
+            f"in which every box has a number of samples of its own, got {sampling_ratio}"
+        )
+
+
+OPERATORS = tuple(name for name in vars(Translations) if not name.startswith("_"))
+"""The public operators."""
+
+
+def translate(graph: Graph, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Value:
+    """Writes a call of an operator, whose arguments beside tensors have to be numbers that are known now."""
+    wanted = getattr(torch.ops.roialign_ext, name).default._schema.arguments
+    given = {one.name: value for one, value in zip(wanted, arguments, strict=False)} | dict(keywords)
+    kinds = {one.name: str(one.type) for one in wanted}
+    for argument, value in given.items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if "Tensor" not in kinds[argument] and not all(isinstance(one, (int, float, str)) for one in numbers):
+            what = "constant ints" if "int" in kinds[argument] else "constant numbers"
+            raise ValueError(f"{argument}: expected {what}, because ONNX has them as attributes, got {value}")
+    written: Value = getattr(Translations(graph, name), name)(**given)
+    return written
