@@ -114,6 +114,8 @@ def _class_path(kind: type) -> str:
 
 def _counterpart(layer: nn.Module) -> nn.Module | None:
     """The layer to put in the place of ``layer``, None if it is no RoI layer; raises _LeftAloneError."""
+    if isinstance(layer, MultiScaleRoIAlign):  # a subclass of torchvision's where that is imported
+        return None
     path, *bases = (_class_path(kind) for kind in type(layer).__mro__)
     build = _COUNTERPARTS.get(path)
     if build is None:
