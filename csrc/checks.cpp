@@ -13,6 +13,11 @@ namespace {
 constexpr size_t kMaxLevels = 8;
 constexpr int64_t kMostSamples = std::numeric_limits<int32_t>::max();  // along one axis of a box
 
+// Under vmap the same stands in roialign_ext/vmap.py.
+constexpr const char* kTrainAsList =
+    ": give boxes that are trained as a list with one tensor per image, whose rows have no index that a step could "
+    "move";
+
 constexpr std::pair<std::string_view, Rule> kRules[] = {
     {"roi_align_half_pixel", Rule::kRoiAlignHalfPixel},
     {"roi_align_legacy", Rule::kRoiAlignLegacy},
@@ -34,6 +39,19 @@ bool is_supported_dtype(at::ScalarType dtype) {
 void check_dtype(std::string_view name, const at::Tensor& tensor) {
   TORCH_CHECK_TYPE(is_supported_dtype(tensor.scalar_type()), name,
                    ": expected a float16, bfloat16, float32 or float64 tensor, got ", tensor.scalar_type());
+}
+
+// The message is that of roialign_ext/boxes.py about a list of boxes.
+void check_box_dtype(const at::Tensor& boxes) {
+  const at::ScalarType dtype = boxes.scalar_type();
+  TORCH_CHECK_TYPE(
+      is_supported_dtype(dtype), "boxes: expected a float16, bfloat16, float32 or float64 tensor, got torch.",
+      c10::getDtypeNames(dtype).first, at::isIntegralType(dtype, /*includeBool=*/true) ? ": use boxes.float()" : "");
+}
+
+void check_layout(std::string_view name, const at::Tensor& tensor) {
+  TORCH_CHECK_VALUE(tensor.layout() == at::kStrided && !tensor.is_nested(), name, ": expected a dense tensor, got a ",
+                    tensor.is_nested() ? "nested one" : c10::str("tensor of layout ", tensor.layout()));
 }
 
 // Two sizes are equal; in a graph with symbolic sizes this becomes a condition of the graph.
@@ -72,7 +90,7 @@ void check_boxes(const at::Tensor& boxes, Rule rule) {
                                      : "[K, 5] of rows (batch index, x1, y1, x2, y2)";
   TORCH_CHECK_VALUE(boxes.dim() == 2 && same_size(boxes.sym_size(1), box_columns(rule)), "boxes: expected a tensor ",
                     row, ", got shape ", boxes.sym_sizes());
-  check_dtype("boxes", boxes);
+  check_box_dtype(boxes);
 }
 
 void check_direction(std::string_view name, const OptionalTensor& direction, const at::Tensor& boxes, Rule rule) {
@@ -116,8 +134,8 @@ void check_rule(const RuleArgs& rule, size_t levels, at::ScalarType coordinates,
   for (size_t i = 0; i < levels; ++i) {
     check_scale(levels == 1 ? "spatial_scale" : "scales[" + std::to_string(i) + "]", rule.scales[i], coordinates);
     TORCH_CHECK_VALUE(i == 0 || rule.scales[i] <= rule.scales[i - 1],
-                      "scales: expected them from the finest level to the coarsest, none larger than the one before, ",
-                      "got ", rule.scales);
+                      "scales: expected 1 / stride of each level, from the finest level to the coarsest, none larger ",
+                      "than the one before, got ", rule.scales);
   }
   TORCH_CHECK_VALUE(rule.canonical.size() == 2, "canonical: expected the two numbers canonical_scale and ",
                     "canonical_level, got ", rule.canonical.size());
@@ -147,6 +165,13 @@ void check_common_args(at::TensorList input, const at::Tensor& boxes, c10::SymIn
   check_rule(rule, input.size(), coordinate_type(input[0].scalar_type(), boxes.scalar_type()), output_size);
 }
 
+// A step of an optimizer or of gradcheck moves every number of a row, and the index only a little.
+template <class T>
+bool was_moved(T index, int64_t images) {
+  const T nearest = std::round(index);
+  return index != nearest && std::abs(index - nearest) < T(0.1) && nearest >= T(0) && nearest < static_cast<T>(images);
+}
+
 template <class T>
 void check_row_values(const at::Tensor& rows, Rule rule, int64_t images) {
   const int64_t columns = rows.size(1);
@@ -155,7 +180,8 @@ void check_row_values(const at::Tensor& rows, Rule rule, int64_t images) {
     const T index = row[0];
     TORCH_CHECK_INDEX(index >= T(0) && index < static_cast<T>(images) && index == std::floor(index),
                       is_crop(rule) ? "box_indices: the index in row " : "boxes: the batch index in row ", k,
-                      " must be a whole number in [0, ", images, "), got ", index);
+                      " must be a whole number in [0, ", images, "), got ", index,
+                      was_moved(index, images) ? kTrainAsList : "");
     TORCH_CHECK_VALUE(!is_rotated(rule) || !(row[3] < T(0) || row[4] < T(0)), "boxes: width and height in row ", k,
                       " must not be negative, got ", row[3], " x ", row[4]);
   }
@@ -164,9 +190,13 @@ void check_row_values(const at::Tensor& rows, Rule rule, int64_t images) {
 }  // namespace
 
 void check_tensor(std::string_view name, const at::Tensor& tensor) {
-  TORCH_CHECK_VALUE(tensor.layout() == at::kStrided && !tensor.is_nested(), name, ": expected a dense tensor, got a ",
-                    tensor.is_nested() ? "nested one" : c10::str("tensor of layout ", tensor.layout()));
+  check_layout(name, tensor);
   check_dtype(name, tensor);
+}
+
+void check_box_tensor(const at::Tensor& boxes) {
+  check_layout("boxes", boxes);
+  check_box_dtype(boxes);
 }
 
 void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,

@@ -38,6 +38,7 @@ constexpr int64_t box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
 // A dense tensor of a floating-point type that kernels know. The public operators ask first of all: other layouts never
 // come as far as the private operators' kernels.
 void check_tensor(std::string_view name, const at::Tensor& tensor);
+void check_box_tensor(const at::Tensor& boxes);
 void check_device(std::string_view name, const at::Tensor& tensor, std::string_view other_name,
                   const at::Tensor& other);
 // Two positive integers, each an int32.

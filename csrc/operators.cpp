@@ -37,7 +37,7 @@ const char* roi_align_rule(bool aligned) { return aligned ? "roi_align_half_pixe
 
 void check_tensors(const Tensor& input, const Tensor& boxes) {
   check_tensor("input", input);
-  check_tensor("boxes", boxes);
+  check_box_tensor(boxes);
 }
 
 Tensor roi_align(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
@@ -51,7 +51,7 @@ Tensor multiscale_roi_align(at::TensorList features, const Tensor& boxes, c10::S
                             at::ArrayRef<double> scales, int64_t sampling_ratio, bool aligned, std::string_view mode,
                             double canonical_scale, double canonical_level) {
   for (size_t i = 0; i < features.size(); ++i) check_tensor("features[" + std::to_string(i) + "]", features[i]);
-  check_tensor("boxes", boxes);
+  check_box_tensor(boxes);
   if (features.size() == 1 && scales.size() == 1) {  // the private operators call the scale of one map otherwise
     check_scale("scales[0]", scales[0], coordinate_type(features[0].scalar_type(), boxes.scalar_type()));
   }

@@ -6,6 +6,7 @@ checked in C++, for callers of the operators too.
 
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ._environment import REBUILD
 
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INDEX_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 LARGEST = 2**63 - 1  # of the schemas' ints
 HAS_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("roialign_ext::_pool", "CUDA")
@@ -27,7 +29,7 @@ def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
             raise TypeError(f"{name}: expected {wanted}, got {value!r}")
         try:
             value = operator.index(value)
-        except TypeError as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # of tensors without one integer in the memory
             raise TypeError(f"{name}: expected {wanted}, got {value!r}") from error
     if not -LARGEST <= value <= LARGEST:
         raise ValueError(f"{name}: expected {wanted} of at most 64 bits, got {value!r}")
@@ -38,22 +40,32 @@ def as_number(name: str, value: Any) -> Any:
     """What counts as a float: Python's and numpy's numbers, tensors of one number, sizes of a graph. No bool."""
     if type(value) is float or isinstance(value, (torch.SymFloat, torch.SymInt)):
         return value
-    several = isinstance(value, Tensor) and value.numel() != 1
-    if type(value) is not int and (not hasattr(value, "__float__") or several or _is_bool(value)):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
+    message = f"{name}: expected a number, got {value!r}"
     try:
-        return float(value)
-    except (TypeError, OverflowError) as error:
-        raise TypeError(f"{name}: expected a number, got {value!r}") from error
+        if type(value) is int or (hasattr(value, "__float__") and not _is_bool(value) and not _is_several(value)):
+            return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise TypeError(message) from error
+    raise TypeError(message)
 
 
 def as_pair(name: str, value: Any) -> Any:
     """A pair of numbers of bins, for which one number stands too."""
     wanted = "an int or a pair of ints"
     if isinstance(value, (list, tuple)):
-        return [bins if type(bins) is int else as_integer(name, bins, wanted) for bins in value]
+        return [bins if type(bins) is int and 0 < bins <= LARGEST else as_integer(name, bins, wanted) for bins in value]
     number = as_integer(name, value, wanted)
     return [number, number]
+
+
+def as_spatial_scale(value: Any, columns: int = 5) -> Any:
+    """The scale of both axes, for boxes of ``columns`` numbers."""
+    if columns == 5 and isinstance(value, (list, tuple)) and len(value) == 2:
+        raise TypeError(
+            f"spatial_scale: expected one number for both axes, got {value!r}: for (sy, sx) scale the boxes first, "
+            "(x1, y1, x2, y2) * (sx, sy, sx, sy), and leave spatial_scale at 1.0"
+        )
+    return as_number("spatial_scale", value)
 
 
 def as_tensor_or_list(boxes: Any) -> Any:
@@ -84,9 +96,12 @@ def check_call(
         check_map("input", input)
     if not isinstance(boxes, Tensor):
         _check_box_list(boxes, columns)
-    output_size = [output_size, output_size] if type(output_size) is int else as_pair("output_size", output_size)
+    if type(output_size) is int and 0 < output_size <= LARGEST:
+        output_size = [output_size, output_size]
+    else:
+        output_size = as_pair("output_size", output_size)
     if type(spatial_scale) is not float:
-        spatial_scale = as_number("spatial_scale", spatial_scale)
+        spatial_scale = as_spatial_scale(spatial_scale, columns)
     if type(sampling_ratio) is not int or not -LARGEST <= sampling_ratio <= LARGEST:
         sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
     if aligned is not True and aligned is not False:
@@ -99,7 +114,7 @@ def check_call(
 def check_map(name: str, features: Any) -> None:
     """A feature map on a device that this build knows."""
     if not isinstance(features, Tensor):
-        raise TypeError(f"{name}: expected a tensor [N, C, H, W], got {type(features).__name__}")
+        raise TypeError(f"{name}: expected a tensor [N, C, H, W], got {_kind(features)}")
     if features.is_cuda and not HAS_CUDA:
         raise ValueError(
             f"{name}: this build of roialign_ext runs on cpu, without CUDA kernels, got a tensor on {features.device}: "
@@ -111,31 +126,78 @@ def check_map(name: str, features: Any) -> None:
             f"{name}: this build of roialign_ext runs on {devices}, got a tensor on {features.device}: "
             "move it there with .cpu()"
         )
+    check_dense(name, features)
     if features.dim() != 4:
         raise ValueError(f"{name}: expected a tensor [N, C, H, W], got shape {list(features.shape)}")
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """A tensor with strides, before its sizes are asked for."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        layout = "a nested one" if tensor.is_nested else f"one of layout {tensor.layout}"
+        raise ValueError(f"{name}: expected a dense tensor, got {layout}")
+
+
+def check_named_maps(name: str, maps: Any, names: list[str]) -> None:
+    """The feature maps of a pyramid by name: those with these names."""
+    if not isinstance(maps, Mapping):
+        raise TypeError(f"{name}: expected a dict of tensors [N, C, H, W] by name, got {_kind(maps)}")
+    finest = None
+    for key, one in maps.items():
+        if key not in names:
+            continue
+        argument = f"{name}[{key!r}]"
+        check_map(argument, one)
+        finest = one if finest is None else finest
+        if one.dtype not in DTYPES:
+            raise TypeError(f"{argument}: expected a float16, bfloat16, float32 or float64 tensor, got {one.dtype}")
+        if one.dtype != finest.dtype:
+            raise TypeError(f"{argument}: expected the dtype of the finest map, {finest.dtype}, got {one.dtype}")
+        # Tracing would record the sizes of its example.
+        if not torch.jit.is_tracing() and one.shape[:2] != finest.shape[:2]:  # type: ignore
+            raise ValueError(
+                f"{argument}: expected the images and channels of the finest map, {list(finest.shape[:2])}, got shape "
+                f"{list(one.shape)}"
+            )
 
 
 def check_levels(features: object, scales: object) -> list[Any]:
     """Feature maps and scales of the levels, whose numbers are compared in C++. Returns the scales."""
     if not isinstance(features, (list, tuple)):
-        raise TypeError(
-            f"features: expected a list of tensors [N, C, H, W], finest level first, got {type(features).__name__}"
-        )
+        raise TypeError(f"features: expected a list of tensors [N, C, H, W], finest level first, got {_kind(features)}")
     if not features:
         raise ValueError("features: expected a list of 1 to 8 levels, got an empty list")
     for level, one in enumerate(features):
         check_map(f"features[{level}]", one)
-    if not isinstance(scales, (list, tuple)):
-        raise TypeError(f"scales: expected a list of numbers, one per level, got {scales!r}")
-    return [as_number(f"scales[{level}]", scale) for level, scale in enumerate(scales)]
+    return as_numbers("scales", scales)
+
+
+def as_numbers(name: str, values: Any) -> list[Any]:
+    """One number per level."""
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name}: expected a list of numbers, one per level, got {values!r}")
+    return [as_number(f"{name}[{level}]", value) for level, value in enumerate(values)]
+
+
+def check_image_shapes(name: str, shapes: Any) -> None:
+    """Height and width of every image."""
+    if not isinstance(shapes, (list, tuple)):
+        raise TypeError(f"{name}: expected a list of (height, width), one per image, got {_kind(shapes)}")
+    for image, shape in enumerate(shapes):
+        if not isinstance(shape, (list, tuple)) or len(shape) < 2:
+            raise TypeError(f"{name}[{image}]: expected (height, width), got {shape!r}")
+        for size in shape[:2]:
+            if not 0 <= as_number(f"{name}[{image}]", size) < math.inf:
+                raise ValueError(f"{name}[{image}]: expected (height, width) in image pixels, got {shape!r}")
 
 
 def check_crop(boxes: object, box_indices: object, method: object) -> None:
     """What only crop_and_resize takes, but for numbers."""
     if not isinstance(boxes, Tensor):
-        raise TypeError(f"boxes: expected a Tensor[K, 4] of rows (y1, x1, y2, x2), got {type(boxes).__name__}")
+        raise TypeError(f"boxes: expected a Tensor[K, 4] of rows (y1, x1, y2, x2), got {_kind(boxes)}")
     if not isinstance(box_indices, Tensor):
-        raise TypeError(f"box_indices: expected a Tensor[K] of integers, got {type(box_indices).__name__}")
+        raise TypeError(f"box_indices: expected a Tensor[K] of integers, got {_kind(box_indices)}")
+    check_dense("box_indices", box_indices)
     if box_indices.dtype not in INDEX_DTYPES:
         raise TypeError(f"box_indices: expected a tensor of integers, got {box_indices.dtype}")
     check_text("method", method, "'bilinear' or 'nearest'")
@@ -169,6 +231,30 @@ def check_scale(name: str, value: Any) -> Any:
     return scale
 
 
+def check_spatial_scale(value: Any, columns: int = 5) -> Any:
+    """The scale of both axes as a layer keeps it."""
+    return check_scale("spatial_scale", as_spatial_scale(value, columns))
+
+
+def check_scales(name: str, values: Any) -> list[Any]:
+    """Scales of the levels as a layer keeps them."""
+    scales = [check_scale(f"{name}[{level}]", scale) for level, scale in enumerate(as_numbers(name, values))]
+    if not scales or scales != sorted(scales, reverse=True):
+        raise ValueError(
+            f"{name}: expected 1 / stride of each level, from the finest level to the coarsest, none larger than the "
+            f"one before, got {values!r}"
+        )
+    return scales
+
+
+def check_finite(name: str, value: Any) -> Any:
+    """Any number but NaN and infinity."""
+    number = as_number(name, value)
+    if not -math.inf < number < math.inf:
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return number
+
+
 def check_word(name: str, value: object, words: tuple[str, str]) -> None:
     """One of two words."""
     wanted = f"{words[0]!r} or {words[1]!r}"
@@ -179,17 +265,42 @@ def check_word(name: str, value: object, words: tuple[str, str]) -> None:
 
 def check_names(name: str, value: Any) -> list[str]:
     """A list of names, which one name is not: its letters would count as names."""
-    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
-        raise TypeError(f"{name}: expected a list of names, got {value!r}")
-    return list(value)
+    message = f"{name}: expected a list of names, got {value!r}"
+    if isinstance(value, (str, Tensor)):
+        raise TypeError(message)
+    try:
+        names = list(value)
+    except TypeError as error:
+        raise TypeError(message) from error
+    if not all(isinstance(one, str) for one in names):
+        raise TypeError(message)
+    if not names:
+        raise ValueError(f"{name}: expected the name of one map at least, got {value!r}")
+    return names
 
 
 def _is_bool(value: Any) -> bool:
     return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
 
 
+def _is_several(value: Any) -> bool:
+    """Whether it is a tensor or an array of more than one number, or of none; numpy's of one is no number either."""
+    return value.numel() != 1 if isinstance(value, Tensor) else getattr(value, "ndim", 0) != 0
+
+
+def _kind(value: object) -> str:
+    """What came in the place of a tensor or of several."""
+    name = type(value).__name__
+    if isinstance(value, (list, tuple)):
+        other = next((type(one).__name__ for one in value if not isinstance(one, Tensor)), "Tensor" if value else "")
+        return f"a {name} of {other}" if other else f"an empty {name}"
+    return name
+
+
 def _check_box_list(boxes: object, columns: int) -> None:
     if not (isinstance(boxes, (list, tuple)) and all(isinstance(image_boxes, Tensor) for image_boxes in boxes)):
         raise TypeError(
-            f"boxes: expected a Tensor[K, {columns}] or a list of Tensor[L, {columns - 1}], got {type(boxes).__name__}"
+            f"boxes: expected a Tensor[K, {columns}] or a list of Tensor[L, {columns - 1}], got {_kind(boxes)}"
         )
+    for image_boxes in boxes:
+        check_dense("boxes", image_boxes)

@@ -10,6 +10,13 @@ class BoxShapeError(ValueError, AssertionError):
     """Boxes of the wrong shape. Also an AssertionError, which is what torchvision raises in its place."""
 
 
+def _no_boxes(boxes: Tensor, coordinates: int) -> str:
+    """What to pass in the place of an empty tensor of another shape, such as ``torch.tensor([])``."""
+    if boxes.numel() > 0:
+        return ""
+    return f": no boxes are torch.zeros(0, {coordinates}) in a list, torch.zeros(0, {coordinates + 1}) without one"
+
+
 def boxes_to_rows(
     boxes: Union[Tensor, list[Tensor]],  # noqa: UP007 (TorchScript)
     input: Tensor,
@@ -25,26 +32,32 @@ def boxes_to_rows(
     # Tracing would record the sizes of its example; there the operator's own checks have to do.
     tracing = torch.jit.is_tracing()  # type: ignore
     if isinstance(boxes, Tensor):
+        if boxes.is_nested:  # sizes would raise an error of torch's
+            raise ValueError("boxes: expected a dense tensor, got a nested one")
         if not tracing and (boxes.dim() != 2 or boxes.size(1) != coordinates + 1):
             raise BoxShapeError(
                 f"boxes: expected a Tensor[K, {coordinates + 1}] of rows (batch index, {names}) or a list of "
-                f"Tensor[L, {coordinates}], got a tensor of shape {list(boxes.shape)}"
+                f"Tensor[L, {coordinates}], got a tensor of shape {list(boxes.shape)}{_no_boxes(boxes, coordinates)}"
             )
         return boxes
     if not tracing and len(boxes) != input.size(0):
         raise ValueError(
-            f"boxes: expected one tensor per image of input, which are {input.size(0)}, got a list of {len(boxes)}"
+            f"boxes: expected one tensor per image of input, which are {input.size(0)}, got a list of {len(boxes)}; "
+            f"an image without boxes has torch.zeros(0, {coordinates})"
         )
     supported, device = [torch.float32, torch.float64, torch.float16, torch.bfloat16], input.device
+    whole = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
     for i, image_boxes in enumerate(boxes):
         if image_boxes.dim() != 2 or (not tracing and image_boxes.size(1) != coordinates):
             raise BoxShapeError(
                 f"boxes: expected a list of Tensor[L, {coordinates}] with rows ({names}), "
-                f"got shape {list(image_boxes.shape)} at index {i}"
+                f"got shape {list(image_boxes.shape)} at index {i}{_no_boxes(image_boxes, coordinates)}"
             )
         if image_boxes.dtype not in supported:
+            advice = ": use boxes.float()" if image_boxes.dtype in whole else ""
             raise TypeError(
-                f"boxes: expected float16, bfloat16, float32 or float64 tensors, got {image_boxes.dtype} at index {i}"
+                "boxes: expected float16, bfloat16, float32 or float64 tensors, "
+                f"got {image_boxes.dtype} at index {i}{advice}"
             )
         if image_boxes.device != device:
             raise ValueError(
@@ -60,10 +73,13 @@ def boxes_to_rows(
 
 def check_normalised_boxes(boxes: Tensor, box_indices: Tensor) -> None:
     """Shapes of the boxes of crop_and_resize; the operator compares the numbers of both."""
+    if boxes.is_nested:
+        raise ValueError("boxes: expected a dense tensor, got a nested one")
     tracing = torch.jit.is_tracing()  # type: ignore
     if not tracing and (boxes.dim() != 2 or boxes.size(1) != 4):
+        advice = ": no boxes are torch.zeros(0, 4)" if boxes.numel() == 0 else ""
         raise BoxShapeError(
-            f"boxes: expected a Tensor[K, 4] of normalised rows (y1, x1, y2, x2), got shape {list(boxes.shape)}"
+            f"boxes: expected a Tensor[K, 4] of normalised rows (y1, x1, y2, x2), got shape {list(boxes.shape)}{advice}"
         )
     if box_indices.dim() != 1:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Union
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_variadic
+from torch.overrides import has_torch_function_variadic
 
 from ._checks import (
     as_integer,
@@ -21,6 +21,7 @@ from ._checks import (
     check_text,
     listed,
 )
+from ._overrides import call_override, check_corners, check_plain, check_rotated
 from ._typing import BroadcastingList2
 from .boxes import boxes_to_rows, check_normalised_boxes
 
@@ -43,8 +44,9 @@ def roi_align(
     Args:
         input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
         boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
-            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels and are read as float32 (as float64 where
-            they or ``input`` are float64), whatever the dtype of ``input`` is.
+            ``(x1, y1, x2, y2)`` per image, the form for boxes that are trained: no step moves an index. Coordinates
+            are in image pixels and are read as float32 (as float64 where they or ``input`` are float64), whatever the
+            dtype of ``input`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
         spatial_scale: map pixels per image pixel.
         sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
@@ -70,7 +72,8 @@ def roi_align(
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         tensors = listed(boxes)
         if has_torch_function_variadic(input, *tensors):
-            return handle_torch_function(
+            check_corners(tensors)
+            return call_override(
                 roi_align, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
             )
         output_size, spatial_scale, sampling_ratio = check_call(
@@ -97,8 +100,9 @@ def prroi_pool(
     Args:
         input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
         boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
-            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels and are read as float32 (as float64 where
-            they or ``input`` are float64), whatever the dtype of ``input`` is.
+            ``(x1, y1, x2, y2)`` per image, the form for boxes that are trained: no step moves an index. Coordinates
+            are in image pixels and are read as float32 (as float64 where they or ``input`` are float64), whatever the
+            dtype of ``input`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
         spatial_scale: map pixels per image pixel.
 
@@ -120,7 +124,8 @@ def prroi_pool(
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         tensors = listed(boxes)
         if has_torch_function_variadic(input, *tensors):
-            return handle_torch_function(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
+            check_corners(tensors)
+            return call_override(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, input)
@@ -143,8 +148,9 @@ def roi_warp(
     Args:
         input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
         boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
-            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels and are read as float32 (as float64 where
-            they or ``input`` are float64), whatever the dtype of ``input`` is.
+            ``(x1, y1, x2, y2)`` per image, the form for boxes that are trained: no step moves an index. Coordinates
+            are in image pixels and are read as float32 (as float64 where they or ``input`` are float64), whatever the
+            dtype of ``input`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
         spatial_scale: map pixels per image pixel.
         sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
@@ -169,7 +175,8 @@ def roi_warp(
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         tensors = listed(boxes)
         if has_torch_function_variadic(input, *tensors):
-            return handle_torch_function(
+            check_corners(tensors)
+            return call_override(
                 roi_warp, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, mode
             )
         output_size, spatial_scale, sampling_ratio = check_call(
@@ -195,8 +202,9 @@ def roi_pool(
     Args:
         input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
         boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
-            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels and are read as float32 (as float64 where
-            they or ``input`` are float64), whatever the dtype of ``input`` is.
+            ``(x1, y1, x2, y2)`` per image, the form for boxes that are trained: no step moves an index. Coordinates
+            are in image pixels and are read as float32 (as float64 where they or ``input`` are float64), whatever the
+            dtype of ``input`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
         spatial_scale: map pixels per image pixel.
 
@@ -218,7 +226,8 @@ def roi_pool(
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         tensors = listed(boxes)
         if has_torch_function_variadic(input, *tensors):
-            return handle_torch_function(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
+            check_corners(tensors)
+            return call_override(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, input)
@@ -271,7 +280,8 @@ def crop_and_resize(
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         if has_torch_function_variadic(input, boxes, box_indices):
-            return handle_torch_function(
+            check_plain(boxes)
+            return call_override(
                 crop_and_resize, (input, boxes, box_indices), input, boxes, box_indices, crop_size, method,
                 extrapolation_value, samples_per_bin, mode,
             )  # fmt: skip
@@ -305,8 +315,9 @@ def roi_align_rotated(
     Args:
         input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
         boxes: ``Tensor[K, 6]`` of rows ``(batch index, cx, cy, w, h, angle)``, or a list with one ``Tensor[L, 5]`` of
-            rows ``(cx, cy, w, h, angle)`` per image. Centre and size are in image pixels. Read as float32 (as float64
-            where they or ``input`` are float64), whatever the dtype of ``input`` is.
+            rows ``(cx, cy, w, h, angle)`` per image, the form for boxes that are trained: no step moves an index.
+            Centre and size are in image pixels. Read as float32 (as float64 where they or ``input`` are float64),
+            whatever the dtype of ``input`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both: PH along its height, PW along its width.
         spatial_scale: map pixels per image pixel.
         sampling_ratio: samples per bin along each side, at most 2**31 - 1 in all bins together; if not positive, as
@@ -334,7 +345,8 @@ def roi_align_rotated(
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         tensors = listed(boxes)
         if has_torch_function_variadic(input, *tensors):
-            return handle_torch_function(
+            check_rotated(tensors, clockwise, angle_unit)
+            return call_override(
                 roi_align_rotated, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, aligned,
                 clockwise, angle_unit,
             )  # fmt: skip
@@ -373,8 +385,9 @@ def multiscale_roi_align(
             strides; float16, bfloat16, float32 or float64. Autocast does not change them: levels of several dtypes
             have to be cast to one.
         boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
-            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels and are read as float32 (as float64 where
-            they or ``features`` are float64), whatever the dtype of ``features`` is.
+            ``(x1, y1, x2, y2)`` per image, the form for boxes that are trained: no step moves an index. Coordinates
+            are in image pixels and are read as float32 (as float64 where they or ``features`` are float64), whatever
+            the dtype of ``features`` is.
         output_size: bins ``(PH, PW)`` of a box, or one number for both.
         scales: map pixels per image pixel of each level.
         sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
@@ -402,7 +415,8 @@ def multiscale_roi_align(
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         tensors = (*listed(features), *listed(boxes))
         if has_torch_function_variadic(*tensors):
-            return handle_torch_function(
+            check_corners(listed(boxes))
+            return call_override(
                 multiscale_roi_align, tensors, features, boxes, output_size, scales, sampling_ratio, aligned, mode,
                 canonical_scale, canonical_level,
             )  # fmt: skip

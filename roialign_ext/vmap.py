@@ -18,6 +18,11 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 ops = torch.ops.roialign_ext
 
+# csrc/checks.cpp says the same without vmap.
+_TRAIN_AS_LIST = (
+    ": give boxes that are trained as a list with one tensor per image, whose rows have no index that a step could move"
+)
+
 InDims: TypeAlias = tuple[int | None, ...]
 
 
@@ -73,8 +78,11 @@ def _as_given(boxes: Tensor, dim: int | None, images: int) -> Iterator[None]:
         if bad.numel() == 0:
             raise
         what = str(error).partition(" in row ")[0].partition(" must be ")[0]
+        came, nearest = bad[0].item(), bad[0].round().item()
+        moved = came != nearest and abs(came - nearest) < 0.1 and 0 <= nearest < images
         raise IndexError(
-            f"{what} must be a whole number in [0, {images}), the images of one call under vmap, got {bad[0].item():g}"
+            f"{what} must be a whole number in [0, {images}), the images of one call under vmap, got {came:g}"
+            f"{_TRAIN_AS_LIST if moved else ''}"
         ) from error
 
 

@@ -189,6 +189,55 @@ def test_batch_index(index: float, row: int, mode: str, box_dtype: torch.dtype) 
     still_works()
 
 
+@pytest.mark.parametrize(("index", "moved"), [(-1e-6, True), (0.9999, True), (1.04, True), (1.96, False), (0.5, False),
+                                              (2.0, False), (-0.96, False), (NAN, False)])  # fmt: skip
+def test_an_index_that_a_step_has_moved(index: float, moved: bool) -> None:
+    """gradcheck and weight decay move every number of a row: the error says how to give boxes that are trained."""
+    boxes = BOXES.double()
+    boxes[1, 0] = index
+    for call in (
+        lambda: roi_align(FEATURES, boxes, 2),
+        lambda: torch.func.vmap(lambda rows: roi_align(FEATURES, rows, 2))(boxes[None]),
+    ):
+        with pytest.raises(IndexError, match=r"^boxes: the batch index .* must be a whole number in \[0, 2\)") as error:
+            call()
+        assert ("list with one tensor per image" in str(error.value)) is moved
+
+
+def test_gradcheck_of_boxes_in_a_list() -> None:
+    features = random_tensor(2, 2, 6, 7)
+    boxes = [
+        torch.tensor([box], dtype=torch.float64, requires_grad=True)
+        for box in ([1.2, 0.7, 4.1, 3.9], [0.3, 1.4, 5.2, 4.6])
+    ]
+    assert torch.autograd.gradcheck(lambda *lists: roi_align(features, list(lists), 2, 1.0, 2), boxes)
+
+
+def test_messages_say_what_to_pass() -> None:
+    integer = r"^boxes: expected .*float32 or float64 tensors?, got torch\.int64( at index 0)?: use boxes\.float\(\)$"
+    for boxes in (BOXES.long(), [BOXES[:, 1:].long()] * 2):
+        with pytest.raises(TypeError, match=integer):
+            roi_align(FEATURES, boxes, 2)
+    for boxes in (torch.tensor([]), [torch.tensor([])] * 2):
+        with pytest.raises(BoxShapeError, match=r"^boxes: .* got .*shape \[0\].*torch\.zeros\(0, 4\)"):
+            roi_align(FEATURES, boxes, 2)
+    with pytest.raises(TypeError, match=r"^boxes: .* got a list of list$"):
+        roi_align(FEATURES, [[[0.0, 1, 2, 3]], [[0.0, 1, 2, 3]]], 2)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"^boxes: .* got a list of ndarray$"):
+        roi_align(FEATURES, [np.zeros((1, 4))] * 2, 2)  # type: ignore[list-item]
+    for make in (lambda scale: roi_align(FEATURES, BOXES, 2, scale), lambda scale: RoIAlign(2, scale, 2)):
+        with pytest.raises(TypeError, match=r"^spatial_scale: .* got \(0\.5, 0\.25\): .* scale the boxes first"):
+            make((0.5, 0.25))
+    for make in (
+        lambda scales: roialign_ext.multiscale_roi_align([FEATURES, FEATURES], BOXES, 2, scales),
+        lambda scales: roialign_ext.MultiScaleRoIAlign(["0", "1"], 2, 2, scales=scales),
+    ):
+        with pytest.raises(ValueError, match=r"^scales: expected 1 / stride of each level.* got \[4, 8\]"):
+            make([4, 8])
+    with pytest.raises(TypeError, match=r"^x: expected a dict .* got a list of Tensor$"):
+        roialign_ext.MultiScaleRoIAlign(["0"], 2, 2)([FEATURES], [BOXES[:, 1:]], [(7, 9)])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_batch_index_in_every_dtype(dtype: torch.dtype) -> None:
     boxes = BOXES.clone().to(dtype)

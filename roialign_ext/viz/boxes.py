@@ -20,6 +20,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
+from .._checks import as_number, as_pair, check_size
 from .geometry import Axis, operator_axis, taps
 from .operators import WORDS, check_operators, pool
 
@@ -100,13 +101,16 @@ def draw_box(
             the operators refuse.
     """
     check_operators(operators)
-    drawable = input.dim() == 2 and input.numel() > 0 and input.is_floating_point() and bool(input.isfinite().all())
-    if not drawable:
-        raise ValueError(f"input: expected one finite map [H, W], got {input.dtype} of shape {list(input.shape)}")
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input: expected one finite map [H, W], got {type(input).__name__}")
+    dense = input.layout == torch.strided and not (input.is_nested or input.is_meta)
+    drawable = dense and input.dim() == 2 and input.numel() > 0 and input.is_floating_point()
+    if not drawable or not bool(input.isfinite().all()):
+        shape = list(input.shape) if dense else [input.layout, input.device]
+        raise ValueError(f"input: expected one finite map [H, W], got {input.dtype} of shape {shape}")
     x1, y1, x2, y2 = corners = _corners(box)
-    bins_y, bins_x = (output_size, output_size) if isinstance(output_size, int) else output_size
-    if min(bins_y, bins_x) < 1:
-        raise ValueError(f"output_size: expected positive numbers of bins, got {output_size!r}")
+    bins = as_pair("output_size", check_size("output_size", output_size))
+    bins_y, bins_x = bins
     height, width = input.shape
     image = input.detach().cpu().double()
     row = torch.tensor([[0.0, *corners]], dtype=torch.float64)
@@ -125,9 +129,13 @@ def draw_box(
 
 
 def _corners(box: Sequence[float] | Tensor) -> list[float]:
-    corners = [float(coordinate) for coordinate in (box.tolist() if isinstance(box, Tensor) else box)]
+    wanted = "expected four finite numbers (x1, y1, x2, y2)"
+    try:
+        corners = [as_number("box", coordinate) for coordinate in (box.tolist() if isinstance(box, Tensor) else box)]
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"box: {wanted}, got {box!r}") from error
     if len(corners) != 4 or not all(map(math.isfinite, corners)):
-        raise ValueError(f"box: expected four finite numbers (x1, y1, x2, y2), got {box!r}")
+        raise ValueError(f"box: {wanted}, got {box!r}")
     return corners
 
 

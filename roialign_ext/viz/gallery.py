@@ -31,9 +31,14 @@ def write_gallery(folder: Path | str, format: str = "png") -> list[Path]:
 
     Returns:
         The paths of the files.
+
+    Raises:
+        TypeError, ValueError: a folder that is no path, an unknown format.
     """
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    if not isinstance(folder, (str, Path)):
+        raise TypeError(f"folder: expected a path, got {folder!r}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     ramp = torch.arange(36.0).reshape(6, 6)

@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .._checks import as_integer, as_number
 from .operators import WORDS, check_operators, pool
 
 # Okabe and Ito's colours; dashes tell curves apart that lie on each other.
@@ -59,12 +60,17 @@ def _true_bins(starts: Tensor, size: float, bins: int) -> Tensor:
 def _check(operator: str, shifts: Sequence[float] | Tensor, size: float, bins: int) -> Tensor:
     """The shifts as a float64 tensor, if all the arguments are what :func:`position_error` allows."""
     check_operators([operator])
-    moved = torch.as_tensor(shifts, dtype=torch.float64)
-    if moved.dim() != 1 or not bool((moved.abs() <= 1).all()):
-        raise ValueError(f"shifts: expected a row of numbers in [-1, 1], got {shifts!r}")
-    if not 1.0 <= size <= 12.0:
+    message = f"shifts: expected a row of numbers in [-1, 1], got {shifts!r}"
+    try:
+        moved = torch.as_tensor(shifts, dtype=torch.float64)
+        allowed = moved.dim() == 1 and bool((moved.abs() <= 1).all())
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(message) from error
+    if not allowed:
+        raise ValueError(message)
+    if not 1.0 <= as_number("size", size) <= 12.0:
         raise ValueError(f"size: expected 1 to 12 map pixels, got {size!r}")
-    if bins < 1:
+    if as_integer("bins", bins) < 1:
         raise ValueError(f"bins: expected a positive number, got {bins!r}")
     return moved
 
@@ -132,7 +138,7 @@ def value_error(
         ValueError: as :func:`position_error`, or a deviation that is not positive.
     """
     moved = _check(operator, shifts, size, bins)
-    if not deviation > 0:
+    if not as_number("deviation", deviation) > 0:
         raise ValueError(f"deviation: expected a positive number, got {deviation!r}")
     centre = _START + 0.5 + size / 2  # of the box in the middle of the 25, at a shift of 0.5
     profile = torch.exp(-((torch.arange(_LENGTH, dtype=torch.float64) - centre) ** 2) / 2 / deviation**2)

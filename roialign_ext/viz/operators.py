@@ -34,7 +34,8 @@ WORDS = {
 
 def check_operators(operators: Sequence[str]) -> None:
     """Raises ValueError unless ``operators`` names at least one operator, and each that it names is known."""
-    if isinstance(operators, str) or not operators or not set(operators) <= set(OPERATORS):
+    several = isinstance(operators, (list, tuple)) and len(operators) > 0
+    if not several or not all(isinstance(one, str) and one in OPERATORS for one in operators):
         raise ValueError(f"operators: expected names out of {', '.join(OPERATORS)}, got {operators!r}")
 
 
