@@ -4,23 +4,27 @@ The CUDA kernels are built where torch has CUDA and a toolkit of its version is 
 
 Environment variables: MAX_JOBS limits the compilers that run at once, CXX and CXXFLAGS are honoured as usual.
 CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the architectures (default: those of the GPUs here; without one, those
-of RELEASE_ARCHITECTURES that nvcc knows). FORCE_CUDA=1 makes a build without CUDA kernels an error, ROIALIGN_EXT_CUDA=0
+of RELEASE_ARCHITECTURES that nvcc knows; "native": without a GPU no CUDA kernels). FORCE_CUDA=1 makes a build without CUDA kernels an error, ROIALIGN_EXT_CUDA=0
 leaves them out. ROIALIGN_EXT_SANITIZE=1 builds with the address and undefined-behaviour sanitizers, for the CPU alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import setuptools
+from setuptools.command.build import build
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent
 OLDEST_TORCH = (2, 11)
@@ -44,12 +48,40 @@ def stop(sentence: str) -> NoReturn:
 
 if sys.platform != "linux":
     stop(f"builds on Linux only so far, and this platform is {sys.platform}.")
+
+
+def isolated_builder() -> tuple[str, str] | None:
+    """The tool that runs this build in an environment made for it alone, and how the tool is told not to."""
+    if any("pip-build-env-" in entry for entry in sys.path):
+        return "pip", "`pip install --no-build-isolation`"
+    if re.search(r"[/\\]builds-v\d+[/\\]", sys.prefix):
+        return "uv", "`uv pip install --no-build-isolation`"
+    if Path(sys.prefix).name.startswith("build-env-"):
+        return "build", "`python -m build --no-isolation`"
+    return None
+
+
+def no_torch() -> str:
+    """Why torch cannot be imported here, and what to do."""
+    builder = isolated_builder()
+    install = f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer"
+    if builder is None:
+        return f"{install} first, {INSTALL} (a build in isolation does not see the torch of your environment)."
+    tool, command = builder
+    # pip leaves the prefix as it is; the prefix of the others is that of the build.
+    if tool == "pip" and not (Path(sysconfig.get_path("platlib")) / "torch").is_dir():
+        return f"{install} first, then run {command}, because {tool} builds in isolation and would not see it."
+    known = "" if tool == "pip" else f" ({install} there if there is none)"
+    return f"{tool} builds in isolation and does not see the torch of your environment: run {command}{known}."
+
+
 try:
     import torch
 except ModuleNotFoundError:
-    stop(f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first, {INSTALL}.")
+    stop(no_torch())
 TORCH_VERSION = str(torch.__version__)
-if tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2]) < OLDEST_TORCH:
+RUNNING_TORCH = tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2])
+if RUNNING_TORCH < OLDEST_TORCH:
     stop(
         f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first (version {TORCH_VERSION} is installed), "
         f"{INSTALL}."
@@ -61,6 +93,10 @@ if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
     )
 
 from torch.utils import cpp_extension  # noqa: E402  (needs the checks above)
+
+
+ANY_TORCH = f"torch>={OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}"
+THIS_TORCH = f"torch=={RUNNING_TORCH[0]}.{RUNNING_TORCH[1]}.*"
 
 
 def compile_flags() -> list[str]:
@@ -164,6 +200,8 @@ def architectures(home: Path) -> str:
     request = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
     if request and request != "native":
         return request
+    if request == "native" and torch.cuda.device_count() == 0:
+        raise NoCudaError("TORCH_CUDA_ARCH_LIST=native builds for the GPUs here, and there is none")
     known = {
         f"{int(number) // 10}.{int(number) % 10}"
         for number in re.findall(r"compute_(\d+)", ask_nvcc(home, "--list-gpu-arch"))
@@ -204,6 +242,12 @@ def toolkit_or_reason() -> tuple[Toolkit | None, str]:
         return None, str(reason)
 
 
+def fingerprint(*versions: str) -> str:
+    """A macro that nothing reads. ninja compiles again where a command changed, but another compiler under the same
+    name changes none."""
+    return f"-DROIALIGN_EXT_BUILT_WITH=0x{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:8]}"
+
+
 def add_cuda(module: setuptools.Extension, toolkit: Toolkit) -> None:
     """Adds the CUDA kernels and their glue to the compiled module."""
     os.environ["TORCH_CUDA_ARCH_LIST"] = toolkit.architectures
@@ -214,11 +258,33 @@ def add_cuda(module: setuptools.Extension, toolkit: Toolkit) -> None:
         "cxx": [*module.extra_compile_args, "-isystem", str(toolkit.home / "include")],
         # torch's flags take the conversions of half precision away, which the kernels use.
         "nvcc": ["-std=c++17", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
-        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")],
+        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")]
+        + [fingerprint(ask_nvcc(toolkit.home, "--version"), compiler_version(), TORCH_VERSION)],
     }
     # The static runtime, so that the module depends on no toolkit.
     module.libraries += ["c10_cuda", "cudart_static", "dl", "rt", "pthread"]
     module.library_dirs += [str(toolkit.home / name) for name in ("lib64", "lib") if (toolkit.home / name).is_dir()]
+
+
+# An editable install imports the Python files from the sources. What was compiled lies in the environment, so that
+# several environments can share the sources, and `pip uninstall` removes it: this package there leads to it.
+EDITABLE = "_roialign_ext_editable"
+FINDER = '''"""Written by setup.py for an editable install: leads to what was compiled for this environment."""
+
+import os
+from importlib.machinery import PathFinder
+
+SOURCES = {sources!r}
+MODULES = ("roialign_ext._C", "roialign_ext._build_info")
+
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in MODULES or SOURCES not in map(os.path.realpath, path or ()):
+            return None
+        return PathFinder.find_spec(name, __path__)
+'''
 
 
 class Build(cpp_extension.BuildExtension):
@@ -226,12 +292,17 @@ class Build(cpp_extension.BuildExtension):
 
     def finalize_options(self) -> None:
         super().finalize_options()
+        # An editable install would build in a folder that is deleted afterwards, and put the module into the sources.
+        self.build_temp = str(ROOT / build_folder / f"objects-{sys.implementation.cache_tag}")
+        if self.editable_mode:
+            self.inplace = False
         # Timestamps cannot tell that another torch or other flags built the objects; ninja compares command lines.
         self.force = True
 
     def run(self) -> None:
         compiler = compiler_version()
         toolkit, reason = toolkit_or_reason()
+        self.extensions[0].extra_compile_args.append(fingerprint(compiler, TORCH_VERSION))
         if toolkit is not None:
             add_cuda(self.extensions[0], toolkit)
         print(f"roialign_ext: torch {TORCH_VERSION}, {compiler}; CUDA kernels: {toolkit or f'no, {reason}'}")
@@ -247,12 +318,40 @@ class Build(cpp_extension.BuildExtension):
         lines = ['"""Written by setup.py: what the compiled module was built with."""', ""]
         lines += [f"{name} = {value!r}" for name, value in info.items()]
         self.build_info().write_text("\n".join(lines) + "\n")
+        if self.editable_mode:
+            self.put_into_environment()
 
     def build_info(self) -> Path:
         return Path(self.get_ext_fullpath("roialign_ext._C")).with_name("_build_info.py")
 
+    def put_into_environment(self) -> None:
+        """Adds what was compiled to the wheel of an editable install."""
+        wheel = Path(self.get_finalized_command("install").install_platlib)
+        folder = wheel / EDITABLE
+        folder.mkdir()
+        for path in (Path(self.get_ext_fullpath("roialign_ext._C")), self.build_info()):
+            shutil.copy(path, folder)
+        (folder / "__init__.py").write_text(FINDER.format(sources=os.path.realpath(ROOT / "roialign_ext")))
+        (wheel / f"{EDITABLE}.pth").write_text(f"import sys, {EDITABLE}; sys.meta_path.insert(0, {EDITABLE}.Finder)\n")
+
     def get_outputs(self) -> list[str]:
         return [*super().get_outputs(), str(self.build_info())]
+
+
+class CleanBuild(build):
+    """Starts from an empty folder, so that no module that the sources have lost is packed; objects are elsewhere."""
+
+    def run(self) -> None:
+        shutil.rmtree(Path(self.build_lib) / "roialign_ext", ignore_errors=True)
+        super().run()
+
+
+class SourceArchive(sdist):
+    """Sources go with every supported torch; a binary goes with one minor release."""
+
+    def run(self) -> None:
+        self.distribution.install_requires = self.distribution.metadata.install_requires = [ANY_TORCH]
+        super().run()
 
 
 def extension() -> setuptools.Extension:
@@ -274,4 +373,9 @@ def extension() -> setuptools.Extension:
 # One build folder for each torch and kind of build, so that no object or module of another one is ever packed.
 build_folder = f"build/torch-{TORCH_VERSION}{'-sanitize' if SANITIZE else ''}"
 options: dict[str, dict[str, Any]] = {"build": {"build_base": build_folder}}
-setuptools.setup(ext_modules=[extension()], cmdclass={"build_ext": Build}, options=options)
+setuptools.setup(
+    ext_modules=[extension()],
+    cmdclass={"build": CleanBuild, "build_ext": Build, "sdist": SourceArchive},
+    options=options,
+    install_requires=[THIS_TORCH],
+)
