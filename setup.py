@@ -4,8 +4,9 @@ The CUDA kernels are built where torch has CUDA and a toolkit of its version is 
 
 Environment variables: MAX_JOBS limits the compilers that run at once, CXX and CXXFLAGS are honoured as usual.
 CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the architectures (default: those of the GPUs here; without one, those
-of RELEASE_ARCHITECTURES that nvcc knows; "native": without a GPU no CUDA kernels). FORCE_CUDA=1 makes a build without CUDA kernels an error, ROIALIGN_EXT_CUDA=0
-leaves them out. ROIALIGN_EXT_SANITIZE=1 builds with the address and undefined-behaviour sanitizers, for the CPU alone.
+of RELEASE_ARCHITECTURES that nvcc knows; "native": without a GPU no CUDA kernels). FORCE_CUDA=1 makes a build without
+CUDA kernels an error, ROIALIGN_EXT_CUDA=0 leaves them out. ROIALIGN_EXT_SANITIZE=1 builds with the address and
+undefined-behaviour sanitizers, for the CPU alone.
 """
 
 from __future__ import annotations
@@ -17,14 +18,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import setuptools
-from setuptools.command.build import build
-from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent
 OLDEST_TORCH = (2, 11)
@@ -51,28 +49,34 @@ if sys.platform != "linux":
 
 
 def isolated_builder() -> tuple[str, str] | None:
-    """The tool that runs this build in an environment made for it alone, and how the tool is told not to."""
+    """The tool that runs this build in an environment made for it alone, and how it builds in the present one."""
     if any("pip-build-env-" in entry for entry in sys.path):
-        return "pip", "`pip install --no-build-isolation`"
+        return "pip", "add --no-build-isolation, as in `pip install --no-build-isolation .`"
     if re.search(r"[/\\]builds-v\d+[/\\]", sys.prefix):
-        return "uv", "`uv pip install --no-build-isolation`"
+        return "uv", "add --no-build-isolation, as in `uv pip install --no-build-isolation .`"
     if Path(sys.prefix).name.startswith("build-env-"):
-        return "build", "`python -m build --no-isolation`"
+        return "python -m build", "add --no-isolation"
     return None
+
+
+def torch_outside() -> bool:
+    """Whether the environment that pip runs in has torch; pip hides that environment by PYTHONPATH alone."""
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    return subprocess.run([sys.executable, "-E", "-c", look], check=False).returncode == 0
 
 
 def no_torch() -> str:
     """Why torch cannot be imported here, and what to do."""
-    builder = isolated_builder()
     install = f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer"
+    builder = isolated_builder()
     if builder is None:
         return f"{install} first, {INSTALL} (a build in isolation does not see the torch of your environment)."
-    tool, command = builder
-    # pip leaves the prefix as it is; the prefix of the others is that of the build.
-    if tool == "pip" and not (Path(sysconfig.get_path("platlib")) / "torch").is_dir():
-        return f"{install} first, then run {command}, because {tool} builds in isolation and would not see it."
-    known = "" if tool == "pip" else f" ({install} there if there is none)"
-    return f"{tool} builds in isolation and does not see the torch of your environment: run {command}{known}."
+    tool, remedy = builder
+    if tool == "pip":
+        first = "" if torch_outside() else f"{install} first, then "
+    else:
+        first = f"{install} if your environment has none, then "
+    return f"{tool} builds in isolation and does not see the torch of your environment: {first}{remedy}."
 
 
 try:
@@ -92,9 +96,14 @@ if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
         f"{INSTALL}."
     )
 
-from torch.utils import cpp_extension  # noqa: E402  (needs the checks above)
+# These need the checks above.
+from setuptools.command.build import build  # noqa: E402
+from setuptools.command.egg_info import egg_info  # noqa: E402
+from setuptools.command.sdist import sdist  # noqa: E402
+from torch.utils import cpp_extension  # noqa: E402
 
-
+# One build folder for each torch and kind of build, so that no object or module of another one is ever packed.
+BUILD_FOLDER = f"build/torch-{TORCH_VERSION}{'-sanitize' if SANITIZE else ''}"
 ANY_TORCH = f"torch>={OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}"
 THIS_TORCH = f"torch=={RUNNING_TORCH[0]}.{RUNNING_TORCH[1]}.*"
 
@@ -293,7 +302,7 @@ class Build(cpp_extension.BuildExtension):
     def finalize_options(self) -> None:
         super().finalize_options()
         # An editable install would build in a folder that is deleted afterwards, and put the module into the sources.
-        self.build_temp = str(ROOT / build_folder / f"objects-{sys.implementation.cache_tag}")
+        self.build_temp = str(ROOT / BUILD_FOLDER / f"objects-{sys.implementation.cache_tag}")
         if self.editable_mode:
             self.inplace = False
         # Timestamps cannot tell that another torch or other flags built the objects; ninja compares command lines.
@@ -346,6 +355,18 @@ class CleanBuild(build):
         super().run()
 
 
+class Metadata(egg_info):
+    """Stays out of the sources, where pip and importlib.metadata would take what it writes for an installation."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.egg_base = BUILD_FOLDER
+
+    def finalize_options(self) -> None:
+        Path(self.egg_base).mkdir(parents=True, exist_ok=True)
+        super().finalize_options()
+
+
 class SourceArchive(sdist):
     """Sources go with every supported torch; a binary goes with one minor release."""
 
@@ -370,12 +391,10 @@ def extension() -> setuptools.Extension:
     return module
 
 
-# One build folder for each torch and kind of build, so that no object or module of another one is ever packed.
-build_folder = f"build/torch-{TORCH_VERSION}{'-sanitize' if SANITIZE else ''}"
-options: dict[str, dict[str, Any]] = {"build": {"build_base": build_folder}}
+options: dict[str, dict[str, Any]] = {"build": {"build_base": BUILD_FOLDER}}
 setuptools.setup(
     ext_modules=[extension()],
-    cmdclass={"build": CleanBuild, "build_ext": Build, "sdist": SourceArchive},
+    cmdclass={"build": CleanBuild, "build_ext": Build, "egg_info": Metadata, "sdist": SourceArchive},
     options=options,
     install_requires=[THIS_TORCH],
 )
