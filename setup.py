@@ -374,6 +374,10 @@ class SourceArchive(sdist):
         self.distribution.install_requires = self.distribution.metadata.install_requires = [ANY_TORCH]
         super().run()
 
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        # setuptools adds its own list of the files, from the folder of a torch.
+        super().make_release_tree(base_dir, [name for name in files if not name.startswith("build/")])
+
 
 def extension() -> setuptools.Extension:
     """The compiled module: every C++ file of csrc; those of CUDA come with the toolkit."""
