@@ -20,8 +20,8 @@ SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_doubl
     test_family_gradients.py test_family_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
     tests/core/*.cu tests/shim/*.cpp tests/shim/include/*.h tests/shim/include/c10/cuda/*.h)
-# ninja prints whole commands; of those of the compiler the file is enough.
-PROGRESS = sed -u -E 's|^(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|'
+# ninja prints whole commands; of those of the compiler the file is enough. That there is no GPU is no news.
+PROGRESS = sed -u -E -e 's|^(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|' -e '/No CUDA runtime is found/d'
 # Compiles in sight; pip, which would do it in silence, packs what is there and installs it.
 COMPILE = $(IN_VENV) python -u setup.py --quiet build_ext 2>&1 | $(PROGRESS)
 INSTALL = $(COMPILE) && $(IN_VENV) pip install --quiet --no-build-isolation --no-deps --force-reinstall .
