@@ -26,7 +26,7 @@ PROGRESS = sed -u -E -e 's|^(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \
 COMPILE = $(IN_VENV) python -u setup.py --quiet build_ext 2>&1 | $(PROGRESS)
 INSTALL = $(COMPILE) && $(IN_VENV) pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 
-.PHONY: help demo test bench installed lint format sanitize cuda-architectures clean
+.PHONY: help demo test bench installed lint format sanitize cuda-architectures clean another-python
 .DEFAULT_GOAL := help
 
 help:
@@ -85,6 +85,12 @@ clean:
 	find roialign_ext -name '*.so' -delete
 
 $(VENV)/installed: requirements.txt
+# An interpreter that is asked for and is not that of the environment makes a new one.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell cat $(VENV)/installed 2>/dev/null),$(PYTHON))
+$(VENV)/installed: another-python
+endif
+endif
 .venv-lint/installed: .ci/lint-requirements.txt
 
 # An old pip says nothing while it installs several GB.
@@ -97,4 +103,4 @@ $(VENV)/installed: requirements.txt
 	@$(@D)/bin/pip install --quiet pip==25.3
 	@echo "== Installing what $< pins"
 	$(@D)/bin/pip install $(INSTALL_ARGS) -r $<
-	@touch $@
+	@echo $(PYTHON) > $@

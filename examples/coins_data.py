@@ -69,7 +69,9 @@ def read_masks(path: Path, name: str | None) -> Tensor:
             raise DataError(f"{path} has {len(images)} images with the file_name {name}: one is needed.")
         entries = [e for e in coco.imgToAnns[images[0]["id"]] if not e.get("iscrowd") and e.get("segmentation")]
         masks = [coco.annToMask(entry) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} holds no annotations as COCO writes them: {error!r}") from None
     masks = [mask for mask in masks if mask.any()]
     if not masks:

@@ -65,7 +65,7 @@ def average_precision(detections: dict[str, Tensor], scene: Scene) -> dict[str, 
         boxes.append({**common, "bbox": [x1, y1, x2 - x1, y2 - y1]})
         masks.append({**common, "segmentation": annotation(0, mask[0] > 0.5)["segmentation"]})
 
-    result = {"box_ap": 0.0, "box_ap50": 0.0, "mask_ap": 0.0, "mask_ap50": 0.0}
+    result = {"box": 0.0, "box50": 0.0, "mask": 0.0, "mask50": 0.0}
     if not boxes:
         return result
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step it takes
@@ -75,14 +75,14 @@ def average_precision(detections: dict[str, Tensor], scene: Scene) -> dict[str, 
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            result[f"{kind}_ap"], result[f"{kind}_ap50"] = map(float, evaluation.stats[:2])
+            result[kind], result[f"{kind}50"] = map(float, evaluation.stats[:2])
     return result
 
 
 def colours_of(boxes: Tensor, truth: Tensor) -> list[tuple[float, ...]]:
     """The colour of the object of the truth that a box overlaps most, by half at least."""
     palette = plt.get_cmap("tab20")
-    colours = []
+    colours: list[tuple[float, ...]] = []
     for overlaps in box_iou(boxes, truth):
         best = int(overlaps.argmax())
         # The ten dark colours come first, then the ten light ones.
@@ -100,19 +100,20 @@ def draw(axes: Axes, image: Tensor, boxes: Tensor, masks: Tensor, captions: list
         axes.imshow(tint, extent=(0, width, height, 0))
         x1, y1, x2, y2 = box.tolist()
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=1.2))
-        # Inside the box, which the frame does not cut.
-        axes.text(
-            x1 + 1, y1 + 1, caption, color="white", fontsize=6, va="top", bbox={"pad": 0.8, "lw": 0, "fc": "#000a"}
-        )
+        # Inside the box, and beside the far edges of the frame at its far side: the frame cuts nothing off.
+        x, ha = (x2 - 1, "right") if x1 > 0.95 * width else (x1 + 1, "left")
+        y, va = (y2 - 1, "bottom") if y1 > 0.93 * height else (y1 + 1, "top")
+        plate = {"pad": 0.8, "lw": 0, "fc": "#000a"}
+        axes.text(x, y, caption, color="white", fontsize=6, ha=ha, va=va, bbox=plate)
     axes.axis("off")
 
 
 def draw_losses(axes: Axes, runs: list[Found]) -> None:
     """The training loss of every step, on a logarithmic axis."""
-    for run in runs:
+    for run, style in zip(runs, ("-", "--"), strict=False):  # losses that are equal stay visible
         marker = "." if len(run.losses) < 20 else ""
         steps = range(1, len(run.losses) + 1)
-        axes.semilogy(steps, run.losses, marker=marker, linewidth=0.8, label=run.title.split(",")[0])
+        axes.semilogy(steps, run.losses, style, marker=marker, linewidth=0.8, label=run.title.split(",")[0])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -7,17 +7,22 @@
 Writes outputs/<name of the photograph>.png and .json (losses, times, average precision, versions).
 """
 # mypy: allow-untyped-calls
+# ruff: noqa: E402
 
 import argparse
 import json
 import platform
 import random
+import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+# ctrl-C ends the imports below, which take seconds, without a traceback. main() takes it over.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 import torchvision
@@ -40,10 +45,7 @@ class Report:
     seed: int
     device: str
     threads: int
-    box_ap: float = 0.0
-    box_ap50: float = 0.0
-    mask_ap: float = 0.0
-    mask_ap50: float = 0.0
+    ap: dict[str, float] = field(default_factory=dict)  # average precision of boxes and masks, when it was tested
     step_s: float = 0.0  # median wall time
     step_cpu_s: float = 0.0  # median time over all cores: steadier than wall time on a busy machine
     pooling_share: float = 0.0  # of the wall time, forward and backward of both pooling layers
@@ -135,10 +137,9 @@ def run(report: Report, scenes: tuple[Scene, Scene], steps: int) -> Found:
     with torch.no_grad():
         found: dict[str, Tensor] = model([held_out.image.to(device)])[0]
     detections = {name: tensor.cpu() for name, tensor in found.items()}
-    for name, value in average_precision(detections, held_out).items():
-        setattr(report, name, value)
+    report.ap = average_precision(detections, held_out)
     report.total_s = time.perf_counter() - start
-    title = f"{report.pooling}, box AP {report.box_ap:.3f}, mask AP {report.mask_ap:.3f}"
+    title = f"{report.pooling}, box AP {report.ap['box']:.3f}, mask AP {report.ap['mask']:.3f}"
     return Found(title, detections, report.losses)
 
 
@@ -156,8 +157,8 @@ def table(reports: list[Report]) -> str:
         ("loss, first step", [loss(r, 0) for r in reports]),
         ("loss, second step", [loss(r, 1) for r in reports]),
         ("loss, mean of last 20", [trained(r, f"{statistics.mean(r.losses[-20:] or [0]):.4f}") for r in reports]),
-        ("held-out box AP (AP50)", [f"{r.box_ap:.3f} ({r.box_ap50:.3f})" for r in reports]),
-        ("held-out mask AP (AP50)", [f"{r.mask_ap:.3f} ({r.mask_ap50:.3f})" for r in reports]),
+        ("held-out box AP (AP50)", [f"{r.ap['box']:.3f} ({r.ap['box50']:.3f})" for r in reports]),
+        ("held-out mask AP (AP50)", [f"{r.ap['mask']:.3f} ({r.ap['mask50']:.3f})" for r in reports]),
         ("seconds a step", [trained(r, f"{r.step_s:.3f}") for r in reports]),
         ("CPU seconds a step", [trained(r, f"{r.step_cpu_s:.3f}") for r in reports]),
         ("share of pooling", [trained(r, f"{r.pooling_share:.1%}") for r in reports]),
@@ -191,7 +192,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="a photograph of yours (default: the coins)")
     parser.add_argument("--annotations", type=Path, help="COCO JSON with the masks of its objects, as one class")
     parser.add_argument("--pooling", choices=[*LAYERS, "both"], default="both", help="default: both, one after another")
-    parser.add_argument("--steps", type=whole_number(0), default=400, help="of training, default 400")
+    parser.add_argument("--steps", type=whole_number(0), default=200, help="of training, default 200")
     parser.add_argument("--device", type=usable_device, default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=whole_number(1), help="default: what torch chooses")
     parser.add_argument("--seed", type=whole_number(0), default=0)
@@ -204,6 +205,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     chosen = options()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     try:
@@ -245,4 +247,7 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -55,9 +55,12 @@ def test_the_readme_names_every_function_and_module() -> None:
     assert set(roialign_ext.__all__) - words == {"BoxShapeError", "LayerReplacement", "__version__"}
 
 
-@needs_readme
-def test_the_version_for_uv() -> None:
-    assert f'\nversion = "{roialign_ext.__version__}"\n' in README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_the_version_for_uv(page: Path) -> None:
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    versions = re.findall(r'^version = "(.*)"$', text, flags=re.MULTILINE)
+    assert len(versions) == text.count("[[tool.uv.dependency-metadata]]")
+    assert set(versions) <= {roialign_ext.__version__}
 
 
 @pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
