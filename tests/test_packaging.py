@@ -99,13 +99,14 @@ def copy_of_the_sources(folder: Path) -> Path:
     return folder
 
 
-# setup.py with a compiler that takes the installed module for its result, and tells where the objects would lie.
+# setup.py with a compiler whose result is the installed module, and which tells its flags and the folder of its objects.
 BUILD = f"""
 import shutil, sys
 from pathlib import Path
 from torch.utils import cpp_extension
 
 def compile(self):
+    print(self.extensions[0].extra_compile_args)
     print(self.build_temp)
     target = Path(self.get_ext_fullpath("roialign_ext._C"))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +165,19 @@ def test_objects_are_kept_from_build_to_build(tmp_path: Path) -> None:
     editable = build(sources, "editable_wheel", "--dist-dir", str(tmp_path / "wheels"))
     assert regular[-1] == editable[-1]
     assert (sources / regular[-1]).is_relative_to(sources / "build" / f"torch-{torch.__version__}")
+
+
+def test_another_compiler_of_the_same_name_changes_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ninja compiles again where a command changed, and would keep the objects of the old compiler otherwise."""
+    sources = copy_of_the_sources(tmp_path / "sources")
+    compiler = tmp_path / "compiler"
+    monkeypatch.setenv("CXX", str(compiler))
+    flags = []
+    for version in (1, 2):
+        compiler.write_text(f"#!/bin/sh\necho compiler {version}\n")
+        compiler.chmod(0o755)
+        flags.append(build(sources, "build")[-2])
+    assert flags[0] != flags[1]
 
 
 def test_a_module_that_the_sources_have_lost_is_not_packed(tmp_path: Path) -> None:
