@@ -1,81 +1,106 @@
-# `make demo` and `make test` need Python 3.10+ with venv, a C++ compiler and make; everything else goes into virtual
-# environments of their own in this folder. PYTHON=... chooses the interpreter, MAX_JOBS=... limits the compilers.
+# The targets need Python 3.10+ with venv, a C++ compiler and make; everything else goes into .venv-make, one virtual
+# environment for all of them.
 PYTHON ?= python3
 INSTALL_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+# Without a GPU no time goes into CUDA kernels, which no target could run.
+TORCH_CUDA_ARCH_LIST ?= native
 
+export TORCH_CUDA_ARCH_LIST
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# $(call install,VENV): builds this folder with the tools of VENV and installs it there.
-install = PATH="$(CURDIR)/$(1)/bin:$$PATH" $(1)/bin/pip install --quiet --no-build-isolation --no-deps .
-NINJA = $(shell grep '^ninja==' tests/requirements.txt)
+SHELL = bash
+.SHELLFLAGS = -o pipefail -c
+
+VENV = .venv-make
+IN_VENV = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SANITIZED = build/sanitized
 SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_double_backward.py \
     test_family_gradients.py test_family_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
     tests/core/*.cu tests/shim/*.cpp tests/shim/include/*.h tests/shim/include/c10/cuda/*.h)
+# ninja prints whole commands; of those of the compiler the file is enough. That there is no GPU is no news.
+PROGRESS = sed -u -E -e 's|^(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|' -e '/No CUDA runtime is found/d'
+# Compiles in sight; pip, which would do it in silence, packs what is there and installs it.
+COMPILE = $(IN_VENV) python -u setup.py --quiet build_ext 2>&1 | $(PROGRESS)
+INSTALL = $(COMPILE) && $(IN_VENV) pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 
-.PHONY: demo test bench lint format sanitize cuda-architectures clean
-.DEFAULT_GOAL := test
+.PHONY: help demo test bench installed lint format sanitize cuda-architectures clean another-python
+.DEFAULT_GOAL := help
 
-demo: .venv-demo/installed
-	@echo "== Building roialign_ext into .venv-demo (about a minute the first time)"
-	@$(call install,.venv-demo)
+help:
+	@echo "make demo    trains Mask R-CNN with these layers and with torchvision's, writes outputs/ (DEMO_ARGS=--help)"
+	@echo "make test    runs the tests (TEST_ARGS: arguments of pytest)"
+	@echo "make bench   measures the operators against torchvision (BENCH_ARGS=--help)"
+	@echo "make lint, format, sanitize, cuda-architectures: CONTRIBUTING.md"
+	@echo "make clean   removes the environments and everything that was built"
+	@echo
+	@echo "The first of them installs pinned packages, torch among them, into $(VENV) (5 to 6 GB) and compiles roialign_ext."
+	@echo "PYTHON=python3.12 chooses the interpreter, MAX_JOBS=2 limits the compilers that run at once."
+
+demo: installed
 	@echo "== Training Mask R-CNN on a photograph of coins"
-	.venv-demo/bin/python examples/train_coins.py $(DEMO_ARGS)
+	@$(VENV)/bin/python examples/train_coins.py $(DEMO_ARGS)
 
-bench: .venv-demo/installed
-	@echo "== Building roialign_ext into .venv-demo (about a minute the first time)"
-	@$(call install,.venv-demo)
-	.venv-demo/bin/python -m benchmarks.run $(BENCH_ARGS)
+bench: installed
+	$(VENV)/bin/python -m benchmarks.run $(BENCH_ARGS)
 
 # The tests run in their folder, because in this one the sources would hide the installed package.
-test: .venv-test/installed
-	@echo "== Building roialign_ext into .venv-test (about a minute the first time)"
-	@$(call install,.venv-test)
-	@cd tests && ../.venv-test/bin/python -m roialign_ext
+test: installed
+	@cd tests && ../$(VENV)/bin/python -m roialign_ext
 	@echo "== Running the tests"
-	cd tests && ../.venv-test/bin/pytest $(TEST_ARGS)
+	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(TEST_ARGS)
 
-lint: .venv-lint/installed .venv-test/installed
+installed: $(VENV)/installed
+	@echo "== Compiling roialign_ext (one or two minutes the first time, then what has changed)"
+	@$(INSTALL)
+
+lint: .venv-lint/installed $(VENV)/installed
 	.venv-lint/bin/ruff check .
 	.venv-lint/bin/ruff format --check .
 	.venv-lint/bin/clang-format --dry-run -Werror $(CPP_FILES)
-	.venv-lint/bin/mypy --python-executable .venv-test/bin/python
+	.venv-lint/bin/mypy --python-executable $(VENV)/bin/python
 
 format: .venv-lint/installed
 	.venv-lint/bin/ruff check --fix .
 	.venv-lint/bin/ruff format .
 	.venv-lint/bin/clang-format -i $(CPP_FILES)
 
-sanitize: .venv-test/installed
-	@echo "== Building roialign_ext with the sanitizers into $(SANITIZED)"
+sanitize: export ROIALIGN_EXT_SANITIZE = 1
+sanitize: $(VENV)/installed
+	@echo "== Compiling roialign_ext with the sanitizers into $(SANITIZED)"
 	@rm -rf $(SANITIZED)
-	@export ROIALIGN_EXT_SANITIZE=1; $(call install,.venv-test) --target $(SANITIZED)
-	bash .ci/sanitize.sh .venv-test/bin/python $(SANITIZED) $(SANITIZER_TESTS)
+	@$(INSTALL) --target $(SANITIZED)
+	bash .ci/sanitize.sh $(VENV)/bin/python $(SANITIZED) $(SANITIZER_TESTS)
 
 # Compiles the CUDA kernels for every architecture of a release (minutes; needs nvcc, no GPU).
-cuda-architectures: .venv-test/installed
-	@$(call install,.venv-test)
-	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES=release ../.venv-test/bin/pytest test_cuda_budget.py
+cuda-architectures: installed
+	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES=release ../$(VENV)/bin/python -m pytest test_cuda_budget.py
 
 clean:
-	rm -rf .venv-* build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis roialign_ext/_build_info.py
+	rm -rf .venv-make .venv-lint .venv-torch-* build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	    .hypothesis roialign_ext/_build_info.py
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find roialign_ext -name '*.so' -delete
 
-.venv-test/installed: tests/requirements.txt
-.venv-demo/installed: examples/requirements.txt
+$(VENV)/installed: requirements.txt
+# An interpreter that is asked for and is not that of the environment makes a new one.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell cat $(VENV)/installed 2>/dev/null),$(PYTHON))
+$(VENV)/installed: another-python
+endif
+endif
 .venv-lint/installed: .ci/lint-requirements.txt
-.venv-demo/installed: EXTRA = $(NINJA)
 
+# An old pip says nothing while it installs several GB.
 .venv-%/installed:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "roialign_ext needs Python 3.10 or newer, \
 	and $(PYTHON) is " + sys.version.split()[0] + ": choose another with make PYTHON=...")'
 	@echo "== Creating $(@D)"
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D)
-	@echo "== Installing what $< pins (torch is a large download)"
-	$(@D)/bin/pip install $(INSTALL_ARGS) -r $< $(EXTRA)
-	@touch $@
+	@$(@D)/bin/pip install --quiet pip==25.3
+	@echo "== Installing what $< pins"
+	$(@D)/bin/pip install $(INSTALL_ARGS) -r $<
+	@echo $(PYTHON) > $@

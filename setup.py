@@ -4,12 +4,14 @@ The CUDA kernels are built where torch has CUDA and a toolkit of its version is 
 
 Environment variables: MAX_JOBS limits the compilers that run at once, CXX and CXXFLAGS are honoured as usual.
 CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the architectures (default: those of the GPUs here; without one, those
-of RELEASE_ARCHITECTURES that nvcc knows). FORCE_CUDA=1 makes a build without CUDA kernels an error, ROIALIGN_EXT_CUDA=0
-leaves them out. ROIALIGN_EXT_SANITIZE=1 builds with the address and undefined-behaviour sanitizers, for the CPU alone.
+of RELEASE_ARCHITECTURES that nvcc knows; "native": without a GPU no CUDA kernels). FORCE_CUDA=1 makes a build without
+CUDA kernels an error, ROIALIGN_EXT_CUDA=0 leaves them out. ROIALIGN_EXT_SANITIZE=1 builds with the address and
+undefined-behaviour sanitizers, for the CPU alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -44,12 +46,46 @@ def stop(sentence: str) -> NoReturn:
 
 if sys.platform != "linux":
     stop(f"builds on Linux only so far, and this platform is {sys.platform}.")
+
+
+def isolated_builder() -> tuple[str, str] | None:
+    """The tool that runs this build in an environment made for it alone, and how it builds in the present one."""
+    if any("pip-build-env-" in entry for entry in sys.path):
+        return "pip", "add --no-build-isolation, as in `pip install --no-build-isolation .`"
+    if re.search(r"[/\\]builds-v\d+[/\\]", sys.prefix):
+        return "uv", "add --no-build-isolation, as in `uv pip install --no-build-isolation .`"
+    if Path(sys.prefix).name.startswith("build-env-"):
+        return "python -m build", "add --no-isolation"
+    return None
+
+
+def torch_outside() -> bool:
+    """Whether the environment that pip runs in has torch; pip hides that environment by PYTHONPATH alone."""
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    return subprocess.run([sys.executable, "-E", "-c", look], check=False).returncode == 0
+
+
+def no_torch() -> str:
+    """Why torch cannot be imported here, and what to do."""
+    install = f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer"
+    builder = isolated_builder()
+    if builder is None:
+        return f"{install} first, {INSTALL} (a build in isolation does not see the torch of your environment)."
+    tool, remedy = builder
+    if tool == "pip":
+        first = "" if torch_outside() else f"{install} first, then "
+    else:
+        first = f"{install} if your environment has none, then "
+    return f"{tool} builds in isolation and does not see the torch of your environment: {first}{remedy}."
+
+
 try:
     import torch
 except ModuleNotFoundError:
-    stop(f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first, {INSTALL}.")
+    stop(no_torch())
 TORCH_VERSION = str(torch.__version__)
-if tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2]) < OLDEST_TORCH:
+RUNNING_TORCH = tuple(int(number) for number in re.findall(r"\d+", TORCH_VERSION)[:2])
+if RUNNING_TORCH < OLDEST_TORCH:
     stop(
         f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first (version {TORCH_VERSION} is installed), "
         f"{INSTALL}."
@@ -61,7 +97,16 @@ if (ROOT / "pyproject.toml").is_file() and int(setuptools.__version__.split(".")
         f"{INSTALL}."
     )
 
-from torch.utils import cpp_extension  # noqa: E402  (needs the checks above)
+# These need the checks above.
+from setuptools.command.build import build  # noqa: E402
+from setuptools.command.egg_info import egg_info  # noqa: E402
+from setuptools.command.sdist import sdist  # noqa: E402
+from torch.utils import cpp_extension  # noqa: E402
+
+# One build folder for each torch and kind of build, so that no object or module of another one is ever packed.
+BUILD_FOLDER = f"build/torch-{TORCH_VERSION}{'-sanitize' if SANITIZE else ''}"
+ANY_TORCH = f"torch>={OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}"
+THIS_TORCH = f"torch=={RUNNING_TORCH[0]}.{RUNNING_TORCH[1]}.*"
 
 
 def compile_flags() -> list[str]:
@@ -165,6 +210,8 @@ def architectures(home: Path) -> str:
     request = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
     if request and request != "native":
         return request
+    if request == "native" and torch.cuda.device_count() == 0:
+        raise NoCudaError("TORCH_CUDA_ARCH_LIST=native builds for the GPUs here, and there is none")
     known = {
         f"{int(number) // 10}.{int(number) % 10}"
         for number in re.findall(r"compute_(\d+)", ask_nvcc(home, "--list-gpu-arch"))
@@ -205,6 +252,12 @@ def toolkit_or_reason() -> tuple[Toolkit | None, str]:
         return None, str(reason)
 
 
+def fingerprint(*versions: str) -> str:
+    """A macro that nothing reads. ninja compiles again where a command changed, but another compiler under the same
+    name changes none."""
+    return f"-DROIALIGN_EXT_BUILT_WITH=0x{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:8]}"
+
+
 def add_cuda(module: setuptools.Extension, toolkit: Toolkit) -> None:
     """Adds the CUDA kernels and their glue to the compiled module."""
     os.environ["TORCH_CUDA_ARCH_LIST"] = toolkit.architectures
@@ -215,11 +268,33 @@ def add_cuda(module: setuptools.Extension, toolkit: Toolkit) -> None:
         "cxx": [*module.extra_compile_args, "-isystem", str(toolkit.home / "include")],
         # torch's flags take the conversions of half precision away, which the kernels use.
         "nvcc": ["-std=c++17", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
-        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")],
+        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")]
+        + [fingerprint(ask_nvcc(toolkit.home, "--version"), compiler_version(), TORCH_VERSION)],
     }
     # The static runtime, so that the module depends on no toolkit.
     module.libraries += ["c10_cuda", "cudart_static", "dl", "rt", "pthread"]
     module.library_dirs += [str(toolkit.home / name) for name in ("lib64", "lib") if (toolkit.home / name).is_dir()]
+
+
+# An editable install imports the Python files from the sources. What was compiled lies in the environment, so that
+# several environments can share the sources, and `pip uninstall` removes it: this package there leads to it.
+EDITABLE = "_roialign_ext_editable"
+FINDER = '''"""Written by setup.py for an editable install: leads to what was compiled for this environment."""
+
+import os
+from importlib.machinery import PathFinder
+
+SOURCES = {sources!r}
+MODULES = ("roialign_ext._C", "roialign_ext._build_info")
+
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in MODULES or SOURCES not in map(os.path.realpath, path or ()):
+            return None
+        return PathFinder.find_spec(name, __path__)
+'''
 
 
 class Build(cpp_extension.BuildExtension):
@@ -227,12 +302,17 @@ class Build(cpp_extension.BuildExtension):
 
     def finalize_options(self) -> None:
         super().finalize_options()
+        # An editable install would build in a folder that is deleted afterwards, and put the module into the sources.
+        self.build_temp = str(ROOT / BUILD_FOLDER / f"objects-{sys.implementation.cache_tag}")
+        if self.editable_mode:
+            self.inplace = False
         # Timestamps cannot tell that another torch or other flags built the objects; ninja compares command lines.
         self.force = True
 
     def run(self) -> None:
         compiler = compiler_version()
         toolkit, reason = toolkit_or_reason()
+        self.extensions[0].extra_compile_args.append(fingerprint(compiler, TORCH_VERSION))
         if toolkit is not None:
             add_cuda(self.extensions[0], toolkit)
         print(f"roialign_ext: torch {TORCH_VERSION}, {compiler}; CUDA kernels: {toolkit or f'no, {reason}'}")
@@ -248,12 +328,56 @@ class Build(cpp_extension.BuildExtension):
         lines = ['"""Written by setup.py: what the compiled module was built with."""', ""]
         lines += [f"{name} = {value!r}" for name, value in info.items()]
         self.build_info().write_text("\n".join(lines) + "\n")
+        if self.editable_mode:
+            self.put_into_environment()
 
     def build_info(self) -> Path:
         return Path(self.get_ext_fullpath("roialign_ext._C")).with_name("_build_info.py")
 
+    def put_into_environment(self) -> None:
+        """Adds what was compiled to the wheel of an editable install."""
+        wheel = Path(self.get_finalized_command("install").install_platlib)
+        folder = wheel / EDITABLE
+        folder.mkdir()
+        for path in (Path(self.get_ext_fullpath("roialign_ext._C")), self.build_info()):
+            shutil.copy(path, folder)
+        (folder / "__init__.py").write_text(FINDER.format(sources=os.path.realpath(ROOT / "roialign_ext")))
+        (wheel / f"{EDITABLE}.pth").write_text(f"import sys, {EDITABLE}; sys.meta_path.insert(0, {EDITABLE}.Finder)\n")
+
     def get_outputs(self) -> list[str]:
         return [*super().get_outputs(), str(self.build_info())]
+
+
+class CleanBuild(build):
+    """Starts from an empty folder, so that no module that the sources have lost is packed; objects are elsewhere."""
+
+    def run(self) -> None:
+        shutil.rmtree(Path(self.build_lib) / "roialign_ext", ignore_errors=True)
+        super().run()
+
+
+class Metadata(egg_info):
+    """Stays out of the sources, where pip and importlib.metadata would take what it writes for an installation."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.egg_base = BUILD_FOLDER
+
+    def finalize_options(self) -> None:
+        Path(self.egg_base).mkdir(parents=True, exist_ok=True)
+        super().finalize_options()
+
+
+class SourceArchive(sdist):
+    """Sources go with every supported torch; a binary goes with one minor release."""
+
+    def run(self) -> None:
+        self.distribution.install_requires = self.distribution.metadata.install_requires = [ANY_TORCH]
+        super().run()
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        # setuptools adds its own list of the files, from the folder of a torch.
+        super().make_release_tree(base_dir, [name for name in files if not name.startswith("build/")])
 
 
 def extension() -> setuptools.Extension:
@@ -272,7 +396,10 @@ def extension() -> setuptools.Extension:
     return module
 
 
-# One build folder for each torch and kind of build, so that no object or module of another one is ever packed.
-build_folder = f"build/torch-{TORCH_VERSION}{'-sanitize' if SANITIZE else ''}"
-options: dict[str, dict[str, Any]] = {"build": {"build_base": build_folder}}
-setuptools.setup(ext_modules=[extension()], cmdclass={"build_ext": Build}, options=options)
+options: dict[str, dict[str, Any]] = {"build": {"build_base": BUILD_FOLDER}}
+setuptools.setup(
+    ext_modules=[extension()],
+    cmdclass={"build": CleanBuild, "build_ext": Build, "egg_info": Metadata, "sdist": SourceArchive},
+    options=options,
+    install_requires=[THIS_TORCH],
+)

@@ -24,5 +24,5 @@ assert "-fsanitize=address" in _build_info.FLAGS, "this build has no sanitizers"
 print("kernels:", roialign_ext.cpu_capability())'
   [ $capability = avx512 ] || set -- test_layouts.py test_max_pool.py test_family_gradients.py
   # shellcheck disable=SC2086
-  ATEN_CPU_CAPABILITY=$capability LD_PRELOAD=$libraries "$python" -m pytest -q ${AT_ONCE:-} -p no:cacheprovider "$@"
+  ATEN_CPU_CAPABILITY=$capability LD_PRELOAD=$libraries "$python" -m pytest -q ${TEST_OPTIONS:-} -p no:cacheprovider "$@"
 done

@@ -1,6 +1,8 @@
-"""The photograph of 24 coins, their masks, and random views of them to train on."""
+"""A photograph with masks of what is on it, by default 24 coins, cut into two parts, and random views to train on."""
 # mypy: allow-untyped-calls
 
+import contextlib
+import io
 import json
 import math
 import random
@@ -10,35 +12,104 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pycocotools import mask as rle
+from PIL import Image
+from pycocotools.coco import COCO
 from skimage import data
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 ANNOTATIONS = Path(__file__).with_name("coins_annotations.json")
-SPLIT_ROW = 151  # two rows of coins lie above this row of pixels (training), two below (held out)
-VIEW_SIZE = 152  # side of a training view in pixels: the height of the held-out part
-SMALLEST_PART = 200  # square pixels; a coin that shows less than this at the edge of a view is not asked for
+VIEW_SIZE = 152  # side of a training view in pixels: the height of the held-out part of the coins
+OBJECT_SIZE = 48  # pixels, about the side of a coin: one's own photograph is scaled until its objects are as large
+SMALLEST_PART = 200  # square pixels; what shows less than this at the edge of a view is not asked for
+
+
+class DataError(Exception):
+    """What is wrong with a photograph or its annotations, as one sentence."""
 
 
 @dataclass
 class Scene:
-    """A part of the photograph: image [1, H, W] from 0 to 1 and masks [coins, H, W] of zeros and ones, all float32."""
+    """A part of a photograph: image [1, H, W] from 0 to 1 and masks [objects, H, W] of zeros and ones, all float32."""
 
     image: Tensor
     masks: Tensor
 
+    def to(self, device: torch.device) -> "Scene":
+        return Scene(self.image.to(device), self.masks.to(device))
 
-def load_scenes() -> tuple[Scene, Scene]:
-    """The part to train on and the part held out."""
-    image = torch.from_numpy(data.coins())[None] / 255
-    annotations = json.loads(ANNOTATIONS.read_text())["annotations"]
-    masks = torch.from_numpy(np.stack([rle.decode(entry["segmentation"]) for entry in annotations])).float()
-    above = masks[:, SPLIT_ROW:].sum(dim=(1, 2)) == 0
-    return (
-        Scene(image[:, :SPLIT_ROW], masks[above, :SPLIT_ROW]),
-        Scene(image[:, SPLIT_ROW:], masks[~above, SPLIT_ROW:]),
+
+def load_scenes(photograph: Path | None, annotations: Path | None) -> tuple[Scene, Scene]:
+    """The part to train on and the part held out, of the coins or of one's own photograph with COCO annotations."""
+    if photograph is None or annotations is None:
+        masks = read_masks(ANNOTATIONS, None)
+        return split(Scene(torch.from_numpy(data.coins())[None] / 255, masks))
+    try:
+        grey = np.array(Image.open(photograph).convert("L"))
+    except OSError as error:
+        raise DataError(f"{photograph} is no image that can be read: {error}") from None
+    scene = Scene(torch.from_numpy(grey)[None] / 255, read_masks(annotations, photograph.name))
+    if scene.image.shape[1:] != scene.masks.shape[1:]:
+        sizes = ["{2} x {1}".format(*tensor.shape) for tensor in (scene.image, scene.masks)]
+        raise DataError(f"{photograph} has {sizes[0]} pixels, but its annotations are for {sizes[1]}.")
+    return split(as_large_as_coins(scene))
+
+
+def read_masks(path: Path, name: str | None) -> Tensor:
+    """The masks [objects, H, W] of one image of a COCO file: the only one, or that of this name."""
+    try:
+        coco = COCO()
+        coco.dataset = json.loads(path.read_text())
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step it takes
+            coco.createIndex()
+        images = list(coco.imgs.values())
+        if len(images) > 1:
+            images = [image for image in images if Path(image["file_name"]).name == name]
+        if len(images) != 1:
+            raise DataError(f"{path} has {len(images)} images with the file_name {name}: one is needed.")
+        entries = [e for e in coco.imgToAnns[images[0]["id"]] if not e.get("iscrowd") and e.get("segmentation")]
+        masks = [coco.annToMask(entry) for entry in entries]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} holds no annotations as COCO writes them: {error!r}") from None
+    masks = [mask for mask in masks if mask.any()]
+    if not masks:
+        raise DataError(f"{path} has no masks (segmentation) for this image.")
+    return torch.from_numpy(np.stack(masks)).float()
+
+
+def as_large_as_coins(scene: Scene) -> Scene:
+    """The scene scaled until the median side of its objects is OBJECT_SIZE: what the detector is made for."""
+    boxes = masks_to_boxes(scene.masks)
+    sides = ((boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)).sqrt()
+    factor = OBJECT_SIZE / sides.median().item()
+    size = [max(1, round(factor * length)) for length in scene.image.shape[1:]]
+    return Scene(
+        F.interpolate(scene.image[None], size, mode="bilinear", antialias=True)[0],
+        F.interpolate(scene.masks[None], size, mode="nearest-exact")[0],
     )
+
+
+def split(scene: Scene) -> tuple[Scene, Scene]:
+    """The two sides of the row, or the column, that cuts the fewest objects; of several the one nearest the middle."""
+    cuts = []
+    for axis in (1, 2):
+        shown = scene.masks.amax(3 - axis) > 0  # [objects, rows or columns]
+        length = shown.shape[1]
+        for position in range(math.ceil(length / 3), length * 2 // 3 + 1):
+            both = shown[:, :position].any(1) & shown[:, position:].any(1)
+            cuts.append((int(both.sum()), axis, abs(position - length / 2), position))
+    if not cuts:
+        raise DataError(f"a photograph of {tuple(scene.image.shape[1:])} pixels is too small to be cut in two.")
+    _, axis, _, position = min(cuts)
+    parts = []
+    for start, stop in ((0, position), (position, scene.image.shape[axis])):
+        image, masks = (t.narrow(axis, start, stop - start) for t in (scene.image, scene.masks))
+        parts.append(Scene(image, masks[masks.sum((1, 2)) >= SMALLEST_PART]))
+    if not all(len(part.masks) for part in parts):
+        raise DataError("one part of the photograph is trained on and the other held out: each needs an object.")
+    return parts[0], parts[1]
 
 
 def random_view(scene: Scene, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
@@ -49,18 +120,20 @@ def random_view(scene: Scene, rng: random.Random) -> tuple[Tensor, dict[str, Ten
     mirror = rng.choice((-1, 1))
     # affine_grid maps view to scene, both measured from -1 to 1, edge to edge.
     across, down = scale * VIEW_SIZE / width, scale * VIEW_SIZE / height
-    x, y = rng.uniform(-1, 1) * (1 - across), rng.uniform(-0.2, 0.2)
+    x, y = rng.uniform(-1, 1) * max(0.2, 1 - across), rng.uniform(-1, 1) * max(0.2, 1 - down)
     cos, sin = math.cos(angle), math.sin(angle)
     view_to_scene = [[mirror * cos * across, -sin * across, x], [mirror * sin * down, cos * down, y]]
-    grid = F.affine_grid(torch.tensor([view_to_scene]), [1, 1, VIEW_SIZE, VIEW_SIZE], align_corners=False)
+    theta = torch.tensor([view_to_scene], device=scene.image.device)
+    grid = F.affine_grid(theta, [1, 1, VIEW_SIZE, VIEW_SIZE], align_corners=False)
     layers = torch.cat((scene.image, scene.masks))[None]
-    # No coin touches the border of the scene, so repeating its border pixels continues the background.
+    # Repeating the border pixels continues the background, where no object touches the border as no coin does.
     view = F.grid_sample(layers, grid, padding_mode="border", align_corners=False)[0]
 
     contrast, brightness = rng.uniform(0.7, 1.3), rng.uniform(-0.15, 0.15)
     image = (contrast * (view[:1] - 0.5) + 0.5 + brightness).clamp(0, 1)
     masks = view[1:] > 0.5
     masks = masks[masks.sum(dim=(1, 2)) >= SMALLEST_PART]
-    boxes = masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])  # to the far edge of the last pixel
-    labels = torch.ones(len(masks), dtype=torch.int64)
+    boxes = masks_to_boxes(masks)
+    boxes = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])  # to the far edge of the last pixel
+    labels = torch.ones(len(masks), dtype=torch.int64, device=boxes.device)
     return image, {"boxes": boxes, "labels": labels, "masks": masks.to(torch.uint8)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
+from torchvision.ops import box_iou, masks_to_boxes
 
 from coins_data import Scene
 
@@ -18,8 +20,19 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 SHOWN_SCORE = 0.5  # detections below this score are left out of the picture (the average precision counts all)
+UNMATCHED = (1.0, 1.0, 1.0, 1.0)  # colour of a detection that no object of the truth overlaps by half
+
+
+@dataclass
+class Found:
+    """What one detector found: boxes [K, 4] in image pixels, masks [K, 1, H, W] and scores [K]; its training losses."""
+
+    title: str
+    detections: dict[str, Tensor]
+    losses: list[float]
 
 
 def annotation(index: int, mask: Tensor) -> dict[str, Any]:
@@ -42,7 +55,7 @@ def average_precision(detections: dict[str, Tensor], scene: Scene) -> dict[str, 
     truth = COCO()
     truth.dataset = {
         "images": [{"id": 1, "height": height, "width": width}],
-        "categories": [{"id": 1, "name": "coin"}],
+        "categories": [{"id": 1, "name": "object"}],
         "annotations": [annotation(i, mask) for i, mask in enumerate(scene.masks, start=1)],
     }
     boxes, masks = [], []
@@ -52,7 +65,7 @@ def average_precision(detections: dict[str, Tensor], scene: Scene) -> dict[str, 
         boxes.append({**common, "bbox": [x1, y1, x2 - x1, y2 - y1]})
         masks.append({**common, "segmentation": annotation(0, mask[0] > 0.5)["segmentation"]})
 
-    result = {"box_ap": 0.0, "box_ap50": 0.0, "mask_ap": 0.0, "mask_ap50": 0.0}
+    result = {"box": 0.0, "box50": 0.0, "mask": 0.0, "mask50": 0.0}
     if not boxes:
         return result
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step it takes
@@ -62,45 +75,73 @@ def average_precision(detections: dict[str, Tensor], scene: Scene) -> dict[str, 
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            result[f"{kind}_ap"], result[f"{kind}_ap50"] = map(float, evaluation.stats[:2])
+            result[kind], result[f"{kind}50"] = map(float, evaluation.stats[:2])
     return result
 
 
-def draw(axes: Axes, image: Tensor, boxes: Tensor, masks: Tensor, captions: list[str], title: str) -> None:
+def colours_of(boxes: Tensor, truth: Tensor) -> list[tuple[float, ...]]:
+    """The colour of the object of the truth that a box overlaps most, by half at least."""
+    palette = plt.get_cmap("tab20")
+    colours: list[tuple[float, ...]] = []
+    for overlaps in box_iou(boxes, truth):
+        best = int(overlaps.argmax())
+        # The ten dark colours come first, then the ten light ones.
+        colours.append(palette(2 * best % 20 + best // 10 % 2) if overlaps[best] >= 0.5 else UNMATCHED)
+    return colours
+
+
+def draw(axes: Axes, image: Tensor, boxes: Tensor, masks: Tensor, captions: list[str], truth: Tensor) -> None:
     """The photograph with its masks tinted and boxes (image pixels, 0 at the left edge of the first pixel) outlined."""
     height, width = image.shape[1:]
-    axes.imshow(image[0], cmap="gray", extent=(0, width, height, 0))
-    colours = plt.get_cmap("tab20")
-    for i, (box, mask, caption) in enumerate(zip(boxes, masks, captions, strict=True)):
-        colour = colours(2 * i % 20)
+    axes.imshow(image[0], cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
+    for box, mask, caption, colour in zip(boxes, masks, captions, colours_of(boxes, truth), strict=True):
         tint = np.zeros((height, width, 4))
         tint[mask.numpy() > 0.5] = (*colour[:3], 0.45)
         axes.imshow(tint, extent=(0, width, height, 0))
         x1, y1, x2, y2 = box.tolist()
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=1.2))
-        axes.text(x1, y1 - 2, caption, color="white", fontsize=7)
-    axes.set_title(title, fontsize=10)
+        # Inside the box, and beside the far edges of the frame at its far side: the frame cuts nothing off.
+        x, ha = (x2 - 1, "right") if x1 > 0.95 * width else (x1 + 1, "left")
+        y, va = (y2 - 1, "bottom") if y1 > 0.93 * height else (y1 + 1, "top")
+        plate = {"pad": 0.8, "lw": 0, "fc": "#000a"}
+        axes.text(x, y, caption, color="white", fontsize=6, ha=ha, va=va, bbox=plate)
     axes.axis("off")
 
 
-def save_picture(path: Path, scene: Scene, detections: dict[str, Tensor], losses: list[float], title: str) -> None:
-    """Truth, detections and the loss curve, one below the other."""
-    shown = detections["scores"] >= SHOWN_SCORE
-    scores = detections["scores"][shown].tolist()
-    true_boxes = [annotation(0, mask)["bbox"] for mask in scene.masks]
-    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 9), height_ratios=(3, 3, 2), layout="constrained")
-    corners = Tensor([(x, y, x + w, y + h) for x, y, w, h in true_boxes])
-    draw(top, scene.image, corners, scene.masks, [""] * len(corners), f"truth: {len(corners)} held-out coins")
-    draw(
-        middle,
-        scene.image,
-        detections["boxes"][shown],
-        detections["masks"][shown, 0],
-        [f"{score:.2f}" for score in scores],
-        title,
+def draw_losses(axes: Axes, runs: list[Found]) -> None:
+    """The training loss of every step, on a logarithmic axis."""
+    for run, style in zip(runs, ("-", "--"), strict=False):  # losses that are equal stay visible
+        marker = "." if len(run.losses) < 20 else ""
+        steps = range(1, len(run.losses) + 1)
+        axes.semilogy(steps, run.losses, style, marker=marker, linewidth=0.8, label=run.title.split(",")[0])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="step", ylabel="training loss")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def save_picture(path: Path, scene: Scene, runs: list[Found]) -> None:
+    """Truth, what each detector found, and the losses, one below the other; an object has one colour throughout."""
+    truth = masks_to_boxes(scene.masks)
+    truth = truth + truth.new_tensor([0.0, 0.0, 1.0, 1.0])  # to the far edge of the last pixel
+    height, width = scene.image.shape[1:]
+    shape = min(1.2, height / width)
+    trained = any(run.losses for run in runs)
+    panels = [8 * shape] * (1 + len(runs)) + [2.2] * trained
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(8, sum(panels) + 0.5 * len(panels)), height_ratios=panels, layout="constrained"
     )
-    bottom.semilogy(losses, linewidth=0.8)
-    bottom.set(xlabel="step", ylabel="training loss")
-    bottom.grid(alpha=0.3)
+    draw(axes[0], scene.image, truth, scene.masks, [""] * len(truth), truth)
+    axes[0].set_title(f"truth: {len(truth)} objects, held out from training", fontsize=10)
+    for panel, run in zip(axes[1:], runs, strict=False):
+        shown = run.detections["scores"] >= SHOWN_SCORE
+        boxes, masks = run.detections["boxes"][shown], run.detections["masks"][shown, 0]
+        draw(panel, scene.image, boxes, masks, [f"{score:.2f}" for score in run.detections["scores"][shown]], truth)
+        panel.set_title(f"{run.title}: {len(boxes)} found", fontsize=10)
+    if trained:
+        draw_losses(axes[-1], runs)
     figure.savefig(path, dpi=130)
     plt.close(figure)

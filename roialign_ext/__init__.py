@@ -1,15 +1,15 @@
 """RoI pooling operators of object detection for PyTorch, hand-written for the CPU and for CUDA."""
 
+# The errors carry the package's name: `python -m roialign_ext` then ends in their one sentence, without a traceback.
 from ._environment import built_for, load_failure, version_conflict
 
-# Beside another torch the compiled module may load and then crash or misread tensors, so it is not even tried. Both
-# errors carry the package's name: `python -m roialign_ext` then ends in their one sentence, without a traceback.
+# Beside another torch the compiled module may load and then crash or misread tensors, so it is not even tried.
 if (_conflict := version_conflict(built_for())) is not None:
     raise ImportError(_conflict, name=__name__)
 try:
     from . import _C
 except ImportError as error:
-    raise ImportError(load_failure(error), name=__name__) from error
+    raise ImportError(load_failure(error), name=__name__) from None
 
 from . import autograd as autograd
 from ._onnx_registration import register as _register_for_onnx

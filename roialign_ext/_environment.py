@@ -7,21 +7,66 @@ from __future__ import annotations
 import os
 import platform
 import re
+import site
+import sys
+import sysconfig
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ImportError(
+        f"roialign_ext needs torch, which {sys.executable} does not have: start the Python of the environment that "
+        "has both, or install torch there and then roialign_ext with `pip install --no-build-isolation`.",
+        name="roialign_ext",
+    ) from None
 
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps <folder of roialign_ext's sources>"
 
 
+def has_compiled_module() -> bool:
+    """Whether there is a compiled module for this Python, in this folder or where an editable install keeps it."""
+    return find_spec("roialign_ext._C") is not None
+
+
 def built_for() -> str | None:
     """The torch version that the compiled module was built for; None where nothing was built."""
+    if not has_compiled_module():
+        return None
     try:
         from ._build_info import TORCH_VERSION
     except ModuleNotFoundError:
         return None
     return TORCH_VERSION
+
+
+def installed_elsewhere() -> Path | None:
+    """Another folder of this package that has a compiled module for this Python, if this interpreter knows one."""
+    here = Path(__file__).resolve().parent
+    known = [*sys.path, *(sysconfig.get_path(name) for name in ("platlib", "purelib")), *site.getsitepackages()]
+    for entry in [*known, site.getusersitepackages()]:
+        folder = Path(entry) / "roialign_ext"
+        if folder.resolve() != here and PathFinder.find_spec("roialign_ext._C", [str(folder)]) is not None:
+            return folder
+    editable = sys.modules.get("_roialign_ext_editable")  # setup.py writes it
+    return None if editable is None else Path(editable.SOURCES)
+
+
+def _hidden_by_sources(installed: Path) -> str:
+    """One sentence for sources that come before the installed package on the path of Python."""
+    sources = Path(__file__).resolve().parent
+    folder = sources.parent
+    if folder in [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]:
+        remedy = f"take {folder} off PYTHONPATH"
+    else:
+        safe_path = ", or start it with `python -P`" if sys.version_info >= (3, 11) else ""
+        remedy = f"start Python, or the notebook, in another folder than {folder}{safe_path}"
+    return f"roialign_ext is installed in {installed}, but Python found its sources in {sources} first: {remedy}."
 
 
 def _minor_release(version: str) -> list[str]:
@@ -37,14 +82,20 @@ def version_conflict(built: str | None, running: str = torch.__version__) -> str
 
 def load_failure(error: ImportError) -> str:
     """One sentence that says why a compiled module made for this torch could not be imported, and what to do."""
-    built = built_for()
-    if built is None:
+    here = Path(__file__).parent
+    if not has_compiled_module():
+        installed = installed_elsewhere()
+        if installed is not None:
+            return _hidden_by_sources(installed)
+        others = ", ".join(sorted(path.name for path in here.glob("_C.*.so")))
+        this_python = f" for Python {platform.python_version()}, only {others}" if others else ""
         return (
-            f"roialign_ext in {Path(__file__).parent} has no compiled module: build and install it with "
+            f"roialign_ext in {here} has no compiled module{this_python}: build and install it with "
             "`pip install --no-build-isolation .` in its source folder, and import it from any other folder."
         )
+    built_with = built_for()
     return (
-        f"roialign_ext, built for torch {built}, could not be loaded beside torch {torch.__version__} ({error}): "
+        f"roialign_ext, built for torch {built_with}, could not be loaded beside torch {torch.__version__} ({error}): "
         f"rebuild it with `{REBUILD}`."
     )
 

@@ -374,12 +374,13 @@ def _kernel_under_transforms(
     changes its arguments, runs one transform further down.
     """
     operator = getattr(ops, name).default
+    apply: Any = function.apply  # untyped in some releases of torch
 
     def differentiable(*args: Any) -> Any:
         if place_of_maps is not None:
             maps = args[place_of_maps]
             args = (len(maps), *maps, *args[:place_of_maps], *args[place_of_maps + 1 :])
-        return function.apply(*args)  # type: ignore[no-untyped-call]
+        return apply(*args)
 
     def kernel(*args: Any) -> Any:
         transform: Any = retrieve_current_functorch_interpreter()

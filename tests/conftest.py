@@ -27,6 +27,21 @@ settings.register_profile(
 settings.register_profile("search", deadline=None, max_examples=1000, suppress_health_check=list(HealthCheck))
 settings.load_profile("repeatable")
 
+# TorchScript is deprecated in torch and still deployed: the tests that use it do so on purpose.
+KNOWN_WARNINGS = tuple(
+    f"ignore:`torch.jit.*` is {state}:{category}"
+    for state in ("deprecated", "not supported in Python 3.14")
+    for category in ("DeprecationWarning", "FutureWarning")
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets `pytest -W error`, as CI runs it, fail on unknown warnings alone: a mark goes before the command line."""
+    for item in items:
+        for known in KNOWN_WARNINGS:
+            item.add_marker(pytest.mark.filterwarnings(known))
+
+
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 DTYPES = (*LOW_PRECISION, torch.float32, torch.float64)
 LAYOUTS = (

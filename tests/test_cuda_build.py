@@ -125,8 +125,16 @@ def test_requested_architectures(
 ) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", request_)
     assert setup.architectures(toolkit) == request_
+
+
+def test_native_architectures(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the GPUs here; without one there is nothing to compile for."""
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "native")
-    assert setup.architectures(toolkit).startswith("7.5;")
+    reason = "TORCH_CUDA_ARCH_LIST=native builds for the GPUs here, and there is none"
+    assert setup.toolkit_or_reason() == (None, reason)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: (8, 6))
+    assert setup.find_toolkit().architectures == "8.6"
 
 
 NO_CUDA = [

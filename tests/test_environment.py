@@ -40,13 +40,13 @@ IN_ORDER = Environment(
 )
 
 
-def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python where the folder of the sources is not on its path."""
+def run(*command: str, folder: Path = Path(__file__).parent, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python, by default where the folder of the sources is not on its path."""
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **variables}
     return subprocess.run(
         [sys.executable, *command],
         env=environment,
-        cwd=Path(__file__).parent,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
@@ -188,7 +188,7 @@ def test_load_failure_with_the_right_torch(monkeypatch: pytest.MonkeyPatch) -> N
     assert "rebuild it" in sentence
 
 
-NOT_BUILT = (None, None, "has no compiled module: build and install it")
+NOT_BUILT = (None, None, f"is installed in {PACKAGE}, but Python found its sources in")
 OTHER_TORCH = (
     "2.9.0",
     "raise SystemExit('a binary for another torch must not be loaded')",
@@ -220,6 +220,7 @@ def test_a_failing_import_says_what_to_do(broken_package: tuple[str, str]) -> No
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: roialign_ext")
     assert words in last
+    assert result.stderr.count("Traceback") == 1  # of the import alone
 
 
 def test_the_command_says_it_without_a_traceback(broken_package: tuple[str, str]) -> None:
@@ -230,6 +231,57 @@ def test_the_command_says_it_without_a_traceback(broken_package: tuple[str, str]
     (line,) = result.stderr.splitlines()
     assert "ImportError: roialign_ext" in line
     assert words in line
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with the sources of the package, which were never built there."""
+    shutil.copytree(
+        PACKAGE, tmp_path / "roialign_ext", ignore=shutil.ignore_patterns("_C*.so", "_build_info.py", "__pycache__")
+    )
+    return tmp_path
+
+
+def test_sources_that_hide_the_installed_package(clone: Path) -> None:
+    sentence = (
+        f"roialign_ext is installed in {PACKAGE}, but Python found its sources in {clone / 'roialign_ext'} first: "
+        f"start Python, or the notebook, in another folder than {clone}"
+    )
+    remedy = ", or start it with `python -P`." if sys.version_info >= (3, 11) else "."
+    result = run("-c", "import roialign_ext", folder=clone)
+    assert result.stderr.splitlines()[-1] == f"ImportError: {sentence}{remedy}"
+    assert result.stderr.count("Traceback") == 1
+    result = run("-m", "roialign_ext", folder=clone)
+    (line,) = result.stderr.splitlines()
+    assert sentence in line
+    if sys.version_info >= (3, 11):
+        assert run("-P", "-c", "import roialign_ext", folder=clone).returncode == 0
+
+
+def test_sources_on_pythonpath(clone: Path) -> None:
+    result = run("-c", "import roialign_ext", PYTHONPATH=f"{clone}{os.pathsep}{PACKAGE.parent}")
+    assert result.stderr.splitlines()[-1].endswith(f"first: take {clone} off PYTHONPATH.")
+
+
+def test_sources_that_are_installed_nowhere(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = clone / "roialign_ext"
+    monkeypatch.setattr(_environment, "__file__", str(folder / "_environment.py"))
+    monkeypatch.setattr(_environment, "has_compiled_module", lambda: False)
+    monkeypatch.setattr(_environment, "installed_elsewhere", lambda: None)
+    sentence = load_failure(ImportError("no _C"))
+    assert sentence.startswith(
+        f"roialign_ext in {folder} has no compiled module: build and install it with `pip install"
+    )
+    (folder / "_C.cpython-38-x86_64-linux-gnu.so").touch()
+    assert "for Python 3." in load_failure(ImportError("no _C"))
+    assert "only _C.cpython-38-x86_64-linux-gnu.so: build" in load_failure(ImportError("no _C"))
+
+
+def test_no_torch(clone: Path) -> None:
+    (clone / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    result = run("-m", "roialign_ext", folder=clone)
+    (line,) = result.stderr.splitlines()
+    assert f"roialign_ext needs torch, which {sys.executable} does not have" in line
 
 
 def test_the_binary_names_its_torch() -> None:

@@ -9,15 +9,19 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import roialign_ext
+from roialign_ext import _C, _build_info
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(roialign_ext.__file__).parent
 COMMAND = "pip install --no-build-isolation ."
+THIS_TORCH = f"torch=={'.'.join(_C.torch_version.split('.')[:2])}.*"
 
 
 def setup(*arguments: str, folder: Path = ROOT, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -67,9 +71,136 @@ def test_an_older_setuptools_does_without_pyproject(tmp_path: Path) -> None:
     (tmp_path / "modules" / "setuptools.py").write_text("__version__ = '65.5.0'\n")
     shutil.copy(ROOT / "setup.py", tmp_path)
     result = setup("--version", modules=tmp_path / "modules", folder=tmp_path)
-    assert "No module named 'torch.utils'" in result.stderr  # the import behind the checks
+    assert "No module named 'setuptools.command'" in result.stderr  # the first import behind the checks
     (tmp_path / "pyproject.toml").touch()
     assert "version 65.5.0 is installed" in setup("--version", modules=tmp_path / "modules", folder=tmp_path).stderr
+
+
+NO_TORCH = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+
+
+def test_isolation_of_pip(tmp_path: Path) -> None:
+    """pip hides the environment, torch with it, and puts a folder of its own on the path."""
+    modules = tmp_path / "pip-build-env-abc" / "overlay"
+    modules.mkdir(parents=True)
+    (modules / "torch.py").write_text(NO_TORCH)
+    assert setup("--version", modules=modules).stderr == (
+        "roialign_ext: pip builds in isolation and does not see the torch of your environment: "
+        f"add --no-build-isolation, as in `{COMMAND}`.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prefix", "tool", "remedy"),
+    [
+        ("/home/me/.cache/uv/builds-v0/.tmpAbc", "uv", "add --no-build-isolation, as in `uv pip install"),
+        ("/tmp/build-env-abc", "python -m build", "add --no-isolation."),
+    ],
+)
+def test_isolation_in_an_environment_of_its_own(tmp_path: Path, prefix: str, tool: str, remedy: str) -> None:
+    (tmp_path / "torch.py").write_text(NO_TORCH)
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.prefix = {prefix!r}\n")
+    (sentence,) = setup("--version", modules=tmp_path).stderr.splitlines()
+    assert sentence.startswith(f"roialign_ext: {tool} builds in isolation and does not see the torch")
+    assert f"install torch 2.11 or newer if your environment has none, then {remedy}" in sentence
+
+
+def copy_of_the_sources(folder: Path) -> Path:
+    unwanted = (".git", ".venv*", "build", "dist", "outputs", "*_cache", "*.egg-info", ".hypothesis", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*unwanted, "_C*.so", "_build_info.py"))
+    return folder
+
+
+# setup.py with a compiler whose result is the installed module, and which tells its flags and the folder of its objects.
+BUILD = f"""
+import shutil, sys
+from pathlib import Path
+from torch.utils import cpp_extension
+
+def compile(self):
+    print(self.extensions[0].extra_compile_args)
+    print(self.build_temp)
+    target = Path(self.get_ext_fullpath("roialign_ext._C"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy({_C.__file__!r}, target)
+
+cpp_extension.BuildExtension.build_extensions = compile
+__file__ = "setup.py"
+exec(Path("setup.py").read_text())
+"""
+
+
+def build(folder: Path, *arguments: str) -> list[str]:
+    """Runs setup.py with that compiler, and returns what it prints."""
+    variables = {"ROIALIGN_EXT_CUDA": "0", "ROIALIGN_EXT_SANITIZE": "0"}
+    result = subprocess.run(
+        [sys.executable, "-c", BUILD, "--quiet", *arguments],
+        env={**os.environ, **variables},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_an_editable_install_lies_in_its_environment(tmp_path: Path) -> None:
+    """What is compiled goes with the wheel, so that `pip uninstall` takes it away; the sources stay as they are."""
+    sources = copy_of_the_sources(tmp_path / "sources")
+    before = set(sources.rglob("*"))
+    wheels = tmp_path / "wheels"
+    build(sources, "editable_wheel", "--dist-dir", str(wheels))
+    assert {path for path in set(sources.rglob("*")) - before if "build" not in path.parts} == set()
+    environment = tmp_path / "environment"
+    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
+        wheel.extractall(environment)
+    assert f"\nRequires-Dist: {THIS_TORCH}\n" in next(environment.glob("*.dist-info/METADATA")).read_text()
+    code = (
+        "import sys, site; site.addsitedir(sys.argv[1]); import roialign_ext; "
+        "from roialign_ext import _C, _build_info; "
+        "print(roialign_ext.__file__, _C.__file__, _build_info.__file__)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(environment)], cwd=sources, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    package, module, info = map(Path, result.stdout.split())
+    assert package == sources / "roialign_ext" / "__init__.py"
+    assert module.parent == info.parent == environment / "_roialign_ext_editable"
+
+
+def test_objects_are_kept_from_build_to_build(tmp_path: Path) -> None:
+    """An editable install would build in a folder that setuptools deletes."""
+    sources = copy_of_the_sources(tmp_path / "sources")
+    regular = build(sources, "build")
+    editable = build(sources, "editable_wheel", "--dist-dir", str(tmp_path / "wheels"))
+    assert regular[-1] == editable[-1]
+    assert (sources / regular[-1]).is_relative_to(sources / "build" / f"torch-{torch.__version__}")
+
+
+def test_another_compiler_of_the_same_name_changes_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ninja compiles again where a command changed, and would keep the objects of the old compiler otherwise."""
+    sources = copy_of_the_sources(tmp_path / "sources")
+    compiler = tmp_path / "compiler"
+    monkeypatch.setenv("CXX", str(compiler))
+    flags = []
+    for version in (1, 2):
+        compiler.write_text(f"#!/bin/sh\necho compiler {version}\n")
+        compiler.chmod(0o755)
+        flags.append(build(sources, "build")[-2])
+    assert flags[0] != flags[1]
+
+
+def test_a_module_that_the_sources_have_lost_is_not_packed(tmp_path: Path) -> None:
+    sources = copy_of_the_sources(tmp_path / "sources")
+    (sources / "roialign_ext" / "lost.py").touch()
+    build(sources, "build")
+    assert list((sources / "build").rglob("lost.py"))
+    (sources / "roialign_ext" / "lost.py").unlink()
+    build(sources, "build")
+    assert not list((sources / "build").rglob("lost.py"))
+    assert list((sources / "build").rglob("_build_info.py"))
 
 
 def test_setup_names_a_missing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,17 +213,26 @@ def test_setup_names_a_missing_compiler(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_source_archive_holds_everything(tmp_path: Path) -> None:
-    copy = tmp_path / "sources"
-    unwanted = shutil.ignore_patterns(
-        ".git", ".venv*", "build", "dist", "outputs", "*_cache", "*.egg-info", ".hypothesis"
-    )
-    shutil.copytree(ROOT, copy, ignore=unwanted)
+    copy = copy_of_the_sources(tmp_path / "sources")
     (copy / "roialign_ext" / "_build_info.py").write_text("TORCH_VERSION = 'of another build'\n")
     result = setup("sdist", "--dist-dir", str(tmp_path), folder=copy)
     assert result.returncode == 0, result.stderr
     with tarfile.open(tmp_path / f"roialign_ext-{roialign_ext.__version__}.tar.gz") as archive:
         found = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    wanted = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile"}
+        metadata = archive.extractfile(f"roialign_ext-{roialign_ext.__version__}/PKG-INFO")
+        assert metadata is not None
+        assert "\nRequires-Dist: torch>=2.11\n" in metadata.read().decode()
+    assert not [name for name in found if name.startswith("build/") or ".egg-info" in name]
+    wanted = {
+        "setup.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Makefile",
+        "requirements.txt",
+    }
     for folder in ("csrc", "roialign_ext", "tests", "docs", "examples", "benchmarks", ".ci"):
         files = (path for path in (copy / folder).rglob("*") if path.is_file() and path.suffix not in {".so", ".pyc"})
         wanted |= {path.relative_to(copy).as_posix() for path in files}
@@ -104,9 +244,10 @@ def test_source_archive_holds_everything(tmp_path: Path) -> None:
 
 
 def test_installed_files() -> None:
-    names = {path.name for path in PACKAGE.iterdir()}
-    assert {"py.typed", "_C.pyi", "_build_info.py", "_build_info.pyi"} <= names
-    assert any(re.fullmatch(r"_C\..*so", name) for name in names)
+    assert {"py.typed", "_C.pyi", "_build_info.pyi"} <= {path.name for path in PACKAGE.iterdir()}
+    compiled = Path(_C.__file__)
+    assert re.fullmatch(r"_C\..*so", compiled.name)
+    assert Path(_build_info.__file__) == compiled.with_name("_build_info.py")
     sources = {path.relative_to(ROOT / "roialign_ext") for path in (ROOT / "roialign_ext").rglob("*.py")}
     assert {path for path in sources if not (PACKAGE / path).is_file()} == set()
 
@@ -115,7 +256,7 @@ def test_metadata() -> None:
     metadata = importlib.metadata.metadata("roialign_ext")
     assert metadata["Version"] == roialign_ext.__version__
     assert metadata.get_all("Requires-Dist") == [
-        "torch>=2.11",
+        THIS_TORCH,
         'onnx>=1.23; extra == "onnx"',
         'onnxscript>=0.7; extra == "onnx"',
         'matplotlib>=3.8; extra == "viz"',
