@@ -1,8 +1,10 @@
-// The Python module: importing it registers the operators; what it exports are facts about the binary.
+// The Python module: importing it registers the operators; what it exports are facts about the binary and,
+// for tests, how results get their memory.
 #include <mutex>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include <pybind11/pybind11.h>
 
@@ -10,6 +12,7 @@
 #include <torch/version.h>
 
 #include "cpu/isa.h"
+#include "cpu/results.h"
 
 namespace {
 
@@ -24,6 +27,15 @@ int64_t num_threads_seen() {
   return static_cast<int64_t>(threads.size());
 }
 
+std::string choose_pages(int64_t bytes, std::string enabled, std::string defrag, std::string buddyinfo) {
+  return roialign_ext::name_of_pages(
+      roialign_ext::choose_pages(bytes, {std::move(enabled), std::move(defrag), std::move(buddyinfo)}));
+}
+
+void supply_pages(uintptr_t address, int64_t bytes, const std::string& pages) {
+  roialign_ext::supply_pages(reinterpret_cast<void*>(address), bytes, roialign_ext::pages_from_name(pages));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -32,5 +44,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = __VERSION__;
 #endif
   m.def("cpu_capability", &roialign_ext::instruction_set_name);
+  m.def("choose_pages", &choose_pages);
+  m.def("supply_pages", &supply_pages);
   m.def("num_threads_seen", &num_threads_seen, pybind11::call_guard<pybind11::gil_scoped_release>());
 }

@@ -2,9 +2,8 @@
 // threading. The loops are in pool_body.h; those given winners in winners.h, those over rotated boxes in rotated.cpp.
 #include <torch/library.h>
 
-#include <ATen/ops/empty.h>
-
 #include "call.h"
+#include "results.h"
 #include "rotated.h"
 #include "winners.h"
 
@@ -39,8 +38,8 @@ Tensor pool_cpu(at::TensorList input, const Tensor& boxes, const OptionalTensor&
   const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
   check_pool_args(input, boxes, u, v, winners, c10::fromIntArrayRefSlow(output_size), rule, extrapolation_value);
   const BoxCall call = make_box_call(input[0].scalar_type(), sizes_of(input), boxes, u, v, rule);
-  const Tensor output = at::empty({boxes.size(0), input[0].size(1), output_size[0], output_size[1]},
-                                  input[0].options().memory_format(input[0].suggest_memory_format()));
+  const Tensor output = empty_result({boxes.size(0), input[0].size(1), output_size[0], output_size[1]},
+                                     input[0].options().memory_format(input[0].suggest_memory_format()));
   if (output.numel() == 0) return output;
   dispatch_types(input[0].scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
@@ -71,7 +70,7 @@ std::vector<Tensor> pool_grad_input_cpu(const Tensor& grad, const Tensor& boxes,
   std::vector<Tensor> grad_input;
   for (const MapLevel& level : call.levels) {
     grad_input.push_back(
-        at::empty({input_size[0], input_size[1], level.height, level.width}, grad.options().memory_format(format)));
+        empty_result({input_size[0], input_size[1], level.height, level.width}, grad.options().memory_format(format)));
   }
   if (input_size[0] * input_size[1] == 0) return grad_input;
   dispatch_types(grad.scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {

@@ -3,9 +3,8 @@
 
 #include <torch/library.h>
 
-#include <ATen/ops/empty.h>
-
 #include "call.h"
+#include "results.h"
 
 namespace roialign_ext {
 namespace {
@@ -17,8 +16,8 @@ std::tuple<Tensor, Tensor> pool_max_cpu(at::TensorList input, const Tensor& boxe
   check_pool_max_args(input, boxes, c10::fromIntArrayRefSlow(output_size), rule);
   const BoxCall call = make_box_call(input[0].scalar_type(), sizes_of(input), boxes, {}, {}, rule);
   const auto options = input[0].options().memory_format(input[0].suggest_memory_format());
-  const Tensor values = at::empty({boxes.size(0), input[0].size(1), output_size[0], output_size[1]}, options);
-  const Tensor winners = at::empty(values.sizes(), options.dtype(at::kInt));
+  const Tensor values = empty_result({boxes.size(0), input[0].size(1), output_size[0], output_size[1]}, options);
+  const Tensor winners = empty_result(values.sizes(), options.dtype(at::kInt));
   if (values.numel() == 0) return {values, winners};
   dispatch_types(input[0].scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);

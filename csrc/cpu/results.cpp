@@ -1,0 +1,179 @@
+#include "results.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <sstream>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+namespace roialign_ext {
+namespace {
+
+constexpr int64_t kMiB = 1 << 20;
+// Allocators keep what is smaller, and there is little to win.
+constexpr int64_t kWorthPopulating = 8 * kMiB;
+// glibc maps every larger block on its own, so that the advice ends with the block and never covers other memory.
+constexpr int64_t kWorthHugePages = 32 * kMiB;
+constexpr int64_t kHugePage = 2 * kMiB;
+constexpr int64_t kSmallPage = 4096;      // other sizes have other huge pages, and none is smaller
+constexpr int kSmallPagesOfHugePage = 9;  // log2
+// Blocks that have to be free for each that is needed: the kernel keeps a reserve, and others take some meanwhile.
+constexpr int64_t kFreeBlocksPerBlock = 4;
+// Pages that one thread populates, or looks up, at a time.
+constexpr int64_t kChunk = 2 * kMiB;
+// Older headers lack the name of Linux 5.14.
+constexpr int kPopulateWrite = 23;
+
+std::string contents_of(const char* path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// The choice in brackets: "always [madvise] never".
+std::string chosen_word(const std::string& words) {
+  const size_t begin = words.find('['), end = words.find(']');
+  return begin == std::string::npos || end == std::string::npos ? "" : words.substr(begin + 1, end - begin - 1);
+}
+
+// Free blocks of the size of a huge page, on the node that has fewest: a thread looks on its own first.
+int64_t free_huge_pages(const std::string& buddyinfo) {
+  std::map<std::string, int64_t> by_node;
+  std::istringstream lines(buddyinfo);
+  for (std::string line; std::getline(lines, line);) {
+    // Node 0, zone   Normal     12      7 ...
+    std::istringstream fields(line);
+    std::string node, number, zone, name;
+    fields >> node >> number >> zone >> name;
+    int64_t& blocks = by_node[number];
+    int64_t count = 0;
+    for (int order = 0; fields >> count; ++order) {
+      if (order >= kSmallPagesOfHugePage) blocks += count << (order - kSmallPagesOfHugePage);
+    }
+  }
+  int64_t fewest = by_node.empty() ? 0 : INT64_MAX;
+  for (const auto& [number, blocks] : by_node) fewest = std::min(fewest, blocks);
+  return fewest;
+}
+
+// Memory between two bounds of pages.
+struct PageRange {
+  uintptr_t begin, end;
+
+  int64_t bytes() const { return static_cast<int64_t>(end - begin); }
+  void advise(int advice) const { madvise(reinterpret_cast<void*>(begin), end - begin, advice); }
+};
+
+// The whole pages inside a block of memory, in chunks that end where huge pages do, so that no two threads ask for the
+// same one.
+class WholePages {
+ public:
+  WholePages(void* data, int64_t bytes) : page_(sysconf(_SC_PAGESIZE)) {
+    const uintptr_t start = reinterpret_cast<uintptr_t>(data);
+    const uintptr_t begin = (start + page_ - 1) / page_ * page_, end = (start + bytes) / page_ * page_;
+    all_ = {begin, std::max(begin, end)};
+  }
+
+  const PageRange& all() const { return all_; }
+  int64_t chunks() const { return static_cast<int64_t>((all_.end + kChunk - 1) / kChunk - all_.begin / kChunk); }
+  PageRange chunk(int64_t i) const {
+    const uintptr_t begin = (all_.begin / kChunk + i) * kChunk;
+    return {std::max(begin, all_.begin), std::min(begin + kChunk, all_.end)};
+  }
+  // Has the process these pages already, because an allocator kept them?
+  bool resident(const PageRange& chunk) const {
+    unsigned char pages[kChunk / kSmallPage];
+    if (mincore(reinterpret_cast<void*>(chunk.begin), chunk.end - chunk.begin, pages) != 0) return false;
+    return std::all_of(pages, pages + chunk.bytes() / page_, [](unsigned char flags) { return (flags & 1) != 0; });
+  }
+  bool all_resident() const {
+    for (int64_t i = 0; i < chunks(); ++i) {
+      if (!resident(chunk(i))) return false;
+    }
+    return true;
+  }
+
+ private:
+  int64_t page_;
+  PageRange all_;
+};
+
+const std::optional<Pages>& forced_pages() {
+  static const std::optional<Pages> forced = []() -> std::optional<Pages> {
+    const char* name = std::getenv("ROIALIGN_EXT_PAGES");
+    if (name == nullptr || *name == '\0') return std::nullopt;
+    return pages_from_name(name);
+  }();
+  return forced;
+}
+
+}  // namespace
+
+HugePageFacts read_huge_page_facts() {
+  if (sysconf(_SC_PAGESIZE) != kSmallPage) return {};
+  return {chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/enabled")),
+          chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/defrag")), contents_of("/proc/buddyinfo")};
+}
+
+Pages choose_pages(int64_t bytes, const HugePageFacts& facts) {
+  if (bytes < kWorthPopulating) return Pages::kTouched;
+  // `always` needs no advice, and advice would let the kernel stop the process to make huge pages; `never` has none.
+  if (bytes < kWorthHugePages || facts.enabled != "madvise") return Pages::kPopulated;
+  // Under these two nobody waits for a huge page: where none is free, small ones come.
+  if (facts.defrag == "never" || facts.defrag == "defer") return Pages::kHuge;
+  // Under the others whoever asks for a huge page moves memory until there is one, which has taken a second. So ask
+  // only where they are at hand.
+  const int64_t needed = bytes / kHugePage * kFreeBlocksPerBlock;
+  return free_huge_pages(facts.buddyinfo) >= needed ? Pages::kHuge : Pages::kPopulated;
+}
+
+void supply_pages(void* data, int64_t bytes, Pages pages) {
+  if (pages == Pages::kTouched) return;
+  const WholePages block(data, bytes);
+  if (pages == Pages::kHuge) block.all().advise(MADV_HUGEPAGE);
+  at::parallel_for(0, block.chunks(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const PageRange chunk = block.chunk(i);
+      if (!block.resident(chunk)) chunk.advise(kPopulateWrite);
+    }
+  });
+}
+
+at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  at::Tensor result = at::empty(sizes, options);
+  const int64_t bytes = static_cast<int64_t>(result.nbytes());
+  if (bytes < kWorthPopulating) return result;
+  void* data = result.mutable_data_ptr();
+  if (WholePages(data, bytes).all_resident()) return result;
+  const auto& forced = forced_pages();
+  supply_pages(data, bytes, forced.has_value() ? *forced : choose_pages(bytes, read_huge_page_facts()));
+  return result;
+}
+
+Pages pages_from_name(const std::string& name) {
+  for (const Pages pages : {Pages::kTouched, Pages::kPopulated, Pages::kHuge}) {
+    if (name == name_of_pages(pages)) return pages;
+  }
+  TORCH_CHECK_VALUE(false, "ROIALIGN_EXT_PAGES must be touched, populated or huge, but is ", name);
+}
+
+const char* name_of_pages(Pages pages) {
+  switch (pages) {
+    case Pages::kTouched:
+      return "touched";
+    case Pages::kPopulated:
+      return "populated";
+    case Pages::kHuge:
+      break;
+  }
+  return "huge";
+}
+
+}  // namespace roialign_ext
