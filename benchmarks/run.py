@@ -201,7 +201,7 @@ def measure_regimes(arguments: list[str], options: argparse.Namespace) -> dict[s
                 "--output",
                 str(file),
             ]
-            subprocess.run([*command, *(["--main-only"] if documents else [])], check=True)
+            subprocess.run([*command, *(main_alone if documents else [])], check=True)
             documents.append(json.loads(file.read_text()))
     first, *others = documents
     for other in others:
