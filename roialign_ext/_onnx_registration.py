@@ -82,13 +82,22 @@ def _symbolic(name: str) -> Callable[..., Value]:
     arguments = getattr(torch.ops.roialign_ext, name).default._schema.arguments
 
     def write(context: Any, *values: Value) -> Value:
+        read = {"Tensor": lambda value: value, "List[Tensor]": _listed}
         given = [
-            value if str(argument.type) == "Tensor" else _python_value(value)
+            read.get(str(argument.type), _python_value)(value)
             for argument, value in zip(arguments, values, strict=True)
         ]
         return translate(_TorchScriptGraph(context), name, given, {})
 
     return write
+
+
+def _listed(values: Value) -> list[Value]:
+    """A list in the graph as a list of its values."""
+    node = values.node()
+    if node.kind() != "prim::ListConstruct":
+        raise ValueError(f"features: expected a list written out in the call, because ONNX has none, got {node}")
+    return list(node.inputs())
 
 
 def _python_value(value: Value) -> Any:

@@ -224,6 +224,15 @@ def test_pyramid(ratio: int, aligned: bool, mode: str, dtype: torch.dtype) -> No
         assert_close(run(*maps, some), pool(*maps, some), atol=tolerance, rtol=0)
 
 
+def test_maps_that_are_constants_of_the_model() -> None:
+    maps, boxes = pyramid()[2:], boxes_of_all_levels()[:9]
+
+    def pool(boxes: Tensor) -> Tensor:
+        return multiscale_roi_align(maps, boxes, 2, SCALES[2:], 2) + roi_align(maps[0], boxes, 2, SCALES[2], 2)
+
+    assert_close(traced_function(pool, (boxes,))(boxes), pool(boxes), atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize("scales", [[0.25], [0.5, 0.125], [0.25, 0.13]], ids=str)
 def test_pyramid_of_one_level_and_with_levels_left_out(scales: list[float]) -> None:
     def pool(*arguments: Tensor) -> Tensor:
