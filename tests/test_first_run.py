@@ -324,6 +324,7 @@ def test_what_is_missing_is_said(module: Callable[[str], ModuleType], tmp_path: 
     said = "\n".join(setting.sentences)
     assert "setuptools is 68.1.2, older than 77: it does here" in said
     assert "ninja is missing" in said
+    assert setting.slow_build
     assert "g++ is missing: clang++ compiles" in said
     assert "that of /elsewhere/include is used" in said
     assert setting.variables["CXX"] == "clang++"
