@@ -163,12 +163,15 @@ def test_the_deadline_holds(environment: dict[str, str], tmp_path: Path) -> None
     printed = ended(run)
     assert time.monotonic() - begun < 4.5 + SLOW_MACHINE
     assert run.returncode == 1
-    assert states(folder) == {"facts": "passed", "first": "timed out", "second": "timed out", "third": "skipped"}
     cells = {cell["phase"]: cell for cell in document(folder)["run"]["cells"]}
-    assert cells["second"]["box"] < cells["first"]["box"] == 2.0
-    assert "since the deadline is near" in printed
+    # On a slow machine the second one gets no time either; the third never does.
+    assert cells["first"]["state"] == "timed out"
+    assert cells["second"]["state"] in ("timed out", "skipped")
+    assert cells["second"]["box"] < 2.0
+    assert cells["third"]["state"] == "skipped"
+    ends = [cell["begun"] + cell["box"] for cell in cells.values() if cell["box"] > 0]
+    assert max(ends) <= 4.5 - 0.4 + 0.01  # a grace and the summary come after
     assert "third           skipped            0.0  no time is left" in printed
-    assert document(folder)["run"]["seconds"] < 4.5 + SLOW_MACHINE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -245,6 +248,9 @@ def test_plans_fit_their_deadlines(module: Callable[[str], ModuleType]) -> None:
         for phase, begin, box in driver.plan(table):
             assert begin + box <= table.deadline - table.grace - table.ending
             assert {*phase.needs, *phase.after} <= set(names[: names.index(phase.name)])
+    phase = driver.Phase("one", 50.0, "", "")
+    times = [driver.FIRST.box(phase, driver.FIRST.deadline - seconds) for seconds in (200, 38, 8)]
+    assert times == [50, 30, 0]  # the last eight seconds are for a kill and the summary
     half = driver.FIRST.scaled(0.5)
     assert (half.deadline, half.phases[0].box) == (220, driver.FIRST.phases[0].box / 2)
 
