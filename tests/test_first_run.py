@@ -39,6 +39,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "BENCHMARK_DEVICE": "fake_device:Fake",
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
+        "STAND_IN_BOX": str(LATE),
         "PATH": os.pathsep.join([str(tools), os.environ["PATH"]]),
     }
 
@@ -137,6 +138,7 @@ def test_a_run_that_passes(environment: dict[str, str], tmp_path: Path) -> None:
 def test_phases_that_fail_hang_and_crash(environment: dict[str, str], tmp_path: Path) -> None:
     """What a phase had is there, the hung one takes what it started with it, and the others run."""
     folder = tmp_path / "out"
+    environment["STAND_IN_BOX"] = "2"
     phases = ("facts=crashes", "slow=hangs", "build@host=fails", "tests<build=answers", "last=answers")
     run = started(environment, folder, *phases)
     printed = ended(run)
@@ -158,6 +160,7 @@ def test_phases_that_fail_hang_and_crash(environment: dict[str, str], tmp_path: 
 def test_the_deadline_holds(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "out"
     begun = time.monotonic()
+    environment["STAND_IN_BOX"] = "2"
     phases = ("facts=answers", "first=hangs", "second=hangs", "third=answers")
     run = started(environment, folder, *phases, deadline=4.5)
     printed = ended(run)
@@ -179,7 +182,6 @@ def test_an_interrupted_run_prints_its_summary(
     environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     folder = tmp_path / "out"
-    environment["STAND_IN_BOX"] = str(LATE)
     run = started(environment, folder, "facts=answers", "slow=hangs", "last=answers", deadline=3 * LATE)
     limit = time.monotonic() + LATE
     while not (folder / "results.json").exists() or "hangs" not in document(folder):
