@@ -1,7 +1,7 @@
 """Stand-ins for the phases of benchmarks/gpu, and a run of them.
 
 A phase: `python -m gpu_stand_in --results FILE BEHAVIOUR`. A run: `python -m gpu_stand_in run FOLDER DEADLINE
-NAME[@LANE][<NEEDS]=BEHAVIOUR...`, where every phase has a box of STAND_IN_BOX seconds, by default two, and a grace of a
+NAME[@LANE][<NEEDS]=BEHAVIOUR...`, where every phase has a box of STAND_IN_BOX seconds and a grace of a
 fifth. No file grows beyond STAND_IN_FILE_SIZE bytes.
 """
 
@@ -53,7 +53,7 @@ def behave(what: str, results: Path) -> int:
 
 def run(arguments: list[str]) -> int:
     folder, deadline, *described = arguments
-    phases, box = [], float(os.environ.get("STAND_IN_BOX", "2"))
+    phases, box = [], float(os.environ["STAND_IN_BOX"])
     for one in described:
         front, what = one.split("=")
         front, _, needs = front.partition("<")

@@ -39,6 +39,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "BENCHMARK_DEVICE": "fake_device:Fake",
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
+        "STAND_IN_BOX": str(LATE),
         "PATH": os.pathsep.join([str(tools), os.environ["PATH"]]),
     }
 
@@ -137,6 +138,7 @@ def test_a_run_that_passes(environment: dict[str, str], tmp_path: Path) -> None:
 def test_phases_that_fail_hang_and_crash(environment: dict[str, str], tmp_path: Path) -> None:
     """What a phase had is there, the hung one takes what it started with it, and the others run."""
     folder = tmp_path / "out"
+    environment["STAND_IN_BOX"] = "2"
     phases = ("facts=crashes", "slow=hangs", "build@host=fails", "tests<build=answers", "last=answers")
     run = started(environment, folder, *phases)
     printed = ended(run)
@@ -158,17 +160,21 @@ def test_phases_that_fail_hang_and_crash(environment: dict[str, str], tmp_path: 
 def test_the_deadline_holds(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "out"
     begun = time.monotonic()
+    environment["STAND_IN_BOX"] = "2"
     phases = ("facts=answers", "first=hangs", "second=hangs", "third=answers")
     run = started(environment, folder, *phases, deadline=4.5)
     printed = ended(run)
     assert time.monotonic() - begun < 4.5 + SLOW_MACHINE
     assert run.returncode == 1
-    assert states(folder) == {"facts": "passed", "first": "timed out", "second": "timed out", "third": "skipped"}
     cells = {cell["phase"]: cell for cell in document(folder)["run"]["cells"]}
-    assert cells["second"]["box"] < cells["first"]["box"] == 2.0
-    assert "since the deadline is near" in printed
+    # On a slow machine the second one gets no time either; the third never does.
+    assert cells["first"]["state"] == "timed out"
+    assert cells["second"]["state"] in ("timed out", "skipped")
+    assert cells["second"]["box"] < 2.0
+    assert cells["third"]["state"] == "skipped"
+    ends = [cell["begun"] + cell["box"] for cell in cells.values() if cell["box"] > 0]
+    assert max(ends) <= 4.5 - 0.4 + 0.01  # a grace and the summary come after
     assert "third           skipped            0.0  no time is left" in printed
-    assert document(folder)["run"]["seconds"] < 4.5 + SLOW_MACHINE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -176,7 +182,6 @@ def test_an_interrupted_run_prints_its_summary(
     environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     folder = tmp_path / "out"
-    environment["STAND_IN_BOX"] = str(LATE)
     run = started(environment, folder, "facts=answers", "slow=hangs", "last=answers", deadline=3 * LATE)
     limit = time.monotonic() + LATE
     while not (folder / "results.json").exists() or "hangs" not in document(folder):
@@ -245,6 +250,9 @@ def test_plans_fit_their_deadlines(module: Callable[[str], ModuleType]) -> None:
         for phase, begin, box in driver.plan(table):
             assert begin + box <= table.deadline - table.grace - table.ending
             assert {*phase.needs, *phase.after} <= set(names[: names.index(phase.name)])
+    phase = driver.Phase("one", 50.0, "", "")
+    times = [driver.FIRST.box(phase, driver.FIRST.deadline - seconds) for seconds in (200, 38, 8)]
+    assert times == [50, 30, 0]  # the last eight seconds are for a kill and the summary
     half = driver.FIRST.scaled(0.5)
     assert (half.deadline, half.phases[0].box) == (220, driver.FIRST.phases[0].box / 2)
 
@@ -324,6 +332,7 @@ def test_what_is_missing_is_said(module: Callable[[str], ModuleType], tmp_path: 
     said = "\n".join(setting.sentences)
     assert "setuptools is 68.1.2, older than 77: it does here" in said
     assert "ninja is missing" in said
+    assert setting.slow_build
     assert "g++ is missing: clang++ compiles" in said
     assert "that of /elsewhere/include is used" in said
     assert setting.variables["CXX"] == "clang++"

@@ -22,10 +22,11 @@ OLDEST_SETUPTOOLS = 77
 
 
 class Setting(NamedTuple):
-    """The environment of every phase, and sentences on what is missing."""
+    """The environment of every phase, sentences on what is missing, and whether files are compiled one by one."""
 
     variables: dict[str, str]
     sentences: list[str]
+    slow_build: bool
 
 
 def versions() -> dict[str, str]:
@@ -81,8 +82,9 @@ def prepare() -> Setting:
         else:
             older = f"setuptools is {have['setuptools']}, older than {OLDEST_SETUPTOOLS}"
             sentences.append(f"{older}: it does here, where the module is built without pyproject.toml")
-    if which("ninja") is None:
-        sentences.append("ninja is missing: files are compiled one after the other, which takes minutes")
+    slow_build = which("ninja") is None
+    if slow_build:
+        sentences.append("ninja is missing: files are compiled one after the other, in a longer box; no variants")
     if which("nvcc") is None:
         sentences.append("nvcc is not on the PATH: the build looks where torch's packages keep a toolkit")
     compiler = os.environ.get("CXX", "g++")
@@ -106,7 +108,7 @@ def prepare() -> Setting:
         path.append(os.environ["PYTHONPATH"])
     variables["PYTHONPATH"] = os.pathsep.join(path)
     variables.setdefault("COMMIT", commit())
-    return Setting(variables, sentences)
+    return Setting(variables, sentences, slow_build)
 
 
 def commit() -> str:
