@@ -40,13 +40,13 @@ def as_number(name: str, value: Any) -> Any:
     """What counts as a float: Python's and numpy's numbers, tensors of one number, sizes of a graph. No bool."""
     if type(value) is float or isinstance(value, (torch.SymFloat, torch.SymInt)):
         return value
-    message = f"{name}: expected a number, got {value!r}"
+    cause = None
     try:
         if type(value) is int or (hasattr(value, "__float__") and not _is_bool(value) and not _is_several(value)):
             return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise TypeError(message) from error
-    raise TypeError(message)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # of tensors without a number in the memory
+        cause = error
+    raise TypeError(f"{name}: expected a number, got {value!r}") from cause
 
 
 def as_pair(name: str, value: Any) -> Any:

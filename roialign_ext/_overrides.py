@@ -27,7 +27,14 @@ def call_override(function: Callable[..., Tensor], tensors: Sequence[Any], *argu
         if torch._C._is_torch_function_mode_enabled() or not str(error).startswith(nobody):
             raise
     with torch._C.DisableTorchFunctionSubclass():
-        return function(*arguments)
+        return function(*(_plain(argument) for argument in arguments))
+
+
+def _plain(argument: Any) -> Any:
+    """Tensors without their subclass, alone or in a list: torch.compile looks at types under the line above too."""
+    if isinstance(argument, Tensor):
+        return argument.as_subclass(Tensor)
+    return [_plain(one) for one in argument] if isinstance(argument, (list, tuple)) else argument
 
 
 def check_corners(boxes: Sequence[Any]) -> None:

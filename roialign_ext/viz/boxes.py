@@ -20,7 +20,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
-from .._checks import as_number, as_pair, check_size
+from .._checks import DTYPES, as_number, as_pair, check_size, check_spatial_scale
 from .geometry import Axis, operator_axis, taps
 from .operators import WORDS, check_operators, pool
 
@@ -104,13 +104,13 @@ def draw_box(
     if not isinstance(input, Tensor):
         raise TypeError(f"input: expected one finite map [H, W], got {type(input).__name__}")
     dense = input.layout == torch.strided and not (input.is_nested or input.is_meta)
-    drawable = dense and input.dim() == 2 and input.numel() > 0 and input.is_floating_point()
+    drawable = dense and input.dim() == 2 and input.numel() > 0 and input.dtype in DTYPES
     if not drawable or not bool(input.isfinite().all()):
         shape = list(input.shape) if dense else [input.layout, input.device]
         raise ValueError(f"input: expected one finite map [H, W], got {input.dtype} of shape {shape}")
     x1, y1, x2, y2 = corners = _corners(box)
-    bins = as_pair("output_size", check_size("output_size", output_size))
-    bins_y, bins_x = bins
+    bins_y, bins_x = as_pair("output_size", check_size("output_size", output_size))
+    spatial_scale = check_spatial_scale(spatial_scale)
     height, width = input.shape
     image = input.detach().cpu().double()
     row = torch.tensor([[0.0, *corners]], dtype=torch.float64)
@@ -119,7 +119,10 @@ def draw_box(
         result = pool(operator, image[None, None], row, (bins_y, bins_x), spatial_scale, sampling_ratio)
         size = max(abs(x2 - x1), abs(y2 - y1)) * spatial_scale
         if size > LARGEST_BOX:
-            raise ValueError(f"box: expected at most {LARGEST_BOX:g} map pixels along an axis to draw, got {size:g}")
+            raise ValueError(
+                f"box: expected at most {LARGEST_BOX:g} map pixels along an axis to draw at this spatial_scale, "
+                f"got {size:g}"
+            )
         y = operator_axis(operator, (y1, y2), bins_y, height, spatial_scale, sampling_ratio)
         x = operator_axis(operator, (x1, x2), bins_x, width, spatial_scale, sampling_ratio)
         readings.append(Reading(operator, y, x, result[0, 0]))

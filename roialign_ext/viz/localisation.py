@@ -57,22 +57,24 @@ def _true_bins(starts: Tensor, size: float, bins: int) -> Tensor:
     return starts[:, None] + torch.arange(bins, dtype=starts.dtype) * (size / bins)
 
 
-def _check(operator: str, shifts: Sequence[float] | Tensor, size: float, bins: int) -> Tensor:
-    """The shifts as a float64 tensor, if all the arguments are what :func:`position_error` allows."""
+def _check(operator: str, shifts: Sequence[float] | Tensor, size: float, bins: int) -> tuple[Tensor, float, int]:
+    """The shifts in float64, the size and the bins, if they are what :func:`position_error` allows."""
     check_operators([operator])
     message = f"shifts: expected a row of numbers in [-1, 1], got {shifts!r}"
     try:
-        moved = torch.as_tensor(shifts, dtype=torch.float64)
-        allowed = moved.dim() == 1 and bool((moved.abs() <= 1).all())
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        numbers = shifts.tolist() if isinstance(shifts, Tensor) else list(shifts)
+        moved = torch.tensor([as_number("shifts", one) for one in numbers], dtype=torch.float64)
+        allowed = bool((moved.abs() <= 1).all())
+    except (TypeError, RuntimeError) as error:
         raise TypeError(message) from error
     if not allowed:
         raise ValueError(message)
-    if not 1.0 <= as_number("size", size) <= 12.0:
+    size, bins = as_number("size", size), as_integer("bins", bins)
+    if not 1.0 <= size <= 12.0:
         raise ValueError(f"size: expected 1 to 12 map pixels, got {size!r}")
-    if as_integer("bins", bins) < 1:
+    if bins < 1:
         raise ValueError(f"bins: expected a positive number, got {bins!r}")
-    return moved
+    return moved, size, bins
 
 
 def position_error(
@@ -93,7 +95,7 @@ def position_error(
     Raises:
         ValueError: an unknown operator, a size or a shift outside its range, or no bins.
     """
-    moved = _check(operator, shifts, size, bins)
+    moved, size, bins = _check(operator, shifts, size, bins)
     ramp = torch.arange(_LENGTH, dtype=torch.float64).expand(1, 1, _LENGTH, _LENGTH)
     starts = torch.stack([torch.full_like(moved, _START), _START + moved], dim=1)
     both = torch.cat([ramp, -ramp], dim=1)
@@ -137,8 +139,9 @@ def value_error(
     Raises:
         ValueError: as :func:`position_error`, or a deviation that is not positive.
     """
-    moved = _check(operator, shifts, size, bins)
-    if not as_number("deviation", deviation) > 0:
+    moved, size, bins = _check(operator, shifts, size, bins)
+    deviation = as_number("deviation", deviation)
+    if not deviation > 0:
         raise ValueError(f"deviation: expected a positive number, got {deviation!r}")
     centre = _START + 0.5 + size / 2  # of the box in the middle of the 25, at a shift of 0.5
     profile = torch.exp(-((torch.arange(_LENGTH, dtype=torch.float64) - centre) ** 2) / 2 / deviation**2)
@@ -149,7 +152,7 @@ def value_error(
     along_axis = max_of_gaussian if operator == "roi_pool" else mean_of_gaussian
     y, x = (along_axis(_true_bins(starts[:, i], size, bins) - centre, size / bins, deviation) for i in (0, 1))
     error = pooled - y[:, :, None] * x[:, None, :]
-    return error.reshape(len(moved), -1).square().mean(dim=1).sqrt()
+    return error.reshape(len(moved), len(places) * bins * bins).square().mean(dim=1).sqrt()
 
 
 def plot_localisation_error(
