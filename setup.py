@@ -300,10 +300,13 @@ class Finder:
 class Build(cpp_extension.BuildExtension):
     """Builds the module and writes beside it what it was built with, for messages that must work without it."""
 
+    build_temp: str | None  # the folder of the objects
+
     def finalize_options(self) -> None:
-        super().finalize_options()
         # An editable install would build in a folder that is deleted afterwards, and put the module into the sources.
-        self.build_temp = str(ROOT / BUILD_FOLDER / f"objects-{sys.implementation.cache_tag}")
+        if self.build_temp is None:
+            self.build_temp = str(ROOT / BUILD_FOLDER / f"objects-{sys.implementation.cache_tag}")
+        super().finalize_options()
         if self.editable_mode:
             self.inplace = False
         # Timestamps cannot tell that another torch or other flags built the objects; ninja compares command lines.

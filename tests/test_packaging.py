@@ -111,7 +111,7 @@ def copy_of_the_sources(folder: Path) -> Path:
     return folder
 
 
-# setup.py with a compiler whose result is the installed module, and which tells its flags and where its objects go.
+# setup.py with a compiler whose result is the installed module, and which tells its flags and where objects would lie.
 BUILD = f"""
 import shutil, sys
 from pathlib import Path
