@@ -187,7 +187,8 @@ def check_image_shapes(name: str, shapes: Any) -> None:
         if not isinstance(shape, (list, tuple)) or len(shape) < 2:
             raise TypeError(f"{name}[{image}]: expected (height, width), got {shape!r}")
         for size in shape[:2]:
-            if not 0 <= as_number(f"{name}[{image}]", size) < math.inf:
+            number = size if type(size) is int else as_number(f"{name}[{image}]", size)
+            if not 0 <= number < math.inf:
                 raise ValueError(f"{name}[{image}]: expected (height, width) in image pixels, got {shape!r}")
 
 

@@ -4,7 +4,6 @@ Constructors refuse what the functions would refuse, with the same errors, as fa
 The annotations are in the form that TorchScript reads.
 """
 
-import math
 import sys
 import warnings
 from typing import Any, Optional, Union
@@ -275,9 +274,14 @@ def _select(x: dict[str, Tensor], featmap_names: list[str]) -> list[Tensor]:
     return features
 
 
-def _exponent(pixels: int, of: int) -> float:
-    """Of the power of two nearest to a ratio. TorchScript knows no math.log2."""
-    return round(math.log(pixels / of) / math.log(2.0))
+def _exponent(pixels: int, of: int) -> int:
+    """Of the power of two nearest to a ratio, by comparisons, which a compiled graph keeps as conditions."""
+    exponent = 0
+    while 2 * pixels * pixels < of * of:
+        pixels, exponent = 2 * pixels, exponent - 1
+    while pixels * pixels > 2 * of * of:
+        of, exponent = 2 * of, exponent + 1
+    return exponent
 
 
 def _poor_guess(finest: Tensor, scale: float, height: int, width: int) -> str:

@@ -293,7 +293,7 @@ def test_one_compilation_for_images_of_any_size() -> None:
         arguments = (pyramid_of(height, height // 2), BOXES, [(4 * height, 4 * height), (4 * height - 7, 280)])
         close(compiled(*arguments), layer(*arguments))
     assert counter.frame_count == 1
-    arguments = (pyramid_of(64, 32), BOXES, [(512, 300), (500, 280)])  # half the scales
+    arguments = (pyramid_of(64, 32), BOXES, [(512, 520), (500, 280)])  # half the scales
     close(compiled(*arguments), layer(*arguments))
 
 
