@@ -125,6 +125,14 @@ inline void transpose_step(V (&tile)[L]) {
 template <int B, class S, class W>
 inline void pack(const S* source, int64_t stride_c, int64_t stride_i, int64_t channels, int64_t count, W* block) {
   constexpr int L = VectorType<W>::lanes;
+  if (stride_c == 1 && channels == B) {
+    // Pixel by pixel: where pixels lie a power of two apart their lines share few places of the cache, and would not
+    // stay there from one vector of channels to the next.
+    for (int64_t i = 0; i < count; ++i) {
+      for (int c = 0; c < B; c += L) store(block + i * B + c, load(source + i * stride_i + c));
+    }
+    return;
+  }
   for (int64_t c = 0; c < B; c += L) {
     const S* from = source + c * stride_c;
     W* to = block + c;
@@ -162,6 +170,13 @@ inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, i
       }
       return;
     }
+  }
+  if (stride_c == 1 && channels == B) {
+    // Pixel by pixel, as in pack.
+    for (int64_t i = 0; i < count; ++i) {
+      for (int c = 0; c < B; c += L) store(target + i * stride_i + c, load(block + i * B + c));
+    }
+    return;
   }
   for (int64_t c = 0; c < channels; c += L) {
     const W* from = block + c;
