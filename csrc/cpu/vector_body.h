@@ -236,11 +236,13 @@ struct Row {
   int64_t pitch;
 };
 
-// Can the kernels read this block of channels where it lies?
+// Can the kernels read this block of channels where it lies? Pixels a multiple of 4 KiB apart share so few places of
+// the caches that a block of them does not stay there, however small it is.
 template <int B, class W>
 inline bool readable_in_place(const Input& view, int64_t channels) {
   constexpr Storage own = std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat;
-  return view.storage == own && view.stride_c == 1 && channels == B;
+  const bool spread_over_cache = view.stride_x * static_cast<int64_t>(sizeof(W)) % 4096 != 0;
+  return view.storage == own && view.stride_c == 1 && channels == B && spread_over_cache;
 }
 
 // Reads rows of one block of one image: in place if the layout allows it, otherwise packed into `buffer`, which has
