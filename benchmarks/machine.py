@@ -96,9 +96,9 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _huge_pages() -> str | None:
-    """When the kernel backs memory by huge pages of itself: always, madvise or never."""
-    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+def _huge_pages(question: str) -> str | None:
+    """What the kernel does about huge pages, in its word: `enabled`, who gets them; `defrag`, who waits for them."""
+    path = Path("/sys/kernel/mm/transparent_hugepage") / question
     chosen = re.search(r"\[(\w+)\]", path.read_text()) if path.exists() else None
     return chosen[1] if chosen else None
 
@@ -130,7 +130,7 @@ def describe_cpu() -> dict[str, Any]:
         "vector_flags": sorted(flag for flag in flags if flag in _CPU_FLAGS or flag.startswith(_CPU_FLAG_PREFIXES)),
         "caches": _caches(),
         "memory_gib": round(_memory_bytes() / 2**30, 1),
-        "transparent_huge_pages": _huge_pages(),
+        "transparent_huge_pages": {question: _huge_pages(question) for question in ("enabled", "defrag")},
     }
 
 

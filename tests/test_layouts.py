@@ -63,6 +63,22 @@ def test_many_channels_in_float32(mode: str, layout: str, channels: int) -> None
     assert_gradients_match_oracle(call, features, boxes, grad)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_pixels_a_page_apart(mode: str) -> None:
+    """4 KiB from pixel to pixel: such a map is packed, not read where it lies, and gives the bits of NCHW."""
+    boxes = spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2).float()
+    call = Call((2, 2), 0.7, 2, False, mode)
+    values = random_tensor(2, 1024, 6, 5, seed=3, dtype=torch.float32)
+    grad = random_tensor(len(boxes), 1024, 2, 2, seed=4, dtype=torch.float32)
+    results = []
+    for layout in FORMATS:
+        leaves = values.contiguous(memory_format=layout).requires_grad_(), boxes.clone().requires_grad_()
+        out = call(*leaves)
+        results.append([out, *torch.autograd.grad(out, leaves, grad.contiguous(memory_format=layout))])
+    for expected, actual in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("mode", MODES)
 def test_gradient_without_strides(layout: torch.memory_format, mode: str) -> None:

@@ -125,6 +125,14 @@ inline void transpose_step(V (&tile)[L]) {
 template <int B, class S, class W>
 inline void pack(const S* source, int64_t stride_c, int64_t stride_i, int64_t channels, int64_t count, W* block) {
   constexpr int L = VectorType<W>::lanes;
+  if (stride_c == 1 && channels == B) {
+    // Pixel by pixel: where pixels lie a power of two apart their lines share few places of the cache, and would not
+    // stay there from one vector of channels to the next.
+    for (int64_t i = 0; i < count; ++i) {
+      for (int c = 0; c < B; c += L) store(block + i * B + c, load(source + i * stride_i + c));
+    }
+    return;
+  }
   for (int64_t c = 0; c < B; c += L) {
     const S* from = source + c * stride_c;
     W* to = block + c;
@@ -162,6 +170,13 @@ inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, i
       }
       return;
     }
+  }
+  if (stride_c == 1 && channels == B) {
+    // Pixel by pixel, as in pack.
+    for (int64_t i = 0; i < count; ++i) {
+      for (int c = 0; c < B; c += L) store(target + i * stride_i + c, load(block + i * B + c));
+    }
+    return;
   }
   for (int64_t c = 0; c < channels; c += L) {
     const W* from = block + c;
@@ -221,11 +236,13 @@ struct Row {
   int64_t pitch;
 };
 
-// Can the kernels read this block of channels where it lies?
+// Can the kernels read this block of channels where it lies? Pixels a multiple of 4 KiB apart share so few places of
+// the caches that a block of them does not stay there, however small it is.
 template <int B, class W>
 inline bool readable_in_place(const Input& view, int64_t channels) {
   constexpr Storage own = std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat;
-  return view.storage == own && view.stride_c == 1 && channels == B;
+  const bool spread_over_cache = view.stride_x * static_cast<int64_t>(sizeof(W)) % 4096 != 0;
+  return view.storage == own && view.stride_c == 1 && channels == B && spread_over_cache;
 }
 
 // Reads rows of one block of one image: in place if the layout allows it, otherwise packed into `buffer`, which has
