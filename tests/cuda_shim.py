@@ -68,7 +68,8 @@ def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: li
     library = folder / f"{name}-{kind}.so"
     torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu"]
     linked = torch_libraries if unchecked else []
-    run([*compiler(), *BUILDS[kind], "-shared", *map(str, objects), *linked, "-o", str(library)])
+    # Its own functions first: where torch has CUDA, those of CUDA's runtime have the same names.
+    run([*compiler(), *BUILDS[kind], "-shared", "-Wl,-Bsymbolic", *map(str, objects), *linked, "-o", str(library)])
     return library
 
 

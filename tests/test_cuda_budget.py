@@ -58,7 +58,7 @@ BUDGETS_ELSEWHERE = {
     "box_gradient": Taken(128, 80),
     "maximum": Taken(104, 0),
     "rotated": Taken(255, 0),  # all there are, without a spill: second derivatives in float64
-    "tables": Taken(176, 0),
+    "tables": Taken(184, 0),  # taps of float64
 }
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"

@@ -132,7 +132,7 @@ exec(Path("setup.py").read_text())
 
 def build(folder: Path, *arguments: str) -> list[str]:
     """Runs setup.py with that compiler, and returns what it prints."""
-    variables = {"ROIALIGN_EXT_CUDA": "0", "ROIALIGN_EXT_SANITIZE": "0"}
+    variables = {"ROIALIGN_EXT_CUDA": "0", "FORCE_CUDA": "0", "ROIALIGN_EXT_SANITIZE": "0"}
     result = subprocess.run(
         [sys.executable, "-c", BUILD, "--quiet", *arguments],
         env={**os.environ, **variables},
