@@ -187,21 +187,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def measure_regimes(arguments: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """One document of several regimes, each measured by a process that has never known another."""
     main_alone = ["--main-only", "--workloads", *(key for key in options.workloads if key in MAIN)]
-    documents = []
+    documents: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for regime in options.allocation:
             file = Path(folder) / f"{regime}.json"
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.run",
-                *arguments,
-                "--allocation",
-                regime,
-                "--output",
-                str(file),
-            ]
-            subprocess.run([*command, *(main_alone if documents else [])], check=True)
+            command = [sys.executable, "-m", "benchmarks.run", *arguments, *(main_alone if documents else [])]
+            subprocess.run([*command, "--allocation", regime, "--output", str(file)], check=True)
             documents.append(json.loads(file.read_text()))
     first, *others = documents
     for other in others:
