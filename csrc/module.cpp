@@ -27,9 +27,9 @@ int64_t num_threads_seen() {
   return static_cast<int64_t>(threads.size());
 }
 
-std::string choose_pages(int64_t bytes, std::string enabled, std::string defrag, std::string buddyinfo) {
+std::string choose_pages(int64_t bytes, std::string enabled, std::string defrag, std::string buddyinfo, bool stalled) {
   return roialign_ext::name_of_pages(
-      roialign_ext::choose_pages(bytes, {std::move(enabled), std::move(defrag), std::move(buddyinfo)}));
+      roialign_ext::choose_pages(bytes, {std::move(enabled), std::move(defrag), std::move(buddyinfo), stalled}));
 }
 
 void supply_pages(uintptr_t address, int64_t bytes, const std::string& pages) {
@@ -45,6 +45,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
   m.def("cpu_capability", &roialign_ext::instruction_set_name);
   m.def("choose_pages", &choose_pages);
+  m.def("is_stall", &roialign_ext::is_stall);
   m.def("supply_pages", &supply_pages);
   m.def("num_threads_seen", &num_threads_seen, pybind11::call_guard<pybind11::gil_scoped_release>());
 }

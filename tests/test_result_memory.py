@@ -50,7 +50,14 @@ OTHER_NODE = "Node 1, zone   Normal  90862  90278  90115  90102  90070  90045  9
     ],
 )
 def test_rule(mib: int, enabled: str, defrag: str, buddyinfo: str, choice: str) -> None:
-    assert _C.choose_pages(mib * MIB, enabled, defrag, buddyinfo) == choice
+    assert _C.choose_pages(mib * MIB, enabled, defrag, buddyinfo, False) == choice
+    assert _C.choose_pages(mib * MIB, enabled, defrag, buddyinfo, True) == choice.replace("huge", "populated")
+
+
+def test_a_stall_is_longer_than_small_pages_take() -> None:
+    """They take a quarter of a millisecond for a MiB."""
+    assert not _C.is_stall(400 * MIB, 99_000_000)
+    assert _C.is_stall(400 * MIB, 101_000_000)
 
 
 def address_of(memory: mmap.mmap) -> int:

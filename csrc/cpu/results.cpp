@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -29,6 +31,8 @@ constexpr int kSmallPagesOfHugePage = 9;  // log2
 constexpr int64_t kFreeBlocksPerBlock = 4;
 // Pages that one thread populates, or looks up, at a time.
 constexpr int64_t kChunk = 2 * kMiB;
+// Nanoseconds for a MiB in which one thread gets it in small pages: huge ones that take longer are a loss.
+constexpr int64_t kStall = 250'000;
 // Older headers lack the name of Linux 5.14.
 constexpr int kPopulateWrite = 23;
 
@@ -105,6 +109,9 @@ class WholePages {
   PageRange all_;
 };
 
+// Set once, and for the life of the process: see is_stall().
+std::atomic<bool> has_stalled{false};
+
 const std::optional<Pages>& forced_pages() {
   static const std::optional<Pages> forced = []() -> std::optional<Pages> {
     const char* name = std::getenv("ROIALIGN_EXT_PAGES");
@@ -119,13 +126,16 @@ const std::optional<Pages>& forced_pages() {
 HugePageFacts read_huge_page_facts() {
   if (sysconf(_SC_PAGESIZE) != kSmallPage) return {};
   return {chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/enabled")),
-          chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/defrag")), contents_of("/proc/buddyinfo")};
+          chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/defrag")), contents_of("/proc/buddyinfo"),
+          has_stalled};
 }
+
+bool is_stall(int64_t bytes, int64_t nanoseconds) { return nanoseconds / kStall > bytes / kMiB; }
 
 Pages choose_pages(int64_t bytes, const HugePageFacts& facts) {
   if (bytes < kWorthPopulating) return Pages::kTouched;
   // `always` needs no advice, and advice would let the kernel stop the process to make huge pages; `never` has none.
-  if (bytes < kWorthHugePages || facts.enabled != "madvise") return Pages::kPopulated;
+  if (bytes < kWorthHugePages || facts.enabled != "madvise" || facts.stalled) return Pages::kPopulated;
   // Under these two nobody waits for a huge page: where none is free, small ones come.
   if (facts.defrag == "never" || facts.defrag == "defer") return Pages::kHuge;
   // Under the others whoever asks for a huge page moves memory until there is one, which has taken a second. So ask
@@ -153,7 +163,11 @@ at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options)
   void* data = result.mutable_data_ptr();
   if (WholePages(data, bytes).all_resident()) return result;
   const auto& forced = forced_pages();
-  supply_pages(data, bytes, forced.has_value() ? *forced : choose_pages(bytes, read_huge_page_facts()));
+  const Pages pages = forced.has_value() ? *forced : choose_pages(bytes, read_huge_page_facts());
+  const auto begin = std::chrono::steady_clock::now();
+  supply_pages(data, bytes, pages);
+  const std::chrono::nanoseconds taken = std::chrono::steady_clock::now() - begin;
+  if (pages == Pages::kHuge && is_stall(bytes, taken.count())) has_stalled = true;
   return result;
 }
 

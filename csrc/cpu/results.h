@@ -17,8 +17,13 @@ struct HugePageFacts {
   std::string enabled;    // /sys/kernel/mm/transparent_hugepage/enabled, one word: when memory gets them
   std::string defrag;     // /sys/kernel/mm/transparent_hugepage/defrag, one word: who waits until one has been made
   std::string buddyinfo;  // /proc/buddyinfo: free blocks of 2^0, 2^1, ... pages, by node and zone
+  bool stalled = false;   // whether is_stall() was true of a huge result of this process
 };
 HugePageFacts read_huge_page_facts();
+
+// Whether huge pages took longer to come than small ones. A virtual machine may have them free while its host has given
+// their memory to others: the first touch then waits for the host, which no fact above tells.
+bool is_stall(int64_t bytes, int64_t nanoseconds);
 
 // The rule.
 Pages choose_pages(int64_t bytes, const HugePageFacts& facts);
