@@ -109,8 +109,9 @@ class WholePages {
   PageRange all_;
 };
 
-// Set once, and for the life of the process: see is_stall().
-std::atomic<bool> has_stalled{false};
+// Large results that do without huge pages after a stall; twice as many after each. So stalls become rare where they
+// recur, and one at the start of a process, whose memory is cold, does not decide for its life.
+std::atomic<int64_t> results_to_wait{0}, next_wait{4};
 
 const std::optional<Pages>& forced_pages() {
   static const std::optional<Pages> forced = []() -> std::optional<Pages> {
@@ -127,7 +128,7 @@ HugePageFacts read_huge_page_facts() {
   if (sysconf(_SC_PAGESIZE) != kSmallPage) return {};
   return {chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/enabled")),
           chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/defrag")), contents_of("/proc/buddyinfo"),
-          has_stalled};
+          results_to_wait > 0};
 }
 
 bool is_stall(int64_t bytes, int64_t nanoseconds) { return nanoseconds / kStall > bytes / kMiB; }
@@ -163,11 +164,16 @@ at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options)
   void* data = result.mutable_data_ptr();
   if (WholePages(data, bytes).all_resident()) return result;
   const auto& forced = forced_pages();
-  const Pages pages = forced.has_value() ? *forced : choose_pages(bytes, read_huge_page_facts());
+  const HugePageFacts facts = read_huge_page_facts();
+  const Pages pages = forced.has_value() ? *forced : choose_pages(bytes, facts);
+  if (facts.stalled && bytes >= kWorthHugePages) --results_to_wait;
   const auto begin = std::chrono::steady_clock::now();
   supply_pages(data, bytes, pages);
   const std::chrono::nanoseconds taken = std::chrono::steady_clock::now() - begin;
-  if (pages == Pages::kHuge && is_stall(bytes, taken.count())) has_stalled = true;
+  if (pages == Pages::kHuge && is_stall(bytes, taken.count())) {
+    results_to_wait = next_wait.load();
+    next_wait = 2 * next_wait;
+  }
   return result;
 }
 

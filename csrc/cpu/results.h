@@ -17,7 +17,7 @@ struct HugePageFacts {
   std::string enabled;    // /sys/kernel/mm/transparent_hugepage/enabled, one word: when memory gets them
   std::string defrag;     // /sys/kernel/mm/transparent_hugepage/defrag, one word: who waits until one has been made
   std::string buddyinfo;  // /proc/buddyinfo: free blocks of 2^0, 2^1, ... pages, by node and zone
-  bool stalled = false;   // whether is_stall() was true of a huge result of this process
+  bool stalled = false;   // whether results do without huge pages for a while, after an is_stall()
 };
 HugePageFacts read_huge_page_facts();
 
