@@ -1,12 +1,11 @@
 #include "tables.cuh"
 
+#include <climits>
+
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
-
-// Blocks that measure a box are small, since most boxes have few bins and pixels along an axis.
-constexpr int kBoxThreads = 64, kBoxBlocks = 4;
 
 constexpr TableKind kValue = {0, kAlongU, kAlongU};
 constexpr TableKind along(Along first) { return {1, first, first}; }
@@ -73,167 +72,232 @@ __device__ __forceinline__ EdgeRates<T> rates_along(const CallArgs& args, Along 
   return {rates[0], rates[2]};
 }
 
+// What every span includes.
+__device__ __forceinline__ Span nothing() { return {INT_MAX, 0}; }
+
+__device__ __forceinline__ Span unite(Span a, Span b) {
+  return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end};
+}
+
+// The same of all lanes. The whole warp calls it.
+__device__ __forceinline__ Span unite_lanes(Span span) {
+#pragma unroll
+  for (int other = 1; other < kWarp; other *= 2) {
+    const int begin = __shfl_xor_sync(kAllLanes, span.begin, other), end = __shfl_xor_sync(kAllLanes, span.end, other);
+    span = unite(span, {begin, end});
+  }
+  return span;
+}
+
+// As others read it.
+__device__ __forceinline__ Span proper(Span span) { return span.begin < span.end ? span : Span{0, 0}; }
+
 // The pixels that a sample may touch.
 template <class T>
-__device__ __forceinline__ void include(Span& pixels, const AxisSample<T>& sample, int64_t length) {
-  const int low = static_cast<int>(sample.low > 0 ? sample.low : 0);
-  const int end = static_cast<int>(sample.low + 2 < length ? sample.low + 2 : length);
-  pixels.begin = low < pixels.begin ? low : pixels.begin;
-  pixels.end = end > pixels.end ? end : pixels.end;
+__device__ __forceinline__ Span touched(const AxisSample<T>& sample, int64_t length) {
+  return {static_cast<int>(sample.low > 0 ? sample.low : 0),
+          static_cast<int>(sample.low + 2 < length ? sample.low + 2 : length)};
 }
 
-// What the bands of a box say together. The whole block calls it, after all bands of the box are written.
-__device__ __forceinline__ void summarise(const AxisBands& axis, int64_t box) {
-  const Band* bands = axis.bands + box * axis.bins;
-  Span pixels = {static_cast<int>(axis.length), 0};
-  for (int p = 0; p < axis.bins; ++p) {
-    const Span own = bands[p].pixels;
-    if (own.begin == own.end) continue;
-    pixels.begin = own.begin < pixels.begin ? own.begin : pixels.begin;
-    pixels.end = own.end > pixels.end ? own.end : pixels.end;
-  }
-  if (threadIdx.x == 0) axis.pixels[box] = pixels.begin < pixels.end ? pixels : Span{0, 0};
+// What the bins of a box touch together, and if somebody asks the bins of every pixel. The whole warp calls it, after
+// all bands of the box are written.
+__device__ __forceinline__ void summarise(const AxisBands& axis, int64_t box, Span pixels) {
+  const int lane = threadIdx.x % kWarp;
+  if (lane == 0) axis.pixels[box] = pixels;
   if (axis.bins_of_pixel == nullptr) return;
-  for (int i = pixels.begin + static_cast<int>(threadIdx.x); i < pixels.end; i += kBoxThreads) {
-    Span bins = {0, 0};
+  const Band* const bands = axis.bands + box * axis.bins;
+  for (int i = pixels.begin + lane; i < pixels.end; i += kWarp) {
+    Span bins = nothing();
     for (int p = 0; p < axis.bins; ++p) {
-      if (!contains(bands[p].pixels, i)) continue;
-      if (bins.end == 0) bins.begin = p;
-      bins.end = p + 1;
+      if (contains(bands[p].pixels, i)) bins = unite(bins, {p, p + 1});
     }
-    axis.bins_of_pixel[box * axis.length + i] = bins;
+    axis.bins_of_pixel[box * axis.length + i] = proper(bins);
   }
 }
 
-// Calls fill(row of the box, level, y or x, bin) for all bins of both axes of a box, one thread each, and summarises.
-// A block has one box.
+// Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, a lane each; it returns the pixels
+// that the bin may touch. A warp has one box.
 template <class T, class Axis, class Fill>
 __device__ __forceinline__ void build_box(const CallArgs& args, int* plane_of_box, const Axis& y, const Axis& x,
                                           Fill&& fill) {
-  const int64_t box = blockIdx.x;
+  const int64_t box = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
+  if (box >= args.boxes) return;
+  const int lane = threadIdx.x % kWarp;
   const T* row = static_cast<const T*>(args.rows) + 5 * box;
   const int plane = find_plane(args, row);
-  if (threadIdx.x == 0) plane_of_box[box] = plane;
+  if (lane == 0) plane_of_box[box] = plane;
   if (plane < 0) return;
   const int level = static_cast<int>(plane / args.images);
-  for (int64_t i = threadIdx.x; i < y.bins + x.bins; i += kBoxThreads) {
+  Span y_pixels = nothing(), x_pixels = nothing();
+  for (int64_t i = lane; i < y.bins + x.bins; i += kWarp) {
     const bool is_y = i < y.bins;
-    fill(box, axis_of(args, row, level, is_y), is_y, is_y ? i : i - y.bins);
+    const Span own = fill(is_y ? y : x, box, axis_of(args, row, level, is_y), is_y, is_y ? i : i - y.bins);
+    if (own.begin == own.end) continue;
+    if (is_y) {
+      y_pixels = unite(y_pixels, own);
+    } else {
+      x_pixels = unite(x_pixels, own);
+    }
   }
-  __syncthreads();
-  summarise(y, box);
-  summarise(x, box);
+  __syncwarp();
+  summarise(y, box, proper(unite_lanes(y_pixels)));
+  summarise(x, box, proper(unite_lanes(x_pixels)));
 }
 
-// Where the taps of one bin by one table go: to the place of their pixel, among zeros...
-template <class W>
-struct ByPixel {
-  W* weights;
+// A derivative of an axis' table whose order is known at run time alone: for all of them there is one loop over
+// samples.
+template <class T>
+struct AnyDerivative {
+  static constexpr int M = 1;
+  int order;
+  EdgeRates<T> first, second;
+};
 
-  __device__ ByPixel(const AxisTables<W>& axis, int64_t box, int t, int64_t, const Band& band)
-      : weights(axis.weights + (box * axis.tables + t) * axis.slots + band.offset) {
-    for (int i = band.pixels.begin; i < band.pixels.end; ++i) weights[i] = W(0);
+template <class T>
+__device__ __forceinline__ AnyDerivative<T> derivative_of(const CallArgs& args, const TableKind& kind, int64_t box,
+                                                          bool is_y) {
+  AnyDerivative<T> derivative = {kind.order, {}, {}};
+  if (kind.order > 0) derivative.first = rates_along<T>(args, kind.first, box, is_y);
+  if (kind.order > 1) derivative.second = rates_along<T>(args, kind.second, box, is_y);
+  return derivative;
+}
+
+// For for_each_tap.
+template <class T, class W>
+__device__ __forceinline__ void sample_weights(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample,
+                                               const AnyDerivative<T>& derivative, W* low, W* high) {
+  if (derivative.order == 0) {
+    sample_weights(axis, p, sample, TableValue<T>{}, low, high);
+  } else if (derivative.order == 1) {
+    sample_weights(axis, p, sample, TableDerivative<T, 1, 1>{{derivative.first}, {}}, low, high);
+  } else {
+    sample_weights(axis, p, sample, TableDerivative<T, 1, 2>{{derivative.first}, {derivative.second}}, low, high);
   }
-  __device__ void put(int64_t pixel, W weight) { weights[pixel] = weight; }
-  __device__ void end() {}
+}
+
+// Writes the taps of one bin by one table as they come, of a bin that touches these pixels...
+template <class Axis>
+class Writer;
+
+// ... to the place of their pixel, among zeros,
+template <class W>
+class Writer<AxisTables<W>> {
+ public:
+  __device__ Writer(const AxisTables<W>& axis, int64_t box, int t, int64_t, int offset)
+      : weights_(axis.weights + (box * axis.tables + t) * axis.slots + offset) {}
+  __device__ void put(Span pixels, int64_t pixel, W weight) {
+    fill_up(pixels.begin, static_cast<int>(pixel));
+    weights_[pixels.begin + written_++] = weight;
+  }
+  __device__ void end(Span pixels) { fill_up(pixels.begin, pixels.end); }
+
+ private:
+  __device__ void fill_up(int begin, int end) {
+    while (begin + written_ < end) weights_[begin + written_++] = W(0);
+  }
+
+  W* weights_;
+  int written_ = 0;
 };
 
 // ... or one after another.
 template <class W>
-struct InLine {
-  Tap<W>* taps;
-  Span* list;
-  Span slots;
+class Writer<AxisTaps<W>> {
+ public:
+  __device__ Writer(const AxisTaps<W>& axis, int64_t box, int t, int64_t p, int offset)
+      : taps_(axis.taps + (box * axis.tables + t) * axis.slots),
+        list_(axis.lists + (box * axis.tables + t) * axis.bins + p),
+        offset_(offset) {}
+  __device__ void put(Span pixels, int64_t pixel, W weight) {
+    taps_[offset_ + pixels.begin + written_++] = {static_cast<int>(pixel), weight};
+  }
+  __device__ void end(Span pixels) { *list_ = {offset_ + pixels.begin, offset_ + pixels.begin + written_}; }
 
-  __device__ InLine(const AxisTaps<W>& axis, int64_t box, int t, int64_t p, const Band& band)
-      : taps(axis.taps + (box * axis.tables + t) * axis.slots),
-        list(axis.lists + (box * axis.tables + t) * axis.bins + p),
-        slots{band.offset + band.pixels.begin, band.offset + band.pixels.begin} {}
-  __device__ void put(int64_t pixel, W weight) { taps[slots.end++] = {static_cast<int>(pixel), weight}; }
-  __device__ void end() { *list = slots; }
+ private:
+  Tap<W>* taps_;
+  Span* list_;
+  int offset_, written_ = 0;
 };
 
+// The samples of a bin that are on the map are counted where somebody asks.
 template <class W>
-__device__ ByPixel<W> writer(const AxisTables<W>& axis, int64_t box, int t, int64_t p, const Band& band) {
-  return {axis, box, t, p, band};
-}
+__device__ void store_on_map(const AxisTables<W>&, int64_t, int64_t) {}
 template <class W>
-__device__ InLine<W> writer(const AxisTaps<W>& axis, int64_t box, int t, int64_t p, const Band& band) {
-  return {axis, box, t, p, band};
+__device__ void store_on_map(const AxisTaps<W>& axis, int64_t bin, int64_t on_map) {
+  if (axis.on_map != nullptr) axis.on_map[bin] = static_cast<double>(on_map);
 }
 
-template <class W>
-__device__ void store_on_map(const AxisTables<W>&, int64_t, double) {}
-template <class W>
-__device__ void store_on_map(const AxisTaps<W>& axis, int64_t bin, double on_map) {
-  if (axis.on_map != nullptr) axis.on_map[bin] = on_map;
+// The tables of one bin; Axis is AxisTables or AxisTaps.
+template <class T, template <class> class Axis, class W>
+__device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& products, const Axis<W>& target,
+                                         int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
+  const int offset = TableSlots::begin(target.slots, axis.bin < T(0) ? axis.bins - 1 - p : p);
+  Span pixels;
+  int64_t on_map;
+  for (int t = 0; t < products.tables; ++t) {
+    pixels = nothing();
+    on_map = 0;
+    Writer<Axis<W>> writer(target, box, t, p, offset);
+    for_each_tap<W>(
+        axis, p, derivative_of<T>(args, products.kinds[t], box, is_y),
+        [&](int64_t pixel, const W* weight) { writer.put(pixels, pixel, *weight); },
+        [&](const AxisSample<T>& sample) {
+          pixels = unite(pixels, touched(sample, axis.length));
+          on_map += sample.count;
+        });
+    pixels = proper(pixels);
+    writer.end(pixels);
+  }
+  target.bands[box * axis.bins + p] = {pixels, offset, 0};
+  store_on_map(target, box * axis.bins + p, on_map);
+  return pixels;
 }
 
 // Target is Tables or Taps.
 template <class T, class Target>
-__global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
+__global__ void __launch_bounds__(kThreads)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                 const __grid_constant__ Target tables) {
-  using W = typename Target::Weight;
-  build_box<T>(
-      args, tables.plane_of_box, tables.y, tables.x, [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
-        const auto& target = is_y ? tables.y : tables.x;
-        Span pixels = {static_cast<int>(axis.length), 0};
-        double on_map = 0;
-        for_each_sample(axis, p, /*ascending_positions=*/true, [&](const AxisSample<T>& sample) {
-          include(pixels, sample, axis.length);
-          on_map += static_cast<double>(sample.count);
-        });
-        if (pixels.begin >= pixels.end) pixels = {0, 0};
-        const int64_t place = axis.bin < T(0) ? axis.bins - 1 - p : p;
-        const Band band = {pixels, TableSlots::begin(target.slots, place), 0};
-        target.bands[box * axis.bins + p] = band;
-        store_on_map(target, box * axis.bins + p, on_map);
-        for (int t = 0; t < products.tables; ++t) {
-          auto written = writer(target, box, t, p, band);
-          const auto emit = [&](int64_t pixel, const W* weight) { written.put(pixel, *weight); };
-          const TableKind kind = products.kinds[t];
-          const auto rates = [&](Along along) { return rates_along<T>(args, along, box, is_y); };
-          if (kind.order == 0) {
-            for_each_tap<W>(axis, p, TableValue<T>{}, emit);
-          } else if (kind.order == 1) {
-            for_each_tap<W>(axis, p, TableDerivative<T, 1, 1>{{rates(kind.first)}, {}}, emit);
-          } else {
-            for_each_tap<W>(axis, p, TableDerivative<T, 1, 2>{{rates(kind.first)}, {rates(kind.second)}}, emit);
-          }
-          written.end();
-        }
-      });
+  build_box<T>(args, tables.plane_of_box, tables.y, tables.x,
+               [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
+                 return fill_bin(args, products, target, box, axis, is_y, p);
+               });
+}
+
+// The samples of one bin.
+template <class T, class W>
+__device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const AxisSamples<W>& target, int64_t box,
+                                         const BoxAxis<T>& axis, int64_t p) {
+  Band band = {nothing(), static_cast<int>(most * p), 0};
+  SampleTap<W>* const taps = target.samples + box * target.slots;
+  int64_t next_index = 0;
+  bool first = true;
+  for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
+    if (adaptive && band.samples == 0) {
+      band.offset = SampleSlots::begin(target.slots, p) + SampleSlots::kPerPixel * static_cast<int>(sample.low);
+    }
+    if (sample.index == 0) first = false;
+    next_index = sample.index + sample.count;
+    if (band.samples == kMaxSamples || band.offset + band.samples >= target.slots) return;
+    W low[2], high[2];
+    sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
+    taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction), high[0],
+                                          high[1]};
+    band.pixels = unite(band.pixels, touched(sample, axis.length));
+  });
+  band.pixels = proper(band.pixels);
+  target.bands[box * axis.bins + p] = band;
+  target.rejected[box * axis.bins + p] = {first, next_index > 0 && next_index < axis.grid};
+  return band.pixels;
 }
 
 template <class W, class T>
-__global__ void __launch_bounds__(kBoxThreads, kBoxBlocks)
-    fill_samples(const __grid_constant__ CallArgs args, int64_t most, bool adaptive,
-                 const __grid_constant__ Samples<W> samples) {
-  build_box<T>(
-      args, samples.plane_of_box, samples.y, samples.x, [&](int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
-        const AxisSamples<W>& target = is_y ? samples.y : samples.x;
-        Band band = {{static_cast<int>(axis.length), 0}, static_cast<int>(most * p), 0};
-        SampleTap<W>* const taps = target.samples + box * target.slots;
-        int64_t next_index = 0;
-        bool first = true;
-        for_each_sample(axis, p, /*ascending_positions=*/false, [&](const AxisSample<T>& sample) {
-          if (adaptive && band.samples == 0) {
-            band.offset = SampleSlots::begin(target.slots, p) + SampleSlots::kPerPixel * static_cast<int>(sample.low);
-          }
-          if (sample.index == 0) first = false;
-          next_index = sample.index + sample.count;
-          if (band.samples == kMaxSamples || band.offset + band.samples >= target.slots) return;
-          W low[2], high[2];
-          sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
-          taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction), high[0],
-                                                high[1]};
-          include(band.pixels, sample, axis.length);
-        });
-        if (band.samples == 0) band.pixels = {0, 0};
-        target.bands[box * axis.bins + p] = band;
-        target.rejected[box * axis.bins + p] = {first, next_index > 0 && next_index < axis.grid};
-      });
+__global__ void __launch_bounds__(kThreads) fill_samples(const __grid_constant__ CallArgs args, int64_t most,
+                                                         bool adaptive, const __grid_constant__ Samples<W> samples) {
+  build_box<T>(args, samples.plane_of_box, samples.y, samples.x,
+               [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool, int64_t p) {
+                 return fill_bin(most, adaptive, target, box, axis, p);
+               });
 }
 
 // A block has one plane: it counts the boxes of those before it, and then lists its own.
@@ -321,13 +385,18 @@ Groups take_groups(const CallArgs& args, Scratch& scratch) {
   return {segments, scratch.take<int>(args.boxes)};
 }
 
-// A block has the box of its number.
+// A warp has the box of its number.
+int64_t blocks_for_boxes(const CallArgs& args) { return blocks_for(args.boxes * kWarp); }
+
 template <class Target>
 void launch_fill(const CallArgs& args, const Products& products, const Target& target, Launcher& launcher) {
+  const auto launch = [&](auto kernel) {
+    launcher.launch("fill_tables", kernel, blocks_for_boxes(args), kThreads, 0, args, products, target);
+  };
   if (args.wide_boxes) {
-    launcher.launch("fill_tables", fill_tables<double, Target>, args.boxes, kBoxThreads, 0, args, products, target);
+    launch(fill_tables<double, Target>);
   } else if constexpr (sizeof(typename Target::Weight) == sizeof(float)) {
-    launcher.launch("fill_tables", fill_tables<float, Target>, args.boxes, kBoxThreads, 0, args, products, target);
+    launch(fill_tables<float, Target>);
   }
 }
 
@@ -343,13 +412,14 @@ void build_taps(const CallArgs& args, const Products& products, const Taps<W>& t
 
 template <class W>
 void build_samples(const CallArgs& args, const Samples<W>& samples, Launcher& launcher) {
-  const int64_t most = given_samples(args);
+  const auto launch = [&](auto kernel) {
+    launcher.launch("fill_samples", kernel, blocks_for_boxes(args), kThreads, 0, args, given_samples(args),
+                    is_adaptive(args), samples);
+  };
   if (args.wide_boxes) {
-    launcher.launch("fill_samples", fill_samples<W, double>, args.boxes, kBoxThreads, 0, args, most, is_adaptive(args),
-                    samples);
+    launch(fill_samples<W, double>);
   } else if constexpr (sizeof(W) == sizeof(float)) {
-    launcher.launch("fill_samples", fill_samples<W, float>, args.boxes, kBoxThreads, 0, args, most, is_adaptive(args),
-                    samples);
+    launch(fill_samples<W, float>);
   }
 }
 
