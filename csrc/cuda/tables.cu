@@ -24,11 +24,15 @@ int64_t given_samples(const CallArgs& args) {
 
 bool is_adaptive(const CallArgs& args) { return args.sampling_ratio <= 0 || args.rule == Rule::kRoiPool; }
 
-void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t length, bool by_pixel, Scratch& scratch) {
+void take_spans(AxisSpans& axis, const CallArgs& args, int64_t bins, int64_t length, Scratch& scratch) {
   axis.bins = bins;
   axis.length = length;
-  axis.bands = scratch.take<Band>(args.boxes * bins);
   axis.pixels = scratch.take<Span>(args.boxes);
+}
+
+void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t length, bool by_pixel, Scratch& scratch) {
+  take_spans(axis, args, bins, length, scratch);
+  axis.bands = scratch.take<Band>(args.boxes * bins);
   axis.bins_of_pixel = by_pixel ? scratch.take<Span>(args.boxes * length) : nullptr;
 }
 
@@ -42,7 +46,10 @@ void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& produc
 template <class W>
 void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
-  axis.slots = TableSlots::count(axis.length, axis.bins);
+  const int64_t by_pixel = TableSlots::count(axis.length, axis.bins);
+  const int64_t of_bin = is_adaptive(args) || is_integral(args.rule) ? 0 : 2 * args.sampling_ratio;  // two of a sample
+  axis.slots_of_bin = of_bin * axis.bins < by_pixel ? of_bin : 0;
+  axis.slots = axis.slots_of_bin > 0 ? of_bin * axis.bins : by_pixel;
   axis.taps = scratch.take<Tap<W>>(args.boxes * axis.tables * axis.slots);
   axis.lists = scratch.take<Span>(args.boxes * axis.tables * axis.bins);
   axis.on_map = args.extrapolation_value != 0 ? scratch.take<double>(args.boxes * axis.bins) : nullptr;
@@ -99,20 +106,27 @@ __device__ __forceinline__ Span touched(const AxisSample<T>& sample, int64_t len
           static_cast<int>(sample.low + 2 < length ? sample.low + 2 : length)};
 }
 
-// What the bins of a box touch together, and if somebody asks the bins of every pixel. The whole warp calls it, after
-// all bands of the box are written.
-__device__ __forceinline__ void summarise(const AxisBands& axis, int64_t box, Span pixels) {
-  const int lane = threadIdx.x % kWarp;
-  if (lane == 0) axis.pixels[box] = pixels;
+// Which bins may touch each pixel, where somebody asks. The whole warp calls it, after all bands of the box are
+// written.
+__device__ __forceinline__ void store_bins_of_pixels(const AxisSpans&, int64_t, Span) {}
+__device__ __forceinline__ void store_bins_of_pixels(const AxisBands& axis, int64_t box, Span pixels) {
   if (axis.bins_of_pixel == nullptr) return;
   const Band* const bands = axis.bands + box * axis.bins;
-  for (int i = pixels.begin + lane; i < pixels.end; i += kWarp) {
+  for (int i = pixels.begin + static_cast<int>(threadIdx.x % kWarp); i < pixels.end; i += kWarp) {
     Span bins = nothing();
     for (int p = 0; p < axis.bins; ++p) {
       if (contains(bands[p].pixels, i)) bins = unite(bins, {p, p + 1});
     }
     axis.bins_of_pixel[box * axis.length + i] = proper(bins);
   }
+}
+
+// What the bins of a box touch together. The whole warp calls it.
+template <class Axis>
+__device__ __forceinline__ void summarise(const Axis& axis, int64_t box, Span of_lane) {
+  const Span pixels = proper(unite_lanes(of_lane));
+  if (threadIdx.x % kWarp == 0) axis.pixels[box] = pixels;
+  store_bins_of_pixels(axis, box, pixels);
 }
 
 // Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, a lane each; it returns the pixels
@@ -140,8 +154,8 @@ __device__ __forceinline__ void build_box(const CallArgs& args, int* plane_of_bo
     }
   }
   __syncwarp();
-  summarise(y, box, proper(unite_lanes(y_pixels)));
-  summarise(x, box, proper(unite_lanes(x_pixels)));
+  summarise(y, box, y_pixels);
+  summarise(x, box, x_pixels);
 }
 
 // A derivative of an axis' table whose order is known at run time alone: for all of them there is one loop over
@@ -175,11 +189,11 @@ __device__ __forceinline__ void sample_weights(const BoxAxis<T>& axis, int64_t p
   }
 }
 
-// Writes the taps of one bin by one table as they come, of a bin that touches these pixels...
+// Writes the taps of one bin by one table as they come; `pixels` are those that the bin may touch, as far as known.
 template <class Axis>
 class Writer;
 
-// ... to the place of their pixel, among zeros,
+// To the place of their pixel, among zeros.
 template <class W>
 class Writer<AxisTables<W>> {
  public:
@@ -200,30 +214,37 @@ class Writer<AxisTables<W>> {
   int written_ = 0;
 };
 
-// ... or one after another.
+// One after another.
 template <class W>
 class Writer<AxisTaps<W>> {
  public:
   __device__ Writer(const AxisTaps<W>& axis, int64_t box, int t, int64_t p, int offset)
       : taps_(axis.taps + (box * axis.tables + t) * axis.slots),
         list_(axis.lists + (box * axis.tables + t) * axis.bins + p),
-        offset_(offset) {}
+        own_(static_cast<int>(axis.slots_of_bin * p)),
+        offset_(offset),
+        by_pixel_(axis.slots_of_bin == 0) {}
   __device__ void put(Span pixels, int64_t pixel, W weight) {
-    taps_[offset_ + pixels.begin + written_++] = {static_cast<int>(pixel), weight};
+    taps_[begin(pixels) + written_++] = {static_cast<int>(pixel), weight};
   }
-  __device__ void end(Span pixels) { *list_ = {offset_ + pixels.begin, offset_ + pixels.begin + written_}; }
+  __device__ void end(Span pixels) { *list_ = {begin(pixels), begin(pixels) + written_}; }
 
  private:
+  __device__ int begin(Span pixels) const { return by_pixel_ ? offset_ + pixels.begin : own_; }
+
   Tap<W>* taps_;
   Span* list_;
-  int offset_, written_ = 0;
+  int own_, offset_, written_ = 0;
+  bool by_pixel_;
 };
 
-// The samples of a bin that are on the map are counted where somebody asks.
+// What else is known of a bin: where its weights are; how many samples are on the map, where somebody asks.
 template <class W>
-__device__ void store_on_map(const AxisTables<W>&, int64_t, int64_t) {}
+__device__ __forceinline__ void store_bin(const AxisTables<W>& axis, int64_t bin, Span pixels, int offset, int64_t) {
+  axis.bands[bin] = {pixels, offset, 0};
+}
 template <class W>
-__device__ void store_on_map(const AxisTaps<W>& axis, int64_t bin, int64_t on_map) {
+__device__ __forceinline__ void store_bin(const AxisTaps<W>& axis, int64_t bin, Span, int, int64_t on_map) {
   if (axis.on_map != nullptr) axis.on_map[bin] = static_cast<double>(on_map);
 }
 
@@ -248,8 +269,7 @@ __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& p
     pixels = proper(pixels);
     writer.end(pixels);
   }
-  target.bands[box * axis.bins + p] = {pixels, offset, 0};
-  store_on_map(target, box * axis.bins + p, on_map);
+  store_bin(target, box * axis.bins + p, pixels, offset, on_map);
   return pixels;
 }
 
@@ -362,8 +382,8 @@ template <class W>
 Taps<W> take_taps(const CallArgs& args, const Products& products, Scratch& scratch) {
   Taps<W> taps;
   taps.plane_of_box = scratch.take<int>(args.boxes);
-  take_bands(taps.y, args, args.bins_y, longest(args, &MapArgs::height), /*by_pixel=*/false, scratch);
-  take_bands(taps.x, args, args.bins_x, longest(args, &MapArgs::width), /*by_pixel=*/false, scratch);
+  take_spans(taps.y, args, args.bins_y, longest(args, &MapArgs::height), scratch);
+  take_spans(taps.x, args, args.bins_x, longest(args, &MapArgs::width), scratch);
   take_axis(taps.y, args, products, scratch);
   take_axis(taps.x, args, products, scratch);
   return taps;

@@ -46,11 +46,14 @@ struct Band {
   int samples;  // maxima: how many samples are on the map
 };
 
-struct AxisBands {
-  Band* bands;           // [boxes][bins]
+struct AxisSpans {
   Span* pixels;          // [boxes] those that any of its bins may touch
-  Span* bins_of_pixel;   // [boxes][length] bins that may touch a pixel among these; null where nobody asks
   int64_t bins, length;  // of the longest map
+};
+
+struct AxisBands : AxisSpans {
+  Band* bands;          // [boxes][bins]
+  Span* bins_of_pixel;  // [boxes][length] bins that may touch a pixel among these; null where nobody asks
 
   __device__ const Band& band(int64_t box, int p) const { return bands[box * bins + p]; }
   // The bins of `box` that may touch the pixel.
@@ -136,11 +139,12 @@ struct TapList {
 };
 
 template <class W>
-struct AxisTaps : AxisBands {
+struct AxisTaps : AxisSpans {
   Tap<W>* taps;    // [boxes][tables][slots]
   Span* lists;     // [boxes][tables][bins] slots of each
   double* on_map;  // [boxes][bins] how many samples of a bin are on the map; null where nobody asks
   int64_t tables, slots;
+  int64_t slots_of_bin;  // those of bin p begin at p times as many; 0: where TableSlots says
 
   // The taps of a bin by table t, by ascending pixel.
   __device__ TapList<W> list(int64_t box, int t, int p) const {
