@@ -204,7 +204,7 @@ void average_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& laun
     const Products products = box_gradient_products(args);
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_tables(args, products, tables, launcher);
+    build_tables(args, products, tables, Groups{}, launcher);
     const size_t sums_bytes = kWarps * 4 * sizeof(W);
     if (channels_lie_together(args)) {
       const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);

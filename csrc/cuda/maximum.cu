@@ -392,7 +392,7 @@ void pool_maximum(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
     using S = decltype(element);
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, launcher);
+    build_samples(args, samples, Groups{}, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
     launcher.launch("maximum", maximum<S>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
   });
@@ -403,7 +403,7 @@ void pool_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
     using S = decltype(element);
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, launcher);
+    build_samples(args, samples, Groups{}, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, 1);
     launcher.launch("pool_given", pool_given<S>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
   });
@@ -416,8 +416,7 @@ void spread_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher) 
     const auto samples = take_samples<W>(args, /*by_pixel=*/true, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, launcher);
-    build_groups(args, samples.plane_of_box, groups, launcher);
+    build_samples(args, samples, groups, launcher);
     const int64_t chunks = (args.channels + kWarp - 1) / kWarp;
     int chunks_of_block = 1;
     while (chunks_of_block < kWarps && chunks_of_block < chunks) chunks_of_block *= 2;
@@ -434,7 +433,7 @@ void winners_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& laun
     using W = typename Access<S>::W;
     const auto samples = take_samples<W>(args, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, launcher);
+    build_samples(args, samples, Groups{}, launcher);
     const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, 1);
     launcher.launch("box_gradient_given", box_gradient_given<S>, args.boxes, kThreads, kWarps * 4 * sizeof(W), args,
                     samples, map);

@@ -4,6 +4,7 @@
 // time.
 #include "../core/rotated_box.h"
 #include "gather.cuh"
+#include "groups.cuh"
 #include "kernels.h"
 
 namespace roialign_ext::cuda {
@@ -40,10 +41,13 @@ __device__ __forceinline__ Span pixels_near(T centre, T half, int64_t length) {
           to < end ? static_cast<int>(to > T(0) ? to : T(0)) : static_cast<int>(length)};
 }
 
-// A thread has one box.
+// A thread has one box, in blocks behind those of the lists.
 template <class T>
-__global__ void __launch_bounds__(kThreads) fill_boxes(const __grid_constant__ CallArgs args, RotatedBoxes<T> boxes) {
-  const int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+__global__ void __launch_bounds__(kThreads)
+    fill_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const Groups groups) {
+  const int64_t block = blockIdx.x - list_blocks(args, groups);
+  if (block < 0) return list_boxes<T>(args, groups, static_cast<int>(blockIdx.x));
+  const int64_t k = block * kThreads + threadIdx.x;
   if (k >= args.boxes) return;
   const T* row = static_cast<const T*>(args.rows) + kColumns * k;
   const MapArgs& map = args.maps[0];
@@ -219,8 +223,9 @@ void with_order(const CallArgs& args, Run&& run) {
 }
 
 template <class T>
-void build_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, Launcher& launcher) {
-  launcher.launch("fill_boxes", fill_boxes<T>, blocks_for(args.boxes), kThreads, 0, args, boxes);
+void build_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, const Groups& groups, Launcher& launcher) {
+  launcher.launch("fill_boxes", fill_boxes<T>, list_blocks(args, groups) + blocks_for(args.boxes), kThreads,
+                  kGroupsBytes, args, boxes, groups);
 }
 
 }  // namespace
@@ -231,7 +236,7 @@ void pool_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, launcher);
+    build_boxes(args, boxes, Groups{}, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
     with_order(args, [&](auto order) {
       launcher.launch("pool", pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, args, boxes, map);
@@ -246,8 +251,7 @@ void spread_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) 
     const auto boxes = take_boxes<T>(args, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, launcher);
-    build_groups(args, boxes.plane_of_box, groups, launcher);
+    build_boxes(args, boxes, groups, launcher);
     with_order(args,
                [&](auto order) { launch_gather<S>(args, groups, RotatedSource<S, T, order.value>{boxes}, launcher); });
   });
@@ -259,7 +263,7 @@ void rotated_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& laun
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, launcher);
+    build_boxes(args, boxes, Groups{}, launcher);
     const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
     const size_t shared_bytes = kWarps * kRotatedParameters * sizeof(typename Access<S>::W);
     const auto kernel = args.direction_count == 0 ? box_gradient<S, T, 1> : box_gradient<S, T, 2>;

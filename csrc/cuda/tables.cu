@@ -2,7 +2,7 @@
 
 #include <climits>
 
-#include "work.cuh"
+#include "groups.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
@@ -130,11 +130,13 @@ __device__ __forceinline__ void summarise(const Axis& axis, int64_t box, Span of
 }
 
 // Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, a lane each; it returns the pixels
-// that the bin may touch. A warp has one box.
+// that the bin may touch. A warp has one box, in blocks behind those of the lists.
 template <class T, class Axis, class Fill>
-__device__ __forceinline__ void build_box(const CallArgs& args, int* plane_of_box, const Axis& y, const Axis& x,
-                                          Fill&& fill) {
-  const int64_t box = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
+__device__ __forceinline__ void build_box(const CallArgs& args, const Groups& groups, int* plane_of_box, const Axis& y,
+                                          const Axis& x, Fill&& fill) {
+  const int64_t block = blockIdx.x - list_blocks(args, groups);
+  if (block < 0) return list_boxes<T>(args, groups, static_cast<int>(blockIdx.x));
+  const int64_t box = (block * kThreads + threadIdx.x) / kWarp;
   if (box >= args.boxes) return;
   const int lane = threadIdx.x % kWarp;
   const T* row = static_cast<const T*>(args.rows) + 5 * box;
@@ -277,8 +279,8 @@ __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& p
 template <class T, class Target>
 __global__ void __launch_bounds__(kThreads)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
-                const __grid_constant__ Target tables) {
-  build_box<T>(args, tables.plane_of_box, tables.y, tables.x,
+                const __grid_constant__ Target tables, const Groups groups) {
+  build_box<T>(args, groups, tables.plane_of_box, tables.y, tables.x,
                [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
                  return fill_bin(args, products, target, box, axis, is_y, p);
                });
@@ -312,36 +314,13 @@ __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const Axis
 }
 
 template <class W, class T>
-__global__ void __launch_bounds__(kThreads) fill_samples(const __grid_constant__ CallArgs args, int64_t most,
-                                                         bool adaptive, const __grid_constant__ Samples<W> samples) {
-  build_box<T>(args, samples.plane_of_box, samples.y, samples.x,
+__global__ void __launch_bounds__(kThreads)
+    fill_samples(const __grid_constant__ CallArgs args, int64_t most, bool adaptive,
+                 const __grid_constant__ Samples<W> samples, const Groups groups) {
+  build_box<T>(args, groups, samples.plane_of_box, samples.y, samples.x,
                [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool, int64_t p) {
                  return fill_bin(most, adaptive, target, box, axis, p);
                });
-}
-
-// A block has one plane: it counts the boxes of those before it, and then lists its own.
-__global__ void __launch_bounds__(kThreads) list_boxes(const int* plane_of_box, int64_t boxes, Groups groups) {
-  ROI_SHARED_BYTES(shared);
-  int* const counts = reinterpret_cast<int*>(shared);
-  const int plane = static_cast<int>(blockIdx.x);
-  int listed = 0, before = 0;
-  for (int64_t first = 0; first < boxes; first += kThreads) {
-    const int64_t k = first + threadIdx.x;
-    const int own = k < boxes ? plane_of_box[k] : -1;
-    int total;
-    rank_in_block(own >= 0 && own < plane, counts, total);
-    before += total;
-  }
-  for (int64_t first = 0; first < boxes; first += kThreads) {
-    const int64_t k = first + threadIdx.x;
-    const bool mine = k < boxes && plane_of_box[k] == plane;
-    int total;
-    const int rank = rank_in_block(mine, counts, total);
-    if (mine) groups.boxes[before + listed + rank] = static_cast<int>(k);
-    listed += total;
-  }
-  if (threadIdx.x == 0) groups.segments[plane] = {before, before + listed};
 }
 
 }  // namespace
@@ -405,13 +384,17 @@ Groups take_groups(const CallArgs& args, Scratch& scratch) {
   return {segments, scratch.take<int>(args.boxes)};
 }
 
-// A warp has the box of its number.
-int64_t blocks_for_boxes(const CallArgs& args) { return blocks_for(args.boxes * kWarp); }
+// Blocks that list a plane, and then warps that measure a box.
+int64_t blocks_for_boxes(const CallArgs& args, const Groups& groups) {
+  return list_blocks(args, groups) + blocks_for(args.boxes * kWarp);
+}
 
 template <class Target>
-void launch_fill(const CallArgs& args, const Products& products, const Target& target, Launcher& launcher) {
+void launch_fill(const CallArgs& args, const Products& products, const Target& target, const Groups& groups,
+                 Launcher& launcher) {
   const auto launch = [&](auto kernel) {
-    launcher.launch("fill_tables", kernel, blocks_for_boxes(args), kThreads, 0, args, products, target);
+    launcher.launch("fill_tables", kernel, blocks_for_boxes(args, groups), kThreads, kGroupsBytes, args, products,
+                    target, groups);
   };
   if (args.wide_boxes) {
     launch(fill_tables<double, Target>);
@@ -421,20 +404,21 @@ void launch_fill(const CallArgs& args, const Products& products, const Target& t
 }
 
 template <class W>
-void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, Launcher& launcher) {
-  launch_fill(args, products, tables, launcher);
+void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, const Groups& groups,
+                  Launcher& launcher) {
+  launch_fill(args, products, tables, groups, launcher);
 }
 
 template <class W>
 void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, Launcher& launcher) {
-  launch_fill(args, products, taps, launcher);
+  launch_fill(args, products, taps, Groups{}, launcher);
 }
 
 template <class W>
-void build_samples(const CallArgs& args, const Samples<W>& samples, Launcher& launcher) {
+void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher) {
   const auto launch = [&](auto kernel) {
-    launcher.launch("fill_samples", kernel, blocks_for_boxes(args), kThreads, 0, args, given_samples(args),
-                    is_adaptive(args), samples);
+    launcher.launch("fill_samples", kernel, blocks_for_boxes(args, groups), kThreads, kGroupsBytes, args,
+                    given_samples(args), is_adaptive(args), samples, groups);
   };
   if (args.wide_boxes) {
     launch(fill_samples<W, double>);
@@ -443,18 +427,13 @@ void build_samples(const CallArgs& args, const Samples<W>& samples, Launcher& la
   }
 }
 
-void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, Launcher& launcher) {
-  launcher.launch("list_boxes", list_boxes, planes_of(args), kThreads, kWarps * sizeof(int), plane_of_box, args.boxes,
-                  groups);
-}
-
-#define INSTANTIATE(W)                                                                       \
-  template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);       \
-  template Taps<W> take_taps<W>(const CallArgs&, const Products&, Scratch&);                 \
-  template Samples<W> take_samples<W>(const CallArgs&, bool, Scratch&);                      \
-  template void build_tables(const CallArgs&, const Products&, const Tables<W>&, Launcher&); \
-  template void build_taps(const CallArgs&, const Products&, const Taps<W>&, Launcher&);     \
-  template void build_samples(const CallArgs&, const Samples<W>&, Launcher&);
+#define INSTANTIATE(W)                                                                                      \
+  template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);                      \
+  template Taps<W> take_taps<W>(const CallArgs&, const Products&, Scratch&);                                \
+  template Samples<W> take_samples<W>(const CallArgs&, bool, Scratch&);                                     \
+  template void build_tables(const CallArgs&, const Products&, const Tables<W>&, const Groups&, Launcher&); \
+  template void build_taps(const CallArgs&, const Products&, const Taps<W>&, Launcher&);                    \
+  template void build_samples(const CallArgs&, const Samples<W>&, const Groups&, Launcher&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -189,11 +189,11 @@ struct Samples {
 
 // The boxes of each plane, in their order.
 struct Groups {
-  Span* segments;  // [planes] into boxes
-  int* boxes;
+  Span* segments = nullptr;  // [planes] into boxes; null where nobody asks
+  int* boxes = nullptr;
 };
 
-inline int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
+ROI_HOST_DEVICE int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
 
 template <class W>
 Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pixel, Scratch& scratch);
@@ -203,13 +203,14 @@ template <class W>
 Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch);
 Groups take_groups(const CallArgs& args, Scratch& scratch);
 
+// With `groups` the boxes of each plane are listed too, in the same launch.
 template <class W>
-void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, Launcher& launcher);
+void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, const Groups& groups,
+                  Launcher& launcher);
 template <class W>
 void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, Launcher& launcher);
 template <class W>
-void build_samples(const CallArgs& args, const Samples<W>& samples, Launcher& launcher);
-void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, Launcher& launcher);
+void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher);
 
 // The plane of one box; `row` begins with its index.
 template <class T>

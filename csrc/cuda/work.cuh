@@ -149,6 +149,28 @@ __device__ __forceinline__ int rank_in_block(bool flag, int* counts, int& total)
   return rank;
 }
 
+// The sum of `value` over the threads before this one, and over the block. All threads call it; `partial` is shared,
+// kWarps of them.
+__device__ __forceinline__ int sum_before_in_block(int value, int* partial, int& total) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  int up_to = value;  // this lane of the warp
+#pragma unroll
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, up_to, distance);
+    if (lane >= distance) up_to += other;
+  }
+  if (lane == kWarp - 1) partial[warp] = up_to;
+  __syncthreads();
+  int before = up_to - value;
+  total = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) before += partial[w];
+    total += partial[w];
+  }
+  __syncthreads();
+  return before;
+}
+
 // Sums of M values over the block, always in the same order; thread m < M returns sum m. All threads call it; `partial`
 // is shared, kWarps * M of them.
 template <int M, class W>
