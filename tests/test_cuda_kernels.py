@@ -287,10 +287,10 @@ LAUNCHED = {
         "_pool_grad_boxes": ("fill_tables", "by_channels"),
     },
     "maxima": {
-        "_pool_max": ("fill_samples", "maximum"),
-        "_pool": ("fill_samples", "pool_given"),
-        "_pool_grad_input": ("fill_samples", "spread_given"),
-        "_pool_grad_boxes": ("fill_samples", "box_gradient_given"),
+        "_pool_max": ("fill_samples", "max_pool"),
+        "_pool": ("fill_samples", "argmax_pool"),
+        "_pool_grad_input": ("fill_samples", "argmax_grad_input"),
+        "_pool_grad_boxes": ("fill_samples", "argmax_grad_boxes"),
     },
     "rotated boxes": {
         "_pool": ("fill_boxes", "pool"),
