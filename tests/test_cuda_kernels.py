@@ -293,9 +293,9 @@ LAUNCHED = {
         "_pool_grad_boxes": ("fill_samples", "argmax_grad_boxes"),
     },
     "rotated boxes": {
-        "_pool": ("fill_boxes", "pool"),
+        "_pool": ("fill_boxes", "rotated_pool"),
         "_pool_grad_input": ("fill_boxes", "gather"),
-        "_pool_grad_boxes": ("fill_boxes", "box_gradient"),
+        "_pool_grad_boxes": ("fill_boxes", "rotated_grad_boxes"),
     },
 }
 
