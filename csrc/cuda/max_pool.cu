@@ -44,26 +44,35 @@ struct BinSamples {
         rejected(axis.rejected[box * axis.bins + p]) {}
 };
 
-// A thread has one bin of one box and up to kChannels channels (WorkMap).
-template <class S>
+// A thread has one bin of one box and up to kChannels channels (WorkMap), in packs of VEC.
+template <class S, int VEC>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     max_pool(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
              const WorkMap map) {
   using W = typename Access<S>::W;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
+  constexpr int kPacks = kChannels / VEC;
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels, VEC);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Bin bin = bin_of(args, work.place);
   const int plane = samples.plane_of_box[bin.box];
-  Best<W> best[kChannels];
+  Best<W> best[kPacks][VEC];
+  const auto consider = [&](const W(&candidates)[VEC], int sample, Best<W>(&bests)[VEC]) {
 #pragma unroll
-  for (int c = 0; c < kChannels; ++c) best[c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoWinner};
+    for (int c = 0; c < VEC; ++c) bests[c].consider(candidates[c], sample);
+  };
   // A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the
   // map, after the first row of them, or after all.
   const auto consider_zero = [&] {
+    const W zeros[VEC] = {};
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c) best[c].consider(W(0), kRejected);
+    for (int i = 0; i < kPacks; ++i) consider(zeros, kRejected, best[i]);
   };
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) best[i][c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoWinner};
+  }
   if (plane >= 0) {
     const Elements<void>& pixels = args.maps[plane / args.images].pixels;
     const int64_t step = channels.step * pixels.stride_c;
@@ -75,38 +84,54 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       const int64_t row = base + y.low * pixels.stride_y;
       for (int j = 0; j < xs.count; ++j) {
         const SampleTap<W> x = xs.samples[j];
+        // Between two values or columns: what has no weight is not read.
+        const auto column = [&](int64_t top, W(&values)[VEC]) {
+          Pack<S, VEC>::load(pixels.data, top, values);
+          if (y.fraction == W(0)) return;
+          W below[VEC];
+          Pack<S, VEC>::load(pixels.data, top + pixels.stride_y, below);
+#pragma unroll
+          for (int c = 0; c < VEC; ++c) values[c] = interpolate(y.fraction, values[c], below[c]);
+        };
         const int64_t at = row + x.low * pixels.stride_x;
 #pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          if (c >= channels.count) continue;
-          // The column of the map between two rows, and between two of them: what has no weight is not read.
-          const auto column = [&](int64_t top) {
-            const W above = Access<S>::load(pixels.data, top);
-            if (y.fraction == W(0)) return above;
-            return interpolate(y.fraction, above, Access<S>::load(pixels.data, top + pixels.stride_y));
-          };
-          W candidate = column(at + c * step);
+        for (int k = 0; k < kPacks; ++k) {
+          if (k >= channels.count) continue;
+          W values[VEC];
+          column(at + k * step, values);
           if (x.fraction != W(0)) {
-            candidate = interpolate(x.fraction, candidate, column(at + c * step + pixels.stride_x));
+            W right[VEC];
+            column(at + k * step + pixels.stride_x, right);
+#pragma unroll
+            for (int c = 0; c < VEC; ++c) values[c] = interpolate(x.fraction, values[c], right[c]);
           }
-          best[c].consider(candidate, make_winner(i, j));
+          consider(values, make_winner(i, j), best[k]);
         }
       }
       if (i == 0 && xs.rejected.later) consider_zero();
     }
     if (ys.rejected.later) consider_zero();
   }
+  const Elements<void>& bins = args.bins;
+  const Elements<int32_t>& winners = args.winners;  // where packs fit the values, they fit the winners
+  const int64_t at =
+      bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+  const int64_t at_winners = bin.box * winners.stride_n + channels.first * winners.stride_c + bin.p * winners.stride_y +
+                             bin.q * winners.stride_x;
 #pragma unroll
-  for (int c = 0; c < kChannels; ++c) {
-    if (c >= channels.count) continue;
-    const int64_t channel = channels.first + c * channels.step;
-    const Elements<void>& bins = args.bins;
-    const Elements<int32_t>& winners = args.winners;
-    Access<S>::store(bins.data,
-                     bin.box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x,
-                     best[c].value);
-    winners.data[bin.box * winners.stride_n + channel * winners.stride_c + bin.p * winners.stride_y +
-                 bin.q * winners.stride_x] = best[c].winner;
+  for (int k = 0; k < kPacks; ++k) {
+    if (k >= channels.count) continue;
+    W values[VEC];
+    int32_t chosen[VEC];
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) {
+      values[c] = best[k][c].value;
+      chosen[c] = best[k][c].winner;
+    }
+    Pack<S, VEC>::store(bins.data, at + k * channels.step * bins.stride_c, values);
+    typename WordOf<VEC * sizeof(int32_t)>::Type word;
+    memcpy(&word, chosen, sizeof(word));
+    *reinterpret_cast<decltype(word)*>(winners.data + at_winners + k * channels.step * winners.stride_c) = word;
   }
 }
 
@@ -119,7 +144,9 @@ void pool_maximum(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
     if (scratch.counts_only()) return;
     build_samples(args, samples, Groups{}, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
-    launcher.launch("max_pool", max_pool<S>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
+    with_pack<S>(args, [&](auto vec) {
+      launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
+    });
   });
 }
 
