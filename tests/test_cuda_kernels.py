@@ -279,12 +279,12 @@ LAUNCHED = {
     "averages": {
         "_pool": ("fill_tables", "pool_by_columns"),
         "_pool_grad_input": ("fill_tables", "gather"),
-        "_pool_grad_boxes": ("fill_tables", "by_columns"),
+        "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_nchw"),
     },
     "averages of channels that lie together": {
         "_pool": ("fill_tables", "pool_by_channels"),
         "_pool_grad_input": ("fill_tables", "spread_by_channels"),
-        "_pool_grad_boxes": ("fill_tables", "by_channels"),
+        "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_channels_last"),
     },
     "maxima": {
         "_pool_max": ("fill_samples", "max_pool"),
