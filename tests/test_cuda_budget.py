@@ -47,7 +47,8 @@ BUDGETS = {
     "average": Taken(128, 100),
     "average_gradient": Taken(116, 8),
     "box_gradient": Taken(128, 0),
-    "maximum": Taken(96, 0),
+    "argmax": Taken(96, 0),
+    "max_pool": Taken(96, 0),
     "rotated": Taken(240, 0),  # derivatives of rotated boxes: rare, and bound by their arithmetic
     "tables": Taken(128, 0),
 }
@@ -56,7 +57,8 @@ BUDGETS_ELSEWHERE = {
     "average": Taken(128, 180),
     "average_gradient": Taken(128, 224),
     "box_gradient": Taken(128, 80),
-    "maximum": Taken(104, 0),
+    "argmax": Taken(104, 0),
+    "max_pool": Taken(104, 0),
     "rotated": Taken(255, 0),  # all there are, without a spill: second derivatives in float64
     "tables": Taken(184, 0),  # taps of float64
 }

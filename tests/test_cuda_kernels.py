@@ -278,24 +278,24 @@ def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, lay
 LAUNCHED = {
     "averages": {
         "_pool": ("fill_tables", "pool_by_columns"),
-        "_pool_grad_input": ("fill_tables", "list_boxes", "gather"),
-        "_pool_grad_boxes": ("fill_tables", "by_columns"),
+        "_pool_grad_input": ("fill_tables", "gather"),
+        "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_nchw"),
     },
     "averages of channels that lie together": {
         "_pool": ("fill_tables", "pool_by_channels"),
-        "_pool_grad_input": ("fill_tables", "list_boxes", "spread_by_channels"),
-        "_pool_grad_boxes": ("fill_tables", "by_channels"),
+        "_pool_grad_input": ("fill_tables", "spread_by_channels"),
+        "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_channels_last"),
     },
     "maxima": {
-        "_pool_max": ("fill_samples", "maximum"),
-        "_pool": ("fill_samples", "pool_given"),
-        "_pool_grad_input": ("fill_samples", "list_boxes", "spread_given"),
-        "_pool_grad_boxes": ("fill_samples", "box_gradient_given"),
+        "_pool_max": ("fill_samples", "max_pool"),
+        "_pool": ("fill_samples", "argmax_pool"),
+        "_pool_grad_input": ("fill_samples", "argmax_grad_input"),
+        "_pool_grad_boxes": ("fill_samples", "argmax_grad_boxes"),
     },
     "rotated boxes": {
-        "_pool": ("fill_boxes", "pool"),
-        "_pool_grad_input": ("fill_boxes", "list_boxes", "gather"),
-        "_pool_grad_boxes": ("fill_boxes", "box_gradient"),
+        "_pool": ("fill_boxes", "rotated_pool"),
+        "_pool_grad_input": ("fill_boxes", "gather"),
+        "_pool_grad_boxes": ("fill_boxes", "rotated_grad_boxes"),
     },
 }
 

@@ -118,4 +118,10 @@ ROI_HOST_DEVICE T grid_position(const BoxAxis<T>& axis, int64_t p, int64_t i) {
   return add(bin_start(axis, p), multiply(add(static_cast<T>(i), T(0.5)), axis.bin) / static_cast<T>(axis.grid));
 }
 
+// Position of sample i of bin p, map pixels.
+template <class T>
+ROI_HOST_DEVICE T sample_position(const BoxAxis<T>& axis, int64_t p, int64_t i) {
+  return is_crop(axis.rule) ? crop_position(axis, p * axis.grid + i) : grid_position(axis, p, i);
+}
+
 }  // namespace roialign_ext

@@ -184,8 +184,7 @@ void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double 
   const auto samples_on_map = [](const BoxAxis<T>& axis, std::vector<double>& counts) {
     counts.assign(static_cast<size_t>(axis.bins), 0.0);
     for (int64_t p = 0; p < axis.bins; ++p) {
-      for_each_sample(axis, p, false,
-                      [&](const AxisSample<T>& sample) { counts[p] += static_cast<double>(sample.count); });
+      for_each_sample(axis, p, [&](const AxisSample<T>& sample) { counts[p] += static_cast<double>(sample.count); });
     }
   };
   const double samples = static_cast<double>(params.sampling_ratio) * static_cast<double>(params.sampling_ratio);

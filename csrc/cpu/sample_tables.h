@@ -33,7 +33,7 @@ struct SampleTables {
     for (int64_t p = 0; p < axis.bins; ++p) {
       int64_t next_index = 0;
       bool first = true;
-      for_each_sample(axis, p, /*ascending_positions=*/false, [&](const AxisSample<T>& sample) {
+      for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
         W low[2], high[2];
         sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
         samples.push_back({static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]});

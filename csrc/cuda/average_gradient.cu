@@ -146,8 +146,7 @@ void spread_average(const CallArgs& args, Scratch& scratch, Launcher& launcher) 
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/true, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;
-    build_tables(args, products, tables, launcher);
-    build_groups(args, tables.plane_of_box, groups, launcher);
+    build_tables(args, products, tables, groups, launcher);
     // Where there are few tiles, blocks take fewer channels, so that all multiprocessors have some.
     const auto has_many_blocks = [&](const TileMap& map, int channels) {
       return map.tiles * (args.channels / channels) >= kManyBlocks;

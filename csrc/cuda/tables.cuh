@@ -46,11 +46,14 @@ struct Band {
   int samples;  // maxima: how many samples are on the map
 };
 
-struct AxisBands {
-  Band* bands;           // [boxes][bins]
+struct AxisSpans {
   Span* pixels;          // [boxes] those that any of its bins may touch
-  Span* bins_of_pixel;   // [boxes][length] bins that may touch a pixel among these; null where nobody asks
   int64_t bins, length;  // of the longest map
+};
+
+struct AxisBands : AxisSpans {
+  Band* bands;          // [boxes][bins]
+  Span* bins_of_pixel;  // [boxes][length] bins that may touch a pixel among these; null where nobody asks
 
   __device__ const Band& band(int64_t box, int p) const { return bands[box * bins + p]; }
   // The bins of `box` that may touch the pixel.
@@ -136,11 +139,12 @@ struct TapList {
 };
 
 template <class W>
-struct AxisTaps : AxisBands {
+struct AxisTaps : AxisSpans {
   Tap<W>* taps;    // [boxes][tables][slots]
   Span* lists;     // [boxes][tables][bins] slots of each
   double* on_map;  // [boxes][bins] how many samples of a bin are on the map; null where nobody asks
   int64_t tables, slots;
+  int64_t slots_of_bin;  // those of bin p begin at p times as many; 0: where TableSlots says
 
   // The taps of a bin by table t, by ascending pixel.
   __device__ TapList<W> list(int64_t box, int t, int p) const {
@@ -185,11 +189,11 @@ struct Samples {
 
 // The boxes of each plane, in their order.
 struct Groups {
-  Span* segments;  // [planes] into boxes
-  int* boxes;
+  Span* segments = nullptr;  // [planes] into boxes; null where nobody asks
+  int* boxes = nullptr;
 };
 
-inline int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
+ROI_HOST_DEVICE int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
 
 template <class W>
 Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pixel, Scratch& scratch);
@@ -199,13 +203,14 @@ template <class W>
 Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch);
 Groups take_groups(const CallArgs& args, Scratch& scratch);
 
+// With `groups` the boxes of each plane are listed too, in the same launch.
 template <class W>
-void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, Launcher& launcher);
+void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, const Groups& groups,
+                  Launcher& launcher);
 template <class W>
 void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, Launcher& launcher);
 template <class W>
-void build_samples(const CallArgs& args, const Samples<W>& samples, Launcher& launcher);
-void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, Launcher& launcher);
+void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher);
 
 // The plane of one box; `row` begins with its index.
 template <class T>
