@@ -20,7 +20,18 @@ from torch.utils import deterministic
 
 import cuda_shim
 from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread, with_layout
-from cuda_cases import CASES, CPU, RULES, SANITIZED, Case, Operators, assert_agree, calculations, same_bits
+from cuda_cases import (
+    AVERAGE_POOL,
+    CASES,
+    CPU,
+    RULES,
+    SANITIZED,
+    Case,
+    Operators,
+    assert_agree,
+    calculations,
+    same_bits,
+)
 
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
 SEEDS = ("0", "1")
@@ -77,6 +88,19 @@ def test_kernels_agree_with_the_cpu(shim: Operators, case: Case, monkeypatch: py
             results.append(calculation.run(shim))
         assert_agree(case, calculation, results[0])
         assert all(same_bits(result, results[0]) for result in results), calculation.name
+
+
+@pytest.mark.parametrize("case", AVERAGE_POOL if KIND == "plain" else AVERAGE_POOL[::3], ids=str)
+def test_average_pool_agrees_with_the_cpu(shim: Operators, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averages and their derivative along a direction, in two orders of threads and blocks."""
+    pools = {one.name: one for one in reversed(list(calculations(case))) if one.name.startswith("pool order")}
+    for name in ("pool order 0", "pool order 1"):
+        results = []
+        for seed in SEEDS if KIND == "plain" else SEEDS[:1]:
+            monkeypatch.setenv("SHIM_SEED", seed)
+            results.append(pools[name].run(shim))
+        assert_agree(case, pools[name], results[0])
+        assert all(same_bits(result, results[0]) for result in results), name
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -166,6 +190,60 @@ def test_boxes_choose_their_pixels(shim: Operators) -> None:
     (out,) = shim("_pool", [features], boxes, None, None, None, (2, 2), [1.0], [8.0, 1.0], 2, "roi_align_half_pixel")
     assert (out[0] == 1).all()
     assert out[1, :, :, 1].isnan().all()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", [3, 33, 128])
+@pytest.mark.parametrize("ratio", [1, 2, 3, -1])
+def test_pixels_without_weight_are_not_read(shim: Operators, layout: str, channels: int, ratio: int) -> None:
+    """Whatever they hold: bins of none, one and more rows and columns, inside and beyond the borders of the map."""
+    case = Case(channels=channels, ratio=ratio, bins=(3, 5), planes=((12, 15),), images=1, layout=layout)
+    (clean,), rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    on_border = torch.tensor([[0.0, -2.4, -2.6, 0.4, 0.4], [0.0, 13.6, 10.7, 17.0, 14.0], [0.0, 2.5, 2.5, 2.5, 9.5]])
+    for row in torch.cat([rows[rows.isfinite().all(1)], on_border]):
+        call = (row[None], None, None, None, case.bins, *arguments)
+        ones = torch.ones(1, channels, *case.bins)
+        (used,) = CPU("_pool_grad_input", ones, row[None], None, None, None, case.input_size, False, *arguments)
+        spoilt = torch.where(used != 0, clean, torch.tensor([float("nan"), float("inf")]).repeat(15 * 6).view(12, 15))
+        (out,) = shim("_pool", [with_layout(spoilt, layout)], *call)
+        assert_close(out, CPU("_pool", [clean], *call)[0])
+
+
+@pytest.mark.parametrize("channels", [33, 128])
+def test_levels_of_several_layouts(shim: Operators, channels: int) -> None:
+    """The first one decides on that of the result."""
+    case = Case(planes=((24, 40), (12, 20)), boxes="60", channels=channels)
+    maps, rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    (wanted,) = CPU("_pool", maps, rows, None, None, None, case.bins, *arguments)
+    for layouts in (("channels_last", "contiguous"), ("contiguous", "channels_last"), ("channels_last", "sliced")):
+        mixed = [with_layout(one, layout) for one, layout in zip(maps, layouts, strict=True)]
+        (out,) = shim("_pool", mixed, rows, None, None, None, case.bins, *arguments)
+        assert out.is_contiguous(memory_format=torch.channels_last) == (layouts[0] == "channels_last")
+        assert_close(out, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [1, 2, 4])
+def test_channels_that_begin_between_packs(shim: Operators, dtype: torch.dtype, offset: int) -> None:
+    """Addresses, images, rows or pixels that are no multiples of 16 bytes."""
+    channels, (height, width) = 256, (6, 7)
+    case = Case(channels=channels, planes=((height, width),), dtype=dtype, boxes="12", bins=(3, 2))
+    (features,), rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    (wanted,) = CPU("_pool", [features], rows, None, None, None, case.bins, *arguments)
+    by_pixel = features.permute(0, 2, 3, 1)
+    storage = torch.full((case.images * height * width * (channels + 16) * 2,), float("nan"), dtype=dtype)
+    pixel = channels + 16
+    row, image = width * pixel, height * width * pixel
+    for start, strides in (
+        (offset, (image, row, pixel, 1)),
+        (0, (image + offset, row, pixel, 1)),
+        (0, (image + height * offset, row + offset, pixel, 1)),
+        (0, (2 * image, row + width * offset, pixel + offset, 1)),
+    ):
+        moved = storage.as_strided(by_pixel.shape, strides, start)
+        moved.copy_(by_pixel)
+        (out,) = shim("_pool", [moved.permute(0, 3, 1, 2)], rows, None, None, None, case.bins, *arguments)
+        assert_close(out, wanted)
 
 
 def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
@@ -277,12 +355,12 @@ def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, lay
 
 LAUNCHED = {
     "averages": {
-        "_pool": ("fill_tables", "pool_by_columns"),
+        "_pool": ("fill_tables", "average_pool_nchw"),
         "_pool_grad_input": ("fill_tables", "list_boxes", "gather"),
         "_pool_grad_boxes": ("fill_tables", "by_columns"),
     },
     "averages of channels that lie together": {
-        "_pool": ("fill_tables", "pool_by_channels"),
+        "_pool": ("fill_tables", "average_pool_channels_last"),
         "_pool_grad_input": ("fill_tables", "list_boxes", "spread_by_channels"),
         "_pool_grad_boxes": ("fill_tables", "by_channels"),
     },
