@@ -50,6 +50,7 @@ BUDGETS = {
     "maximum": Taken(96, 0),
     "rotated": Taken(240, 0),  # derivatives of rotated boxes: rare, and bound by their arithmetic
     "tables": Taken(128, 0),
+    "transpose": Taken(32, 0),
 }
 # Other architectures have other instructions for addresses, and calling conventions.
 BUDGETS_ELSEWHERE = {
@@ -59,6 +60,7 @@ BUDGETS_ELSEWHERE = {
     "maximum": Taken(104, 0),
     "rotated": Taken(255, 0),  # all there are, without a spill: second derivatives in float64
     "tables": Taken(184, 0),  # taps of float64
+    "transpose": Taken(40, 0),
 }
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
