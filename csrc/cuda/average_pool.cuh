@@ -57,14 +57,22 @@ __device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int tabl
   }
 }
 
-// What a lane takes from a pixel at once: VEC channels that lie together...
+// What a lane takes from each row at once. Rows are numbers here: compilers take sums of pointers apart, and add all of
+// the parts again for every load.
+
+// VEC channels that lie together, `bytes` behind the begin of the row...
 template <class S, int VEC>
 struct ChannelsTogether {
   using W = typename Access<S>::W;
   using Words = typename Pack<S, VEC>::Word;
   static constexpr int kChannels = VEC;
+  uintptr_t bytes;
 
-  __device__ __forceinline__ void fetch(const S* pixel, Words& words) const { words = Pack<S, VEC>::read(pixel, 0); }
+  template <class Offset>
+  __device__ explicit ChannelsTogether(Offset offset) : bytes(static_cast<uintptr_t>(offset) * sizeof(S)) {}
+  __device__ __forceinline__ void fetch(uintptr_t row, Words& words) const {
+    words = Pack<S, VEC>::read(reinterpret_cast<const void*>(row + bytes), 0);
+  }
   __device__ __forceinline__ void add(W weight, const Words& words, W (&sums)[VEC]) const {
     W values[VEC];
     Pack<S, VEC>::decode(words, values);
@@ -73,20 +81,27 @@ struct ChannelsTogether {
   }
 };
 
-// ... or `count` channels, at most N and nearly always N, that lie apart.
+// ... or N channels that lie apart; of fewer, the last one several times.
 template <class S, class Offset, int N>
 struct ChannelsApart {
   using W = typename Access<S>::W;
   using Words = S[N];
   static constexpr int kChannels = N;
-  Offset stride_c;
-  int count;
+  uintptr_t bytes[N];
 
-  __device__ __forceinline__ void fetch(const S* pixel, Words& words) const {
-    for_each_channel<N>(count, [&](int c) { words[c] = __ldg(pixel + c * stride_c); });
+  __device__ ChannelsApart(Offset offset, Offset stride_c, int count) {
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      bytes[c] = static_cast<uintptr_t>(offset + (c < count ? c : count - 1) * stride_c) * sizeof(S);
+    }
+  }
+  __device__ __forceinline__ void fetch(uintptr_t row, Words& words) const {
+#pragma unroll
+    for (int c = 0; c < N; ++c) words[c] = __ldg(reinterpret_cast<const S*>(row + bytes[c]));
   }
   __device__ __forceinline__ void add(W weight, const Words& words, W (&sums)[N]) const {
-    for_each_channel<N>(count, [&](int c) { sums[c] += weight * static_cast<W>(words[c]); });
+#pragma unroll
+    for (int c = 0; c < N; ++c) sums[c] += weight * static_cast<W>(words[c]);
   }
 };
 
@@ -94,24 +109,24 @@ struct ChannelsApart {
 template <class S, class Offset, int ROWS>
 struct HeldRows {
   using W = typename Access<S>::W;
-  const S* rows[ROWS];
+  uintptr_t rows[ROWS];
   W weights[ROWS];
 
   __device__ __forceinline__ HeldRows(const S* map, Offset stride_y, const TapList<W>& taps) {
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) {
       const Tap<W> tap = taps.taps[i];
-      rows[i] = map + tap.pixel * stride_y;
+      rows[i] = reinterpret_cast<uintptr_t>(map + tap.pixel * stride_y);
       weights[i] = tap.weight;
     }
   }
   __device__ static constexpr bool none() { return false; }
-  // Adds the pixels at an offset from the map, times the weights of their rows. All loads are under way together.
+  // Adds what `channels` take of the rows, times their weights. All loads are under way together.
   template <class Channels>
-  __device__ __forceinline__ void add(const Channels& channels, Offset offset, W (&sums)[Channels::kChannels]) const {
+  __device__ __forceinline__ void add(const Channels& channels, W (&sums)[Channels::kChannels]) const {
     typename Channels::Words words[ROWS];
 #pragma unroll
-    for (int i = 0; i < ROWS; ++i) channels.fetch(rows[i] + offset, words[i]);
+    for (int i = 0; i < ROWS; ++i) channels.fetch(rows[i], words[i]);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) channels.add(weights[i], words[i], sums);
   }
@@ -127,13 +142,15 @@ struct ListedRows {
 
   __device__ bool none() const { return taps.count == 0; }
   template <class Channels>
-  __device__ __forceinline__ void add(const Channels& channels, Offset offset, W (&sums)[Channels::kChannels]) const {
+  __device__ __forceinline__ void add(const Channels& channels, W (&sums)[Channels::kChannels]) const {
 #pragma unroll 1
     for (int first = 0; first < taps.count; first += AT_ONCE) {
       typename Channels::Words words[AT_ONCE];
 #pragma unroll
       for (int i = 0; i < AT_ONCE; ++i) {
-        if (first + i < taps.count) channels.fetch(map + (offset + taps.taps[first + i].pixel * stride_y), words[i]);
+        if (first + i < taps.count) {
+          channels.fetch(reinterpret_cast<uintptr_t>(map + taps.taps[first + i].pixel * stride_y), words[i]);
+        }
       }
 #pragma unroll
       for (int i = 0; i < AT_ONCE; ++i) {

@@ -86,14 +86,15 @@ struct Results {
   }
 };
 
-// Sums `count` channels of a column, at most kChannels, from an offset on; 0 for the others.
+// Sums kChannels channels of a column, from an offset on; of fewer, the last one several times, and 0 of none.
 template <class S, class Offset, class W, class Rows>
 __device__ __forceinline__ void sum_columns(const Rows& rows, Offset stride_c, Offset offset, int count, W* columns) {
 #pragma unroll 1
   for (int c = 0; c < kChannels; c += kLoadedAtOnce) {
-    const int loaded = count - c < kLoadedAtOnce ? count - c : kLoadedAtOnce;
     W sums[kLoadedAtOnce] = {};
-    if (loaded > 0) rows.add(ChannelsApart<S, Offset, kLoadedAtOnce>{stride_c, loaded}, offset + c * stride_c, sums);
+    if (c < count) {
+      rows.add(ChannelsApart<S, Offset, kLoadedAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
+    }
 #pragma unroll
     for (int i = 0; i < kLoadedAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
   }
@@ -142,10 +143,11 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
         if (!has_bin) continue;
 #pragma unroll
         for (int s = 0; s < kGroups; ++s) {
+          if (s >= sets) break;
 #pragma unroll
           for (int i = 0; i < kOfLane; ++i) {
             const int c = channel + s * kChannels + group + i * kGroups;
-            if (s < sets && c < chunk) results.store(c, q, sums[s][i]);
+            if (c < chunk) results.store(c, q, sums[s][i]);
           }
         }
       }
