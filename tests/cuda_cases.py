@@ -285,6 +285,11 @@ LAYOUTS = [
         "reversed",
     )
 ]
+# The same where lanes of the input gradient are channels.
+LAYOUTS += [
+    Case(layout=layout, channels=36, boxes="12")
+    for layout in ("permuted", "sliced", "expanded_images", "expanded_channels", "expanded_pixels", "reversed")
+]
 PYRAMID = ((24, 40), (12, 20), (6, 10), (3, 5))
 BOUNDARIES = (
     [
@@ -347,11 +352,45 @@ BOUNDARIES = (
         for bins, ratio in (((22, 3), 1), ((3, 11), 2))
     ]
 )
-# Enough tiles for the largest chunks of channels.
+# Enough tiles for the largest chunks of channels; of an odd number of them too, as their gradient is copied.
 BOUNDARIES += [
-    Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=images, layout=layout, dtype=dtype)
+    Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=260, layout=layout, dtype=dtype)
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    for channels, images, layout in ((132, 260, "channels_last"), (33, 520, "contiguous"))
+    for channels, layout in ((132, "channels_last"), (131, "contiguous"))
+]
+# The input gradient, whose lanes are channels. More bins in a tile than its tables hold, along each axis; boxes that
+# fill batches and pieces of the list; pyramids.
+BOUNDARIES += [
+    case
+    for rule in ("roi_align_legacy", "prroi_pool")
+    for case in (
+        Case(rule=rule, boxes="3", channels=33, bins=(35, 2), planes=((40, 11),)),
+        Case(rule=rule, boxes="3", channels=34, bins=(2, 35), planes=((11, 40),)),
+        Case(rule=rule, boxes="2", channels=32, bins=(37, 70), planes=((3, 2),), images=1),
+        Case(rule=rule, boxes="600", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
+        Case(rule=rule, boxes="60", channels=40, planes=PYRAMID, images=2),
+        Case(rule=rule, boxes="0", channels=33),
+        Case(rule=rule, boxes="inside", channels=33, planes=((0, 5),)),
+    )
+]
+# Gradients that are copied so that channels lie together: bins of a box in one piece, odd and even numbers of them, in
+# several tiles of bins or of channels; in vectors of a channel; element by element.
+BOUNDARIES += [
+    Case(boxes="2", channels=channels, bins=bins, planes=((5, 6),), images=1, dtype=dtype)
+    for channels, bins, dtype in (
+        (136, (7, 7), torch.float32),
+        (136, (7, 7), torch.bfloat16),
+        (34, (7, 7), torch.float64),
+        (36, (14, 14), torch.float32),
+        (72, (14, 14), torch.float16),
+        (33, (7, 7), torch.float32),
+        (36, (1, 1), torch.float32),
+        (36, (20, 20), torch.float32),
+        (40, (16, 20), torch.bfloat16),
+        (33, (17, 19), torch.float32),
+        (35, (17, 19), torch.float16),
+        (34, (17, 19), torch.float64),
+    )
 ]
 CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES
 

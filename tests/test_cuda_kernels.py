@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import deterministic
 
 import cuda_shim
-from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread, with_layout
+from conftest import BOX_SETS, Call, assert_within_rounding, generator, random_tensor, spread, with_layout
 from cuda_cases import (
     AVERAGE_POOL,
     CASES,
@@ -105,12 +105,17 @@ def test_average_pool_agrees_with_the_cpu(shim: Operators, case: Case, monkeypat
 
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("ratio", [-1, 3])
-def test_kernels_agree_with_the_definition(shim: Operators, aligned: bool, ratio: int) -> None:
+@pytest.mark.parametrize(("channels", "layout"), [(3, "contiguous"), (33, "contiguous"), (34, "channels_last")])
+def test_kernels_agree_with_the_definition(
+    shim: Operators, aligned: bool, ratio: int, channels: int, layout: str
+) -> None:
     """The float64 oracle of roi_align, averages and maxima."""
-    features, boxes = random_tensor(2, 3, 7, 9), spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2)
+    features = with_layout(random_tensor(2, channels, 7, 9), layout)
+    boxes = spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2)
     rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
     arguments = ([0.75], [224.0, 4.0], ratio, rule)
-    grad = random_tensor(len(boxes), 3, 3, 2, seed=1)
+    grad = with_layout(random_tensor(len(boxes), channels, 3, 2, seed=1), layout)
+    is_channels_last = layout == "channels_last"
     for mode in ("avg", "max"):
         call = Call((3, 2), 0.75, ratio, aligned, mode)
         winners = None
@@ -120,9 +125,8 @@ def test_kernels_agree_with_the_definition(shim: Operators, aligned: bool, ratio
             (out,) = shim("_pool", [features], boxes, None, None, None, (3, 2), *arguments)
         wanted = call.forward(features, boxes)
         assert_within_rounding(out, wanted, features.abs().max())
-        (by_input,) = shim(
-            "_pool_grad_input", grad, boxes, None, None, winners, list(features.shape), False, *arguments
-        )
+        size = list(features.shape)
+        (by_input,) = shim("_pool_grad_input", grad, boxes, None, None, winners, size, is_channels_last, *arguments)
         assert_within_rounding(by_input, call.input_gradient(grad, features, boxes), grad.abs().max() * 16)
         (by_boxes,) = shim("_pool_grad_boxes", grad, [features], boxes, None, winners, *arguments)
         assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), grad.abs().max() * 64)
@@ -353,6 +357,38 @@ def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, lay
     assert_close(actual[wanted.isfinite()], wanted[wanted.isfinite()])
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels", [3, 33, 132])
+def test_gradients_reach_the_pixels_with_weight(shim: Operators, channels: int, channels_last: bool) -> None:
+    """Infinite ones too: the bins of the first box have pixels without weight between their samples."""
+    rows = torch.tensor([[0.0, 1.0, 1.0, 30.0, 25.0], [0.0, 3.5, 2.25, 9.0, 8.5], [0.0, 11.0, 4.0, 19.0, 12.0]])
+    grad = random_tensor(3, channels, 2, 2, dtype=torch.float32)
+    grad[0, 1::2, 1, 0] = float("inf")
+    grad[1, ::2, 0, 1] = float("nan")
+    grad[2, ::3, 1, 1] = float("-inf")
+    for given in (grad, grad.contiguous(memory_format=torch.channels_last)):
+        tail = (rows, None, None, None, [1, channels, 28, 33], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+        (actual,), (wanted,) = shim("_pool_grad_input", given, *tail), CPU("_pool_grad_input", grad, *tail)
+        finite = wanted.isfinite()
+        assert 10 < (~finite[:, : channels // 3 + 1]).sum() < finite[:, : channels // 3 + 1].numel() / 4
+        assert torch.equal(actual.isfinite(), finite)
+        assert_close(actual[finite], wanted[finite])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_many_boxes_of_one_plane(shim: Operators, channels_last: bool) -> None:
+    """More than the compaction of a tile's boxes takes at once, many times over; few of them touch the last tile."""
+    count = 20_000 if KIND == "plain" else 1_000
+    unit = torch.rand(count, 5, generator=generator(5))
+    corner = torch.cat([unit[:, :1] ** 4 * 24, unit[:, 1:2] * 6], 1)
+    boxes = torch.cat([torch.zeros(count, 1), corner, corner + unit[:, 2:4] * 3], 1)
+    grad = random_tensor(count, 33, 1, 1, dtype=torch.float32)
+    tail = (boxes, None, None, None, [1, 33, 7, 26], channels_last, [1.0], [8.0, 1.0], 1, "roi_align_half_pixel")
+    (actual,), (wanted,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
+    (magnitude,) = CPU("_pool_grad_input", grad.abs(), *tail)
+    assert_within_rounding(actual, wanted.double(), magnitude.double())
+
+
 LAUNCHED = {
     "averages": {
         "_pool": ("fill_tables", "average_pool_nchw"),
@@ -361,8 +397,12 @@ LAUNCHED = {
     },
     "averages of channels that lie together": {
         "_pool": ("fill_tables", "average_pool_channels_last"),
-        "_pool_grad_input": ("fill_tables", "list_boxes", "spread_by_channels"),
+        "_pool_grad_input": ("fill_tables", "list_boxes", "average_grad_input_channels_last"),
         "_pool_grad_boxes": ("fill_tables", "by_channels"),
+    },
+    "averages of many channels that lie apart": {
+        "_pool": ("fill_tables", "transpose_channels", "average_pool_channels_last"),
+        "_pool_grad_input": ("fill_tables", "list_boxes", "transpose_channels", "average_grad_input_nchw"),
     },
     "maxima": {
         "_pool_max": ("fill_samples", "maximum"),
@@ -383,6 +423,7 @@ LAUNCHED = {
     [
         ("averages", Case(rule="prroi_pool")),
         ("averages of channels that lie together", Case(rule="crop_bilinear", channels=34, layout="channels_last")),
+        ("averages of many channels that lie apart", Case(rule="roi_warp", channels=34)),
         ("maxima", Case(rule="roi_align_legacy")),
         ("rotated boxes", Case(rule="rotated_legacy")),
     ],
@@ -472,6 +513,22 @@ def test_images_of_many_elements(shim: Operators, channels: int, tmp_path: Path)
         tail = (boxes, None, None, None, [1, channels, 6, 7], channels_last, *arguments)
         (by_input,) = shim("_pool_grad_input", spread_out, *tail)
         (wanted,) = CPU("_pool_grad_input", maps, *tail)
+        assert_close(by_input, wanted)
+
+
+@pytest.mark.parametrize("strides", [(0, 1 << 27, 4, 1), (0, 1 << 27, 1 << 10, 3)], ids=["vectors", "elements"])
+def test_gradients_of_many_elements_are_copied(shim: Operators, strides: tuple[int, ...], tmp_path: Path) -> None:
+    """Channels far apart, in a file of holes."""
+    sizes, boxes = (1, 33, 5, 4), torch.tensor([[0.0, 0.5, 0.5, 3.0, 4.0]])
+    grad = random_tensor(*sizes, dtype=torch.float32)
+    length = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    spread_out = torch.from_file(str(tmp_path / "holes"), shared=True, size=length, dtype=torch.float32)
+    spread_out = spread_out.as_strided(sizes, strides)
+    spread_out.copy_(grad)
+    for channels_last in (False, True):
+        tail = (boxes, None, None, None, [1, 33, 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+        (by_input,) = shim("_pool_grad_input", spread_out, *tail)
+        (wanted,) = CPU("_pool_grad_input", grad, *tail)
         assert_close(by_input, wanted)
 
 
