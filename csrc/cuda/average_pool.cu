@@ -5,12 +5,12 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// Whether maps whose channels lie apart are copied to channels_last before they are pooled. Bins of a large box take
-// few of the pixels of a row, and a load of single pixels moves a sector of eight for each; lanes that are channels use
-// all that they load. A copy moves every element twice. It costs less than it saves where pixels that boxes take are
-// about three times as many as the maps have. A box takes at most (2 n P)^2 pixels, of n x n samples in each of P x P
-// bins, and no more than a map has. Adaptive grids count as n = 2. Boxes of a pyramid cover few pixels beyond those
-// that they take: its maps are read as they are.
+// Whether a map whose channels lie apart is copied to channels_last before it is pooled. Bins of a large box take few
+// pixels of a row, and a load of single pixels moves a sector of eight for each; lanes that are channels use all that
+// they load. A copy moves every element twice. Counted on boxes of 16 to 512 px, it costs less than it saves where the
+// pixels of a map are fewer than kCopyBelow of those that its boxes take: at most (2 n P)^2 each, of n x n samples in
+// P x P bins, and no more than the map has. Adaptive grids count as n = 2. Boxes of a pyramid are about as wide as
+// their samples, so that its maps are read as they lie.
 bool pays_to_copy(const CallArgs& args) {
   if (args.levels > 1 || args.channels < kWarp) return false;
   const MapArgs& map = args.maps[0];
@@ -18,7 +18,8 @@ bool pays_to_copy(const CallArgs& args) {
   const double samples = fixed ? static_cast<double>(args.sampling_ratio) : 2.0;
   const double taken = 4 * samples * samples * static_cast<double>(args.bins_y) * static_cast<double>(args.bins_x);
   const double pixels = static_cast<double>(map.height) * static_cast<double>(map.width);
-  return static_cast<double>(args.images) * pixels < 0.35 * static_cast<double>(args.boxes) * std::min(taken, pixels);
+  return static_cast<double>(args.images) * pixels <
+         kCopyBelow * static_cast<double>(args.boxes) * std::min(taken, pixels);
 }
 
 }  // namespace

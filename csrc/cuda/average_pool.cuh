@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels.h"
+#include "tuning.cuh"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
@@ -18,11 +19,6 @@ __device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, 
   const double share = (samples - inside) / samples;
   return share == 0 ? W(0) : static_cast<W>(args.extrapolation_value * share);  // 0 times infinity is not 0
 }
-
-// Rows of bins of a block, a warp each. Heads pool 7 x 7 or 14 x 14 bins, so that seven leave no warp idle.
-constexpr int kMostRows = 7;
-// Bytes of shared memory for the taps of one axis, and how many bins an axis may have for them.
-constexpr int kListBytes = 4096, kMostListedBins = 128;
 
 // The taps of one axis of the box in shared memory, those of a bin behind those of the bin before it.
 template <class W>
@@ -211,7 +207,7 @@ inline bool collects(const CallArgs& args, int64_t most_bins) {
 // Room for the taps of an axis: as many as a fixed grid can have, and as most boxes of other grids have.
 template <class W>
 int room_for_taps(const CallArgs& args, int64_t bins, int64_t MapArgs::* length) {
-  constexpr int64_t kMost = kListBytes / sizeof(Tap<W>);
+  constexpr int64_t kMost = kPoolListBytes / sizeof(Tap<W>);
   const bool fixed = args.sampling_ratio > 0 && !is_integral(args.rule);
   const int64_t of_grid = fixed ? 2 * bins * std::min(args.sampling_ratio, kMost) : kMost;
   int64_t of_map = 0;
@@ -222,7 +218,7 @@ int room_for_taps(const CallArgs& args, int64_t bins, int64_t MapArgs::* length)
 template <class W>
 BlockPlan plan_block(const CallArgs& args, const Products& products, const Taps<W>& taps, int64_t most_bins) {
   BlockPlan plan = {};
-  int64_t warps = std::min<int64_t>(args.bins_y, kMostRows);
+  int64_t warps = std::min<int64_t>(args.bins_y, kPoolRows);
   if (collects(args, most_bins)) {
     warps = std::min(warps, most_bins / args.bins_x);
     plan.pitch = static_cast<int>(warps * args.bins_x) | 1;
@@ -230,7 +226,7 @@ BlockPlan plan_block(const CallArgs& args, const Products& products, const Taps<
   const int64_t rounds = (args.bins_y + warps - 1) / warps;
   plan.warps = static_cast<int>((args.bins_y + rounds - 1) / rounds);  // the last round has as many, or nearly
   // Derivatives and values outside the map have tables that are not copied.
-  if (products.terms == 1 && taps.y.on_map == nullptr && std::max(args.bins_y, args.bins_x) <= kMostListedBins) {
+  if (products.terms == 1 && taps.y.on_map == nullptr && std::max(args.bins_y, args.bins_x) <= kPoolListedBins) {
     plan.y_taps = room_for_taps<W>(args, args.bins_y, &MapArgs::height);
     plan.x_taps = room_for_taps<W>(args, args.bins_x, &MapArgs::width);
   }

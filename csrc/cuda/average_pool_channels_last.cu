@@ -10,10 +10,8 @@ namespace {
 template <class S, class Offset>
 constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 4;
 constexpr int kRowsAtOnce = 4;  // of those that are too many for registers
-// Bytes of shared memory for results on their way to NCHW: five rows of 14 bins of 128 channels in float32.
-constexpr int kPieceBytes = 36 * 1024;
 template <class S, int VEC>
-constexpr int64_t kMostBinsCollected = most_bins_collected(kPieceBytes, kWarp * VEC * sizeof(S));
+constexpr int64_t kMostBinsCollected = most_bins_collected(kPoolPieceBytes, kWarp * VEC * sizeof(S));
 
 // A row of bins from taps in shared memory. Neighbouring bins share at most two columns, so the last two are kept.
 template <class S, int VEC, class Rows, class W, class Offset, class Store>
@@ -84,7 +82,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
 // Boxes come before chunks: blocks that run at the same time share a slice of the channels of all maps, which may fit
 // the cache.
 template <class S, class Offset, int VEC>
-__global__ void __launch_bounds__(kMostRows* kWarp, kBlocks<S, Offset>)
+__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
     average_pool_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                                const __grid_constant__ Taps<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;

@@ -14,8 +14,6 @@ constexpr int kLoadedAtOnce = 4;         // channels whose loads are under way t
 constexpr int kColumnPitch = kWarp + 1;  // of the columns of one channel in shared memory: groups read different banks
 constexpr int kColumnsOfWarp = kChannels * kColumnPitch;
 constexpr int kRowsAtOnce = 2;  // of those that are too many for registers
-// Bytes of shared memory for results: five rows of 14 bins in float32.
-constexpr int kPieceBytes = 20 * 1024;
 template <class S, class Offset>
 constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 3;
 
@@ -210,7 +208,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
 // Boxes come before chunks: blocks that run at the same time share a slice of the channels of all maps, which may fit
 // the cache.
 template <class S, class Offset>
-__global__ void __launch_bounds__(kMostRows* kWarp, kBlocks<S, Offset>)
+__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
     average_pool_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                       const __grid_constant__ Taps<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;
@@ -270,7 +268,13 @@ template <class S>
 void launch_average_pool_nchw(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
                               Launcher& launcher) {
   using W = typename Access<S>::W;
-  const BlockPlan plan = plan_block(args, products, taps, most_bins_collected(kPieceBytes, kChunk * sizeof(S)));
+  const BlockPlan plan =
+      plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesApart, kChunk * sizeof(S)));
+  // Without an attribute of the kernel, a block has 48 KB.
+  static_assert(kPoolPieceBytesApart + kPoolRows * kColumnsOfWarp * sizeof(W) + 2 * kPoolListBytes +
+                    (2 * kPoolListedBins + 1) * sizeof(int) + (kPoolListedBins + 1) * sizeof(Run) +
+                    kPoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
+                48 * 1024);
   size_t bytes = kChunk * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
   if (plan.y_taps > 0) {
     bytes += (plan.y_taps + plan.x_taps) * sizeof(Tap<W>) + (args.bins_y + args.bins_x) * sizeof(int) +
