@@ -68,7 +68,7 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Holds the lock. The lock is on the folder, because the file is replaced and a lock file would be one more file.
+        """Holds the lock. It is on the folder, because the file is replaced and a lock file would be one more file.
 
         The system drops the lock of a process that dies.
         """
