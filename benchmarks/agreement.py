@@ -48,9 +48,9 @@ def _by_norm(case: Case) -> bool:
 def check(case: Case, workload: Workload, data: Data, results: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Any]:
     """Compare all results with one reference and raise if a contestant differs; the findings go into the JSON.
 
-    The reference is torchvision's result, in float32 if the case is in half precision. It is grid_sample's if
-    torchvision takes no part or stands in with another operator, whose numbers are not compared. torchvision's own half
-    precision is reported but not limited, because it also computes the sample positions in half precision."""
+    The reference is torchvision's result, in float32 if the case is in half precision. It is grid_sample's result if
+    torchvision takes no part, or is a stand-in, whose numbers are not compared. The difference of torchvision's own
+    half precision is reported without a limit, because torchvision computes sample positions in half precision too."""
     if workload.operator in STAND_INS:
         results = {name: result for name, result in results.items() if name != TORCHVISION}
     if case.dtype in HALF_DTYPES:

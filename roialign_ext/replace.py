@@ -206,8 +206,8 @@ def replace_roi_layers(model: nn.Module) -> list[LayerReplacement]:
     The new layers give the same numbers up to rounding and take and return the same shapes; docs/migration.md lists
     additions and differences. Hooks, the training flag and the sharing of one layer between several places are kept.
     Parameters and ``state_dict`` do not change. Everything else stays as it is. So does a RoI layer that may not give
-    the same numbers: an instance of a subclass, of a release with other attributes or with a ``forward`` of its own,
-    and mmcv's RoIPool, which follows another definition.
+    the same numbers: an instance of a subclass, of a release with other attributes, or with a ``forward`` of its own.
+    mmcv's RoIPool stays too, because it follows another definition.
 
     Layers are found as registered submodules, at any depth. Layers held in another way, such as in a list, and calls of
     functions such as ``torchvision.ops.roi_align`` are not found.

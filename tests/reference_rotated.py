@@ -131,8 +131,7 @@ def _candidates(f: Frame, yy: Array, xx: Array, height: int, width: int) -> Iter
     cos, sin, cy, cx = float(f.cos), float(f.sin), float(f.cy), float(f.cx)
     extent = max(abs(float(yy[0])), abs(float(yy[-1])), abs(float(xx[0])), abs(float(xx[-1])), abs(cy), abs(cx))
     reach = REACH * (1.0 + extent * float(np.finfo(type(f.cos)).eps))
-    # On a grid row, a sample is on the map if  y = -xx sin + (yy cos + cy)  and  x = xx cos + (yy sin + cx)  are in
-    # range.
+    # A sample is on the map if  y = -xx sin + (yy cos + cy)  and  x = xx cos + (yy sin + cx)  are in range.
     low, high = np.full(len(yy), -math.inf), np.full(len(yy), math.inf)
     rows = yy.astype(np.float64)
     for slope, base, length in ((-sin, rows * cos + cy, height), (cos, rows * sin + cx, width)):

@@ -1,5 +1,5 @@
-// The argmax of a maximum: row and column of the chosen sample among the bin's samples on the map, packed as two 16-bit
-// fields, so that decoding needs no division (docs/math.md, section 5).
+// The argmax of a maximum: row and column of the chosen sample among the bin's samples on the map (docs/math.md,
+// section 5). They are packed as two 16-bit fields, so that decoding needs no division.
 #pragma once
 
 #include "host_device.h"

@@ -1,5 +1,5 @@
-// The data of the boxes of one call that does not depend on the features: tables per axis, in the two orders in which
-// kernels read them, and the boxes of each plane.
+// The data of the boxes of one call, independent of the features: tables per axis, in the two orders in which kernels
+// read them, and the boxes of each plane.
 #pragma once
 
 #include <vector>
