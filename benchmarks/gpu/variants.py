@@ -1,11 +1,11 @@
-"""Other choices in the CUDA kernels, each one source file compiled anew.
+"""Variants of the CUDA kernels, each with one recompiled source file.
 
 `python -m benchmarks.gpu.variants --results FILE [--build]`. A variant is a list of replacements in a copy of csrc.
-With --build its one .cu file is compiled with the command of the package's build and linked with the package's other
-objects: a library with kernels and glue of its own. Without, every library is loaded beside the package, in a process
-of its own, where its registration takes the place of the package's, and is timed on the cases that it concerns. The
-package itself comes first and last, which shows the noise. The product has no switch for any of this: what is better
-here is written into the sources.
+With --build its .cu file is compiled with the command of the package's build and linked with the package's other
+objects, to a library with its own kernels and glue. Without --build, every library is loaded beside the package, in
+its own process. Its registration there replaces the package's, and it is timed on the cases that it concerns. The
+package itself runs first and last, which shows the noise. The package has no switch for variants: the better choice is
+written into the sources.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SECONDS_OF_A_COMPILER = 300
 SAMPLES = 20
 WORKLOADS = ("A", "D")
 AGAIN = f"{AS_IT_IS}, again"
-# The kernels over features: forward and backward of averages, channels together and channels apart.
+# The kernels over features: forward and backward of averages, channels_last and NCHW.
 POOL_TOGETHER, POOL_APART, POOL = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_pool.cu"
 FORWARD, GRADIENT = (POOL_TOGETHER, POOL_APART, POOL), "average_grad_input.cu"
 TOGETHER, APART = ("channels_last",), ("NCHW",)
@@ -42,7 +42,7 @@ BOTH = TOGETHER + APART
 
 
 class Edit(NamedTuple):
-    """One piece of a file of csrc/cuda, which stands there once, and what stands there instead."""
+    """A piece of a file of csrc/cuda, which occurs there once, and its replacement."""
 
     file: str
     old: str
@@ -50,7 +50,7 @@ class Edit(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """What is edited, the file that is compiled for it, and the layouts that it concerns."""
+    """The edits, the compiled file, and the layouts concerned."""
 
     unit: str
     layouts: tuple[str, ...]
@@ -83,11 +83,11 @@ VARIANTS = {
 
 
 class BuildError(Exception):
-    """Why there is no library of a variant."""
+    """The reason why a variant has no library."""
 
 
 def apply(variant: Variant, csrc: Path) -> None:
-    """Makes the replacements in a copy of csrc."""
+    """Applies the replacements to a copy of csrc."""
     for edit in variant.edits:
         path = csrc / "cuda" / edit.file
         source = path.read_text()
@@ -116,7 +116,7 @@ def run(command: list[str] | str, folder: Path, log: Path) -> None:
 
 
 def compile_command(unit: str) -> str:
-    """How ninja compiled a .cu file for the package."""
+    """The command with which ninja compiled a .cu file of the package."""
     target = str(OBJECTS / "csrc" / "cuda" / unit.replace(".cu", ".o"))
     command = ["ninja", "-C", str(OBJECTS), "-t", "commands", "-s", target]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -127,7 +127,7 @@ def compile_command(unit: str) -> str:
 
 
 def link_command(objects: Iterable[Path], output: Path, nvcc: str) -> list[str]:
-    """A library of the objects, with torch's and CUDA's as setup.py names them."""
+    """The command that links the objects with the libraries of torch and CUDA that setup.py names."""
     import torch
     from torch.utils import cpp_extension
 
@@ -146,7 +146,7 @@ def link_command(objects: Iterable[Path], output: Path, nvcc: str) -> list[str]:
 
 
 def build(name: str) -> float:
-    """Compiles the file of a variant and links its library; returns the seconds that it took."""
+    """Compiles the file of a variant and links its library. Returns the seconds taken."""
     started = time.monotonic()
     variant, output = VARIANTS[name], library(name)
     folder = output.parent
@@ -182,7 +182,7 @@ def build_all(store: Store, names: list[str]) -> int:
 
 
 def is_loaded(operator: str) -> bool:
-    """Whether another library's kernel stands before the package's."""
+    """Whether the kernel of another library has replaced the package's."""
     import torch
 
     lines = torch._C._dispatch_dump(f"roialign_ext::{operator}").splitlines()
@@ -190,7 +190,7 @@ def is_loaded(operator: str) -> bool:
 
 
 def measure_variant(name: str, variant: Variant | None, dtypes: list[str], store: Store, quick: bool) -> None:
-    """The work of one process; without a variant, the package as it is."""
+    """The work of one process; without a variant, the unmodified package."""
     import torch
 
     from ..contestants import OURS
@@ -214,7 +214,7 @@ def measure_variant(name: str, variant: Variant | None, dtypes: list[str], store
 
 
 def turns(names: list[str]) -> Iterator[tuple[str, Variant | None]]:
-    """What is measured one after the other: of what was built."""
+    """The measurements, in order: the built variants, with the package first and last."""
     yield AS_IT_IS, None
     for name in names:
         if library(name).exists():
@@ -223,7 +223,7 @@ def turns(names: list[str]) -> Iterator[tuple[str, Variant | None]]:
 
 
 def measure_all(store: Store, names: list[str], dtypes: list[str], quick: bool) -> int:
-    # Once for all processes; the package's operators are those that a library registers kernels for.
+    # Imported once for all processes; libraries register kernels for the package's operators.
     import roialign_ext  # noqa: F401
 
     from . import forked, measure  # noqa: F401
