@@ -39,14 +39,14 @@ void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t len
 template <class W>
 void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
-  axis.slots = TableSlots::count(axis.length, axis.bins);
+  axis.slots = Slots::count(axis.length, axis.bins);
   axis.weights = scratch.take<W>(args.boxes * axis.tables * axis.slots);
 }
 
 template <class W>
 void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
-  const int64_t by_pixel = TableSlots::count(axis.length, axis.bins);
+  const int64_t by_pixel = Slots::count(axis.length, axis.bins);
   const int64_t of_bin = is_adaptive(args) || is_integral(args.rule) ? 0 : 2 * args.sampling_ratio;  // two of a sample
   axis.slots_of_bin = of_bin * axis.bins < by_pixel ? of_bin : 0;
   axis.slots = axis.slots_of_bin > 0 ? of_bin * axis.bins : by_pixel;
@@ -57,7 +57,7 @@ void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products
 
 template <class W>
 void take_axis(AxisSamples<W>& axis, const CallArgs& args, Scratch& scratch) {
-  axis.slots = is_adaptive(args) ? SampleSlots::count(axis.length, axis.bins) : given_samples(args) * axis.bins;
+  axis.slots = is_adaptive(args) ? Slots::count(axis.length, axis.bins) : given_samples(args) * axis.bins;
   axis.samples = scratch.take<SampleTap<W>>(args.boxes * axis.slots);
   axis.rejected = scratch.take<Rejected>(args.boxes * axis.bins);
 }
@@ -254,7 +254,7 @@ __device__ __forceinline__ void store_bin(const AxisTaps<W>& axis, int64_t bin, 
 template <class T, template <class> class Axis, class W>
 __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& products, const Axis<W>& target,
                                          int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
-  const int offset = TableSlots::begin(target.slots, axis.bin < T(0) ? axis.bins - 1 - p : p);
+  const int offset = Slots::begin(target.slots, axis.bin < T(0) ? axis.bins - 1 - p : p);
   Span pixels;
   int64_t on_map;
   for (int t = 0; t < products.tables; ++t) {
@@ -296,7 +296,7 @@ __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const Axis
   bool first = true;
   for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
     if (adaptive && band.samples == 0) {
-      band.offset = SampleSlots::begin(target.slots, p) + SampleSlots::kPerPixel * static_cast<int>(sample.low);
+      band.offset = Slots::begin(target.slots, p) + static_cast<int>(sample.low);
     }
     if (sample.index == 0) first = false;
     next_index = sample.index + sample.count;
@@ -343,7 +343,7 @@ int64_t most_samples(const CallArgs& args) {
   if (!is_adaptive(args)) return args.sampling_ratio;
   const int64_t height = longest(args, &MapArgs::height), width = longest(args, &MapArgs::width);
   if (args.rule == Rule::kRoiPool) return height > width ? height : width;  // cells
-  return SampleSlots::kPerPixel * (height > width ? height : width) + SampleSlots::kPerBin;
+  return 2 * (height > width ? height : width) + 3;  // more than half a pixel apart, from -1 to the length
 }
 
 template <class W>
