@@ -16,7 +16,7 @@ from .workloads import DTYPES, SEED, WORKLOADS, Workload, assign_levels, make_bo
 
 SECTOR = 32
 """Bytes that the caches move at least."""
-TILES = {"NCHW": 16, "channels_last": 8}
+TILE = 8
 """Side in pixels of what a block of the gradient's kernels owns of a map."""
 
 
@@ -99,8 +99,7 @@ def least(workload: Workload, direction: str, dtype: str, layout: str) -> Least:
     memory = cache = products = 0.0
     for y, x in _planes(workload):
         if direction == "backward":
-            size = TILES["NCHW" if layout == "NCHW" else "channels_last"]
-            tiles_y, tiles_x = y.tiles(size), x.tiles(size)
+            tiles_y, tiles_x = y.tiles(TILE), x.tiles(TILE)
             memory += y.touched.size(1) * x.touched.size(1)
             cache += float((tiles_y * tiles_x).sum())
             first_y, first_x = y.terms * tiles_x + y.extent * x.terms, x.terms * tiles_y + x.extent * y.terms

@@ -5,8 +5,10 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <ATen/Parallel.h>
 #include <torch/version.h>
@@ -32,6 +34,17 @@ std::string choose_pages(int64_t bytes, std::string enabled, std::string defrag,
       roialign_ext::choose_pages(bytes, {std::move(enabled), std::move(defrag), std::move(buddyinfo), stalled}));
 }
 
+// Of results one after another, of which those with huge pages stall or not, the choices of the trials: true is huge.
+std::vector<bool> try_huge_pages(const std::vector<bool>& stalls) {
+  roialign_ext::HugePageTrials trials;
+  std::vector<bool> huge;
+  for (const bool stall : stalls) {
+    huge.push_back(!trials.waits());
+    trials.record(huge.back() ? roialign_ext::Pages::kHuge : roialign_ext::Pages::kPopulated, stall);
+  }
+  return huge;
+}
+
 void supply_pages(uintptr_t address, int64_t bytes, const std::string& pages) {
   roialign_ext::supply_pages(reinterpret_cast<void*>(address), bytes, roialign_ext::pages_from_name(pages));
 }
@@ -46,6 +59,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_capability", &roialign_ext::instruction_set_name);
   m.def("choose_pages", &choose_pages);
   m.def("is_stall", &roialign_ext::is_stall);
+  m.def("try_huge_pages", &try_huge_pages);
   m.def("supply_pages", &supply_pages);
   m.def("num_threads_seen", &num_threads_seen, pybind11::call_guard<pybind11::gil_scoped_release>());
 }

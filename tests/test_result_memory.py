@@ -55,9 +55,22 @@ def test_rule(mib: int, enabled: str, defrag: str, buddyinfo: str, choice: str) 
 
 
 def test_a_stall_is_longer_than_small_pages_take() -> None:
-    """They take a quarter of a millisecond for a MiB."""
-    assert not _C.is_stall(400 * MIB, 99_000_000)
-    assert _C.is_stall(400 * MIB, 101_000_000)
+    """One thread gets about 2.9 MiB of them in a millisecond."""
+    assert not _C.is_stall(400 * MIB, 139_000_000)
+    assert _C.is_stall(400 * MIB, 141_000_000)
+
+
+def test_one_stall_alone_decides_nothing() -> None:
+    assert _C.try_huge_pages([True, False, True, False, False, True]) == [True] * 6
+
+
+def test_after_two_stalls_results_wait_longer_each_time() -> None:
+    tried = [True] * 2 + [False] * 4 + [True] * 2 + [False] * 8 + [True] * 2 + [False] * 16 + [True]
+    assert _C.try_huge_pages([True] * len(tried)) == tried
+
+
+def test_a_result_without_a_stall_after_the_wait_goes_on() -> None:
+    assert _C.try_huge_pages([True] * 6 + [False] * 9) == [True] * 2 + [False] * 4 + [True] * 9
 
 
 def address_of(memory: mmap.mmap) -> int:

@@ -21,7 +21,11 @@ OURS, BASELINE = "ours", "baseline"
 STAND_IN = {"bfloat16": "float16", "channels_last, NCHW gradient": "channels_last"}
 RATES = {"memory": "copy", "cache": "cached_read", "multiply_adds": "multiply_adds"}
 """Which rate of the device each part of a floor is held against."""
-PARTS = {"fill": ("fill_",), "main": ("pool_", "spread_", "gather", "roi_align_")}
+PARTS = {
+    "fill": ("fill_",),
+    "copy": ("transpose_",),
+    "main": ("pool_", "average_", "spread_", "gather", "roi_align_"),
+}
 """Kernels by the beginning of their names; the others are copies and zeros."""
 AS_IT_IS = "as it is"
 """The variant that is none."""

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -32,7 +31,7 @@ constexpr int64_t kFreeBlocksPerBlock = 4;
 // Pages that one thread populates, or looks up, at a time.
 constexpr int64_t kChunk = 2 * kMiB;
 // Nanoseconds for a MiB in which one thread gets it in small pages: huge ones that take longer are a loss.
-constexpr int64_t kStall = 250'000;
+constexpr int64_t kStall = 350'000;
 // Older headers lack the name of Linux 5.14.
 constexpr int kPopulateWrite = 23;
 
@@ -109,9 +108,10 @@ class WholePages {
   PageRange all_;
 };
 
-// Large results that do without huge pages after a stall; twice as many after each. So stalls become rare where they
-// recur, and one at the start of a process, whose memory is cold, does not decide for its life.
-std::atomic<int64_t> results_to_wait{0}, next_wait{4};
+HugePageTrials& trials() {
+  static HugePageTrials of_process;
+  return of_process;
+}
 
 const std::optional<Pages>& forced_pages() {
   static const std::optional<Pages> forced = []() -> std::optional<Pages> {
@@ -128,7 +128,19 @@ HugePageFacts read_huge_page_facts() {
   if (sysconf(_SC_PAGESIZE) != kSmallPage) return {};
   return {chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/enabled")),
           chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/defrag")), contents_of("/proc/buddyinfo"),
-          results_to_wait > 0};
+          trials().waits()};
+}
+
+void HugePageTrials::record(Pages pages, bool stalled) {
+  if (pages != Pages::kHuge) {
+    if (waits()) --left_;
+  } else if (!stalled) {
+    stalls_ = 0;
+  } else if (++stalls_ == kStallsInARow) {
+    stalls_ = 0;
+    left_ = next_.load();
+    next_ = 2 * next_;
+  }
 }
 
 bool is_stall(int64_t bytes, int64_t nanoseconds) { return nanoseconds / kStall > bytes / kMiB; }
@@ -164,16 +176,11 @@ at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options)
   void* data = result.mutable_data_ptr();
   if (WholePages(data, bytes).all_resident()) return result;
   const auto& forced = forced_pages();
-  const HugePageFacts facts = read_huge_page_facts();
-  const Pages pages = forced.has_value() ? *forced : choose_pages(bytes, facts);
-  if (facts.stalled && bytes >= kWorthHugePages) --results_to_wait;
+  const Pages pages = forced.has_value() ? *forced : choose_pages(bytes, read_huge_page_facts());
   const auto begin = std::chrono::steady_clock::now();
   supply_pages(data, bytes, pages);
   const std::chrono::nanoseconds taken = std::chrono::steady_clock::now() - begin;
-  if (pages == Pages::kHuge && is_stall(bytes, taken.count())) {
-    results_to_wait = next_wait.load();
-    next_wait = 2 * next_wait;
-  }
+  if (bytes >= kWorthHugePages) trials().record(pages, is_stall(bytes, taken.count()));
   return result;
 }
 

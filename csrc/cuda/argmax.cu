@@ -4,6 +4,7 @@
 
 #include "gather.cuh"
 #include "kernels.h"
+#include "transpose.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
@@ -293,14 +294,19 @@ void pool_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   });
 }
 
-void spread_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
-  with_storage(args.storage, [&](auto element) {
+void spread_winners(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
+  with_storage(given.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const auto samples = take_samples<W>(args, /*by_pixel=*/true, scratch);
-    const Groups groups = take_groups(args, scratch);
+    const auto samples = take_samples<W>(given, /*by_pixel=*/true, scratch);
+    const Groups groups = take_groups(given, scratch);
+    CallArgs args = given;
+    const Sizes sizes = {args.boxes, args.channels, args.bins_y, args.bins_x};
+    const bool copies = channels_lie_together(args) && args.bins.stride_c != 1;
+    if (copies) args.bins = take_channels_last(args.storage, sizes, scratch);
     if (scratch.counts_only()) return;
     build_samples(args, samples, groups, launcher);
+    if (copies) build_channels_last(args.storage, sizes, given.bins, args.bins, launcher);
     const int64_t chunks = (args.channels + kWarp - 1) / kWarp;
     int chunks_of_block = 1;
     while (chunks_of_block < kWarps && chunks_of_block < chunks) chunks_of_block *= 2;

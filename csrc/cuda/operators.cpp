@@ -197,10 +197,7 @@ std::vector<Tensor> pool_grad_input_cuda(const Tensor& grad, const Tensor& boxes
     empty = empty && grad_input.back().numel() == 0;
   }
   if (empty) return grad_input;
-  // Where maps are channels_last, the gradient of a flattened output is not: lanes would read it an output apart from
-  // each other, once for every tile, which takes longer than to move it once.
-  const Tensor bins = channels_last && grad.is_contiguous() ? grad.contiguous(format) : grad;
-  call.set_bins(read(bins));
+  call.set_bins(read(grad));
   if (winners.has_value()) call.read_winners(*winners);
   call.enqueue(winners.has_value() ? Operation::kSpreadWinners : Operation::kGradInput);
   return grad_input;

@@ -31,8 +31,8 @@ class Scratch {
   int64_t bytes_ = 0;
 };
 
-// Numbers from begin up to end; empty where they are equal.
-struct Span {
+// Numbers from begin up to end; empty where they are equal. One load reads it, as it does a Band.
+struct alignas(8) Span {
   int begin, end;
 };
 
@@ -40,7 +40,7 @@ ROI_HOST_DEVICE bool contains(Span span, int i) { return span.begin <= i && i < 
 ROI_HOST_DEVICE bool overlap(Span a, Span b) { return a.begin < b.end && b.begin < a.end; }
 
 // What one bin has on one axis of the map.
-struct Band {
+struct alignas(16) Band {
   Span pixels;  // those that the bin may touch
   int offset;   // averages: that of pixel i is slot offset + i; maxima: its samples begin at samples[offset]
   int samples;  // maxima: how many samples are on the map
@@ -55,10 +55,11 @@ struct AxisBands : AxisSpans {
   Band* bands;          // [boxes][bins]
   Span* bins_of_pixel;  // [boxes][length] bins that may touch a pixel among these; null where nobody asks
 
-  __device__ const Band& band(int64_t box, int p) const { return bands[box * bins + p]; }
+  __device__ Band band(int64_t box, int p) const { return bands[box * bins + p]; }
   // The bins of `box` that may touch the pixel.
   __device__ Span bins_at(int64_t box, int pixel) const {
-    return contains(pixels[box], pixel) ? bins_of_pixel[box * length + pixel] : Span{0, 0};
+    const Span own = pixels[box];
+    return contains(own, pixel) ? bins_of_pixel[box * length + pixel] : Span{0, 0};
   }
 };
 
@@ -112,6 +113,11 @@ struct AxisTables : AxisBands {
 
   // Table t of a box: the weight of pixel i in a bin is table[band.offset + i].
   __device__ const W* table(int64_t box, int t) const { return weights + (box * tables + t) * slots; }
+  // The same for any pixel, 0 where the bin may not touch it.
+  __device__ __forceinline__ W weight(int64_t box, int t, int bin, int pixel) const {
+    const Band own = band(box, bin);
+    return contains(own.pixels, pixel) ? table(box, t)[own.offset + pixel] : W(0);
+  }
 };
 
 template <class W>
