@@ -7,6 +7,8 @@
 namespace roialign_ext::cuda {
 namespace {
 
+constexpr int kBlocks = 1;  // of a multiprocessor at least: for more some registers would be spilled
+
 constexpr TableKind kValue = {0, kAlongU, kAlongU};
 constexpr TableKind along(Along first) { return {1, first, first}; }
 constexpr TableKind along(Along first, Along second) { return {2, first, second}; }
@@ -277,7 +279,7 @@ __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& p
 
 // Target is Tables or Taps.
 template <class T, class Target>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                 const __grid_constant__ Target tables, const Groups groups) {
   build_box<T>(args, groups, tables.plane_of_box, tables.y, tables.x,
@@ -314,7 +316,7 @@ __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const Axis
 }
 
 template <class W, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     fill_samples(const __grid_constant__ CallArgs args, int64_t most, bool adaptive,
                  const __grid_constant__ Samples<W> samples, const Groups groups) {
   build_box<T>(args, groups, samples.plane_of_box, samples.y, samples.x,
