@@ -316,6 +316,17 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
             assert_close(one, two) if one.is_floating_point() else torch.testing.assert_close(one, two)
 
 
+@pytest.mark.skipif(KIND != "plain", reason="a map of 8 million pixels")
+def test_small_bins_far_from_the_origin_keep_apart(shim: Operators) -> None:
+    """Bins of half a pixel whose positions are rounded to whole pixels: one ends behind the next but one's begin."""
+    features = random_tensor(1, 1, 1, 8388732, dtype=torch.float32)
+    boxes = torch.tensor([[0.0, 8408335.0, 0.0, 8388654.0, 1.0]])  # reversed, so that few bins are on the map
+    arguments = (None, None, None, (1, 39337), [1.0], [8.0, 1.0], 2158, "roi_align_half_pixel")
+    actual, wanted = (ops("_pool", [features], boxes, *arguments) for ops in (shim, CPU))
+    assert actual[0].count_nonzero() > 10
+    assert_close(actual[0], wanted[0])
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")] if KIND == "plain" else [float("inf")])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "roi_pool"])

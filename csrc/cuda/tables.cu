@@ -7,6 +7,8 @@
 namespace roialign_ext::cuda {
 namespace {
 
+constexpr int kBlocks = 1;  // of a multiprocessor at least: for more some registers would be spilled
+
 constexpr TableKind kValue = {0, kAlongU, kAlongU};
 constexpr TableKind along(Along first) { return {1, first, first}; }
 constexpr TableKind along(Along first, Along second) { return {2, first, second}; }
@@ -39,14 +41,14 @@ void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t len
 template <class W>
 void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
-  axis.slots = TableSlots::count(axis.length, axis.bins);
+  axis.slots = Slots::count(axis.length, axis.bins);
   axis.weights = scratch.take<W>(args.boxes * axis.tables * axis.slots);
 }
 
 template <class W>
 void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
-  const int64_t by_pixel = TableSlots::count(axis.length, axis.bins);
+  const int64_t by_pixel = Slots::count(axis.length, axis.bins);
   const int64_t of_bin = is_adaptive(args) || is_integral(args.rule) ? 0 : 2 * args.sampling_ratio;  // two of a sample
   axis.slots_of_bin = of_bin * axis.bins < by_pixel ? of_bin : 0;
   axis.slots = axis.slots_of_bin > 0 ? of_bin * axis.bins : by_pixel;
@@ -57,7 +59,7 @@ void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products
 
 template <class W>
 void take_axis(AxisSamples<W>& axis, const CallArgs& args, Scratch& scratch) {
-  axis.slots = is_adaptive(args) ? SampleSlots::count(axis.length, axis.bins) : given_samples(args) * axis.bins;
+  axis.slots = is_adaptive(args) ? Slots::count(axis.length, axis.bins) : given_samples(args) * axis.bins;
   axis.samples = scratch.take<SampleTap<W>>(args.boxes * axis.slots);
   axis.rejected = scratch.take<Rejected>(args.boxes * axis.bins);
 }
@@ -254,7 +256,7 @@ __device__ __forceinline__ void store_bin(const AxisTaps<W>& axis, int64_t bin, 
 template <class T, template <class> class Axis, class W>
 __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& products, const Axis<W>& target,
                                          int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
-  const int offset = TableSlots::begin(target.slots, axis.bin < T(0) ? axis.bins - 1 - p : p);
+  const int offset = Slots::begin(target.slots, axis.bin < T(0) ? axis.bins - 1 - p : p);
   Span pixels;
   int64_t on_map;
   for (int t = 0; t < products.tables; ++t) {
@@ -277,7 +279,7 @@ __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& p
 
 // Target is Tables or Taps.
 template <class T, class Target>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                 const __grid_constant__ Target tables, const Groups groups) {
   build_box<T>(args, groups, tables.plane_of_box, tables.y, tables.x,
@@ -296,7 +298,7 @@ __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const Axis
   bool first = true;
   for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
     if (adaptive && band.samples == 0) {
-      band.offset = SampleSlots::begin(target.slots, p) + SampleSlots::kPerPixel * static_cast<int>(sample.low);
+      band.offset = Slots::begin(target.slots, p) + static_cast<int>(sample.low);
     }
     if (sample.index == 0) first = false;
     next_index = sample.index + sample.count;
@@ -314,7 +316,7 @@ __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const Axis
 }
 
 template <class W, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     fill_samples(const __grid_constant__ CallArgs args, int64_t most, bool adaptive,
                  const __grid_constant__ Samples<W> samples, const Groups groups) {
   build_box<T>(args, groups, samples.plane_of_box, samples.y, samples.x,
@@ -343,7 +345,7 @@ int64_t most_samples(const CallArgs& args) {
   if (!is_adaptive(args)) return args.sampling_ratio;
   const int64_t height = longest(args, &MapArgs::height), width = longest(args, &MapArgs::width);
   if (args.rule == Rule::kRoiPool) return height > width ? height : width;  // cells
-  return SampleSlots::kPerPixel * (height > width ? height : width) + SampleSlots::kPerBin;
+  return 2 * (height > width ? height : width) + 3;  // more than half a pixel apart, from -1 to the length
 }
 
 template <class W>

@@ -88,26 +88,22 @@ struct Products {
 Products average_products(const CallArgs& args);
 Products box_gradient_products(const CallArgs& args);
 
-// Every bin knows where its weights or samples go without asking the others. Bins of even and of odd number have a half
-// of the slots each. There a slot follows from a pixel, and a bin begins PER_BIN slots later than the one before it in
-// its half. Between these two lies a bin, so that rounding cannot make them meet: positions are off by at most an
-// eighth of a bin and two pixels, where boxes have at most kMostBins bins and maps kMostPixels.
-template <int PER_PIXEL, int PER_BIN>
+// Bins find their slots without a prefix sum: even bins have the first half of them, odd bins the second. Within a half
+// pixel i of bin p lies at i + kPerBin * (p / 2), so bin p must end at most kPerBin pixels behind the begin of bin p
+// + 2. A rounded position is off by at most half its last place u, which is at most a pixel on kMostPixels of them, and
+// by an eighth of a bin, since bins are at most kMostBins. So the positions of bin p end before bin p + 2 begins, or,
+// where bins are smaller than 0.54 u and both round to one place, u behind it: one pixel. Every position has a pixel
+// more beside it, and `end` is one beyond: 3. A maximum has at most one sample a pixel, for bins of several samples are
+// as long as half their number at least, and 3 more for the samples that are moved to a border.
 struct Slots {
-  static constexpr int kPerPixel = PER_PIXEL, kPerBin = PER_BIN;
+  static constexpr int kPerBin = 3;
 
-  static int64_t count(int64_t length, int64_t bins) { return 2 * (length * kPerPixel + (bins + 1) / 2 * kPerBin); }
+  static int64_t count(int64_t length, int64_t bins) { return 2 * (length + (bins + 1) / 2 * kPerBin); }
   // Where pixel 0 of the bin would be; `place` counts bins by ascending position.
   static ROI_HOST_DEVICE int begin(int64_t slots, int64_t place) {
     return static_cast<int>((place % 2 == 0 ? 0 : slots / 2) + place / 2 * kPerBin);
   }
 };
-
-// Neighbouring bins share two pixels, and rounding may add two.
-using TableSlots = Slots<1, 4>;
-// Samples of an adaptive grid are more than half a pixel apart, cells one pixel: from the pixel at a bin's first sample
-// to that of the next bin's there are at least half as many as the bin has samples, but for a few at either end.
-using SampleSlots = Slots<2, 8>;
 
 // Weights by pixel, for those who own pixels. Zeros fill the gaps between samples.
 template <class W>
@@ -150,7 +146,7 @@ struct AxisTaps : AxisSpans {
   Span* lists;     // [boxes][tables][bins] slots of each
   double* on_map;  // [boxes][bins] how many samples of a bin are on the map; null where nobody asks
   int64_t tables, slots;
-  int64_t slots_of_bin;  // those of bin p begin at p times as many; 0: where TableSlots says
+  int64_t slots_of_bin;  // those of bin p begin at p times as many; 0: where Slots says
 
   // The taps of a bin by table t, by ascending pixel.
   __device__ TapList<W> list(int64_t box, int t, int p) const {
