@@ -360,20 +360,22 @@ def test_kernels_are_known_by_their_names() -> None:
     summary = importlib.import_module("benchmarks.gpu.summary")
     short_name = importlib.import_module("benchmarks.gpu.device").short_name
     cuda = "roialign_ext::cuda::"
-    assert short_name(f"void {cuda}gather<float, {cuda}(anonymous namespace)::AverageSource<float, int, 32> >(X)") == (
-        "gather<float, AverageSource<float, int, 32> >"
+    assert short_name(f"void {cuda}gather<float, {cuda}(anonymous namespace)::AverageSource<float, int> >(X)") == (
+        "gather<float, AverageSource<float, int> >"
     )
     assert short_name("void vision::ops::(anonymous namespace)::roi_align_forward_kernel_impl<float>(int)") == (
         "roi_align_forward_kernel_impl<float>"
     )
     names: list[str] = []
-    for file in ("average.cu", "average_gradient.cu", "gather.cuh", "tables.cu"):
+    for file in ("average.cu", "average_grad_input.cu", "transpose.cu", "gather.cuh", "tables.cu"):
         text = (ROOT / "csrc" / "cuda" / file).read_text()
         names += re.findall(r"__global__ void (?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(const", text)
     assert set(names) >= {
         "pool_by_channels",
         "pool_by_columns",
-        "spread_by_channels",
+        "average_grad_input_channels_last",
+        "average_grad_input_nchw",
+        "transpose_channels",
         "gather",
         "fill_tables",
         "list_boxes",
