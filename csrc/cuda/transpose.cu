@@ -8,8 +8,8 @@ namespace {
 
 constexpr int kVectorBytes = 16, kVectorsOfRow = 8;  // eight lanes write 128 bytes of a pixel's channels
 
-// How a tile is read: element by element; by vectors that lie within a channel; or by vectors of a piece of memory that
-// holds all channels of the tile one after another.
+// How a tile is read: element by element; by vectors within a channel; or by vectors of one piece of memory that holds
+// all channels of the tile one after another.
 enum class Reading { kElements, kVectors, kPiece };
 
 // A tile is `channels` channels times `places` pixels of one image, and has these numbers of tiles.
@@ -29,7 +29,7 @@ struct TileLayout {
 
   __device__ explicit TileLayout(int places_of_tile) : places(places_of_tile), padding(1 - places_of_tile % 2) {}
 
-  // Where an element is; and the vector of that number, which has a group's elements alone.
+  // Index of an element; and of a vector, whose number counts those of the tile without padding.
   __device__ __forceinline__ int element(int group, int channel, int place) const {
     return group * (places + padding) * kGroup + channel * places + place;
   }
