@@ -17,7 +17,7 @@ VENV = .venv-make
 IN_VENV = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SANITIZED = build/sanitized
 SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_double_backward.py \
-    test_family_gradients.py test_family_nasty_numbers.py
+    test_gradients.py test_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
     tests/core/*.cu tests/shim/*.cpp tests/shim/include/*.h tests/shim/include/c10/cuda/*.h)
 # ninja prints whole commands; of those of the compiler the file is enough. That there is no GPU is no news.

@@ -17,20 +17,8 @@ from torch import Tensor
 import roialign_ext  # noqa: F401  (registers the operators)
 from conftest import BOX_SETS, assert_within_rounding, generator, random_tensor, spread, with_layout
 from conftest import rows as corner_rows
+from operators import RULES
 
-RULES = (
-    "roi_align_half_pixel",
-    "roi_align_legacy",
-    "roi_warp",
-    "prroi_pool",
-    "roi_pool",
-    "crop_bilinear",
-    "crop_nearest",
-    "rotated_half_pixel",
-    "rotated_legacy",
-    "rotated_half_pixel_radian",
-    "rotated_legacy_radian",
-)
 CANCELLATION = 4
 """The terms of a derivative cancel: so many times its largest value, plus the largest operand, bounds their sum."""
 

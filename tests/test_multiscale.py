@@ -13,58 +13,31 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import reference_multiscale
-from conftest import BOX_SETS, DTYPES, LAYOUTS, MODES, as_array, assert_within_rounding, random_tensor, with_layout
-from family import coordinate
-from reference import Params
+from inputs import BOX_SETS, DTYPES, FORMATS, LAYOUTS, MODES, as_array, random_tensor, with_layout
+from operators import MultiscaleCall, coordinate_type
 from roialign_ext import MultiScaleRoIAlign, multiscale_roi_align, roi_align
-from test_family_forward import FORMATS
 from test_reference_multiscale import pyramid_boxes
+from tolerance import assert_within_rounding
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 
 
 @dataclass(frozen=True)
-class Pooler:
-    """``multiscale_roi_align`` with its arguments after ``features`` and ``boxes``, and the oracle."""
+class Pooler(MultiscaleCall):
+    """``multiscale_roi_align`` of the maps of ``pyramid()``, and a loop over its levels."""
 
-    output_size: tuple[int, int] = (2, 2)
     scales: tuple[float, ...] = SCALES
     sampling_ratio: int = 2
-    aligned: bool = False
-    mode: str = "avg"
     canonical_scale: float = 40.0
     canonical_level: float = 4.0
 
-    def __call__(self, features: list[Tensor], boxes: Tensor | list[Tensor]) -> Tensor:
-        """The package's result."""
-        arguments = self.sampling_ratio, self.aligned, self.mode, self.canonical_scale, self.canonical_level
-        return multiscale_roi_align(features, boxes, self.output_size, list(self.scales), *arguments)
-
-    def params(self, features: list[Tensor], boxes: Tensor) -> reference_multiscale.Params:
-        kind = coordinate(features[0], boxes)
-        pooling = Params(self.output_size, 1.0, self.sampling_ratio, self.aligned, kind)
-        return reference_multiscale.Params(pooling, self.scales, self.mode, self.canonical_scale, self.canonical_level)
-
-    def levels(self, features: list[Tensor], boxes: Tensor) -> list[int]:
+    def levels_of(self, features: list[Tensor], boxes: Tensor) -> list[int]:
         return reference_multiscale.levels(as_array(boxes), self.params(features, boxes))
-
-    def forward(self, features: list[Tensor], boxes: Tensor) -> Tensor:
-        arrays = [as_array(level) for level in features], as_array(boxes)
-        return torch.from_numpy(reference_multiscale.forward(*arrays, self.params(features, boxes)))
-
-    def input_gradients(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> list[Tensor]:
-        arrays = as_array(grad), [as_array(level) for level in features], as_array(boxes)
-        gradients = reference_multiscale.input_gradients(*arrays, self.params(features, boxes))
-        return [torch.from_numpy(gradient) for gradient in gradients]
-
-    def box_gradient(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> Tensor:
-        arrays = as_array(grad), [as_array(level) for level in features], as_array(boxes)
-        return torch.from_numpy(reference_multiscale.box_gradient(*arrays, self.params(features, boxes)))
 
     def one_by_one(self, features: list[Tensor], boxes: Tensor) -> Tensor:
         """A loop over the levels with this package's ``roi_align``."""
         out = features[0].new_zeros(len(boxes), features[0].shape[1], *self.output_size)
-        levels = torch.tensor(self.levels(features, boxes), dtype=torch.int64)
+        levels = torch.tensor(self.levels_of(features, boxes), dtype=torch.int64)
         arguments = self.sampling_ratio, self.aligned, self.mode
         for level, scale in enumerate(self.scales):
             chosen = torch.nonzero(levels == level)[:, 0]
@@ -93,8 +66,7 @@ def assert_matches_oracle(call: Pooler, features: list[Tensor], boxes: Tensor) -
     for actual, exact, term, leaf in zip(by_levels, expected, terms, leaves, strict=True):
         assert actual.dtype == leaf.dtype
         assert_within_rounding(actual, exact, term)
-    step = 2.0 * max(float(level.double().abs().max()) for level in features) * max(call.scales)
-    bound = (grad.double().abs().sum((1, 2, 3)) * step)[:, None].expand(boxes.shape)
+    bound = call.box_terms(grad, features, boxes)
     double = features[0].dtype == boxes.dtype == torch.float64
     arithmetic = torch.float64 if double else torch.float32
     assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), bound, arithmetic)
@@ -108,7 +80,7 @@ def test_matches_oracle(dtype: torch.dtype, layout: str, mode: str) -> None:
     features = pyramid(dtype, layout=layout)
     boxes = pyramid_boxes(40).to(torch.float64 if dtype == torch.float64 else torch.float32)
     call = Pooler((3, 2), aligned=True, mode=mode)
-    assert set(call.levels(features, boxes)) == {0, 1, 2, 3}
+    assert set(call.levels_of(features, boxes)) == {0, 1, 2, 3}
     out = assert_matches_oracle(call, features, boxes)
     assert out.is_contiguous(memory_format=FORMATS[layout == "channels_last"])
     assert_matches_oracle(Pooler((2, 2), sampling_ratio=-1, mode=mode), features, boxes)
@@ -153,7 +125,7 @@ def test_any_number_of_levels(levels: int) -> None:
     call = Pooler((2, 2), tuple(0.5**level for level in range(levels)), 2, True, "avg", 4.0, 0.5)
     boxes = pyramid_boxes(60)
     boxes[:, 3:] = boxes[:, 1:3] + 2.0 ** torch.linspace(0.0, 11.0, 60, dtype=torch.float64)[:, None]
-    assert len(set(call.levels(features, boxes))) == levels
+    assert len(set(call.levels_of(features, boxes))) == levels
     assert torch.equal(assert_matches_oracle(call, features, boxes), call.one_by_one(features, boxes))
 
 
@@ -165,11 +137,11 @@ def test_level_boundaries() -> None:
     boxes[:, 3] = boxes[:, 4] = sides
     for kind in (torch.float32, torch.float64):
         call = Pooler((1, 1), canonical_scale=224.0, sampling_ratio=1)
-        expected = call.levels(features, boxes.to(kind))
+        expected = call.levels_of(features, boxes.to(kind))
         assert {0, 1, 2, 3} == set(expected)
         centres = boxes.to(kind, copy=True)
         centres[:, 1:] -= sides[:, None].to(kind) / 2  # so that the only sample is at the origin
-        assert call.levels(features, centres) == expected
+        assert call.levels_of(features, centres) == expected
         assert call(features, centres).flatten().tolist() == [float(level) for level in expected]
 
 
@@ -203,7 +175,7 @@ def test_levels_without_boxes_get_zeros() -> None:
     features = pyramid()
     features[0].fill_(float("nan"))
     boxes = pyramid_boxes(40)
-    boxes = boxes[torch.tensor(Pooler().levels(features, boxes)) > 0]
+    boxes = boxes[torch.tensor(Pooler().levels_of(features, boxes)) > 0]
     leaves = [level.requires_grad_() for level in features]
     out = Pooler()(leaves, boxes)
     assert bool(out.isfinite().all())
@@ -298,5 +270,5 @@ def test_oracle_and_package_agree_on_the_type_of_coordinates() -> None:
     for dtype in DTYPES:
         for box_dtype in DTYPES:
             double = torch.float64 in (dtype, box_dtype)
-            kind = coordinate(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=box_dtype))
+            kind = coordinate_type(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=box_dtype))
             assert kind is (np.float64 if double else np.float32)
