@@ -1,7 +1,7 @@
-// Argument checks shared by the shape functions (csrc/meta.cpp) and the device kernels, so that an operator refuses the
-// same arguments with the same words wherever it runs. Wrong shapes, devices and values raise ValueError, wrong dtypes
-// TypeError. What boxes hold is data, which shape functions do not have. Empty tensors pass, a map without pixels (H
-// or W is 0) too: it rejects every sample, so its outputs are 0.
+// Argument checks of the kernels. roialign_ext/_shapes.py has the same, in the same words, for shapes without data.
+// Wrong shapes, devices and values raise ValueError, wrong dtypes TypeError. What boxes hold is data, which shape
+// functions do not have. Empty tensors pass, a map without pixels (H or W is 0) too: it rejects every sample, so its
+// outputs are 0.
 
 #pragma once
 

@@ -1,4 +1,5 @@
-// The public operators: each is a choice of rule and mode, and its derivatives are those of what it calls.
+// The public operators by themselves: each is a choice of rule and mode. In Python their derivatives are those of the
+// private operators that they are made of (roialign_ext/_operators.py); here is what runs without, forward alone.
 #include "operators.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -15,12 +16,6 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
-OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor(); }
-
-OptionalTensor direction(const Directions& directions, size_t i) {
-  return i < directions.size() ? OptionalTensor(directions[i]) : OptionalTensor();
-}
-
 // The rule of an operator on one map; what belongs to several is not looked at.
 BoxRule one_level(double spatial_scale, int64_t sampling_ratio, const char* name) {
   return {{spatial_scale}, {224.0, 4.0}, sampling_ratio, name};
@@ -28,7 +23,7 @@ BoxRule one_level(double spatial_scale, int64_t sampling_ratio, const char* name
 
 Tensor pool_by_mode(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size, const BoxRule& rule,
                     std::string_view mode) {
-  if (mode == "avg") return pool(input, boxes, {}, {}, output_size, rule);
+  if (mode == "avg") return pool(input, boxes, output_size, rule);
   TORCH_CHECK_VALUE(mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
   return std::get<0>(pool_max(input, boxes, output_size, rule));
 }
@@ -61,7 +56,7 @@ Tensor multiscale_roi_align(at::TensorList features, const Tensor& boxes, c10::S
 
 Tensor prroi_pool(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale) {
   check_tensors(input, boxes);
-  return pool(input, boxes, {}, {}, output_size, one_level(spatial_scale, 0, "prroi_pool"));
+  return pool(input, boxes, output_size, one_level(spatial_scale, 0, "prroi_pool"));
 }
 
 Tensor roi_warp(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
@@ -87,9 +82,9 @@ Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, c10::SymIntAr
   TORCH_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian",
                     "angle_unit: expected 'degree' or 'radian', got '", angle_unit, "'");
   const BoxRule rule = one_level(spatial_scale, sampling_ratio, rotated_rule(aligned, angle_unit == "radian"));
-  if (!clockwise || boxes.dim() != 2) return pool(input, boxes, {}, {}, output_size, rule);
+  if (!clockwise || boxes.dim() != 2) return pool(input, boxes, output_size, rule);
   const Tensor turned = at::cat({boxes.slice(1, 0, 5), boxes.slice(1, 5).neg()}, 1);
-  return pool(input, turned, {}, {}, output_size, rule);
+  return pool(input, turned, output_size, rule);
 }
 
 // Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images.
@@ -127,7 +122,7 @@ Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& b
   const int64_t averaged = is_max ? 1 : samples_per_bin, pooled = is_max ? samples_per_bin : 1;
   const std::vector<c10::SymInt> size = {crop_size[0] * pooled, crop_size[1] * pooled};
   const BoxRule rule = one_level(1.0, averaged, method == "bilinear" ? "crop_bilinear" : "crop_nearest");
-  const Tensor crop = pool(input, rows, {}, {}, size, rule, extrapolation_value);
+  const Tensor crop = pool(input, rows, size, rule, extrapolation_value);
   return is_max ? at::max_pool2d(crop, {pooled, pooled}) : crop;
 }
 
@@ -141,25 +136,20 @@ void register_operators(torch::Library& m) {
   m.impl("crop_and_resize", crop_and_resize);
 }
 
-TORCH_LIBRARY_IMPL(roialign_ext, CompositeImplicitAutograd, m) { register_operators(m); }
+TORCH_LIBRARY_IMPL(roialign_ext, CPU, m) { register_operators(m); }
 
-// Nested tensors do not take the kernels above: here they meet check_tensor().
-TORCH_LIBRARY_IMPL(roialign_ext, CompositeImplicitAutogradNestedTensor, m) { register_operators(m); }
-
-// A transform of torch.func has to meet the private operators before it is taken off the stack: that is where
-// roialign_ext/autograd.py waits for it.
-TORCH_LIBRARY_IMPL(roialign_ext, FuncTorchDynamicLayerFrontMode, m) { register_operators(m); }
+TORCH_LIBRARY_IMPL(roialign_ext, CUDA, m) { register_operators(m); }
 
 }  // namespace
 
-Tensor pool(at::TensorList input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
-            c10::SymIntArrayRef output_size, const BoxRule& rule, double extrapolation_value) {
+Tensor pool(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size, const BoxRule& rule,
+            double extrapolation_value) {
   using Signature =
       Tensor(at::TensorList, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
              c10::SymIntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view, double);
   static const auto op = find<Signature>("roialign_ext::_pool");
-  return op.call(input, boxes, direction(directions, 0), direction(directions, 1), optional(winners), output_size,
-                 rule.scales, rule.canonical, rule.sampling_ratio, rule.name, extrapolation_value);
+  return op.call(input, boxes, {}, {}, {}, output_size, rule.scales, rule.canonical, rule.sampling_ratio, rule.name,
+                 extrapolation_value);
 }
 
 std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
@@ -168,26 +158,6 @@ std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c
                                                at::ArrayRef<double>, int64_t, std::string_view);
   static const auto op = find<Signature>("roialign_ext::_pool_max");
   return op.call(input, boxes, output_size, rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
-}
-
-std::vector<Tensor> pool_grad_input(const Tensor& grad, const Tensor& boxes, const Directions& directions,
-                                    const Tensor& winners, c10::SymIntArrayRef input_size, bool channels_last,
-                                    const BoxRule& rule) {
-  using Signature = std::vector<Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                        const OptionalTensor&, c10::SymIntArrayRef, bool, at::ArrayRef<double>,
-                                        at::ArrayRef<double>, int64_t, std::string_view);
-  static const auto op = find<Signature>("roialign_ext::_pool_grad_input");
-  return op.call(grad, boxes, direction(directions, 0), direction(directions, 1), optional(winners), input_size,
-                 channels_last, rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
-}
-
-Tensor pool_grad_boxes(const Tensor& grad, at::TensorList input, const Tensor& boxes, const Directions& directions,
-                       const Tensor& winners, const BoxRule& rule) {
-  using Signature = Tensor(const Tensor&, at::TensorList, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                           at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view);
-  static const auto op = find<Signature>("roialign_ext::_pool_grad_boxes");
-  return op.call(grad, input, boxes, direction(directions, 0), optional(winners), rule.scales, rule.canonical,
-                 rule.sampling_ratio, rule.name);
 }
 
 }  // namespace roialign_ext

@@ -1,5 +1,4 @@
-// The private operators as C++ functions: calls through the dispatcher, so that what is called here is differentiated,
-// traced and transformed like any call from Python.
+// The operators that the public ones are made of, called through the dispatcher.
 #pragma once
 
 #include <string>
@@ -14,9 +13,6 @@ namespace roialign_ext {
 
 using at::Tensor;
 
-// u and v, as far as given.
-using Directions = std::vector<Tensor>;
-
 // RuleArgs that own what they hold.
 struct BoxRule {
   std::vector<double> scales;
@@ -25,17 +21,10 @@ struct BoxRule {
   std::string name;
 };
 
-Tensor pool(at::TensorList input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
-            c10::SymIntArrayRef output_size, const BoxRule& rule, double extrapolation_value = 0);
+Tensor pool(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size, const BoxRule& rule,
+            double extrapolation_value = 0);
 
 std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
                                     const BoxRule& rule);
-
-std::vector<Tensor> pool_grad_input(const Tensor& grad, const Tensor& boxes, const Directions& directions,
-                                    const Tensor& winners, c10::SymIntArrayRef input_size, bool channels_last,
-                                    const BoxRule& rule);
-
-Tensor pool_grad_boxes(const Tensor& grad, at::TensorList input, const Tensor& boxes, const Directions& directions,
-                       const Tensor& winners, const BoxRule& rule);
 
 }  // namespace roialign_ext

@@ -1,7 +1,6 @@
-// The schemas of every operator, and nothing else. Kernels register themselves where they are written: the public ones
-// in csrc/operators.cpp; the private ones in csrc/meta.cpp (shapes), csrc/autograd.cpp (derivatives), csrc/batched.cpp
-// (torch's older vmap), csrc/cpu/*.cpp and csrc/cuda/operators.cpp (numbers), and roialign_ext/autograd.py
-// (torch.func). Equations: docs/math.md.
+// The schemas of every operator, and nothing else. Kernels register themselves where they are written: csrc/operators.cpp,
+// csrc/cpu/*.cpp, csrc/cuda/operators.cpp. Shapes, derivatives and batching are Python (roialign_ext/_registration.py).
+// Equations: docs/math.md.
 
 #include <torch/library.h>
 
