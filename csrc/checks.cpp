@@ -91,15 +91,15 @@ void check_boxes(const Tensor& boxes, Rule rule) {
 void check_direction(const char* name, const OptionalTensor& direction, const Tensor& boxes, Rule rule) {
   if (!direction.has_value()) return;
   ROI_CHECK_RUNTIME(rule != Rule::kRoiPool, "roi_pool has no derivative by the boxes: detach them");
-  ROI_CHECK_VALUE(direction->dim() == 2 && direction->sizes() == boxes.sizes(), name, ": expected the shape of boxes, ",
-                  shape_text(boxes), ", got shape ", shape_text(*direction));
+  ROI_CHECK_VALUE(direction->dim() == 2 && direction->sizes().equals(boxes.sizes()), name,
+                  ": expected the shape of boxes, ", shape_text(boxes), ", got shape ", shape_text(*direction));
   check_dtype(name, *direction);
   check_device(name, *direction, "boxes", boxes);
 }
 
 void check_output_shaped(const char* name, const Tensor& tensor, const Tensor& boxes, int64_t channels, int64_t height,
                          int64_t width) {
-  ROI_CHECK_VALUE(tensor.dim() == 4 && tensor.sizes() == Sizes({boxes.size(0), channels, height, width}), name,
+  ROI_CHECK_VALUE(tensor.dim() == 4 && tensor.sizes().equals(Sizes{boxes.size(0), channels, height, width}), name,
                   ": expected the shape of the output, [", boxes.size(0), ", ", channels, ", ", height, ", ", width,
                   "], got shape ", shape_text(tensor));
   check_device(name, tensor, "boxes", boxes);

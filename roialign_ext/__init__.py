@@ -11,6 +11,7 @@ try:
 except (ImportError, OSError) as error:
     raise ImportError(load_failure(error), name=__name__) from None
 
+from . import _registration as _registration
 from . import autograd as autograd
 from ._onnx_registration import register as _register_for_onnx
 from .autograd import RoIAlignFunction

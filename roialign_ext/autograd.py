@@ -1,20 +1,12 @@
-"""Derivatives for ``torch.func``, and the public :class:`RoIAlignFunction`.
+"""The private operators under autograd, under torch.func and under torch's older vmap; :class:`RoIAlignFunction`.
 
-The operators carry their derivatives in C++ (csrc/autograd.cpp), but the transforms of ``torch.func`` accept only
-functions written in Python. While a transform is active the dispatcher sends each private operator to its function
-below, with the same formulas (docs/math.md, sections 7 and 8): the form ``D_u D_v <G, A(b) F>`` is linear in G, F,
-u and v,
-
-    by G: ``_pool``        by F: ``_pool_grad_input``        by b, or along one more direction: ``_pool_grad_boxes``
-
-and its third derivative by the boxes is zero for most rules. F is a list of feature maps, one per level. A function of
-torch.autograd follows the tensors among its arguments, not those in lists: the maps come first, after their number.
+Formulas stand in roialign_ext/_form.py, the batching rule in roialign_ext/vmap.py; roialign_ext/_registration.py says
+which function runs under which dispatch key.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -31,43 +23,134 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from . import vmap
-from ._terms import (
-    CANONICAL,
-    Directions,
-    Gradients,
-    Maps,
-    any_given,
-    box_gradients,
-    box_terms,
-    filled,
-    filled_to,
-    given,
-    grad_boxes,
-    grad_input,
-    has_box_derivative,
-    is_channels_last,
-    pool,
-    sizes,
-    total,
-    wanted,
-)
+from ._form import BIND, CANONICAL, Form, Settings, arguments_of, call, defined, is_channels_last
+from ._shapes import CHECKS
 from .functional import roi_align
 
 ops = torch.ops.roialign_ext
 
-Saved: TypeAlias = tuple[Any, ...]
+Kernel: TypeAlias = Callable[..., Any]
 
 
-def _one_transform_down(jvp: Callable[..., Any]) -> Callable[..., Any]:
-    """Computes the tangent below the transform that asks for it, with forward mode on.
+def explained(name: str, kernel: Kernel) -> Kernel:
+    """The kernel, whose refusal is said in the words of the shape function.
 
-    torch calls jvp() with forward mode switched off, for which an enclosing jvp would take the tangent for a constant.
-    One transform further down the saved tensors are bare of the tangents that the transform at hand gave them, and
-    still have those of the enclosing ones.
+    Those name every argument, and raise kinds of exceptions that do not cross the boundary of a compiled library.
     """
+    check = CHECKS[name]
 
-    @functools.wraps(jvp)
-    def below(ctx: Any, *tangents: Any) -> Any:
+    def explaining(*arguments: Any) -> Any:
+        try:
+            return kernel(*arguments)
+        except Exception:
+            _explain(check, arguments)
+            raise
+
+    return explaining
+
+
+def _explain(check: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    try:
+        check(*arguments)
+    except Exception as explanation:
+        raise explanation from None
+
+
+# --- the function of every private operator
+
+
+class Differentiable(torch.autograd.Function):
+    """A private operator in eager mode, below whose Autograd key it runs; also while programs are traced."""
+
+    @staticmethod
+    def forward(name: str, settings: Settings, *tensors: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            result = _operators[name](*arguments_of(name, settings, *tensors))
+        return tuple(result) if name == "_pool_grad_input" else result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        name, settings, *maps, grad, boxes, u, v, argmax = inputs
+        ctx.operator, ctx.settings = name, settings
+        ctx.set_materialize_grads(False)
+        if name == "_pool_max":
+            argmax = output[1]
+            ctx.mark_non_differentiable(argmax)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*maps, grad, boxes, u, v, argmax)
+        # Phi is linear in the maps and in G: a derivative by an argument does not need the argument itself. So the
+        # usual training case keeps no map alive.
+        needed = ctx.needs_input_grad
+        by_boxes = needed[-4] or needed[-3] or needed[-2]
+        if not (by_boxes or needed[-5]):
+            maps = ()
+        if not (by_boxes or any(needed[:-5])):
+            grad = None
+        ctx.save_for_backward(*maps, grad, boxes, u, v, argmax)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        return _gradients(ctx, cotangents, _wanted(ctx))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _tangent(ctx, ctx.saved_tensors, tangents)
+
+
+def _wanted(ctx: Any) -> Sequence[bool]:
+    """Which gradients this backward pass uses: torch.autograd.grad may ask for some of those that exist."""
+    needed: Sequence[bool] = ctx.needs_input_grad
+    if sum(needed) == 1 or torch.compiler.is_compiling():
+        return needed
+    nodes = iter([node for node, _ in ctx.next_functions if node is not None])  # of the arguments that require grad
+    return [need and _is_executed(next(nodes)) for need in needed]
+
+
+def _is_executed(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf that torch.autograd.grad asked for
+        return True
+
+
+def _gradients(ctx: Any, cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> Any:
+    *maps, grad, boxes, u, v, argmax = ctx.saved_tensors
+    form = Form(ctx.settings, maps, grad, boxes, defined(u, v), argmax).completed(ctx.operator, cotangents)
+    if form is None:
+        return (None,) * len(needed)
+    return (None, None, *form.gradients(needed[2:]))
+
+
+def _tangent(ctx: Any, saved: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    *maps, grad, boxes, u, v, argmax = saved
+    form = Form(ctx.settings, maps, grad, boxes, defined(u, v), argmax)
+    tangent = form.tangent(ctx.operator, tangents[2:])
+    if ctx.operator == "_pool_max":
+        return tangent, None
+    return tuple(tangent) if ctx.operator == "_pool_grad_input" else tangent
+
+
+class Transformed(Differentiable):
+    """The same while a transform of torch.func is active, whose levels are peeled off one by one."""
+
+    vmap = staticmethod(vmap.batched)
+
+    @staticmethod
+    def forward(name: str, settings: Settings, *tensors: Any) -> Any:
+        return call(name, settings, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        return _gradients(ctx, cotangents, ctx.needs_input_grad)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Computes the tangent below the transform that asks for it, with forward mode on.
+
+        torch calls jvp() with forward mode switched off, for which an enclosing jvp would take the tangent for a
+        constant. One transform further down the saved tensors are bare of the tangents that the transform at hand gave
+        them, and still have those of the enclosing ones.
+        """
         transform: Any = retrieve_current_functorch_interpreter()
         level = transform.level()
 
@@ -76,231 +159,78 @@ def _one_transform_down(jvp: Callable[..., Any]) -> Callable[..., Any]:
 
         saved, tangents = tree_map_only(Tensor, unwrapped, (ctx.saved_tensors, tangents))
         with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), transform.lower():
-            results = jvp(ctx, saved, *tangents)
+            results = _tangent(ctx, saved, tangents)
         return tree_map_only(Tensor, lambda tensor: _wrap_for_grad(tensor, level), results)
 
-    return below
+
+# torch.autograd.Function.apply binds the arguments by their signature first, for 15 us; without defaults there is
+# nothing to bind, and under the Autograd key no transform of torch.func is left.
+_apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
+_apply_transformed: Any = Transformed.apply  # untyped in some releases of torch
+_operators = {name: getattr(ops, name).default for name in BIND}
 
 
-class Pool(torch.autograd.Function):
-    """``_pool``, applied to ``levels, *input, boxes, u, v, winners, output_size, *rule``.
+# --- kernels
 
-    An ``extrapolation_value`` may follow: a constant, which derivatives do not know.
+
+def under_autograd(name: str) -> Kernel:
+    """Autograd: a node of the graph, or a dual number, only where there is something to differentiate."""
+    operator, bind = _operators[name], BIND[name]
+    is_grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+    below_autograd = torch._C._AutoDispatchBelowAutograd
+
+    def kernel(*arguments: Any) -> Any:
+        if forward_ad._current_level < 0 and not (is_grad_enabled() and any_requires_grad(*arguments)):
+            with below_autograd():
+                return operator(*arguments)
+        results = _apply_differentiable(*bind(*arguments))
+        return list(results) if name == "_pool_grad_input" else results
+
+    return explained(name, kernel)
+
+
+def under_transforms(name: str) -> Kernel:
+    """FuncTorchDynamicLayerFrontMode: what runs while a transform of torch.func is active.
+
+    ``torch.func.functionalize`` knows no Python functions: there the operator itself, which neither makes views nor
+    changes its arguments, runs one transform further down.
     """
+    operator, bind = _operators[name], BIND[name]
 
-    vmap = staticmethod(vmap.pool)
+    def kernel(*arguments: Any) -> Any:
+        transform: Any = retrieve_current_functorch_interpreter()
+        if transform.key() != TransformType.Functionalize:
+            results = _apply_transformed(*bind(*arguments))
+            return list(results) if name == "_pool_grad_input" else results
+        add_back_views, level = transform.functionalize_add_back_views(), transform.level()
 
-    @staticmethod
-    def forward(levels: int, *args: Any) -> Tensor:
-        result: Tensor = ops._pool(list(args[:levels]), *args[levels:])
-        return result
+        def unwrapped(tensor: Tensor) -> Tensor:
+            if not torch._is_functional_tensor(tensor):
+                return tensor
+            torch._sync(tensor)  # type: ignore[attr-defined, no-untyped-call]
+            return _unwrap_functional_tensor(tensor, add_back_views)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        levels: int = inputs[0]
-        ctx.levels = levels
-        maps, (boxes, u, v, winners, ctx.output_size, *rest) = inputs[1 : levels + 1], inputs[levels + 1 :]
-        ctx.set_materialize_grads(False)
-        ctx.rule, ctx.rest = tuple(rest[:4]), len(rest)
-        ctx.input_size, ctx.channels_last = sizes(maps), is_channels_last(maps)
-        needs_input = any(ctx.needs_input_grad[levels + 1 : levels + 4])
-        ctx.save_for_backward(boxes, u, v, winners, *(maps if needs_input else ()))
-        ctx.save_for_forward(boxes, u, v, winners, *maps)
+        arguments = tree_map_only(Tensor, unwrapped, arguments)
+        with transform.lower():
+            results = operator(*arguments)
+        return tree_map_only(Tensor, lambda result: _wrap_functional_tensor(result, level), results)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
-        levels: int = ctx.levels
-        rest: int = ctx.rest
-        needed, rule = ctx.needs_input_grad[1:], ctx.rule
-        boxes, u, v, winners, *maps = ctx.saved_tensors
-        if grad is None:
-            return (None,) * (levels + 6 + rest)
-        by_input: Gradients = (None,) * levels
-        if any(needed[:levels]):
-            size, last = ctx.input_size, ctx.channels_last
-            by_input = wanted(needed[:levels], grad_input(grad, boxes, given(u, v), winners, size, last, rule))
-        by_boxes: Gradients = (None,) * 3
-        if maps:
-            by_boxes = box_gradients(needed[levels:], grad, maps, boxes, u, v, winners, rule)
-        return (None, *by_input, *by_boxes, *[None] * (2 + rest))
-
-    @staticmethod
-    @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor:
-        boxes, u, v, winners, *maps = saved
-        map_tangents, box_tangents = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1 : ctx.levels + 4]
-
-        def evaluate(features: Maps, directions: Directions) -> Tensor:
-            return pool(features, boxes, directions, winners, ctx.output_size, ctx.rule)
-
-        terms = [evaluate(filled(map_tangents, maps), given(u, v))] if any_given(map_tangents) else []
-        order = len(given(u, v)) + 1
-        terms += box_terms(lambda directions: evaluate(maps, directions), order, ctx.rule, u, v, *box_tangents)
-        # A tangent of zeros, not None: an enclosing jvp differentiates it once more.
-        return total(terms) if terms else maps[0].new_zeros((*boxes.shape[:1], *maps[0].shape[1:2], *ctx.output_size))
+    return explained(name, kernel)
 
 
-class PoolMax(torch.autograd.Function):
-    """``_pool_max``, applied to ``levels, *input, boxes, output_size, *rule``."""
-
-    vmap = staticmethod(vmap.pool_max)
-
-    @staticmethod
-    def forward(levels: int, *args: Any) -> tuple[Tensor, Tensor]:
-        values, winners = ops._pool_max(list(args[:levels]), *args[levels:])
-        return values, winners
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        levels: int = inputs[0]
-        ctx.levels = levels
-        maps, (boxes, ctx.output_size, *rule) = inputs[1 : levels + 1], inputs[levels + 1 :]
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(output[1])
-        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), sizes(maps), is_channels_last(maps)
-        ctx.save_for_backward(boxes, output[1], *(maps if ctx.needs_input_grad[levels + 1] else ()))
-        ctx.save_for_forward(boxes, output[1], *maps)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> Gradients:
-        levels: int = ctx.levels
-        needed, rule = ctx.needs_input_grad[1:], ctx.rule
-        boxes, winners, *maps = ctx.saved_tensors
-        if grad is None:
-            return (None,) * (levels + 7)
-        by_input: Gradients = (None,) * levels
-        if any(needed[:levels]):
-            size, last = ctx.input_size, ctx.channels_last
-            by_input = wanted(needed[:levels], grad_input(grad, boxes, [], winners, size, last, rule))
-        by_boxes = None
-        if needed[levels]:
-            by_boxes = grad_boxes(grad, maps, boxes, [], winners, rule)
-        return (None, *by_input, by_boxes, *[None] * 5)
-
-    @staticmethod
-    @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor, None]:
-        boxes, winners, *maps = saved
-        map_tangents, boxes_tangent = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1]
-
-        def evaluate(features: Maps, directions: Directions) -> Tensor:
-            return pool(features, boxes, directions, winners, ctx.output_size, ctx.rule)
-
-        terms = [evaluate(filled(map_tangents, maps), [])] if any_given(map_tangents) else []
-        if boxes_tangent is not None:
-            terms.append(evaluate(maps, [boxes_tangent]))
-        return total(terms), None
+def under_older_vmap(name: str) -> Kernel:
+    """Batched: torch's older vmap, which batched gradients (is_grads_batched), the vectorised functions of
+    torch.autograd.functional and gradcheck still use. The innermost batch is taken off by the rule of torch.func."""
+    bind = BIND[name]
+    return explained(name, lambda *arguments: vmap.under_older_vmap(*bind(*arguments)))
 
 
-class PoolGradInput(torch.autograd.Function):
-    """``_pool_grad_input(grad, boxes, u, v, winners, input_size, channels_last, *rule)``, one result per level."""
-
-    vmap = staticmethod(vmap.pool_grad_input)
-
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return tuple(ops._pool_grad_input(*args))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        grad, boxes, u, v, winners, ctx.input_size, ctx.channels_last, *rule = inputs
-        ctx.set_materialize_grads(False)
-        ctx.rule, ctx.output_size = tuple(rule), grad.shape[2:]
-        ctx.save_for_backward(grad, boxes, u, v, winners)
-        ctx.save_for_forward(grad, boxes, u, v, winners)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Gradients:
-        grad, boxes, u, v, winners = ctx.saved_tensors
-        if not any_given(cotangents):
-            return (None,) * 11
-        maps = filled_to(cotangents, grad, ctx.input_size)
-        by_grad = None
-        if ctx.needs_input_grad[0]:
-            by_grad = pool(maps, boxes, given(u, v), winners, ctx.output_size, ctx.rule)
-        by_boxes = box_gradients(ctx.needs_input_grad[1:4], grad, maps, boxes, u, v, winners, ctx.rule)
-        return (by_grad, *by_boxes, *[None] * 7)
-
-    @staticmethod
-    @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor, ...]:
-        grad, boxes, u, v, winners = saved
-        grad_tangent, *box_tangents = tangents[:4]
-
-        def evaluate(of: Tensor, directions: Directions) -> Maps:
-            return grad_input(of, boxes, directions, winners, ctx.input_size, ctx.channels_last, ctx.rule)
-
-        terms = [] if grad_tangent is None else [evaluate(grad_tangent, given(u, v))]
-        order = len(given(u, v)) + 1
-        terms += box_terms(lambda directions: evaluate(grad, directions), order, ctx.rule, u, v, *box_tangents)
-        if not terms:
-            return tuple(filled_to([None] * (len(ctx.input_size) // 2 - 1), grad, ctx.input_size))
-        return tuple(total(list(level)) for level in zip(*terms, strict=True))
+def dispatched(name: str) -> Kernel:
+    """The operator through the dispatcher, for public operators under other keys than Autograd."""
+    return explained(name, _operators[name])
 
 
-class PoolGradBoxes(torch.autograd.Function):
-    """``_pool_grad_boxes``, applied to ``levels, *input, grad, boxes, v, winners, *rule``."""
-
-    vmap = staticmethod(vmap.pool_grad_boxes)
-
-    @staticmethod
-    def forward(levels: int, *args: Any) -> Tensor:
-        result: Tensor = ops._pool_grad_boxes(args[levels], list(args[:levels]), *args[levels + 1 :])
-        return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        levels: int = inputs[0]
-        ctx.levels = levels
-        maps, (grad, boxes, v, winners, *rule) = inputs[1 : levels + 1], inputs[levels + 1 :]
-        ctx.set_materialize_grads(False)
-        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), sizes(maps), is_channels_last(maps)
-        ctx.save_for_backward(grad, boxes, v, winners, *maps)
-        ctx.save_for_forward(grad, boxes, v, winners, *maps)
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor | None) -> Gradients:
-        levels: int = ctx.levels
-        rule = ctx.rule
-        grad, boxes, v, winners, *maps = ctx.saved_tensors
-        if direction is None:
-            return (None,) * (levels + 9)
-        needed = ctx.needs_input_grad[1:]
-        directions = [*given(v), direction]
-        by_input: Gradients = (None,) * levels
-        by_grad, by_boxes, by_v = None, None, None
-        if any(needed[:levels]):
-            size, last = ctx.input_size, ctx.channels_last
-            by_input = wanted(needed[:levels], grad_input(grad, boxes, directions, winners, size, last, rule))
-        if needed[levels]:
-            by_grad = pool(maps, boxes, directions, winners, grad.shape[2:], rule)
-        if needed[levels + 1] and has_box_derivative(rule, len(directions) + 1):
-            by_boxes = grad_boxes(grad, maps, boxes, directions, winners, rule)
-        if v is not None and needed[levels + 2]:
-            by_v = grad_boxes(grad, maps, boxes, [direction], winners, rule)
-        return (None, *by_input, by_grad, by_boxes, by_v, *[None] * 5)
-
-    @staticmethod
-    @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor:
-        grad, boxes, v, winners, *maps = saved
-        map_tangents = tangents[1 : ctx.levels + 1]
-        grad_tangent, boxes_tangent, v_tangent = tangents[ctx.levels + 1 : ctx.levels + 4]
-
-        def evaluate(of: Tensor, features: Maps, directions: Directions) -> Tensor:
-            return grad_boxes(of, features, boxes, directions, winners, ctx.rule)
-
-        terms = []
-        if grad_tangent is not None:
-            terms.append(evaluate(grad_tangent, maps, given(v)))
-        if any_given(map_tangents):
-            terms.append(evaluate(grad, filled(map_tangents, maps), given(v)))
-        order = len(given(v)) + 2
-        terms += box_terms(
-            lambda directions: evaluate(grad, maps, directions), order, ctx.rule, v, None, boxes_tangent, v_tangent,
-            None,
-        )  # fmt: skip
-        return total(terms) if terms else torch.zeros_like(boxes)
+# --- the public function
 
 
 def _refuse_list(boxes: object = None) -> None:
@@ -352,69 +282,12 @@ class RoIAlignFunction(torch.autograd.Function):
         return roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
+    def backward(ctx: Any, grad: Tensor) -> Any:
         input, boxes = ctx.saved_tensors
-        # Only the value is an output of forward(), so a traced backward finds the winners anew.
-        winners = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
-        by_input, by_boxes = None, None
-        if ctx.needs_input_grad[0]:
-            by_input = grad_input(grad, boxes, [], winners, ctx.input_size, ctx.channels_last, ctx.rule)[0]
-        if ctx.needs_input_grad[1]:
-            by_boxes = grad_boxes(grad, [input], boxes, [], winners, ctx.rule)
+        # Only the value is an output of forward(), so a traced backward finds the argmax anew.
+        argmax = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
+        settings = Settings(ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
+        form = Form(settings, [input], grad, boxes, [], argmax)
+        by_input = form.by_maps()[0] if ctx.needs_input_grad[0] else None
+        by_boxes = form.by_boxes() if ctx.needs_input_grad[1] else None
         return by_input, by_boxes, None, None, None, None, None
-
-
-def _kernel_under_transforms(
-    name: str, function: type[torch.autograd.Function], place_of_maps: int | None
-) -> Callable[..., Any]:
-    """What the operator runs while a transform is active.
-
-    `place_of_maps` says which argument of the operator is the list of feature maps.
-    ``torch.func.functionalize`` knows no Python functions: there the operator itself, which neither makes views nor
-    changes its arguments, runs one transform further down.
-    """
-    operator = getattr(ops, name).default
-    apply: Any = function.apply  # untyped in some releases of torch
-
-    def differentiable(*args: Any) -> Any:
-        if place_of_maps is not None:
-            maps = args[place_of_maps]
-            args = (len(maps), *maps, *args[:place_of_maps], *args[place_of_maps + 1 :])
-        return apply(*args)
-
-    def kernel(*args: Any) -> Any:
-        transform: Any = retrieve_current_functorch_interpreter()
-        if transform.key() != TransformType.Functionalize:
-            results = differentiable(*args)
-            return list(results) if function is PoolGradInput else results
-        add_back_views, level = transform.functionalize_add_back_views(), transform.level()
-
-        def unwrapped(tensor: Tensor) -> Tensor:
-            if not torch._is_functional_tensor(tensor):
-                return tensor
-            torch._sync(tensor)  # type: ignore[attr-defined, no-untyped-call]
-            return _unwrap_functional_tensor(tensor, add_back_views)
-
-        arguments = tree_map_only(Tensor, unwrapped, args)
-        with transform.lower():
-            results = operator(*arguments)
-        return tree_map_only(Tensor, lambda result: _wrap_functional_tensor(result, level), results)
-
-    return kernel
-
-
-def _redirect_transforms() -> torch.library.Library:
-    library = torch.library.Library("roialign_ext", "IMPL")  # type: ignore[no-untyped-call]
-    kernels = [
-        ("_pool", Pool, 0),
-        ("_pool_max", PoolMax, 0),
-        ("_pool_grad_input", PoolGradInput, None),
-        ("_pool_grad_boxes", PoolGradBoxes, 1),
-    ]
-    for name, function, place_of_maps in kernels:
-        kernel = _kernel_under_transforms(name, function, place_of_maps)
-        library.impl(name, kernel, "FuncTorchDynamicLayerFrontMode")  # type: ignore[no-untyped-call]
-    return library
-
-
-_library = _redirect_transforms()  # the registrations last as long as this object

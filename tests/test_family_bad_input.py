@@ -303,7 +303,7 @@ def test_scales_of_levels() -> None:
 def test_a_pyramid_of_one_level_names_its_arguments() -> None:
     with pytest.raises(ValueError, match=r"^scales\[0\]: expected .* got -1"):
         multiscale_roi_align([FEATURES], BOXES, 2, [-1.0])
-    with pytest.raises(TypeError, match=r"^features\[0\]: expected .* got Int"):
+    with pytest.raises(TypeError, match=r"^features\[0\]: expected .* got torch\.int32"):
         multiscale_roi_align([FEATURES.int()], BOXES, 2, [1.0])
 
 
@@ -316,7 +316,7 @@ def test_layouts_that_kernels_do_not_know(name: str) -> None:
     for features in (FEATURES.to_sparse(), FEATURES.to_mkldnn(), nested):
         with pytest.raises(ValueError, match=rf"^{argument}: expected a dense tensor"):
             call(features, boxes, 2)
-    with pytest.raises(TypeError, match=rf"^{argument}: expected .*float32.* got QUInt8"):
+    with pytest.raises(TypeError, match=rf"^{argument}: expected .*float32.* got torch\.quint8"):
         call(torch.quantize_per_tensor(FEATURES, 0.1, 0, torch.quint8), boxes, 2)
     with pytest.raises(ValueError, match=r"^boxes: expected a dense tensor"):
         call(FEATURES, boxes.to_sparse(), 2)
