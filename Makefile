@@ -35,7 +35,7 @@ help:
 	@echo "make demo    trains Mask R-CNN with these layers and with torchvision's, writes outputs/ (DEMO_ARGS=--help)"
 	@echo "make test    runs the tests (TEST_ARGS: arguments of pytest)"
 	@echo "make bench   measures the operators against torchvision (BENCH_ARGS=--help)"
-	@echo "make wheel   makes the source archive and a wheel for this Python and every torch from 2.11 on, into dist/"
+	@echo "make wheel   makes the source archive and a wheel for Python 3.10+ and torch 2.11+, into dist/"
 	@echo "make lint, format, sanitize, cuda-architectures: CONTRIBUTING.md"
 	@echo "make clean   removes the environments and everything that was built"
 	@echo
@@ -63,7 +63,7 @@ else
 	$(VENV)/bin/pip install --quiet --no-deps --force-reinstall $(WHEEL)
 endif
 
-# One wheel runs beside every torch from 2.11 on, whichever made it.
+# One wheel runs with every Python from 3.10 on and every torch from 2.11 on, whichever made it.
 wheel: $(VENV)/installed
 	bash .ci/wheel.sh $(VENV)/bin/python dist
 

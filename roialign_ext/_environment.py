@@ -33,7 +33,7 @@ REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps <folder 
 
 
 def has_compiled_module() -> bool:
-    """Whether there is a compiled module for this Python, in this folder or where an editable install keeps it."""
+    """Whether there is a compiled module, in this folder or where an editable install keeps it."""
     return find_spec("roialign_ext._C") is not None
 
 
@@ -53,7 +53,7 @@ def load_libraries() -> None:
 
 
 def installed_elsewhere() -> Path | None:
-    """Another folder of this package that has a compiled module for this Python, if this interpreter knows one."""
+    """Another folder of this package that has a compiled module, if this interpreter knows one."""
     here = Path(__file__).resolve().parent
     known = [*sys.path, *(sysconfig.get_path(name) for name in ("platlib", "purelib")), *site.getsitepackages()]
     for entry in [*known, site.getusersitepackages()]:
@@ -91,10 +91,8 @@ def load_failure(error: Exception) -> str:
         installed = installed_elsewhere()
         if installed is not None:
             return _hidden_by_sources(installed)
-        others = ", ".join(sorted(path.name for path in here.glob("_C.*.so")))
-        this_python = f" for Python {platform.python_version()}, only {others}" if others else ""
         return (
-            f"roialign_ext in {here} has no compiled module{this_python}: build and install it with "
+            f"roialign_ext in {here} has no compiled module: build and install it with "
             "`pip install --no-build-isolation .` in its source folder, and import it from any other folder."
         )
     return f"roialign_ext could not be loaded beside torch {torch.__version__} ({error}): rebuild it with `{REBUILD}`."

@@ -33,8 +33,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("cmake") is None:
         pytest.skip("needs CMake")
     folder = tmp_path_factory.mktemp("cpp")
-    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
-    run("cmake", "-S", SOURCES, "-B", folder, prefix, "-DCMAKE_BUILD_TYPE=Release")
+    run("cmake", "-S", SOURCES, "-B", folder, f"-DTORCH={torch.__path__[0]}")
     run("cmake", "--build", folder)
     return folder / "run_model"
 

@@ -266,9 +266,6 @@ def test_sources_that_are_installed_nowhere(clone: Path, monkeypatch: pytest.Mon
     assert sentence.startswith(
         f"roialign_ext in {folder} has no compiled module: build and install it with `pip install"
     )
-    (folder / "_C.cpython-38-x86_64-linux-gnu.so").touch()
-    assert "for Python 3." in load_failure(ImportError("no _C"))
-    assert "only _C.cpython-38-x86_64-linux-gnu.so: build" in load_failure(ImportError("no _C"))
 
 
 def test_no_torch(clone: Path) -> None:
