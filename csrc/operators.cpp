@@ -2,6 +2,7 @@
 // private operators that they are made of (roialign_ext/_operators.py); here is what runs without, forward alone.
 #include "operators.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/max_pool2d.h>
@@ -148,6 +149,7 @@ Tensor pool(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef outpu
       Tensor(at::TensorList, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
              c10::SymIntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view, double);
   static const auto op = find<Signature>("roialign_ext::_pool");
+  at::AutoDispatchBelowADInplaceOrView guard;
   return op.call(input, boxes, {}, {}, {}, output_size, rule.scales, rule.canonical, rule.sampling_ratio, rule.name,
                  extrapolation_value);
 }
@@ -157,6 +159,7 @@ std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c
   using Signature = std::tuple<Tensor, Tensor>(at::TensorList, const Tensor&, c10::SymIntArrayRef, at::ArrayRef<double>,
                                                at::ArrayRef<double>, int64_t, std::string_view);
   static const auto op = find<Signature>("roialign_ext::_pool_max");
+  at::AutoDispatchBelowADInplaceOrView guard;
   return op.call(input, boxes, output_size, rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
 }
 
