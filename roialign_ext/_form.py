@@ -14,6 +14,7 @@ tangent is the sum over the arguments of the value with the tangent in the place
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -43,6 +44,10 @@ class Settings(NamedTuple):
     input_size: Sizes  # [N, C, H0, W0, H1, W1, ...]
     channels_last: bool  # of the gradient of the maps
     extrapolation_value: float = 0.0  # a constant of the value, which derivatives do not have
+
+
+# Without a look at names and defaults, which takes three times as long as the tuple.
+_settings: Callable[[tuple[Any, ...]], Settings] = functools.partial(tuple.__new__, Settings)
 
 
 class Form:
@@ -203,7 +208,7 @@ def _bind_pool(
     scales: Any, canonical: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
 ) -> Bound:  # fmt: skip
     constants = (scales, canonical, sampling_ratio, rule)
-    settings = Settings(constants, output_size, sizes_of(input), is_channels_last(input), extrapolation_value)
+    settings = _settings((constants, output_size, sizes_of(input), is_channels_last(input), extrapolation_value))
     return ("_pool", settings, *input, None, boxes, u, v, argmax)
 
 

@@ -63,12 +63,13 @@ class Differentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        saved = ctx.saved_tensors  # whose hooks may run forward passes
         if torch.compiler.is_compiling():  # Dynamo, of compiled autograd, which follows neither engine nor dispatcher
-            return _gradients(ctx, cotangents, ctx.needs_input_grad)
+            return _gradients(ctx, saved, cotangents, ctx.needs_input_grad)
         if torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
-            return _gradients(ctx, cotangents, _wanted(ctx))
+            return _gradients(ctx, saved, cotangents, _wanted(ctx))
         with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
-            return _gradients(ctx, cotangents, _wanted(ctx))
+            return _gradients(ctx, saved, cotangents, _wanted(ctx))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -90,7 +91,7 @@ class Transformed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        return _gradients(ctx, cotangents, ctx.needs_input_grad)
+        return _gradients(ctx, ctx.saved_tensors, cotangents, ctx.needs_input_grad)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -147,10 +148,10 @@ def _is_executed(node: Any) -> bool:
         return True
 
 
-def _gradients(ctx: Any, cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> Any:
+def _gradients(ctx: Any, saved: Sequence[Any], cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> Any:
     if cotangents[0] is None and not defined(*cotangents):
         return (None,) * len(needed)
-    *maps, grad, boxes, u, v, argmax = ctx.saved_tensors
+    *maps, grad, boxes, u, v, argmax = saved
     form = Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
     form.complete(ctx.operator, cotangents)
     return (None, None, None, *form.gradients(needed[3:]))
@@ -181,13 +182,6 @@ _is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requ
 _number_of_modes = torch._C._len_torch_dispatch_stack
 
 
-def _is_plain(*arguments: Any) -> bool:
-    """Whether there is nothing to differentiate and nobody watches: the values are all there is to a call."""
-    if forward_ad._current_level >= 0 or _number_of_modes() > 0:
-        return False
-    return not _is_grad_enabled() or not (_any_requires_grad(*arguments) or _any_dual(*arguments))
-
-
 def _any_dual(*arguments: Any) -> bool:
     """Whether a tensor has a tangent: forward_ad does not know of the levels that graphs of Dynamo open."""
     if "torch._dynamo" not in sys.modules:
@@ -213,14 +207,18 @@ def differentiated(name: str) -> Kernel:
 
 
 def under_autograd(name: str, is_differentiated: Kernel) -> Kernel:
-    """Autograd: straight to the kernel where values are all there is to a call, and what is given otherwise."""
+    """Autograd: straight to the kernel if nothing is to be differentiated and no mode watches, else what is given."""
     redispatch: Kernel = getattr(ops, name).default._handle.redispatch_boxed
     # So many arguments may be differentiated, the first ones.
     tensors = 4 if name in ("_pool", "_pool_grad_input", "_pool_grad_boxes") else 2
 
     def kernel(keys: Any, *arguments: Any) -> Any:
-        if not _is_plain(*arguments[:tensors]):
+        if forward_ad._current_level >= 0 or _number_of_modes() > 0:
             return is_differentiated(keys, *arguments)
+        if _is_grad_enabled():
+            leading = arguments[:tensors]
+            if _any_requires_grad(*leading) or _any_dual(*leading):
+                return is_differentiated(keys, *arguments)
         try:
             return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
         except Exception:
