@@ -14,6 +14,7 @@ tangent is the sum over the arguments of the value with the tangent in the place
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,10 +28,12 @@ Maps: TypeAlias = list[Tensor]  # of all levels, finest first
 Sizes: TypeAlias = Sequence[Any]  # of ints and of sizes of a graph
 Rule: TypeAlias = tuple[list[float], list[float], int, str]  # scales, canonical, sampling_ratio, name
 
+Directions: TypeAlias = tuple[Tensor | None, ...]  # u and v, as far as there are any; a third one in third derivatives
 Bound: TypeAlias = tuple[Any, ...]
 
 MAX_DIRECTIONS = 2
 CANONICAL = [224.0, 4.0]  # canonical_scale and canonical_level, read only with more than one level
+NO_BOX_GRADIENT = "roi_pool has no gradient by the boxes: detach them (boxes.detach()), or use roi_align"
 
 
 class Settings(NamedTuple):
@@ -43,18 +46,17 @@ class Settings(NamedTuple):
     extrapolation_value: float = 0.0  # a constant of the value, which derivatives do not have
 
 
+# Without a look at names and defaults, which takes three times as long as the tuple.
+_settings: Callable[[tuple[Any, ...]], Settings] = functools.partial(tuple.__new__, Settings)
+
+
 class Form:
     """Phi, complete but for the argument by which it is differentiated next."""
 
     def __init__(
-        self,
-        settings: Settings,
-        maps: Maps,
-        grad: Tensor | None,
-        boxes: Tensor,
-        directions: list[Tensor],
+        self, settings: Settings, maps: Maps, grad: Tensor | None, boxes: Tensor, directions: Directions,
         argmax: Tensor | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.maps = maps
         self.grad = grad
@@ -70,44 +72,47 @@ class Form:
     def with_grad(self, grad: Tensor) -> Form:
         return Form(self.settings, self.maps, grad, self.boxes, self.directions, self.argmax)
 
-    def along(self, directions: list[Tensor]) -> Form:
-        return Form(self.settings, self.maps, self.grad, self.boxes, directions, self.argmax)
+    def with_directions(self, *directions: Tensor | None) -> Form:
+        padding = (None,) * (MAX_DIRECTIONS - len(directions))
+        return Form(self.settings, self.maps, self.grad, self.boxes, (*directions, *padding), self.argmax)
+
+    def along(self, one_more: Tensor) -> Form:
+        return self.with_directions(*defined(*self.directions), one_more)
 
     # --- derivatives with respect to one argument
 
     def by_grad(self) -> Tensor:
-        if len(self.directions) > MAX_DIRECTIONS:
-            self._check_third_derivative()
-            return self.maps[0].new_zeros((self.boxes.shape[0], self.maps[0].shape[1], *self.settings.output_size))
-        u, v = self._padded_directions()
+        u, v, *third = self.directions
         size, rule = self.settings.output_size, self.settings.rule
+        if third:
+            self._check_third_derivative()
+            return self.maps[0].new_zeros((self.boxes.shape[0], self.maps[0].shape[1], *size))
         return ops._pool(self.maps, self.boxes, u, v, self.argmax, size, *rule)  # type: ignore[no-any-return]
 
     def by_maps(self) -> Maps:
-        assert self.grad is not None
-        size, last = self.settings.input_size, self.settings.channels_last
-        if len(self.directions) > MAX_DIRECTIONS:
+        u, v, *third = self.directions
+        rule, _, size, last, _ = self.settings
+        if third:
             self._check_third_derivative()
+            assert self.grad is not None
             return zero_maps([None] * (len(size) // 2 - 1), size, self.grad)
-        u, v = self._padded_directions()
-        rule = self.settings.rule
         return ops._pool_grad_input(self.grad, self.boxes, u, v, self.argmax, size, last, *rule)  # type: ignore[no-any-return]
 
     def by_boxes(self) -> Tensor:
-        if len(self.directions) >= MAX_DIRECTIONS:
+        v, second, *_ = self.directions
+        rule = self.settings.rule
+        if rule[3] == "roi_pool":
+            raise NotImplementedError(NO_BOX_GRADIENT)
+        if second is not None:
             self._check_third_derivative()
             return torch.zeros_like(self.boxes)
-        v = self._padded_directions()[0]
-        rule = self.settings.rule
         return ops._pool_grad_boxes(self.grad, self.maps, self.boxes, v, self.argmax, *rule)  # type: ignore[no-any-return]
 
     def by_direction(self, place: int) -> Tensor:
-        """With respect to one of the directions, in which Phi is linear: the gradient by the boxes along the others."""
-        others = self.directions[:place] + self.directions[place + 1 :]
-        return self.along(others).by_boxes().to(self.directions[place].dtype)
-
-    def _padded_directions(self) -> list[Tensor | None]:
-        return [*self.directions, *[None] * (MAX_DIRECTIONS - len(self.directions))]
+        """With respect to one of the directions, in which Phi is linear: the gradient by the boxes along the other."""
+        direction = self.directions[place]
+        assert direction is not None
+        return self.with_directions(self.directions[1 - place]).by_boxes().to(direction.dtype)
 
     def _check_third_derivative(self) -> None:
         """Third derivatives by the boxes are zero where tables are piecewise linear in the edges, else refused."""
@@ -115,7 +120,7 @@ class Form:
         if name == "prroi_pool" or name.startswith("rotated_"):
             raise NotImplementedError(f"third derivatives by the boxes are not implemented for {name}")
 
-    # --- the operators, each named after what it is
+    # --- what a private operator makes of it
 
     def value(self, operator: str) -> Any:
         """The derivative that is the operator's value."""
@@ -125,48 +130,43 @@ class Form:
             return self.by_boxes()
         return self.by_grad()
 
-    def completed(self, operator: str, cotangents: Sequence[Tensor | None]) -> Form | None:
-        """Phi with the cotangent in the place that the operator leaves out; None where there is no cotangent."""
-        defined = [cotangent for cotangent in cotangents if cotangent is not None]
-        if not defined:
-            return None
+    def complete(self, operator: str, cotangents: Sequence[Tensor | None]) -> None:
+        """Puts the cotangent, of which some part is there, into the place that the operator leaves out."""
         if operator == "_pool_grad_input":
-            return self.with_maps(zero_maps(cotangents, self.settings.input_size, defined[0]))
-        if operator == "_pool_grad_boxes":
-            return self.along([*self.directions, defined[0]])
-        return self.with_grad(defined[0])
+            self.maps = zero_maps(cotangents, self.settings.input_size, defined(*cotangents)[0])
+        elif operator == "_pool_grad_boxes":
+            self.directions = (*defined(self.directions[0]), cotangents[0], None)[:MAX_DIRECTIONS]
+        else:
+            self.grad = cotangents[0]
 
     def gradients(self, needed: Sequence[bool]) -> list[Any]:
         """With respect to every map, G, boxes, u and v, as far as needed; and to the argmax, which has none."""
-        levels = len(needed) - 5
-        grad, boxes, *directions = needed[levels : levels + 4]
-        gradients: list[Any] = [None] * len(needed)
-        if any(needed[:levels]):
-            for level, gradient in enumerate(self.by_maps()):
-                gradients[level] = gradient if needed[level] else None
-        if grad:
-            gradients[levels] = self.by_grad()
-        if boxes:
-            gradients[levels + 1] = self.by_boxes()
-        for place in range(2):
-            if directions[place]:
-                gradients[levels + 2 + place] = self.by_direction(place)
-        return gradients
+        *maps, grad, boxes, u, v, _ = needed
+        by_maps = self.by_maps() if True in maps else maps
+        return [
+            *[one if need else None for one, need in zip(by_maps, maps, strict=True)],
+            self.by_grad() if grad else None,
+            self.by_boxes() if boxes else None,
+            self.by_direction(0) if u else None,
+            self.by_direction(1) if v else None,
+            None,
+        ]
 
     def tangent(self, operator: str, tangents: Sequence[Tensor | None]) -> Any:
         """Of the operator's value, along tangents of every map, G, boxes, u, v and the argmax, some of them None."""
         *maps, grad, boxes, u, v, _ = tangents
         moved = []
-        if any(tangent is not None for tangent in maps):
+        if defined(*maps):
             pairs = zip(maps, self.maps, strict=True)
             moved.append(self.with_maps([torch.zeros_like(one) if by is None else by for by, one in pairs]))
         if grad is not None:
             moved.append(self.with_grad(grad))
         if boxes is not None:
-            moved.append(self.along([*self.directions, boxes]))
-        for place, direction in enumerate((u, v)):
-            if direction is not None:
-                moved.append(self.along([*self.directions[:place], direction, *self.directions[place + 1 :]]))
+            moved.append(self.along(boxes))
+        if u is not None:
+            moved.append(self.with_directions(u, self.directions[1]))
+        if v is not None:
+            moved.append(self.with_directions(self.directions[0], v))
         terms = [form.value(operator) for form in moved]
         if operator == "_pool_grad_input":
             return [sum(level[1:], start=level[0]) for level in zip(*terms, strict=True)]
@@ -193,12 +193,10 @@ def is_channels_last(maps: Maps) -> bool:
     return not strides[3] < strides[1] and suggest_memory_format(maps[0]) == torch.channels_last
 
 
-def sizes_of(maps: Maps) -> list[Any]:
+def sizes_of(maps: Maps) -> Sizes:
     """[N, C, H0, W0, H1, W1, ...]."""
-    sizes = list(maps[0].shape)
-    for one in maps[1:]:
-        sizes += one.shape[2:]
-    return sizes
+    sizes = maps[0].shape
+    return sizes if len(maps) == 1 else [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
 
 
 # --- the arguments of the operators, and those of the functions of torch.autograd, which follow no tensors in lists:
@@ -210,7 +208,7 @@ def _bind_pool(
     scales: Any, canonical: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
 ) -> Bound:  # fmt: skip
     constants = (scales, canonical, sampling_ratio, rule)
-    settings = Settings(constants, output_size, sizes_of(input), is_channels_last(input), extrapolation_value)
+    settings = _settings((constants, output_size, sizes_of(input), is_channels_last(input), extrapolation_value))
     return ("_pool", settings, *input, None, boxes, u, v, argmax)
 
 

@@ -17,16 +17,17 @@ from ._shapes import check_device, check_output_size, check_samples, check_scale
 
 
 def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
-    """The public operators by name, in terms of ``_pool`` and ``_pool_max``."""
+    """The public operators by name, in terms of ``_pool`` and ``_pool_max``. All take the keys of the call first."""
 
-    def pool_by_mode(maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
+    def pool_by_mode(keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
         if mode == "avg":
-            return pool(maps, boxes, None, None, None, output_size, *rule)
+            return pool(keys, maps, boxes, None, None, None, output_size, *rule)
         if mode == "max":
-            return pool_max(maps, boxes, output_size, *rule)[0]
+            return pool_max(keys, maps, boxes, output_size, *rule)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
+        keys: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -35,10 +36,13 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         aligned: bool = False,
         mode: str = "avg",
     ) -> Any:
-        rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-        return pool_by_mode([input], boxes, output_size, mode, [spatial_scale], CANONICAL, sampling_ratio, rule)
+        rule = ([spatial_scale], CANONICAL, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
+        if mode == "avg":  # the one operator whose calls may be as short as what is done here
+            return pool(keys, [input], boxes, None, None, None, output_size, *rule)
+        return pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
 
     def multiscale_roi_align(
+        keys: Any,
         features: list[Tensor],
         boxes: Tensor,
         output_size: Any,
@@ -54,12 +58,13 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
             check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
         rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
         canonical = [canonical_scale, canonical_level]
-        return pool_by_mode(features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
+        return pool_by_mode(keys, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
 
-    def prroi_pool(input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool([input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, 0, "prroi_pool")
+    def prroi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, 0, "prroi_pool")
 
     def roi_warp(
+        keys: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -67,12 +72,15 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         sampling_ratio: int = -1,
         mode: str = "avg",
     ) -> Any:
-        return pool_by_mode([input], boxes, output_size, mode, [spatial_scale], CANONICAL, sampling_ratio, "roi_warp")
+        return pool_by_mode(
+            keys, [input], boxes, output_size, mode, [spatial_scale], CANONICAL, sampling_ratio, "roi_warp"
+        )
 
-    def roi_pool(input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool_max([input], boxes, output_size, [spatial_scale], CANONICAL, 0, "roi_pool")[0]
+    def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return pool_max(keys, [input], boxes, output_size, [spatial_scale], CANONICAL, 0, "roi_pool")[0]
 
     def roi_align_rotated(
+        keys: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -90,9 +98,12 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
             check_tensor("boxes", boxes)
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return pool([input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, sampling_ratio, rule)
+        return pool(
+            keys, [input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, sampling_ratio, rule
+        )
 
     def crop_and_resize(
+        keys: Any,
         input: Tensor,
         boxes: Tensor,
         box_indices: Tensor,
@@ -120,7 +131,18 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
         size = [crop_size[0] * pooled, crop_size[1] * pooled]
         crop = pool(
-            [input], rows, None, None, None, size, [1.0], CANONICAL, averaged, f"crop_{method}", extrapolation_value
+            keys,
+            [input],
+            rows,
+            None,
+            None,
+            None,
+            size,
+            [1.0],
+            CANONICAL,
+            averaged,
+            f"crop_{method}",
+            extrapolation_value,
         )
         return torch.max_pool2d(crop, [pooled, pooled]) if is_max else crop
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ._checks import check_dense, check_dtype
+from ._form import NO_BOX_GRADIENT
 
 MOST_LEVELS = 8
 MOST_SAMPLES = 2**31 - 1  # along one axis of a box
@@ -279,9 +280,7 @@ def check_pool_grad_boxes(
 ) -> None:  # fmt: skip
     _check_name(rule)
     if rule == "roi_pool":
-        raise NotImplementedError(
-            "roi_pool has no gradient by the boxes: detach them (boxes.detach()), or use roi_align"
-        )
+        raise NotImplementedError(NO_BOX_GRADIENT)
     _check_map("grad", grad)
     _check_maps(input, rule)
     if grad.dtype != input[0].dtype:

@@ -6,6 +6,7 @@ which function runs under which dispatch key.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -20,10 +21,10 @@ from torch._C._functorch import (
 )
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from . import vmap
-from ._form import BIND, CANONICAL, Form, Settings, arguments_of, call, defined, is_channels_last
+from ._form import BIND, CANONICAL, Form, Settings, call, defined, is_channels_last
 from ._shapes import CHECKS
 from .functional import roi_align
 
@@ -32,26 +33,13 @@ ops = torch.ops.roialign_ext
 Kernel: TypeAlias = Callable[..., Any]
 
 
-def explained(name: str, kernel: Kernel) -> Kernel:
-    """The kernel, whose refusal is said in the words of the shape function.
+def _explain(name: str, arguments: tuple[Any, ...]) -> None:
+    """Says in the words of the shape function what a kernel refused, if that is what happened.
 
     Those name every argument, and raise kinds of exceptions that do not cross the boundary of a compiled library.
     """
-    check = CHECKS[name]
-
-    def explaining(*arguments: Any) -> Any:
-        try:
-            return kernel(*arguments)
-        except Exception:
-            _explain(check, arguments)
-            raise
-
-    return explaining
-
-
-def _explain(check: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     try:
-        check(*arguments)
+        CHECKS[name](*arguments)
     except Exception as explanation:
         raise explanation from None
 
@@ -60,88 +48,50 @@ def _explain(check: Callable[..., None], arguments: tuple[Any, ...]) -> None:
 
 
 class Differentiable(torch.autograd.Function):
-    """A private operator in eager mode, below whose Autograd key it runs; also while programs are traced."""
+    """A private operator in eager mode, below whose Autograd key it runs; also while programs are traced.
+
+    It is applied to its kernel's keys and arguments, and then to what ``BIND`` of _form.py makes of the arguments.
+    """
 
     @staticmethod
-    def forward(name: str, settings: Settings, *tensors: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            result = _operators[name](*arguments_of(name, settings, *tensors))
-        return tuple(result) if name == "_pool_grad_input" else result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        name, settings, *maps, grad, boxes, u, v, argmax = inputs
-        ctx.operator, ctx.settings = name, settings
-        ctx.set_materialize_grads(False)
-        if name == "_pool_max":
-            argmax = output[1]
-            ctx.mark_non_differentiable(argmax)
-        if forward_ad._current_level >= 0:
-            ctx.save_for_forward(*maps, grad, boxes, u, v, argmax)
-        # Phi is linear in the maps and in G: a derivative by an argument does not need the argument itself. So the
-        # usual training case keeps no map alive.
-        needed = ctx.needs_input_grad
-        by_boxes = needed[-4] or needed[-3] or needed[-2]
-        if not (by_boxes or needed[-5]):
-            maps = ()
-        if not (by_boxes or any(needed[:-5])):
-            grad = None
-        ctx.save_for_backward(*maps, grad, boxes, u, v, argmax)
+    def forward(ctx: Any, call: tuple[Any, ...], *bound: Any) -> Any:
+        name = bound[0]
+        result = _redispatch[name](*call)
+        result = tuple(result) if name == "_pool_grad_input" else result
+        _save(ctx, bound, result)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        return _gradients(ctx, cotangents, _wanted(ctx))
+        saved = ctx.saved_tensors  # whose hooks may run forward passes
+        if torch.compiler.is_compiling():  # Dynamo, of compiled autograd, which follows neither engine nor dispatcher
+            return _gradients(ctx, saved, cotangents, ctx.needs_input_grad)
+        if torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            return _gradients(ctx, saved, cotangents, _wanted(ctx))
+        with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
+            return _gradients(ctx, saved, cotangents, _wanted(ctx))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         return _tangent(ctx, ctx.saved_tensors, tangents)
 
 
-def _wanted(ctx: Any) -> Sequence[bool]:
-    """Which gradients this backward pass uses: torch.autograd.grad may ask for some of those that exist."""
-    needed: Sequence[bool] = ctx.needs_input_grad
-    if sum(needed) == 1 or torch.compiler.is_compiling():
-        return needed
-    nodes = iter([node for node, _ in ctx.next_functions if node is not None])  # of the arguments that require grad
-    return [need and _is_executed(next(nodes)) for need in needed]
-
-
-def _is_executed(node: Any) -> bool:
-    try:
-        return torch._C._will_engine_execute_node(node)
-    except RuntimeError:  # a leaf that torch.autograd.grad asked for
-        return True
-
-
-def _gradients(ctx: Any, cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> Any:
-    *maps, grad, boxes, u, v, argmax = ctx.saved_tensors
-    form = Form(ctx.settings, maps, grad, boxes, defined(u, v), argmax).completed(ctx.operator, cotangents)
-    if form is None:
-        return (None,) * len(needed)
-    return (None, None, *form.gradients(needed[2:]))
-
-
-def _tangent(ctx: Any, saved: Sequence[Any], tangents: Sequence[Any]) -> Any:
-    *maps, grad, boxes, u, v, argmax = saved
-    form = Form(ctx.settings, maps, grad, boxes, defined(u, v), argmax)
-    tangent = form.tangent(ctx.operator, tangents[2:])
-    if ctx.operator == "_pool_max":
-        return tangent, None
-    return tuple(tangent) if ctx.operator == "_pool_grad_input" else tangent
-
-
-class Transformed(Differentiable):
+class Transformed(torch.autograd.Function):
     """The same while a transform of torch.func is active, whose levels are peeled off one by one."""
 
     vmap = staticmethod(vmap.batched)
 
     @staticmethod
-    def forward(name: str, settings: Settings, *tensors: Any) -> Any:
-        return call(name, settings, *tensors)
+    def forward(_: None, *bound: Any) -> Any:
+        return call(*bound)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _save(ctx, inputs[1:], output)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        return _gradients(ctx, cotangents, ctx.needs_input_grad)
+        return _gradients(ctx, ctx.saved_tensors, cotangents, ctx.needs_input_grad)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -163,30 +113,119 @@ class Transformed(Differentiable):
         return tree_map_only(Tensor, lambda tensor: _wrap_for_grad(tensor, level), results)
 
 
-# torch.autograd.Function.apply binds the arguments by their signature first, for 15 us; without defaults there is
-# nothing to bind, and under the Autograd key no transform of torch.func is left.
-_apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
-_apply_transformed: Any = Transformed.apply  # untyped in some releases of torch
+def _save(ctx: Any, bound: tuple[Any, ...], output: Any) -> None:
+    name, settings, *maps, grad, boxes, u, v, argmax = bound
+    ctx.operator, ctx.settings = name, settings
+    ctx.set_materialize_grads(False)
+    if name == "_pool_max":
+        argmax = output[1]
+        ctx.mark_non_differentiable(argmax)
+    ctx.save_for_forward(*maps, grad, boxes, u, v, argmax)
+    # Phi is linear in the maps and in G: a derivative by an argument does not need the argument itself. So the usual
+    # training case keeps no map alive.
+    needed = ctx.needs_input_grad
+    by_boxes = needed[-4] or needed[-3] or needed[-2]
+    if not (by_boxes or needed[-5]):
+        maps = ()
+    if not (by_boxes or any(needed[:-5])):
+        grad = None
+    ctx.save_for_backward(*maps, grad, boxes, u, v, argmax)
+
+
+def _wanted(ctx: Any) -> Sequence[bool]:
+    """Which gradients this backward pass uses: torch.autograd.grad may ask for some of those that exist."""
+    needed: Sequence[bool] = ctx.needs_input_grad
+    if sum(needed) == 1:
+        return needed
+    nodes = iter([node for node, _ in ctx.next_functions if node is not None])  # of the arguments that require grad
+    return [need and _is_executed(next(nodes)) for need in needed]
+
+
+def _is_executed(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf that torch.autograd.grad asked for
+        return True
+
+
+def _gradients(ctx: Any, saved: Sequence[Any], cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> Any:
+    if cotangents[0] is None and not defined(*cotangents):
+        return (None,) * len(needed)
+    *maps, grad, boxes, u, v, argmax = saved
+    form = Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
+    form.complete(ctx.operator, cotangents)
+    return (None, None, None, *form.gradients(needed[3:]))
+
+
+def _tangent(ctx: Any, saved: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    *maps, grad, boxes, u, v, argmax = saved
+    form = Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
+    tangent = form.tangent(ctx.operator, tangents[3:])
+    if ctx.operator == "_pool_max":
+        return tangent, None
+    return tuple(tangent) if ctx.operator == "_pool_grad_input" else tangent
+
+
 _operators = {name: getattr(ops, name).default for name in BIND}
+# Straight to the kernel of the keys that are left: neither the schema nor the tensors are looked at again.
+_redispatch: dict[str, Kernel] = {name: operator._handle.redispatch_boxed for name, operator in _operators.items()}
+# torch.autograd.Function.apply looks for transforms of torch.func first: under the Autograd key there are none left.
+_apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
+_apply_transformed: Kernel = Transformed.apply
+_BELOW_AUTOGRAD = torch._C._after_autograd_keyset
 
 
-# --- kernels
+# --- kernels, which take the keys of the call first
 
 
-def under_autograd(name: str) -> Kernel:
-    """Autograd: a node of the graph, or a dual number, only where there is something to differentiate."""
-    operator, bind = _operators[name], BIND[name]
-    is_grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
-    below_autograd = torch._C._AutoDispatchBelowAutograd
+_is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+_number_of_modes = torch._C._len_torch_dispatch_stack
 
-    def kernel(*arguments: Any) -> Any:
-        if forward_ad._current_level < 0 and not (is_grad_enabled() and any_requires_grad(*arguments)):
-            with below_autograd():
-                return operator(*arguments)
-        results = _apply_differentiable(*bind(*arguments))
+
+def _any_dual(*arguments: Any) -> bool:
+    """Whether a tensor has a tangent: forward_ad does not know of the levels that graphs of Dynamo open."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    return any(
+        torch._unpack_dual(one, level=0).tangent is not None for one in tree_leaves(arguments) if one is not None
+    )
+
+
+def differentiated(name: str) -> Kernel:
+    """The operator as a node of the graph or on dual numbers, or as one that a mode watches."""
+    bind = BIND[name]
+
+    def kernel(keys: Any, *arguments: Any) -> Any:
+        try:
+            results = _apply_differentiable((keys & _BELOW_AUTOGRAD, *arguments), *bind(*arguments))
+        except Exception:
+            _explain(name, arguments)
+            raise
         return list(results) if name == "_pool_grad_input" else results
 
-    return explained(name, kernel)
+    return kernel
+
+
+def under_autograd(name: str, is_differentiated: Kernel) -> Kernel:
+    """Autograd: straight to the kernel if nothing is to be differentiated and no mode watches, else what is given."""
+    redispatch: Kernel = getattr(ops, name).default._handle.redispatch_boxed
+    # So many arguments may be differentiated, the first ones.
+    tensors = 4 if name in ("_pool", "_pool_grad_input", "_pool_grad_boxes") else 2
+
+    def kernel(keys: Any, *arguments: Any) -> Any:
+        if forward_ad._current_level >= 0 or _number_of_modes() > 0:
+            return is_differentiated(keys, *arguments)
+        if _is_grad_enabled():
+            leading = arguments[:tensors]
+            if _any_requires_grad(*leading) or _any_dual(*leading):
+                return is_differentiated(keys, *arguments)
+        try:
+            return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
+        except Exception:
+            is_differentiated(keys, *arguments)  # what it refuses it explains
+            raise
+
+    return kernel
 
 
 def under_transforms(name: str) -> Kernel:
@@ -197,10 +236,10 @@ def under_transforms(name: str) -> Kernel:
     """
     operator, bind = _operators[name], BIND[name]
 
-    def kernel(*arguments: Any) -> Any:
+    def kernel(keys: Any, *arguments: Any) -> Any:
         transform: Any = retrieve_current_functorch_interpreter()
         if transform.key() != TransformType.Functionalize:
-            results = _apply_transformed(*bind(*arguments))
+            results = _apply_transformed(None, *bind(*arguments))
             return list(results) if name == "_pool_grad_input" else results
         add_back_views, level = transform.functionalize_add_back_views(), transform.level()
 
@@ -215,19 +254,28 @@ def under_transforms(name: str) -> Kernel:
             results = operator(*arguments)
         return tree_map_only(Tensor, lambda result: _wrap_functional_tensor(result, level), results)
 
-    return explained(name, kernel)
+    return kernel
 
 
 def under_older_vmap(name: str) -> Kernel:
     """Batched: torch's older vmap, which batched gradients (is_grads_batched), the vectorised functions of
     torch.autograd.functional and gradcheck still use. The innermost batch is taken off by the rule of torch.func."""
     bind = BIND[name]
-    return explained(name, lambda *arguments: vmap.under_older_vmap(*bind(*arguments)))
+    return lambda keys, *arguments: vmap.under_older_vmap(*bind(*arguments))
 
 
 def dispatched(name: str) -> Kernel:
     """The operator through the dispatcher, for public operators under other keys than Autograd."""
-    return explained(name, _operators[name])
+    operator = _operators[name]
+
+    def kernel(keys: Any, *arguments: Any) -> Any:
+        try:
+            return operator(*arguments)
+        except Exception:
+            _explain(name, arguments)
+            raise
+
+    return kernel
 
 
 # --- the public function
@@ -287,7 +335,7 @@ class RoIAlignFunction(torch.autograd.Function):
         # Only the value is an output of forward(), so a traced backward finds the argmax anew.
         argmax = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
         settings = Settings(ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
-        form = Form(settings, [input], grad, boxes, [], argmax)
+        form = Form(settings, [input], grad, boxes, (None, None), argmax)
         by_input = form.by_maps()[0] if ctx.needs_input_grad[0] else None
         by_boxes = form.by_boxes() if ctx.needs_input_grad[1] else None
         return by_input, by_boxes, None, None, None, None, None

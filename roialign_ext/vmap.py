@@ -87,11 +87,13 @@ def _size_without(tensor: Tensor, dim: int | None) -> list[int]:
     return size
 
 
-def batched(info: Any, in_dims: tuple[Any, ...], name: str, settings: Settings, *tensors: Any) -> tuple[Any, Any]:
+def batched(
+    info: Any, in_dims: tuple[Any, ...], _: None, name: str, settings: Settings, *tensors: Any
+) -> tuple[Any, Any]:
     """Results, and the position of the batch dimension in each. Arguments are those of the operator's function."""
     batch = info.batch_size
     *maps, grad, boxes, u, v, argmax = tensors
-    *map_dims, grad_dim, boxes_dim, u_dim, v_dim, argmax_dim = in_dims[2:]
+    *map_dims, grad_dim, boxes_dim, u_dim, v_dim, argmax_dim = in_dims[3:]
     images, channels, *planes = settings.input_size
     naming: Any = nullcontext()
     # _pool_grad_boxes adds up the channels, so that they cannot hold a batch.
@@ -138,7 +140,7 @@ def under_older_vmap(name: str, settings: Settings, *tensors: Any) -> Any:
         dims = tuple(0 if batch else None for batch in is_batched)
         chosen = [new if batch else old for new, old, batch in zip(bare, tensors, is_batched, strict=True)]
         info = SimpleNamespace(batch_size=batches.pop())
-        results, places = batched(info, (None, None, *dims), name, settings, *chosen)
+        results, places = batched(info, (None, None, None, *dims), None, name, settings, *chosen)
         if isinstance(results, Tensor):
             return _with_older_batch(results, places, level)
         wrapped = [_with_older_batch(one, place, level) for one, place in zip(results, places, strict=True)]
