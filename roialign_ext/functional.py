@@ -13,7 +13,6 @@ from ._checks import (
     as_integer,
     as_number,
     as_pair,
-    as_tensor_or_list,
     check_call,
     check_crop,
     check_flag,
@@ -70,7 +69,7 @@ def roi_align(
     Source: He et al., "Mask R-CNN", 2017; equations in docs/math.md.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        tensors = listed(boxes)
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
         if has_torch_function_variadic(input, *tensors):
             check_corners(tensors)
             return call_override(
@@ -79,7 +78,8 @@ def roi_align(
         output_size, spatial_scale, sampling_ratio = check_call(
             input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
         )
-        boxes = as_tensor_or_list(boxes)
+        if isinstance(boxes, tuple):
+            boxes = list(boxes)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
 
@@ -122,12 +122,13 @@ def prroi_pool(
     reference implementation; equations in docs/math.md.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        tensors = listed(boxes)
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
         if has_torch_function_variadic(input, *tensors):
             check_corners(tensors)
             return call_override(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
-        boxes = as_tensor_or_list(boxes)
+        if isinstance(boxes, tuple):
+            boxes = list(boxes)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.prroi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -173,7 +174,7 @@ def roi_warp(
     the literature on RoI pooling; equations in docs/math.md.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        tensors = listed(boxes)
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
         if has_torch_function_variadic(input, *tensors):
             check_corners(tensors)
             return call_override(
@@ -182,7 +183,8 @@ def roi_warp(
         output_size, spatial_scale, sampling_ratio = check_call(
             input, boxes, output_size, spatial_scale, sampling_ratio, mode=mode
         )
-        boxes = as_tensor_or_list(boxes)
+        if isinstance(boxes, tuple):
+            boxes = list(boxes)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_warp(input, rows, output_size, spatial_scale, sampling_ratio, mode)  # type: ignore[no-any-return]
 
@@ -224,12 +226,13 @@ def roi_pool(
     Source: Girshick, "Fast R-CNN", 2015; equations in docs/math.md.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        tensors = listed(boxes)
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
         if has_torch_function_variadic(input, *tensors):
             check_corners(tensors)
             return call_override(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
-        boxes = as_tensor_or_list(boxes)
+        if isinstance(boxes, tuple):
+            boxes = list(boxes)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -347,7 +350,7 @@ def roi_align_rotated(
     Source: detectron2's ``ROIAlignRotated`` and mmcv's ``RoIAlignRotated``; equations in docs/math.md.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        tensors = listed(boxes)
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
         if has_torch_function_variadic(input, *tensors):
             check_rotated(tensors, clockwise, angle_unit)
             return call_override(
@@ -359,7 +362,8 @@ def roi_align_rotated(
         )
         check_flag("clockwise", clockwise)
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
-        boxes = as_tensor_or_list(boxes)
+        if isinstance(boxes, tuple):
+            boxes = list(boxes)
     rows = boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.roi_align_rotated(  # type: ignore[no-any-return]
         input, rows, output_size, spatial_scale, sampling_ratio, aligned, clockwise, angle_unit
@@ -428,7 +432,8 @@ def multiscale_roi_align(
         output_size, _, sampling_ratio = check_call(features[0], boxes, output_size, 1.0, sampling_ratio, aligned, mode)
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
-        boxes = as_tensor_or_list(boxes)
+        if isinstance(boxes, tuple):
+            boxes = list(boxes)
     rows = boxes_to_rows(boxes, features[0])
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
         features, rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level

@@ -61,16 +61,16 @@ def test_a_stall_is_longer_than_small_pages_take() -> None:
 
 
 def test_one_stall_alone_decides_nothing() -> None:
-    assert _C.try_huge_pages([True, False, True, False, False, True]) == [True] * 6
+    assert _C.try_huge_pages("101001") == "111111"
 
 
 def test_after_two_stalls_results_wait_longer_each_time() -> None:
-    tried = [True] * 2 + [False] * 4 + [True] * 2 + [False] * 8 + [True] * 2 + [False] * 16 + [True]
-    assert _C.try_huge_pages([True] * len(tried)) == tried
+    tried = "11" + "0" * 4 + "11" + "0" * 8 + "11" + "0" * 16 + "1"
+    assert _C.try_huge_pages("1" * len(tried)) == tried
 
 
 def test_a_result_without_a_stall_after_the_wait_goes_on() -> None:
-    assert _C.try_huge_pages([True] * 6 + [False] * 9) == [True] * 2 + [False] * 4 + [True] * 9
+    assert _C.try_huge_pages("1" * 6 + "0" * 9) == "11" + "0" * 4 + "1" * 9
 
 
 def address_of(memory: mmap.mmap) -> int:
