@@ -360,8 +360,8 @@ def test_kernels_are_known_by_their_names() -> None:
     summary = importlib.import_module("benchmarks.gpu.summary")
     short_name = importlib.import_module("benchmarks.gpu.device").short_name
     cuda = "roialign_ext::cuda::"
-    assert short_name(f"void {cuda}gather<float, {cuda}(anonymous namespace)::AverageSource<float, int, 32> >(X)") == (
-        "gather<float, AverageSource<float, int, 32> >"
+    assert short_name(f"void {cuda}gather<float, {cuda}(anonymous namespace)::AverageSource<float, int> >(X)") == (
+        "gather<float, AverageSource<float, int> >"
     )
     assert short_name("void vision::ops::(anonymous namespace)::roi_align_forward_kernel_impl<float>(int)") == (
         "roi_align_forward_kernel_impl<float>"
@@ -376,6 +376,7 @@ def test_kernels_are_known_by_their_names() -> None:
         "average_pool_nchw",
         "average_grad_input_channels_last",
         "average_grad_input_nchw",
+        "transpose_channels",
         "gather",
         "fill_tables",
         "list_boxes",

@@ -27,16 +27,16 @@ struct alignas(16) Quad {
 // The weights of one box in one tile: of a product of a y table and an x table, up to kTableBins bins along each axis.
 template <class W>
 struct BoxWeights {
-  int64_t grads;              // of the box' first bin column here, elements from the first bin of all
-  int columns, row_quads;     // bins of the tile; bins of a row of pixels, in quads
+  int64_t grads;              // offset of bin row 0 of the first bin column here, in elements
+  int columns, row_quads;     // bin columns of the tile; bin rows of a row of pixels at most, in quads
   unsigned rows;              // bit y: row y of the tile has weight, and some column has
-  int first_bin[kTileRows];   // bin row that the quads of a row of pixels begin with
+  int first_bin[kTileRows];   // first bin row of each row of pixels
   unsigned used[kTableBins];  // bit x: column x of the tile has weight in this bin column
   Quad<W> x[kTableBins][kTileColumns / kQuad];
   Quad<W> y[kTableBins / kQuad][kTileRows];
 };
 
-// What for_each_near_batch asks.
+// The Source of for_each_near_batch.
 template <class W>
 struct Reach {
   const Tables<W>& tables;
@@ -45,8 +45,8 @@ struct Reach {
   __device__ Span touched_x(int64_t box) const { return tables.x.pixels[box]; }
 };
 
-// Writes the weights of a box, by a warp. Several products of tables, and more bins than there is room for, take
-// several rounds; returns whether there is one after this.
+// A warp writes the weights of one box. Several products of tables, and more bins than kTableBins, take several rounds;
+// returns whether another round follows.
 template <class W>
 __device__ __forceinline__ bool build_weights(const CallArgs& args, const Products& products, const Tables<W>& tables,
                                               const Tile& tile, int64_t box, int round, BoxWeights<W>& weights) {
@@ -83,7 +83,7 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
   const W* const x_table = tables.x.table(box, products.term[term].x) + x;
   const W* const y_table = tables.y.table(box, products.term[term].y) + y;
   unsigned x_votes = 0, y_votes = 0;
-  // The loads of both axes are under way together.
+  // The loads of both axes are in flight together.
 #pragma unroll 1
   for (int first = 0; round < rounds && (first < columns.end - columns.begin || first < rows); first += kQuad) {
     const int bin = first + own_bin, q = columns.begin + bin, p = row.begin + bin;
@@ -112,7 +112,7 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
   return round + 1 < rounds;
 }
 
-// Adds what a box gives to row y of the tile. `grads` has the lane's channels in the first bin of all.
+// Adds one box to row y of the tile. `grads` points to the lane's channels in the first bin of box 0.
 template <class S, class Offset, int VEC, class W>
 __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* grads, const BoxWeights<W>& weights,
                                         int y, W (&sums)[kTileColumns][VEC]) {
@@ -127,7 +127,7 @@ __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* g
       const unsigned used = weights.used[q];
       if (used == 0) continue;
       W column[VEC] = {};
-      // Both loads of a pair are under way together; what has no weight is not read.
+      // Both loads of a pair are in flight together. Bins without weight are not read: 0 times infinity is not 0.
       const auto add_pair = [&](const S* first, W weight, W next_weight) {
         Word words[2] = {};
         if (weight != W(0)) words[0] = Pack<S, VEC>::read(first, 0);
@@ -148,7 +148,7 @@ __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* g
         const Quad<W> wx = weights.x[q][half];
 #pragma unroll
         for (int i = 0; i < kQuad; ++i) {
-          if ((used >> (half * kQuad + i) & 1) == 0) continue;  // 0 times an infinite sum is not 0
+          if ((used >> (half * kQuad + i) & 1) == 0) continue;
 #pragma unroll
           for (int c = 0; c < VEC; ++c) sums[half * kQuad + i][c] += wx.at[i] * column[c];
         }
@@ -157,7 +157,7 @@ __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* g
   }
 }
 
-// Adds what all boxes give to the tile's pixels: a warp has a row of them, a lane VEC channels from `channel` on.
+// Adds all boxes to the tile: a warp has one row of its pixels, a lane VEC channels from `channel` on.
 template <class S, class Offset, int VEC, class W>
 __device__ __forceinline__ void add_boxes(const CallArgs& args, const Groups& groups, const Products& products,
                                           const Tables<W>& tables, const Tile& tile, Offset channel,
@@ -165,7 +165,7 @@ __device__ __forceinline__ void add_boxes(const CallArgs& args, const Groups& gr
   static_assert(kTableBoxes == kWarps && kTileRows == kWarps);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   auto* const weights = reinterpret_cast<BoxWeights<W>*>(shared + kNearBytes);
-  // Lanes without channels read along.
+  // Lanes behind the last channel read channel 0, and store nothing.
   const Image<S, Offset> bins(args.bins, 0);
   const S* const grads = static_cast<const S*>(bins.data) + (channel < args.channels ? channel : 0);
   for_each_near_batch<kTableBoxes>(args, groups, tile, Reach<W>{tables}, shared, [&](const int* boxes, int count) {
@@ -210,8 +210,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
   }
 }
 
-// Eight lanes write the eight pixels of a channel, in float a sector of memory; they take them from shared memory.
-constexpr int kPitch = kTileColumns + 1;  // of the pixels of a lane: lanes write to different banks
+// Results go through shared memory, so that eight lanes store the eight pixels of one channel: in float a whole sector.
+constexpr int kPitch = kTileColumns + 1;  // of the pixels of one lane: odd, so that lanes write to different banks
 template <class W>
 constexpr size_t kTurnedBytes = kThreads * kPitch * sizeof(W);
 
@@ -290,7 +290,7 @@ void average_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launc
         }
       };
       with_pack<S>(packed, [&](auto vec) {
-        // Where there are few tiles, blocks take fewer channels, so that all multiprocessors have some.
+        // Blocks take fewer channels if there are few tiles, so that all multiprocessors have some.
         if (map.tiles * (args.channels / (kWarp * vec.value)) >= kManyBlocks) return run(vec);
         run(std::integral_constant<int, 1>());
       });

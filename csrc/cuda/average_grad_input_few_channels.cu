@@ -1,5 +1,5 @@
-// The transpose of average pooling where there are fewer channels than lanes of a warp (average_grad_input.cu): lanes
-// are pixels.
+// The transpose of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
+// Lanes are pixels.
 #include "gather.cuh"
 #include "kernels.h"
 
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kChannelsOfThread = 8;
 
-// What the bins of averages give to a pixel.
+// The Source of gather().
 template <class S, class Offset>
 struct AverageSource {
   using W = typename Access<S>::W;

@@ -8,8 +8,8 @@ namespace {
 
 constexpr int kVectorBytes = 16, kVectorsOfRow = 8;  // eight lanes write 128 bytes of a pixel's channels
 
-// How a tile is read: element by element; by vectors that lie within a channel; or by vectors of a piece of memory that
-// holds all channels of the tile one after another.
+// How a tile is read: element by element; by vectors within a channel; or by vectors of one piece of memory that holds
+// all channels of the tile one after another.
 enum class Reading { kElements, kVectors, kPiece };
 
 // A tile is `channels` channels times `places` pixels of one image, and has these numbers of tiles.
@@ -29,11 +29,32 @@ struct TileLayout {
 
   __device__ explicit TileLayout(int places_of_tile) : places(places_of_tile), padding(1 - places_of_tile % 2) {}
 
-  // Where an element is; and a vector, of that number without the padding.
-  __device__ __forceinline__ int element(unsigned group, unsigned channel, int place) const {
+  // Index of an element; and of a vector, whose number counts those of the tile without padding.
+  __device__ __forceinline__ int element(int group, int channel, int place) const {
     return group * (places + padding) * kGroup + channel * places + place;
   }
-  __device__ __forceinline__ int vector(int number) const { return number + number / places * padding; }
+  __device__ __forceinline__ int vector(int group, int number) const { return group * padding + number; }
+};
+
+// The numbers of a thread, threadIdx.x and every kThreads further, divided by one that stays.
+struct Division {
+  int divisor, quotient, rest, quotient_of_step, rest_of_step;
+
+  __device__ explicit Division(unsigned by)
+      : divisor(by),
+        quotient(threadIdx.x / by),
+        rest(threadIdx.x % by),
+        quotient_of_step(kThreads / by),
+        rest_of_step(kThreads % by) {}
+
+  __device__ __forceinline__ void next() {
+    quotient += quotient_of_step;
+    rest += rest_of_step;
+    if (rest >= divisor) {
+      rest -= divisor;
+      ++quotient;
+    }
+  }
 };
 
 // Word is an unsigned integer of the elements' size: values are moved, not read.
@@ -59,24 +80,21 @@ __global__ void __launch_bounds__(kThreads)
     const unsigned width = static_cast<unsigned>(sizes.w);
     const int64_t first_y = first_place / sizes.w;
     const unsigned first_x = static_cast<unsigned>(first_place - first_y * sizes.w);
-    for (int i = threadIdx.x; i < channels * places; i += kThreads) {
-      const unsigned channel = i / places;
-      const int place = i - channel * places;
-      const unsigned x = first_x + place, rows = x / width;
-      elements[layout.element(channel / kGroup, channel % kGroup, place)] =
-          __ldg(from + channel * source.stride_c + (first_y + rows) * source.stride_y +
+    Division own(places);  // into channels and places
+    for (int i = threadIdx.x; i < channels * places; i += kThreads, own.next()) {
+      const unsigned x = first_x + own.rest, rows = x / width;
+      elements[layout.element(own.quotient / kGroup, own.quotient % kGroup, own.rest)] =
+          __ldg(from + own.quotient * source.stride_c + (first_y + rows) * source.stride_y +
                 int64_t(x - rows * width) * source.stride_x);
     }
   } else {
-    const int vectors_of_channel = places / kGroup;
-    const int count = channels * places / kGroup;
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      int64_t at = int64_t(i) * kGroup;
-      if (map.reading == Reading::kVectors) {
-        const int channel = i / vectors_of_channel;
-        at = channel * source.stride_c + first_place + (i - channel * vectors_of_channel) * kGroup;
-      }
-      vectors[layout.vector(i)] = __ldg(reinterpret_cast<const uint4*>(from + at));
+    const bool is_piece = map.reading == Reading::kPiece;
+    Division own(is_piece ? places : places / kGroup);  // into groups, or channels, and vectors
+    for (int i = threadIdx.x; i < channels * places / kGroup; i += kThreads, own.next()) {
+      const int64_t at =
+          is_piece ? int64_t(i) * kGroup : own.quotient * source.stride_c + first_place + own.rest * kGroup;
+      vectors[layout.vector(is_piece ? own.quotient : own.quotient / kGroup, i)] =
+          __ldg(reinterpret_cast<const uint4*>(from + at));
     }
   }
   __syncthreads();
