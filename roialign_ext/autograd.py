@@ -21,7 +21,7 @@ from torch._C._functorch import (
 )
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from . import vmap
 from ._form import BIND, CANONICAL, Form, Settings, call, defined, is_channels_last
@@ -182,13 +182,18 @@ _is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requ
 _number_of_modes = torch._C._len_torch_dispatch_stack
 
 
-def _any_dual(*arguments: Any) -> bool:
-    """Whether a tensor has a tangent: forward_ad does not know of the levels that graphs of Dynamo open."""
+def _is_followed(*arguments: Any) -> bool:
+    """Whether a tensor, also in a list, requires grad or has a tangent."""
+    if _any_requires_grad(*arguments):
+        return True
     if "torch._dynamo" not in sys.modules:
         return False
-    return any(
-        torch._unpack_dual(one, level=0).tangent is not None for one in tree_leaves(arguments) if one is not None
-    )
+    # forward_ad does not know of the levels that graphs of Dynamo open.
+    for argument in arguments:
+        for one in argument if isinstance(argument, list) else [argument]:
+            if one is not None and torch._unpack_dual(one, level=0).tangent is not None:
+                return True
+    return False
 
 
 def differentiated(name: str) -> Kernel:
@@ -213,17 +218,14 @@ def under_autograd(name: str, is_differentiated: Kernel) -> Kernel:
     tensors = 4 if name in ("_pool", "_pool_grad_input", "_pool_grad_boxes") else 2
 
     def kernel(keys: Any, *arguments: Any) -> Any:
-        if forward_ad._current_level >= 0 or _number_of_modes() > 0:
-            return is_differentiated(keys, *arguments)
-        if _is_grad_enabled():
-            leading = arguments[:tensors]
-            if _any_requires_grad(*leading) or _any_dual(*leading):
-                return is_differentiated(keys, *arguments)
-        try:
-            return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
-        except Exception:
-            is_differentiated(keys, *arguments)  # what it refuses it explains
-            raise
+        if forward_ad._current_level < 0 and _number_of_modes() == 0:
+            try:
+                if not (_is_grad_enabled() and _is_followed(*arguments[:tensors])):
+                    return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
+            except Exception:
+                is_differentiated(keys, *arguments)  # what it refuses it explains
+                raise
+        return is_differentiated(keys, *arguments)
 
     return kernel
 
