@@ -1,30 +1,28 @@
-// The operators that the public ones are made of, called through the dispatcher.
+// The private operators of one device, after the checks of their arguments. Each library defines them for its device:
+// csrc/cpu/operators.cpp and csrc/cuda/operators.cpp.
 #pragma once
 
-#include <string>
-#include <vector>
-
-#include <ATen/core/Tensor.h>
-#include <c10/core/SymIntArrayRef.h>
+#include <tuple>
 
 #include "checks.h"
 
 namespace roialign_ext {
 
-using at::Tensor;
+// Registers every operator for the device of the library, under the key of `library`.
+void register_operators(torch::stable::detail::StableLibrary& library);
 
-// RuleArgs that own what they hold.
-struct BoxRule {
-  std::vector<double> scales;
-  std::vector<double> canonical;
-  int64_t sampling_ratio;
-  std::string name;
-};
+Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+            const OptionalTensor& winners, const Sizes& output_size, const Geometry& geometry,
+            double extrapolation_value);
 
-Tensor pool(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size, const BoxRule& rule,
-            double extrapolation_value = 0);
+std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+                                    const Geometry& geometry);
 
-std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
-                                    const BoxRule& rule);
+Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+                        const OptionalTensor& winners, const Sizes& input_size, bool channels_last,
+                        const Geometry& geometry);
+
+Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
+                       const OptionalTensor& winners, const Geometry& geometry);
 
 }  // namespace roialign_ext

@@ -33,7 +33,7 @@ class Graph(Protocol):
 
 
 class Translations:
-    """The operators, with the names and arguments of csrc/ops.cpp, written into a graph."""
+    """The operators, with the names and arguments of csrc/schemas.cpp, written into a graph."""
 
     def __init__(self, graph: Graph, name: str) -> None:
         self._graph = graph

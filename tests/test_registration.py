@@ -45,11 +45,6 @@ def test_public_operators_are_composed_of_the_private_ones(name: str) -> None:
     assert not has_kernel(f"roialign_ext::{name}", "Meta")
 
 
-@pytest.mark.parametrize("name", [*PUBLIC, *PRIVATE])
-def test_compilers_may_trust_the_operators(name: str) -> None:
-    assert torch.Tag.pt2_compliant_tag in getattr(torch.ops.roialign_ext, name).default.tags
-
-
 def test_import_brings_no_compiler_along() -> None:
     heavy = ("torch._dynamo", "torch._inductor", "torch.onnx._internal", "onnxscript", "sympy", "numpy.testing")
     code = (

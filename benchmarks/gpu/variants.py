@@ -128,6 +128,10 @@ def apply(variant: Variant, csrc: Path) -> None:
         path.write_text(source.replace(edit.old, edit.new))
 
 
+# What setup.py puts into every library, whichever its device.
+ANY_DEVICE = ("operators.o", "checks.o", "tensor.o")
+
+
 def library(name: str) -> Path:
     return FOLDER / re.sub(r"\W+", "_", name) / "variant.so"
 
@@ -163,7 +167,7 @@ def link_command(objects: Iterable[Path], output: Path, nvcc: str) -> list[str]:
 
     toolkit = Path(shutil.which(nvcc) or nvcc).parent.parent
     folders = [Path(torch.__file__).parent / "lib", *(toolkit / name for name in ("lib64", "lib"))]
-    libraries = ["c10", "torch", "torch_cpu", "c10_cuda", "cudart_static", "dl", "rt", "pthread"]
+    libraries = ["torch_cpu", "torch_cuda", "cudart_static", "dl", "rt", "pthread"]
     return [
         *shlex.split(cpp_extension.get_cxx_compiler()),  # type: ignore[no-untyped-call, unused-ignore]
         "-shared",
@@ -189,7 +193,7 @@ def build(name: str) -> float:
     command = package.replace(str(SOURCES), str(folder / "sources")).replace(str(OBJECTS), str(folder / "objects"))
     run(command, folder / "sources", folder / "log.txt")
     others = [path for path in sorted((OBJECTS / "csrc" / "cuda").glob("*.o")) if path.name != own.name]
-    objects = [own, *others, OBJECTS / "csrc" / "checks.o"]
+    objects = [own, *others, *(OBJECTS / "csrc" / name for name in ANY_DEVICE)]
     nvcc = next(word for word in shlex.split(package) if Path(word).name == "nvcc")
     part = output.with_suffix(".part")
     run(link_command(objects, part, nvcc), folder, folder / "log.txt")

@@ -14,9 +14,9 @@ struct MapLevel {
   int64_t height, width;
 };
 
-// What every pooling call knows about its boxes. Rows are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy,
-// w, h, angle); `directions` are rows of the same form, the image column unused (docs/math.md, section 7). A plane is
-// one image at one level: planes are numbered level by level.
+// A view of the boxes of a call (BoxCall), which every family takes. Rows are (image, x1, y1, x2, y2) in image pixels,
+// or (image, cx, cy, w, h, angle); `directions` are rows of the same form, the image column unused (docs/math.md,
+// section 7). A plane is one image at one level: planes are numbered level by level.
 template <class T>
 struct BoxParams {
   Rule rule;
@@ -24,8 +24,8 @@ struct BoxParams {
   int64_t boxes, columns;
   int64_t bins_y, bins_x;
   int64_t images;
-  std::vector<MapLevel> levels;
-  std::vector<int64_t> plane_of_box;
+  const std::vector<MapLevel>& levels;
+  const std::vector<int64_t>& plane_of_box;
   const T* rows;
 
   int64_t planes() const { return static_cast<int64_t>(levels.size()) * images; }

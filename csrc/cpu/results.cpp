@@ -13,8 +13,7 @@
 #include <optional>
 #include <sstream>
 
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
+#include "../parallel.h"
 
 namespace roialign_ext {
 namespace {
@@ -149,7 +148,7 @@ void supply_pages(void* data, int64_t bytes, Pages pages) {
   if (pages == Pages::kTouched) return;
   const WholePages block(data, bytes);
   if (pages == Pages::kHuge) block.all().advise(MADV_HUGEPAGE);
-  at::parallel_for(0, block.chunks(), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(block.chunks(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const PageRange chunk = block.chunk(i);
       if (!block.resident(chunk)) chunk.advise(kPopulateWrite);
@@ -157,9 +156,9 @@ void supply_pages(void* data, int64_t bytes, Pages pages) {
   });
 }
 
-at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  at::Tensor result = at::empty(sizes, options);
-  const int64_t bytes = static_cast<int64_t>(result.nbytes());
+Tensor empty_result(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last) {
+  Tensor result = empty(sizes, dtype, like, channels_last);
+  const int64_t bytes = result.numel() * static_cast<int64_t>(result.element_size());
   if (bytes < kWorthPopulating) return result;
   void* data = result.mutable_data_ptr();
   if (WholePages(data, bytes).all_resident()) return result;
@@ -181,7 +180,7 @@ Pages pages_from_name(const std::string& name) {
   for (const Pages pages : {Pages::kTouched, Pages::kPopulated, Pages::kHuge}) {
     if (name == name_of_pages(pages)) return pages;
   }
-  TORCH_CHECK_VALUE(false, "ROIALIGN_EXT_PAGES must be touched, populated or huge, but is ", name);
+  throw std::invalid_argument("ROIALIGN_EXT_PAGES must be touched, populated or huge, but is " + name);
 }
 
 const char* name_of_pages(Pages pages) {

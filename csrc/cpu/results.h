@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include <ATen/core/Tensor.h>
+#include "../tensor.h"
 
 namespace roialign_ext {
 
@@ -32,8 +32,8 @@ Pages choose_pages(int64_t bytes, const HugePageFacts& facts);
 // refuses, pages come as they are touched, so errors mean nothing.
 void supply_pages(void* data, int64_t bytes, Pages pages);
 
-// at::empty with its pages supplied. The environment variable ROIALIGN_EXT_PAGES takes the place of the rule.
-at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options);
+// empty() with its pages supplied. The environment variable ROIALIGN_EXT_PAGES takes the place of the rule.
+Tensor empty_result(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last);
 
 // The names of the choices: touched, populated, huge. Raises ValueError for another one.
 Pages pages_from_name(const std::string& name);

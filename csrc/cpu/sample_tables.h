@@ -4,9 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include <c10/util/Exception.h>
-
 #include "../core/winner.h"
+#include "../errors.h"
 #include "plan.h"
 
 namespace roialign_ext {
@@ -37,9 +36,9 @@ struct SampleTables {
         W low[2], high[2];
         sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
         samples.push_back({static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]});
-        TORCH_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamples,
-                          axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamples,
-                          " samples of a bin may fall on the map along one axis");
+        ROI_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamples,
+                        axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamples,
+                        " samples of a bin may fall on the map along one axis");
         if (sample.index == 0) first = false;
         next_index = sample.index + sample.count;
       });

@@ -1,37 +1,28 @@
-// The schemas of every operator, and nothing else. Kernels register themselves where they are written: csrc/operators.cpp,
-// csrc/cpu/*.cpp, csrc/cuda/operators.cpp. Shapes, derivatives and batching are Python (roialign_ext/_registration.py).
-// Equations: docs/math.md.
+// The schemas of every operator, and nothing else. Kernels are registered by csrc/operators.cpp, once for each device;
+// derivatives, shape functions and batching rules in Python. Equations: docs/math.md.
+#include <torch/csrc/stable/library.h>
 
-#include <torch/library.h>
-
-TORCH_LIBRARY(roialign_ext, m) {
-  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
-
+STABLE_TORCH_LIBRARY(roialign_ext, m) {
   // The public operators. Boxes are rows (batch index, x1, y1, x2, y2) in image pixels; rotated ones (batch index, cx,
   // cy, w, h, angle); those of crops (y1, x1, y2, x2) in shares of the map.
   m.def(
       "roi_align(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
-      "bool aligned=False, str mode=\"avg\") -> Tensor",
-      tags);
+      "bool aligned=False, str mode=\"avg\") -> Tensor");
   m.def(
       "multiscale_roi_align(Tensor[] features, Tensor boxes, SymInt[2] output_size, float[] scales, "
       "int sampling_ratio=-1, bool aligned=False, str mode=\"avg\", float canonical_scale=224.0, "
-      "float canonical_level=4.0) -> Tensor",
-      tags);
-  m.def("prroi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor", tags);
+      "float canonical_level=4.0) -> Tensor");
+  m.def("prroi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
   m.def(
       "roi_warp(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
-      "str mode=\"avg\") -> Tensor",
-      tags);
-  m.def("roi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor", tags);
+      "str mode=\"avg\") -> Tensor");
+  m.def("roi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
   m.def(
       "roi_align_rotated(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, "
-      "int sampling_ratio=-1, bool aligned=True, bool clockwise=False, str angle_unit=\"degree\") -> Tensor",
-      tags);
+      "int sampling_ratio=-1, bool aligned=True, bool clockwise=False, str angle_unit=\"degree\") -> Tensor");
   m.def(
       "crop_and_resize(Tensor input, Tensor boxes, Tensor box_indices, SymInt[2] crop_size, str method=\"bilinear\", "
-      "float extrapolation_value=0.0, int samples_per_bin=1, str mode=\"avg\") -> Tensor",
-      tags);
+      "float extrapolation_value=0.0, int samples_per_bin=1, str mode=\"avg\") -> Tensor");
 
   // The four operators below are closed under differentiation. input holds one map per level, scales their scales, and
   // canonical (canonical_scale, canonical_level) sends boxes to levels. u and v are directions in the space of boxes:
@@ -41,18 +32,14 @@ TORCH_LIBRARY(roialign_ext, m) {
   // not know.
   m.def(
       "_pool(Tensor[] input, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[2] output_size, "
-      "float[] scales, float[] canonical, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor",
-      tags);
+      "float[] scales, float[] canonical, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor");
   m.def(
       "_pool_max(Tensor[] input, Tensor boxes, SymInt[2] output_size, float[] scales, float[] canonical, "
-      "int sampling_ratio, str rule) -> (Tensor, Tensor)",
-      tags);
+      "int sampling_ratio, str rule) -> (Tensor, Tensor)");
   m.def(
       "_pool_grad_input(Tensor grad, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[] input_size, "
-      "bool channels_last, float[] scales, float[] canonical, int sampling_ratio, str rule) -> Tensor[]",
-      tags);
+      "bool channels_last, float[] scales, float[] canonical, int sampling_ratio, str rule) -> Tensor[]");
   m.def(
       "_pool_grad_boxes(Tensor grad, Tensor[] input, Tensor boxes, Tensor? v, Tensor? winners, float[] scales, "
-      "float[] canonical, int sampling_ratio, str rule) -> Tensor",
-      tags);
+      "float[] canonical, int sampling_ratio, str rule) -> Tensor");
 }
