@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -392,6 +393,49 @@ BOUNDARIES += [
     )
 ]
 CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES
+
+
+def _average_pool(rule: str) -> Iterator[Case]:
+    """Average pooling alone: what decides between its kernels, and where their loops end."""
+    copied = partial(Case, rule, ((9, 14),), 1, boxes="9")  # so small a map that NCHW is copied to channels_last first
+    direct = partial(Case, rule, ((40, 60),), boxes="4")  # so large a map that it is not
+    half, brain, double = torch.float16, torch.bfloat16, torch.float64
+    # Packs of 16, 8 and 2 to 8 bytes, with channels left over in the last block; results that lie together; results
+    # collected in one stretch of memory, in rows of an odd and of an even number of bins, and in several rounds.
+    yield copied(channels=128, bins=(7, 7))
+    yield copied(channels=130, bins=(7, 7))
+    yield copied(channels=160, bins=(7, 7), layout="channels_last")
+    yield copied(channels=132, bins=(14, 14))
+    yield copied(channels=132, bins=(8, 3))
+    yield copied(channels=128, bins=(3, 80))  # more bins than can be collected of so many channels
+    yield copied(channels=33, bins=(2, 300))  # or of any
+    yield copied(channels=264, bins=(7, 7), dtype=brain)
+    yield copied(channels=264, bins=(7, 7), dtype=half, layout="channels_last")
+    yield copied(channels=132, bins=(5, 3), dtype=half)
+    yield copied(channels=131, bins=(5, 3), dtype=brain)
+    yield copied(channels=66, bins=(7, 7), dtype=double)
+    yield copied(channels=65, bins=(4, 3), dtype=double)
+    for layout in ("sliced", "permuted", "reversed", "expanded_channels", "expanded_pixels"):
+        yield copied(channels=132, layout=layout)
+    # Maps as they lie: channels of several blocks, and fewer than a lane has; rows of one run of bins and of several.
+    yield direct(channels=70, bins=(7, 7))
+    yield direct(channels=64, bins=(14, 14))
+    yield direct(channels=3, bins=(3, 20))
+    yield direct(channels=65, bins=(2, 17), dtype=double)
+    yield direct(channels=66, bins=(8, 9), dtype=brain)
+    # Bins whose taps are more than a warp has lanes, boxes whose taps are more than shared memory has room for, and
+    # more bins than its lists may have.
+    for channels, layout in ((3, "contiguous"), (33, "channels_last"), (132, "contiguous")):
+        large = partial(Case, rule, images=1, boxes="8", channels=channels, layout=layout, ratio=-1)
+        yield large(((30, 130),), bins=(2, 1))
+        yield large(((3, 1500),), bins=(1, 9), boxes="24")
+        yield large(((1500, 3),), bins=(9, 1), boxes="24")
+        yield large(((3, 600),), bins=(1, 3), dtype=double)
+        yield large(((4, 5),), bins=(2, 131))
+        yield large(((4, 5),), bins=(131, 2))
+
+
+AVERAGE_POOL = [case for rule in ("roi_align_half_pixel", "prroi_pool") for case in _average_pool(rule)]
 # Every kernel, for the slower builds: the rules differ in what is on the device before the kernels over features run.
 SANITIZED = [
     case

@@ -256,9 +256,10 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     for name, folder in (("SOURCES", "sources"), ("OBJECTS", "objects"), ("FOLDER", "variants")):
         monkeypatch.setattr(variants, name, tmp_path / folder)
     shutil.copytree(ROOT / "csrc", tmp_path / "sources" / "csrc")
-    source, target = tmp_path / "sources/csrc/cuda/average.cu", tmp_path / "objects/csrc/cuda/average.o"
+    unit = "average_pool_channels_last"
+    source, target = tmp_path / f"sources/csrc/cuda/{unit}.cu", tmp_path / f"objects/csrc/cuda/{unit}.o"
     target.parent.mkdir(parents=True)
-    for other in ("average", "tables", "operators"):
+    for other in (unit, "tables", "operators"):
         (target.parent / f"{other}.o").write_text(f"the package's {other}")
     (tmp_path / "bin").mkdir()
     nvcc = tmp_path / "bin" / "nvcc"  # which takes the sources for objects
@@ -274,12 +275,12 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
         return ["cp", str(objects[0]), str(output)]
 
     monkeypatch.setattr(variants, "link_command", link)
-    name = "forward, channels_last: 2 rows"
+    name = "forward, channels_last: 3 blocks"
     variants.build(name)
     library = variants.library(name).read_text()
-    assert "kRowsAtOnce = 2" in library
-    assert library == source.read_text().replace("kRowsAtOnce = 4", "kRowsAtOnce = 2")
-    assert [path.name for path in linked] == ["average.o", "operators.o", "tables.o", "checks.o"]
+    assert "kMostBlocks = 3" in library
+    assert library == source.read_text().replace("kMostBlocks = 4", "kMostBlocks = 3")
+    assert [path.name for path in linked] == [f"{unit}.o", "operators.o", "tables.o", "checks.o"]
     assert not linked[0].is_relative_to(tmp_path / "objects")
     assert all(path.is_relative_to(tmp_path / "objects") for path in linked[1:])
     nvcc.write_text("#!/bin/sh\necho error: expected a semicolon >&2\nexit 3\n")

@@ -20,7 +20,18 @@ from torch.utils import deterministic
 
 import cuda_shim
 from conftest import BOX_SETS, Call, assert_within_rounding, generator, random_tensor, spread, with_layout
-from cuda_cases import CASES, CPU, RULES, SANITIZED, Case, Operators, assert_agree, calculations, same_bits
+from cuda_cases import (
+    AVERAGE_POOL,
+    CASES,
+    CPU,
+    RULES,
+    SANITIZED,
+    Case,
+    Operators,
+    assert_agree,
+    calculations,
+    same_bits,
+)
 
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
 SEEDS = ("0", "1")
@@ -79,6 +90,19 @@ def test_kernels_agree_with_the_cpu(shim: Operators, case: Case, monkeypatch: py
         assert all(same_bits(result, results[0]) for result in results), calculation.name
 
 
+@pytest.mark.parametrize("case", AVERAGE_POOL if KIND == "plain" else AVERAGE_POOL[::3], ids=str)
+def test_average_pool_agrees_with_the_cpu(shim: Operators, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averages and their derivative along a direction, in two orders of threads and blocks."""
+    pools = {one.name: one for one in reversed(list(calculations(case))) if one.name.startswith("pool order")}
+    for name in ("pool order 0", "pool order 1"):
+        results = []
+        for seed in SEEDS if KIND == "plain" else SEEDS[:1]:
+            monkeypatch.setenv("SHIM_SEED", seed)
+            results.append(pools[name].run(shim))
+        assert_agree(case, pools[name], results[0])
+        assert all(same_bits(result, results[0]) for result in results), name
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("ratio", [-1, 3])
 @pytest.mark.parametrize(("channels", "layout"), [(3, "contiguous"), (33, "contiguous"), (34, "channels_last")])
@@ -126,10 +150,10 @@ def bad_rows(case: Case) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("rule", ["roi_align_legacy", "prroi_pool", "roi_pool", "crop_bilinear", "rotated_half_pixel"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels_last: bool) -> None:
+@pytest.mark.parametrize(("channels", "channels_last"), [(3, False), (34, False), (34, True)])
+def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: int, channels_last: bool) -> None:
     """Their bins are NaN, their winners -1, their gradients 0; the other rows do not notice."""
-    case = Case(rule=rule, boxes="20", channels=34, layout="channels_last" if channels_last else "contiguous")
+    case = Case(rule=rule, boxes="20", channels=channels, layout="channels_last" if channels_last else "contiguous")
     rows, good = bad_rows(case)
     maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
     winners = good_winners = None
@@ -162,6 +186,15 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels_las
         assert (by_boxes[:, 0] == 0).all()
 
 
+@pytest.mark.parametrize("channels", [3, 33])
+def test_boxes_of_no_images_are_nan(shim: Operators, channels: int) -> None:
+    arguments = (None, None, None, (2, 3), [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+    for format in (torch.contiguous_format, torch.channels_last):
+        maps = [torch.empty(0, channels, 4, 5).contiguous(memory_format=format)]
+        (out,) = shim("_pool", maps, torch.tensor([[0.0, 1.0, 1.0, 3.0, 3.0]]), *arguments)
+        assert out.isnan().all()
+
+
 def test_boxes_choose_their_pixels(shim: Operators) -> None:
     """NaN in pixels without weight does not reach a result; where it has weight it does."""
     features = torch.full((2, 33, 20, 40), float("nan"))
@@ -170,6 +203,60 @@ def test_boxes_choose_their_pixels(shim: Operators) -> None:
     (out,) = shim("_pool", [features], boxes, None, None, None, (2, 2), [1.0], [8.0, 1.0], 2, "roi_align_half_pixel")
     assert (out[0] == 1).all()
     assert out[1, :, :, 1].isnan().all()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", [3, 33, 128])
+@pytest.mark.parametrize("ratio", [1, 2, 3, -1])
+def test_pixels_without_weight_are_not_read(shim: Operators, layout: str, channels: int, ratio: int) -> None:
+    """Whatever they hold: bins of none, one and more rows and columns, inside and beyond the borders of the map."""
+    case = Case(channels=channels, ratio=ratio, bins=(3, 5), planes=((12, 15),), images=1, layout=layout)
+    (clean,), rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    on_border = torch.tensor([[0.0, -2.4, -2.6, 0.4, 0.4], [0.0, 13.6, 10.7, 17.0, 14.0], [0.0, 2.5, 2.5, 2.5, 9.5]])
+    for row in torch.cat([rows[rows.isfinite().all(1)], on_border]):
+        call = (row[None], None, None, None, case.bins, *arguments)
+        ones = torch.ones(1, channels, *case.bins)
+        (used,) = CPU("_pool_grad_input", ones, row[None], None, None, None, case.input_size, False, *arguments)
+        spoilt = torch.where(used != 0, clean, torch.tensor([float("nan"), float("inf")]).repeat(15 * 6).view(12, 15))
+        (out,) = shim("_pool", [with_layout(spoilt, layout)], *call)
+        assert_close(out, CPU("_pool", [clean], *call)[0])
+
+
+@pytest.mark.parametrize("channels", [33, 128])
+def test_levels_of_several_layouts(shim: Operators, channels: int) -> None:
+    """The first one decides on that of the result."""
+    case = Case(planes=((24, 40), (12, 20)), boxes="60", channels=channels)
+    maps, rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    (wanted,) = CPU("_pool", maps, rows, None, None, None, case.bins, *arguments)
+    for layouts in (("channels_last", "contiguous"), ("contiguous", "channels_last"), ("channels_last", "sliced")):
+        mixed = [with_layout(one, layout) for one, layout in zip(maps, layouts, strict=True)]
+        (out,) = shim("_pool", mixed, rows, None, None, None, case.bins, *arguments)
+        assert out.is_contiguous(memory_format=torch.channels_last) == (layouts[0] == "channels_last")
+        assert_close(out, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [1, 2, 4])
+def test_channels_that_begin_between_packs(shim: Operators, dtype: torch.dtype, offset: int) -> None:
+    """Addresses, images, rows or pixels that are no multiples of 16 bytes."""
+    channels, (height, width) = 256, (6, 7)
+    case = Case(channels=channels, planes=((height, width),), dtype=dtype, boxes="12", bins=(3, 2))
+    (features,), rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    (wanted,) = CPU("_pool", [features], rows, None, None, None, case.bins, *arguments)
+    by_pixel = features.permute(0, 2, 3, 1)
+    storage = torch.full((case.images * height * width * (channels + 16) * 2,), float("nan"), dtype=dtype)
+    pixel = channels + 16
+    row, image = width * pixel, height * width * pixel
+    for start, strides in (
+        (offset, (image, row, pixel, 1)),
+        (0, (image + offset, row, pixel, 1)),
+        (0, (image + height * offset, row + offset, pixel, 1)),
+        (0, (2 * image, row + width * offset, pixel + offset, 1)),
+    ):
+        moved = storage.as_strided(by_pixel.shape, strides, start)
+        moved.copy_(by_pixel)
+        (out,) = shim("_pool", [moved.permute(0, 3, 1, 2)], rows, None, None, None, case.bins, *arguments)
+        assert_close(out, wanted)
 
 
 def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
@@ -313,16 +400,17 @@ def test_many_boxes_of_one_plane(shim: Operators, channels_last: bool) -> None:
 
 LAUNCHED = {
     "averages": {
-        "_pool": ("fill_tables", "pool_by_columns"),
+        "_pool": ("fill_tables", "average_pool_nchw"),
         "_pool_grad_input": ("fill_tables", "list_boxes", "gather"),
         "_pool_grad_boxes": ("fill_tables", "by_columns"),
     },
     "averages of channels that lie together": {
-        "_pool": ("fill_tables", "pool_by_channels"),
+        "_pool": ("fill_tables", "average_pool_channels_last"),
         "_pool_grad_input": ("fill_tables", "list_boxes", "average_grad_input_channels_last"),
         "_pool_grad_boxes": ("fill_tables", "by_channels"),
     },
     "averages of many channels that lie apart": {
+        "_pool": ("fill_tables", "transpose_channels", "average_pool_channels_last"),
         "_pool_grad_input": ("fill_tables", "list_boxes", "transpose_channels", "average_grad_input_nchw"),
     },
     "maxima": {

@@ -41,7 +41,7 @@ def cell(dtype: str, us: float, direction: str = "forward", **more: Any) -> dict
 
 def invented() -> Document:
     least = {"memory": 4e8, "cache": 1e9, "multiply_adds": 3e9}  # 100, 200 and 100 us
-    kernels = {"fill_tables<float>": 7.0, "pool_by_columns<float, int, 4>": 493.0}
+    kernels = {"fill_tables<float>": 7.0, "average_pool_nchw<float, int>": 493.0}
     broken = {**cell("float64", 1.0), "error": "a | b"}
     del broken["us"]
     both = {"device": DEVICE, "quick": False}
@@ -256,11 +256,11 @@ def test_the_kernels_as_they_are_stand_beside_the_variants(
     monkeypatch.setattr(variants, "WORKLOADS", ("F",))
     monkeypatch.setattr(variants, "FOLDER", tmp_path)
     assert [name for name, _ in variants.turns(list(variants.VARIANTS))] == [variants.AS_IT_IS, variants.AGAIN]
-    library = variants.library("forward: 2 blocks")
+    library = variants.library("gradient: 2 blocks")
     library.parent.mkdir()
     library.touch()
     assert [variant for _, variant in variants.turns(list(variants.VARIANTS))][1] == variants.VARIANTS[
-        "forward: 2 blocks"
+        "gradient: 2 blocks"
     ]
     store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
     variants.measure_variant(variants.AS_IT_IS, None, ["float32"], store, quick=False)
@@ -367,12 +367,13 @@ def test_kernels_are_known_by_their_names() -> None:
         "roi_align_forward_kernel_impl<float>"
     )
     names: list[str] = []
-    for file in ("average.cu", "average_grad_input.cu", "transpose.cu", "gather.cuh", "tables.cu"):
+    files = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_grad_input.cu", "gather.cuh", "tables.cu"
+    for file in (*files, "transpose.cu"):
         text = (ROOT / "csrc" / "cuda" / file).read_text()
         names += re.findall(r"__global__ void (?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(const", text)
     assert set(names) >= {
-        "pool_by_channels",
-        "pool_by_columns",
+        "average_pool_channels_last",
+        "average_pool_nchw",
         "average_grad_input_channels_last",
         "average_grad_input_nchw",
         "transpose_channels",

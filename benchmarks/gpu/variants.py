@@ -35,7 +35,8 @@ SAMPLES = 20
 WORKLOADS = ("A", "D")
 AGAIN = f"{AS_IT_IS}, again"
 # The kernels over features: forward and backward of averages, channels together and channels apart.
-FORWARD, GRADIENT = "average.cu", "average_grad_input.cu"
+POOL_TOGETHER, POOL_APART, POOL = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_pool.cu"
+FORWARD, GRADIENT = (POOL_TOGETHER, POOL_APART, POOL), "average_grad_input.cu"
 TOGETHER, APART = ("channels_last",), ("NCHW",)
 BOTH = TOGETHER + APART
 
@@ -57,7 +58,7 @@ class Variant(NamedTuple):
 
     @property
     def direction(self) -> str:
-        return "forward" if self.unit == FORWARD else "backward"
+        return "forward" if self.unit in FORWARD else "backward"
 
 
 def one(unit: str, layouts: tuple[str, ...], old: str, new: str, file: str = "") -> Variant:
@@ -67,14 +68,13 @@ def one(unit: str, layouts: tuple[str, ...], old: str, new: str, file: str = "")
 _BLOCKS = "sizeof(Offset) == 8 ? 2 : 3"
 VARIANTS = {
     "gradient: 2 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 2", "work.cuh"),
-    "forward: 2 blocks": one(FORWARD, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 2", "work.cuh"),
-    "forward: 4 blocks": one(FORWARD, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
     "gradient: 4 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
-    "forward, channels_last: 2 rows": one(FORWARD, TOGETHER, "kRowsAtOnce = 4", "kRowsAtOnce = 2"),
-    "forward, channels_last: 8 rows": one(FORWARD, TOGETHER, "kRowsAtOnce = 4", "kRowsAtOnce = 8"),
-    "forward, NCHW: 1 row": one(FORWARD, APART, "add_rows<2>", "add_rows<1>"),
-    "forward, NCHW: 4 rows": one(FORWARD, APART, "add_rows<2>", "add_rows<4>"),
-    "forward, NCHW: 4 channels": one(FORWARD, APART, "kChannels = 8", "kChannels = 4"),
+    "forward, channels_last: 3 blocks": one(POOL_TOGETHER, TOGETHER, "kMostBlocks = 4", "kMostBlocks = 3"),
+    "forward, channels_last: 5 blocks": one(POOL_TOGETHER, TOGETHER, "kMostBlocks = 4", "kMostBlocks = 5"),
+    "forward, NCHW: never copied": one(POOL, APART, "kCopyBelow = 0.35", "kCopyBelow = 0.0", "tuning.cuh"),
+    "forward, NCHW: pieces of 24 KB": one(
+        POOL_TOGETHER, APART, "kPoolPieceBytes = 36", "kPoolPieceBytes = 24", "tuning.cuh"
+    ),
     "gradient: 8 bins in tables": one(GRADIENT, BOTH, "kTableBins = 16", "kTableBins = 8", "tuning.cuh"),
     "gradient: few blocks of many channels": one(
         GRADIENT, BOTH, "kManyBlocks = 512", "kManyBlocks = 128", "tuning.cuh"
