@@ -276,8 +276,8 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     name = "forward, channels_last: 3 blocks"
     variants.build(name)
     library = variants.library(name).read_text()
-    assert "VEC == 8 ? 3 : 3" in library
-    assert library == source.read_text().replace("VEC == 8 ? 3 : 4", "VEC == 8 ? 3 : 3")
+    assert "kMostBlocks = 3" in library
+    assert library == source.read_text().replace("kMostBlocks = 4", "kMostBlocks = 3")
     assert [path.name for path in linked] == [f"{unit}.o", "operators.o", "tables.o", *variants.ANY_DEVICE]
     assert not linked[0].is_relative_to(tmp_path / "objects")
     assert all(path.is_relative_to(tmp_path / "objects") for path in linked[1:])

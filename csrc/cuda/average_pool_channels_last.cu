@@ -7,10 +7,9 @@ namespace roialign_ext::cuda {
 namespace {
 
 // Four blocks of seven warps leave 72 registers to a lane, and three 80, as eight channels need on some architectures.
+constexpr int kMostBlocks = 4;
 template <class S, class Offset, int VEC>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2
-                        : VEC == 8                            ? 3
-                                                              : 4;
+constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : kMostBlocks - (VEC == 8);
 constexpr int kRowsAtOnce = 4;  // of those that are too many for registers
 template <class S, int VEC>
 constexpr int64_t kMostBinsCollected = most_bins_collected(kPoolPieceBytes, kWarp * VEC * sizeof(S));
