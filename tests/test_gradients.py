@@ -215,7 +215,7 @@ def test_minimum_size_passes_no_gradient_to_the_size() -> None:
     assert grad[0].tolist() == pytest.approx([0, 1, 10, 0, 0, 0.25 * 10 * torch.pi / 180])
 
 
-def test_clamped_and_rejected_samples_pass_no_by_boxes() -> None:
+def test_clamped_and_rejected_samples_pass_no_box_gradient() -> None:
     for x in ((-1.0, 1.0), (7.5, 8.5), (0.0, 1.0)):  # clamped
         box = rows((x[0], 2.2, x[1], 4.2))
         assert by_boxes(RoIAlignCall((1, 1), 1.0, 1, True), box, RAMP) == pytest.approx([0, 0, 5, 0, 5])
