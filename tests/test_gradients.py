@@ -96,7 +96,7 @@ def test_every_ratio(aligned: bool, mode: str, ratio: int) -> None:
     call = RoIAlignCall((3, 2), 0.9, ratio, aligned, mode)
     for dtype, layout in zip((torch.float64, torch.float32), FORMATS, strict=True):
         if mode == "max" and dtype == torch.float32:
-            continue  # rounding leaves the winner open
+            continue  # rounding decides which sample is the largest
         boxes, features = all_boxes(2).to(dtype), FEATURES.to(dtype).contiguous(memory_format=layout)
         grad = random_tensor(len(boxes), 3, 3, 2, seed=4, dtype=dtype).contiguous(memory_format=layout)
         assert_gradients_match_oracle(call, features, boxes, grad)
