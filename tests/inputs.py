@@ -1,4 +1,4 @@
-"""What the tests pool: numbers of a seed, maps of every layout, boxes of every kind."""
+"""Inputs of the tests: numbers of a seed, maps of every layout, boxes of every kind."""
 
 from __future__ import annotations
 
