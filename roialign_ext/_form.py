@@ -186,17 +186,14 @@ def zero_maps(maps: Sequence[Tensor | None], input_size: Sizes, like: Tensor) ->
     ]
 
 
-def is_channels_last(maps: Maps) -> bool:
-    """Of the finest level, which decides for all gradients: by its strides, also where it has gaps."""
-    strides = maps[0].stride()
+def layout_of(maps: Maps) -> tuple[Sizes, bool]:
+    """[N, C, H0, W0, H1, W1, ...], and whether the finest is channels_last, which decides for all gradients."""
+    finest = maps[0]
+    sizes, strides = finest.shape, finest.stride()
+    if len(maps) > 1:
+        sizes = [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
     # The first comparison of suggest_memory_format, which most NCHW maps fail, at a tenth of its cost.
-    return not strides[3] < strides[1] and suggest_memory_format(maps[0]) == torch.channels_last
-
-
-def sizes_of(maps: Maps) -> Sizes:
-    """[N, C, H0, W0, H1, W1, ...]."""
-    sizes = maps[0].shape
-    return sizes if len(maps) == 1 else [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
+    return sizes, not strides[3] < strides[1] and suggest_memory_format(finest) == torch.channels_last
 
 
 # --- the arguments of the operators, and those of the functions of torch.autograd, which follow no tensors in lists:
@@ -208,12 +205,12 @@ def _bind_pool(
     scales: Any, canonical: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
 ) -> Bound:  # fmt: skip
     constants = (scales, canonical, sampling_ratio, rule)
-    settings = _settings((constants, output_size, sizes_of(input), is_channels_last(input), extrapolation_value))
+    settings = _settings((constants, output_size, *layout_of(input), extrapolation_value))
     return ("_pool", settings, *input, None, boxes, u, v, argmax)
 
 
 def _bind_pool_max(input: list[Tensor], boxes: Tensor, output_size: Any, *rule: Any) -> Bound:
-    settings = Settings(rule, output_size, sizes_of(input), is_channels_last(input))
+    settings = Settings(rule, output_size, *layout_of(input))
     return ("_pool_max", settings, *input, None, boxes, None, None, None)
 
 
@@ -227,7 +224,7 @@ def _bind_pool_grad_input(
 def _bind_pool_grad_boxes(
     grad: Tensor, input: list[Tensor], boxes: Tensor, v: Tensor | None, argmax: Tensor | None, *rule: Any
 ) -> Bound:
-    settings = Settings(rule, grad.shape[2:], sizes_of(input), is_channels_last(input))
+    settings = Settings(rule, grad.shape[2:], *layout_of(input))
     return ("_pool_grad_boxes", settings, *input, grad, boxes, v, None, argmax)
 
 
