@@ -57,11 +57,12 @@ class Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, keys_and_arguments: tuple[Any, ...], *bound: Any) -> Any:
-        name = bound[0]
-        result = _redispatch[name](*keys_and_arguments)
-        result = tuple(result) if name == "_pool_grad_input" else result
-        _save(ctx, bound, result)
+    def forward(ctx: Any, keys_and_arguments: tuple[Any, ...], settings: Settings, *tensors: Any) -> Any:
+        operator = settings.operator
+        result = _redispatch[operator](*keys_and_arguments)
+        if operator == "_pool_grad_input":
+            result = tuple(result)
+        _save(ctx, settings, result, *tensors)
         return result
 
     @staticmethod
@@ -95,7 +96,8 @@ class Transformed(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _save(ctx, inputs[1:], output)
+        _, settings, *tensors = inputs
+        _save(ctx, settings, output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
@@ -121,23 +123,25 @@ class Transformed(torch.autograd.Function):
         return tree_map_only(Tensor, lambda tensor: _wrap_for_grad(tensor, level), results)
 
 
-def _save(ctx: Any, bound: tuple[Any, ...], output: Any) -> None:
-    name, settings, *maps, grad, boxes, u, v, argmax = bound
-    ctx.what = (name, settings)
+def _save(
+    ctx: Any, settings: Settings, output: Any, boxes: Tensor, u: Tensor | None, v: Tensor | None,
+    argmax: Tensor | None, grad: Tensor | None, *maps: Tensor,
+) -> None:  # fmt: skip
+    ctx.settings = settings
     ctx.set_materialize_grads(False)
-    if name == "_pool_max":
+    if settings.operator == "_pool_max":
         argmax = output[1]
         ctx.mark_non_differentiable(argmax)
-    ctx.save_for_forward(*maps, grad, boxes, u, v, argmax)
+    ctx.save_for_forward(boxes, u, v, argmax, grad, *maps)
     # Phi is linear in the maps and in G: a derivative by an argument does not need the argument itself. So the usual
     # training case keeps no map alive.
-    *by_maps, by_grad, by_boxes, by_u, by_v, _ = ctx.needs_input_grad
+    _, _, by_boxes, by_u, by_v, _, by_grad, *by_maps = ctx.needs_input_grad
     if not (by_boxes or by_u or by_v):
         if not by_grad:
-            maps = []
+            maps = ()
         if True not in by_maps:
             grad = None
-    ctx.save_for_backward(*maps, grad, boxes, u, v, argmax)
+    ctx.save_for_backward(boxes, u, v, argmax, grad, *maps)
 
 
 def _wanted(ctx: Any) -> Sequence[bool]:
@@ -159,20 +163,21 @@ def _is_executed(node: Any) -> bool:
 def _gradients(ctx: Any, saved: Sequence[Any], cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> Any:
     if cotangents[0] is None and not defined(*cotangents):
         return (None,) * len(needed)
-    name, settings = ctx.what
-    *maps, grad, boxes, u, v, argmax = saved
-    form = Form(settings, maps, grad, boxes, (u, v), argmax)
-    form.complete(name, cotangents)
-    return (None, None, None, *form.gradients(needed[3:]))
+    form = _form_of(ctx, saved)
+    form.complete(cotangents)
+    return (None, None, *form.gradients(needed[2:]))
 
 
 def _tangent(ctx: Any, saved: Sequence[Any], tangents: Sequence[Any]) -> Any:
-    name, settings = ctx.what
-    *maps, grad, boxes, u, v, argmax = saved
-    tangent = Form(settings, maps, grad, boxes, (u, v), argmax).tangent(name, tangents[3:])
-    if name == "_pool_max":
+    tangent = _form_of(ctx, saved).tangent(tangents[2:])
+    if ctx.settings.operator == "_pool_max":
         return tangent, None
-    return tuple(tangent) if name == "_pool_grad_input" else tangent
+    return tuple(tangent) if ctx.settings.operator == "_pool_grad_input" else tangent
+
+
+def _form_of(ctx: Any, saved: Sequence[Any]) -> Form:
+    boxes, u, v, argmax, grad, *maps = saved
+    return Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
 
 
 _operators = {name: getattr(ops, name).default for name in BIND}
@@ -344,7 +349,7 @@ class RoIAlignFunction(torch.autograd.Function):
         input, boxes = ctx.saved_tensors
         # Only the value is an output of forward(), so a traced backward finds the argmax anew.
         argmax = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
-        settings = Settings(ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
+        settings = Settings("_pool", ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
         form = Form(settings, [input], grad, boxes, (None, None), argmax)
         by_input = form.by_maps()[0] if ctx.needs_input_grad[0] else None
         by_boxes = form.by_boxes() if ctx.needs_input_grad[1] else None
