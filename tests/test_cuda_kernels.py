@@ -457,23 +457,26 @@ def test_gradients_of_many_elements_are_copied(shim: Operators, strides: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("strides", "offset"),
+    ("sizes", "strides", "offset"),
     [
-        ((720, 20, 4, 1), 0),
-        ((720, 20, 4, 1), 1),
-        ((721, 20, 4, 1), 0),
-        ((864, 24, 4, 1), 0),
-        ((756, 21, 4, 1), 0),
-        ((900, 25, 5, 1), 0),
-        ((1440, 40, 8, 2), 0),
+        ((2, 36, 5, 4), (720, 20, 4, 1), 0),
+        ((2, 36, 5, 4), (720, 20, 4, 1), 1),
+        ((2, 36, 5, 4), (721, 20, 4, 1), 0),
+        ((2, 36, 5, 4), (864, 24, 4, 1), 0),
+        ((2, 36, 5, 4), (756, 21, 4, 1), 0),
+        ((2, 36, 5, 4), (900, 25, 5, 1), 0),
+        ((2, 36, 5, 4), (1440, 40, 8, 2), 0),
+        ((2, 33, 7, 5), (1156, 35, 5, 1), 0),
     ],
 )
-def test_gradients_at_any_address_are_copied(shim: Operators, strides: tuple[int, ...], offset: int) -> None:
+def test_gradients_at_any_address_are_copied(
+    shim: Operators, sizes: tuple[int, ...], strides: tuple[int, ...], offset: int
+) -> None:
     """Vectors are read where they are aligned; the sanitizers see those that are not."""
     boxes = torch.tensor([[0.0, 0.5, 0.5, 3.0, 4.0], [0.0, 1.0, 2.0, 5.0, 5.5]])
-    grad = random_tensor(3000, dtype=torch.float32).as_strided((2, 36, 5, 4), strides, offset)
+    grad = random_tensor(3000, dtype=torch.float32).as_strided(sizes, strides, offset)
     for channels_last in (False, True):
-        tail = (boxes, None, None, None, [1, 36, 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+        tail = (boxes, None, None, None, [1, sizes[1], 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
         (by_input,), (wanted,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
         assert_close(by_input, wanted)
 
