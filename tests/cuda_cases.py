@@ -421,6 +421,7 @@ def _average_pool(rule: str) -> Iterator[Case]:
     yield direct(channels=70, bins=(7, 7))
     yield direct(channels=64, bins=(14, 14))
     yield direct(channels=3, bins=(3, 20))
+    yield direct(channels=5, bins=(9, 81))  # more bins than can be collected, and rows that fill no second round
     yield direct(channels=65, bins=(2, 17), dtype=double)
     yield direct(channels=66, bins=(8, 9), dtype=brain)
     # Bins whose taps are more than a warp has lanes, boxes whose taps are more than shared memory has room for, and
