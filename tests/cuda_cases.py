@@ -407,6 +407,7 @@ def _average_pool(rule: str) -> Iterator[Case]:
     yield copied(channels=160, bins=(7, 7), layout="channels_last")
     yield copied(channels=132, bins=(14, 14))
     yield copied(channels=132, bins=(8, 3))
+    yield copied(channels=128, bins=(21, 7))  # rounds of an odd number of bins
     yield copied(channels=128, bins=(3, 80))  # more bins than can be collected of so many channels
     yield copied(channels=33, bins=(2, 300))  # or of any
     yield copied(channels=264, bins=(7, 7), dtype=brain)
