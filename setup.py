@@ -322,6 +322,9 @@ class Build(cpp_extension.BuildExtension):
         if self.editable_mode:
             self.put_into_environment()
 
+    def _define_torch_extension_name(self, extension: setuptools.Extension) -> None:
+        """Nothing reads that macro, and files that two libraries share would be compiled for each."""
+
     def get_ext_filename(self, fullname: str) -> str:
         """Libraries have no suffix that names a Python."""
         if fullname.split(".")[-1].startswith("lib"):
