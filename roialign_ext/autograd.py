@@ -57,12 +57,14 @@ class Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, keys_and_arguments: tuple[Any, ...], settings: Settings, *tensors: Any) -> Any:
-        operator = settings.operator
-        result = _redispatch[operator](*keys_and_arguments)
-        if operator == "_pool_grad_input":
+    def forward(
+        ctx: Any, keys_and_arguments: tuple[Any, ...], settings: Settings, boxes: Tensor, u: Tensor | None,
+        v: Tensor | None, argmax: Tensor | None, grad: Tensor | None, *maps: Tensor,
+    ) -> Any:  # fmt: skip
+        result = _redispatch[settings.operator](*keys_and_arguments)
+        if settings.operator == "_pool_grad_input":
             result = tuple(result)
-        _save(ctx, settings, result, *tensors)
+        _save(ctx, settings, result, boxes, u, v, argmax, grad, maps)
         return result
 
     @staticmethod
@@ -96,8 +98,8 @@ class Transformed(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _, settings, *tensors = inputs
-        _save(ctx, settings, output, *tensors)
+        _, settings, boxes, u, v, argmax, grad, *maps = inputs
+        _save(ctx, settings, output, boxes, u, v, argmax, grad, maps)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
@@ -125,7 +127,7 @@ class Transformed(torch.autograd.Function):
 
 def _save(
     ctx: Any, settings: Settings, output: Any, boxes: Tensor, u: Tensor | None, v: Tensor | None,
-    argmax: Tensor | None, grad: Tensor | None, *maps: Tensor,
+    argmax: Tensor | None, grad: Tensor | None, maps: Sequence[Tensor],
 ) -> None:  # fmt: skip
     ctx.settings = settings
     ctx.set_materialize_grads(False)
@@ -135,11 +137,11 @@ def _save(
     ctx.save_for_forward(boxes, u, v, argmax, grad, *maps)
     # Phi is linear in the maps and in G: a derivative by an argument does not need the argument itself. So the usual
     # training case keeps no map alive.
-    _, _, by_boxes, by_u, by_v, _, by_grad, *by_maps = ctx.needs_input_grad
-    if not (by_boxes or by_u or by_v):
-        if not by_grad:
+    needed = ctx.needs_input_grad[2:]
+    if not (needed[0] or needed[1] or needed[2]):  # neither boxes nor directions
+        if not needed[4]:
             maps = ()
-        if True not in by_maps:
+        if grad is not None and True not in needed[5:]:
             grad = None
     ctx.save_for_backward(boxes, u, v, argmax, grad, *maps)
 
