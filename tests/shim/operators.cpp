@@ -6,4 +6,21 @@
 #define TORCH_LIBRARY_IMPL(ns, k, m) _TORCH_LIBRARY_IMPL(roialign_ext_shim, CPU, m, C10_UID)
 
 #include "checks.cpp"
+#include "counter.h"
+#include "cuda/args.h"
+#include "cuda_runtime.h"
+
+namespace roialign_ext::cuda {
+
+// For the shim's stream a better match than the kernels' function of that name, which it calls.
+static std::string enqueue(Operation operation, const CallArgs& args, void* scratch, cudaStream_t stream) {
+  if (shim::counter::begin_plan && shim::counter::begin_plan()) {
+    cuda::enqueue(operation, args, scratch, static_cast<void*>(stream));
+    shim::counter::end_plan();
+  }
+  return cuda::enqueue(operation, args, scratch, static_cast<void*>(stream));
+}
+
+}  // namespace roialign_ext::cuda
+
 #include "cuda/operators.cpp"
