@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 NAMESPACES = re.compile(r"\(anonymous namespace\)::|roialign_ext::cuda::")
 FEATURES = re.compile(r"\bLDG\.\S*CONSTANT")  # __ldg: maps and bins, which kernels do not write
-BRANCH = re.compile(r"\bBRA\S*\s+(?:!?U?P\d+,\s*)*(0x[0-9a-f]+)")
+BRANCH = re.compile(r"(?P<condition>@\S+ +)?BRA\S*\s+(?P<more>!?U?P\d+,\s*)*(?P<target>0x[0-9a-f]+)")
+DIVERGENT = "BRA.DIV"  # to code for lanes that come one by one, which is out of line
+ENDS = re.compile(r"(EXIT|RET|BRX|JMX|BPT)\b")
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.+?)\s*;", re.MULTILINE)
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'"
@@ -22,7 +24,7 @@ REPORT = re.compile(
 
 
 class Loop(NamedTuple):
-    """An innermost loop that loads features: instructions of its code, and how many of them load features."""
+    """The innermost loop around loads of features: instructions of its code, and how many of them are such loads."""
 
     instructions: int
     loads: int
@@ -31,6 +33,7 @@ class Loop(NamedTuple):
 class Kernel(NamedTuple):
     """One kernel for one architecture."""
 
+    symbol: str
     name: str  # with its template arguments
     architecture: str  # "90"
     registers: int
@@ -49,7 +52,7 @@ def compile_kernels(source: Path, architectures: Iterable[str], target: Path) ->
     assert len(found) == result.stderr.count("Compiling entry function")
     names = demangled(kernel["name"] for kernel in found)
     return [
-        Kernel(name, one["architecture"], int(one["registers"]), int(one["stores"]) + int(one["loads"]))
+        Kernel(one["name"], name, one["architecture"], int(one["registers"]), int(one["stores"]) + int(one["loads"]))
         for name, one in zip(names, found, strict=True)
     ]
 
@@ -82,33 +85,101 @@ def cuobjdump() -> str | None:
     return next(filter(None, (shutil.which("cuobjdump", path=str(folder)) for folder in folders)), None)
 
 
-def loops_of_kernels(tool: str, target: Path) -> Iterator[tuple[str, str, list[Loop]]]:
-    """The kernels of an object, for each architecture in it: name, architecture, loops."""
-    text = subprocess.run([tool, "--dump-sass", str(target)], capture_output=True, text=True, check=True).stdout
-    functions: list[tuple[str, str, str]] = []
+def loops_of_kernels(tool: str, target: Path, kernels: Iterable[Kernel]) -> Iterator[tuple[Kernel, list[Loop]]]:
+    """The innermost loops of these kernels of an object."""
+    wanted = {(kernel.symbol, kernel.architecture): kernel for kernel in kernels}
+    if not wanted:
+        return
+    symbols = ",".join(sorted({symbol for symbol, _ in wanted}))
+    command = [tool, "--dump-sass", "--function", symbols, str(target)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for part in re.split(r"^\s+code for sm_", text, flags=re.MULTILINE)[1:]:
         architecture = part.split()[0]
         for function in re.split(r"^\s+Function : ", part, flags=re.MULTILINE)[1:]:
             symbol, code = function.split("\n", 1)
-            functions.append((symbol, architecture, code))
-    for name, (_, architecture, code) in zip(demangled(one[0] for one in functions), functions, strict=True):
-        yield name, architecture, innermost_loops(code)
+            yield wanted.pop((symbol, architecture)), innermost_loops(code)
+    assert not wanted, f"cuobjdump does not list {sorted(wanted)}"
 
 
 def innermost_loops(code: str) -> list[Loop]:
-    """A loop reaches from where a branch leads back to up to the last such branch."""
+    """Of the code of one function: the natural loops that are the innermost around a load of features."""
     listed = [(int(place, 16), text) for place, text in INSTRUCTION.findall(code)]
-    ends: dict[int, int] = {}
+    blocks, successors = control_flow(listed)
+    bodies: dict[int, set[int]] = {}
+    dominators = dominators_of(successors)
+    for block in dominators:
+        for header in successors[block]:
+            if header in dominators[block]:
+                bodies.setdefault(header, {header}).update(reaching(block, header, dominators, successors))
+    loads: dict[int, int] = {}
+    for block, texts in enumerate(blocks):
+        around = [header for header, body in bodies.items() if block in body]
+        found = sum(FEATURES.search(text) is not None for text in texts)
+        if found and around:
+            innermost = min(around, key=lambda header: len(bodies[header]))
+            loads[innermost] = loads.get(innermost, 0) + found
+    return sorted(Loop(sum(len(blocks[one]) for one in bodies[header]), found) for header, found in loads.items())
+
+
+def control_flow(listed: list[tuple[int, str]]) -> tuple[list[list[str]], list[list[int]]]:
+    """Basic blocks, and the numbers of those that follow each."""
+    branches = {place: match for place, text in listed if (match := BRANCH.match(text)) and DIVERGENT not in text}
+    ends = {place for place, text in listed if ENDS.match(text)}
+    targets = {int(match["target"], 16) for match in branches.values()}
+    blocks: list[list[str]] = []
+    number: dict[int, int] = {}
+    begins = True
     for place, text in listed:
-        branch = BRANCH.search(text)
-        if branch is not None and int(branch[1], 16) <= place:
-            ends[int(branch[1], 16)] = place
-    result = []
-    for begin, end in ends.items():
-        if any((begin, end) != other and begin <= other[0] and other[1] <= end for other in ends.items()):
-            continue
-        inside = [text for place, text in listed if begin <= place <= end]
-        loads = sum(FEATURES.search(text) is not None for text in inside)
-        if loads > 0:
-            result.append(Loop(len(inside), loads))
-    return sorted(result)
+        if begins or place in targets:
+            number[place] = len(blocks)
+            blocks.append([])
+        blocks[-1].append(text)
+        begins = place in branches or place in ends
+    successors: list[list[int]] = [[] for _ in blocks]
+    block = -1
+    for i, (place, _) in enumerate(listed):
+        block = number.get(place, block)
+        following = listed[i + 1][0] if i + 1 < len(listed) else -1
+        match = branches.get(place)
+        if match is not None:
+            successors[block].append(number[int(match["target"], 16)])
+        if following in number and place not in ends and (match is None or match["condition"] or match["more"]):
+            successors[block].append(number[following])
+    return blocks, successors
+
+
+def dominators_of(successors: list[list[int]]) -> dict[int, set[int]]:
+    """The blocks on every way to a block, for the blocks that can be reached."""
+    order, left, seen = [], [0], {0}
+    while left:
+        block = left.pop()
+        order.append(block)
+        for following in successors[block]:
+            if following not in seen:
+                seen.add(following)
+                left.append(following)
+    before: dict[int, list[int]] = {block: [] for block in order}
+    for block in order:
+        for following in successors[block]:
+            before[following].append(block)
+    result = {block: set(order) for block in order}
+    result[0] = {0}
+    changed = True
+    while changed:
+        changed = False
+        for block in order[1:]:
+            common = set.intersection(*(result[one] for one in before[block])) | {block}
+            if common != result[block]:
+                result[block], changed = common, True
+    return result
+
+
+def reaching(block: int, header: int, dominators: dict[int, set[int]], successors: list[list[int]]) -> set[int]:
+    """The blocks from which one gets to ``block`` without passing ``header``."""
+    found, left = set(), [block]
+    while left:
+        one = left.pop()
+        if one != header and one not in found:
+            found.add(one)
+            left += [other for other in dominators if one in successors[other]]
+    return found

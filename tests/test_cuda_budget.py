@@ -1,4 +1,4 @@
-"""The CUDA kernels compile without a warning, and within a budget of registers and spills as ptxas reports them.
+"""The CUDA kernels compile without a warning, and within a budget of registers, spills and instructions.
 
 ``ROIALIGN_EXT_TEST_ARCHITECTURES`` names the architectures ("7.5 9.0"; "release": those that setup.py lists), as CI and
 `make cuda-architectures` do. More than 128 registers leave a block of 256 threads alone on its multiprocessor.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+import cuda_sass
 import cuda_shim
+from cuda_sass import Kernel, Loop
 
 KERNELS = sorted((cuda_shim.ROOT / "csrc" / "cuda").glob("*.cu"))
 
@@ -60,29 +61,61 @@ BUDGETS_ELSEWHERE = {
     "rotated": Taken(255, 0),  # all there are, without a spill: second derivatives in float64
     "tables": Taken(184, 0),  # taps of float64
 }
-REPORT = re.compile(
-    r"Compiling entry function '(?P<name>\w+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
-    r".*?Used (?P<registers>\d+) registers",
-    re.DOTALL,
+# The innermost loops that load features: at most so many instructions, and loads among them, in any of a kernel's
+# loops. Rarer types are left out.
+RARE = re.compile(r"\b(double|__half|long)\b")
+LOOPS: dict[str, dict[str, Loop]] = {}
+ELSEWHERE = 1.0
+
+
+class Compiled(NamedTuple):
+    """A file of kernels: what ptxas says of each, and the object for all architectures."""
+
+    source: Path
+    kernels: list[Kernel]
+    target: Path
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"nvcc {path.stem}")) for path in KERNELS],
 )
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """Every file once."""
+    target = tmp_path_factory.mktemp("nvcc") / "kernels.o"
+    return Compiled(request.param, cuda_sass.compile_kernels(request.param, architectures(), target), target)
 
 
-@pytest.mark.parametrize("architecture", architectures())
-@pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.stem)
-def test_registers_and_spills(source: Path, architecture: str, tmp_path: Path) -> None:
-    number = architecture.replace(".", "")
-    command = ["nvcc", "-c", "-std=c++17", "-O3", f"-gencode=arch=compute_{number},code=sm_{number}"]
-    command += ["--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra", "-Xptxas", "-v"]
-    result = subprocess.run(
-        [*command, str(source), "-o", str(tmp_path / "kernels.o")], capture_output=True, text=True, check=False
+def test_registers_and_spills(compiled: Compiled) -> None:
+    assert bool(compiled.kernels) == (compiled.source.stem in BUDGETS)
+    assert len({kernel.architecture for kernel in compiled.kernels}) == (
+        len(architectures()) if compiled.kernels else 0
     )
-    assert result.returncode == 0, result.stderr
-    kernels = [match.groupdict() for match in REPORT.finditer(result.stderr)]
-    assert len(kernels) == result.stderr.count("Compiling entry function")
-    assert bool(kernels) == (source.stem in BUDGETS)
-    budgets = BUDGETS if architecture == "9.0" else BUDGETS_ELSEWHERE
-    for kernel in kernels:
-        taken = Taken(int(kernel["registers"]), int(kernel["stores"]) + int(kernel["loads"]))
-        budget = budgets[source.stem]
-        assert taken.registers <= budget.registers, (kernel["name"], taken)
-        assert taken.spilled_bytes <= budget.spilled_bytes, (kernel["name"], taken)
+    exceeded = []
+    for kernel in compiled.kernels:
+        budget = (BUDGETS if kernel.architecture == "90" else BUDGETS_ELSEWHERE)[compiled.source.stem]
+        if kernel.registers > budget.registers or kernel.spilled_bytes > budget.spilled_bytes:
+            exceeded.append(f"{kernel}: the budget is {budget}")
+    assert not exceeded, "\n".join(exceeded)
+
+
+def test_instructions_of_inner_loops(compiled: Compiled) -> None:
+    """Those that load features, of every kernel that has any."""
+    tool = cuda_sass.cuobjdump()
+    if tool is None:
+        pytest.skip("no cuobjdump, neither beside nvcc nor in a package of Triton: instructions cannot be counted here")
+    wanted = [kernel for kernel in compiled.kernels if not RARE.search(kernel.name)]
+    largest: dict[tuple[str, str], Loop] = {}
+    for kernel, loops in cuda_sass.loops_of_kernels(tool, compiled.target, wanted):
+        if loops:
+            place = kernel.name.partition("<")[0], kernel.architecture
+            largest[place] = Loop(*map(max, zip(largest.get(place, Loop(0, 0)), *loops, strict=True)))
+    budgets = LOOPS.get(compiled.source.stem, {})
+    assert {name for name, _ in largest} == set(budgets)
+    exceeded = []
+    for (name, architecture), loop in largest.items():
+        budget = budgets[name]
+        slack = 1.0 if architecture == "90" else ELSEWHERE
+        if loop.instructions > slack * budget.instructions or loop.loads > budget.loads:
+            exceeded.append(f"{name}, sm_{architecture}: {loop}, the budget is {budget}")
+    assert not exceeded, "\n".join(exceeded)

@@ -2,6 +2,7 @@
 
 The kernels are compiled for the CPU (tests/shim) and run on a part of the blocks of each workload, spread over all of
 them; counts are scaled to all blocks. `--lines KERNEL` also lists what each line of that kernel does.
+`python -m benchmarks.gpu.count_tables` writes the tables of docs/performance.md from the counts in results/.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def cases(workloads: Sequence[str], directions: Sequence[str], dtypes: Sequence[
 
 
 def small(workload: Workload) -> Workload:
-    """Few boxes and channels, of the same sizes on the same maps."""
-    return replace(workload, boxes=max(8, workload.boxes // 25), channels=workload.channels // 2)
+    """Fewer boxes: channels decide which kernels are launched."""
+    return replace(workload, boxes=workload.boxes // 4)
 
 
 def call(operators: Any, case: Case, workload: Workload) -> None:
@@ -115,8 +116,8 @@ def count(counter: Counter, operators: Any, case: Case, workload: Workload, bloc
 
 
 def by_kernel(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What each kernel does in all calls that launch it, one dtype apart from another: sectors of a request for
-    features, and everything else for a thousand outputs."""
+    """What each kernel does in all calls that launch it, one dtype apart from another: sectors of a request that loads
+    or stores features, and for a thousand outputs of the calls the requests and wavefronts."""
     sums: dict[str, Counts[str]] = {}
     for cell in cells:
         for launch in cell["launches"]:
@@ -124,16 +125,15 @@ def by_kernel(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
             own["thousands"] += cell["outputs"] / 1000
             for kind in ("loads", "stores"):
                 own[kind] += launch[kind]["requests"]
-                own["sectors"] += launch[kind]["sectors"]
+                own[f"sectors of {kind}"] += launch[kind]["sectors"]
             own["table reads"] += launch["table_reads"]["requests"]
             for kind in ("shared_loads", "shared_stores"):
                 own["wavefronts"] += launch[kind]["wavefronts"]
     result = {}
     for name, own in sorted(sums.items()):
-        features, thousands = own["loads"] + own["stores"], own["thousands"]
-        result[name] = {"sectors": own["sectors"] / features if features else 0.0}
-        for kind in ("loads", "stores", "table reads", "wavefronts"):
-            result[name][kind] = own[kind] / thousands
+        result[name] = {kind: own[kind] / own["thousands"] for kind in ("loads", "stores", "table reads", "wavefronts")}
+        for kind in ("loads", "stores"):
+            result[name][f"sectors of {kind}"] = own[f"sectors of {kind}"] / own[kind] if own[kind] else 0.0
     return result
 
 
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--layouts", nargs="+", default=["channels_last", "NCHW"])
     parser.add_argument("--blocks", type=int, default=200, help="that are counted of each launch")
-    parser.add_argument("--small", action="store_true", help="few boxes and channels, as the tests do")
+    parser.add_argument("--small", action="store_true", help="a quarter of the boxes, as the tests do")
     parser.add_argument("--lines", metavar="KERNEL", help="list the lines of this kernel")
     parser.add_argument("--by-kernel", action="store_true", help="print what the tests hold against their budget")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
@@ -192,7 +192,7 @@ def main() -> None:
         print(json.dumps(by_kernel(cells), indent=1))
         return
     if options.json:
-        options.json.write_text(json.dumps(cells, indent=1) + "\n")
+        options.json.write_text("[\n" + ",\n".join(map(json.dumps, cells)) + "\n]\n")
     print(markdown(cells))
 
 

@@ -15,6 +15,7 @@ namespace roialign_ext::cuda {
 // For the shim's stream a better match than the kernels' function of that name, which it calls.
 static std::string enqueue(Operation operation, const CallArgs& args, void* scratch, cudaStream_t stream) {
   if (shim::counter::begin_plan && shim::counter::begin_plan()) {
+    shim::counter::argument(args);
     cuda::enqueue(operation, args, scratch, static_cast<void*>(stream));
     shim::counter::end_plan();
   }
