@@ -6,10 +6,12 @@ The counter itself (``cuda_counts``) is held against kernels whose counts are kn
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -164,3 +166,14 @@ def test_requests_stay_within_the_budget(counted: dict[str, dict[str, float]]) -
         if (amount := counted[kernel][figure.replace("_", " ")]) > SLACK * limit
     ]
     assert not exceeded, "\n".join(exceeded)
+
+
+@pytest.mark.skipif(not (cuda_shim.ROOT / "benchmarks").is_dir(), reason="the benchmarks are not part of this copy")
+def test_tables_of_the_documentation_are_those_of_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(cuda_shim.ROOT)
+    tables = importlib.import_module("benchmarks.gpu.count_tables")
+    page = tmp_path / "performance.md"
+    page.write_text(tables.PAGE.read_text())
+    monkeypatch.setattr(tables, "PAGE", page)
+    tables.main()
+    assert page.read_text() == (cuda_shim.ROOT / "docs" / "performance.md").read_text()
