@@ -61,6 +61,12 @@ def compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX") or (sysconfig.get_config_var("CXX") or "c++").split()[0])
 
 
+def needs_gcc() -> pytest.MarkDecorator:
+    """For tests of counted builds: other compilers have other flags."""
+    version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    return pytest.mark.skipif("Free Software Foundation" not in version, reason="counted builds need GCC")
+
+
 def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: list[Path] | None = None) -> Path:
     """A library of ``checked``, compiled for that kind of build, and of what is compiled without sanitizers."""
     # The shim's headers come first: they stand in for CUDA's, and for those of torch that need CUDA's.

@@ -76,35 +76,24 @@ def call(operators: Any, case: Case, workload: Workload) -> None:
 
 def figures(launch: Launch) -> dict[str, Any]:
     """Of one launch, for JSON."""
-    loads, stores = (launch.requests(*FEATURES, write=write)._asdict() for write in (False, True))
-    tables, shared, shared_stores = (
-        launch.requests("tables", write=False)._asdict(),
-        launch.requests("shared", write=False)._asdict(),
-        launch.requests("shared", write=True)._asdict(),
-    )
-    for requests in (loads, stores, tables):
-        del requests["wavefronts"]
-    result = {
+
+    def of(spaces: Sequence[str], write: bool, *fields: str) -> dict[str, int]:
+        requests = launch.requests(*spaces, write=write)
+        return {field: round(getattr(requests, field)) for field in ("requests", *fields)}
+
+    return {
         "kernel": launch.kernel,
         "blocks": launch.blocks,
         "counted_blocks": launch.counted_blocks,
         "threads": launch.threads,
-        "loads": loads,
-        "stores": stores,
-        "table_reads": tables,
-        "shared_loads": {name: shared[name] for name in ("requests", "wavefronts")},
-        "shared_stores": {name: shared_stores[name] for name in ("requests", "wavefronts")},
-        "cache_bytes": SECTOR * sum(launch.distinct_sectors[space] for space in FEATURES),
-        "table_cache_bytes": SECTOR * launch.distinct_sectors["tables"],
-        **{name: getattr(launch, name) for name in ("barriers", "syncs", "votes", "shuffles")},
+        "loads": of(FEATURES, False, "bytes", "sectors", "lines"),
+        "stores": of(FEATURES, True, "bytes", "sectors", "lines"),
+        "table_reads": of(["tables"], False, "bytes", "sectors"),
+        "shared_loads": of(["shared"], False, "wavefronts"),
+        "shared_stores": of(["shared"], True, "wavefronts"),
+        **{name: round(getattr(launch, name)) for name in ("barriers", "syncs", "votes", "shuffles")},
+        "cache_bytes": round(SECTOR * sum(launch.distinct_sectors[space] for space in FEATURES)),
     }
-    return rounded(result)
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: rounded(one) for name, one in value.items()}
-    return round(value) if isinstance(value, float) else value
 
 
 def title(case: Case) -> str:
@@ -112,7 +101,8 @@ def title(case: Case) -> str:
 
 
 def count(counter: Counter, operators: Any, case: Case, workload: Workload, blocks: int) -> list[Launch]:
-    return counter.launches(lambda: call(operators, case, workload), blocks)
+    launches: list[Launch] = counter.launches(lambda: call(operators, case, workload), blocks)
+    return launches
 
 
 def by_kernel(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
