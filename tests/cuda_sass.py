@@ -15,6 +15,7 @@ FEATURES = re.compile(r"\bLDG\.\S*CONSTANT")  # __ldg: maps and bins, which kern
 BRANCH = re.compile(r"(?P<condition>@\S+ +)?BRA\S*\s+(?P<more>!?U?P\d+,\s*)*(?P<target>0x[0-9a-f]+)")
 DIVERGENT = "BRA.DIV"  # to code for lanes that come one by one, which is out of line
 ENDS = re.compile(r"(EXIT|RET|BRX|JMX|BPT)\b")
+RARE = re.compile(r"\b(double|__half|long)\b")  # types of kernels whose loops are not held to anything
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.+?)\s*;", re.MULTILINE)
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'"

@@ -62,8 +62,7 @@ BUDGETS_ELSEWHERE = {
     "tables": Taken(184, 0),  # taps of float64
 }
 # The innermost loops that load features: at most so many instructions, and loads among them, in any of a kernel's
-# loops. Rarer types are left out.
-RARE = re.compile(r"\b(double|__half|long)\b")
+# loops, by file and kernel. Rare types are left out.
 LOOPS: dict[str, dict[str, Loop]] = {}
 ELSEWHERE = 1.0
 
@@ -104,7 +103,7 @@ def test_instructions_of_inner_loops(compiled: Compiled) -> None:
     tool = cuda_sass.cuobjdump()
     if tool is None:
         pytest.skip("no cuobjdump, neither beside nvcc nor in a package of Triton: instructions cannot be counted here")
-    wanted = [kernel for kernel in compiled.kernels if not RARE.search(kernel.name)]
+    wanted = [kernel for kernel in compiled.kernels if not cuda_sass.RARE.search(kernel.name)]
     largest: dict[tuple[str, str], Loop] = {}
     for kernel, loops in cuda_sass.loops_of_kernels(tool, compiled.target, wanted):
         if loops:

@@ -1,5 +1,6 @@
 """Writes the tables of counts in docs/performance.md: `python -m benchmarks.gpu.count_tables`. Needs neither a GPU nor
-kernels: the counts are in results/gpu_counts.json, those of the kernels before in results/gpu_counts_before.json."""
+kernels: counts are in results/gpu_counts.json and results/gpu_loops.json, those of the kernels before in files with
+_before in their names."""
 
 from __future__ import annotations
 
@@ -65,6 +66,15 @@ def section(before: list[Cell], after: list[Cell], predicted: dict[str, list[str
     return table(header, rows)
 
 
+def loops(before: dict[str, list[list[int]]], after: dict[str, list[list[int]]]) -> str:
+    """Kernels of before and now, those first that are gone."""
+    rows = []
+    for when, found in (("before", before), ("now", after)):
+        for name, sizes in found.items():
+            rows.append([when, f"`{name}`", ", ".join(f"{size} / {loads}" for size, loads in sizes)])
+    return table(["", "kernel", "instructions / loads"], rows)
+
+
 def read(name: str) -> Any:
     return json.loads((RESULTS / name).read_text())
 
@@ -72,6 +82,7 @@ def read(name: str) -> Any:
 def main() -> None:
     files = ("gpu_counts_before.json", "gpu_counts.json", "gpu_predicted.json")
     fill(PAGE, "counts", section(*map(read, files)))
+    fill(PAGE, "loops", loops(*map(read, ("gpu_loops_before.json", "gpu_loops.json"))))
 
 
 if __name__ == "__main__":
