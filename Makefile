@@ -17,22 +17,25 @@ VENV = .venv-make
 IN_VENV = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SANITIZED = build/sanitized
 SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_double_backward.py \
-    test_family_gradients.py test_family_nasty_numbers.py
+    test_gradients.py test_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
-    tests/core/*.cu tests/shim/*.cpp tests/shim/include/*.h tests/shim/include/c10/cuda/*.h)
+    tests/core/*.cu tests/shim/*.cpp tests/shim/include/*.h tests/shim/include/torch/csrc/stable/*.h examples/cpp/*.cpp)
 # ninja prints whole commands; of those of the compiler the file is enough. That there is no GPU is no news.
 PROGRESS = sed -u -E -e 's|^(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|' -e '/No CUDA runtime is found/d'
 # Compiles in sight; pip, which would do it in silence, packs what is there and installs it.
 COMPILE = $(IN_VENV) python -u setup.py --quiet build_ext 2>&1 | $(PROGRESS)
 INSTALL = $(COMPILE) && $(IN_VENV) pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+# With WHEEL=FILE the targets use that wheel and compile nothing.
+WHEEL ?=
 
-.PHONY: help demo test bench installed lint format sanitize cuda-architectures clean another-python
+.PHONY: help demo test bench wheel installed lint format sanitize cuda-architectures clean another-python
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    trains Mask R-CNN with these layers and with torchvision's, writes outputs/ (DEMO_ARGS=--help)"
 	@echo "make test    runs the tests (TEST_ARGS: arguments of pytest)"
 	@echo "make bench   measures the operators against torchvision (BENCH_ARGS=--help)"
+	@echo "make wheel   makes the source archive and a wheel for Python 3.10+ and torch 2.11+, into dist/"
 	@echo "make lint, format, sanitize, cuda-architectures: CONTRIBUTING.md"
 	@echo "make clean   removes the environments and everything that was built"
 	@echo
@@ -53,8 +56,16 @@ test: installed
 	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(TEST_ARGS)
 
 installed: $(VENV)/installed
-	@echo "== Compiling roialign_ext (one or two minutes the first time, then what has changed)"
+ifeq ($(WHEEL),)
+	@echo "== Compiling roialign_ext (half a minute the first time, then what has changed)"
 	@$(INSTALL)
+else
+	$(VENV)/bin/pip install --quiet --no-deps --force-reinstall $(WHEEL)
+endif
+
+# One wheel runs with every Python from 3.10 on and every torch from 2.11 on, whichever made it.
+wheel: $(VENV)/installed
+	bash .ci/wheel.sh $(VENV)/bin/python dist
 
 lint: .venv-lint/installed $(VENV)/installed
 	.venv-lint/bin/ruff check .

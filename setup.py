@@ -1,5 +1,6 @@
-"""Builds the compiled module `roialign_ext._C` against the torch of the running environment.
+"""Builds the operators, one library for each device, and the Python module with the facts of the build.
 
+The libraries use the stable ABI of torch alone: built beside any torch from OLDEST_TORCH on, they run beside every one.
 The CUDA kernels are built where torch has CUDA and a toolkit of its version is found, with or without a GPU.
 
 Environment variables: MAX_JOBS limits the compilers that run at once, CXX and CXXFLAGS are honoured as usual.
@@ -105,20 +106,18 @@ from torch.utils import cpp_extension  # noqa: E402
 
 # One build folder for each torch and kind of build, so that no object or module of another one is ever packed.
 BUILD_FOLDER = f"build/torch-{TORCH_VERSION}{'-sanitize' if SANITIZE else ''}"
-ANY_TORCH = f"torch>={OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}"
-THIS_TORCH = f"torch=={RUNNING_TORCH[0]}.{RUNNING_TORCH[1]}.*"
+PACKAGE = "roialign_ext"
+CPU_LIBRARY, CUDA_LIBRARY = "libroialign_ext_cpu", "libroialign_ext_cuda"
 
 
 def compile_flags() -> list[str]:
     """Flags for every C++ file. No -std: torch adds the one that its headers need (C++17 or C++20)."""
     # A fused multiply-add would move sample coordinates by a rounding, and with them floor decisions.
     # -Wno-psabi: vectors wider than the baseline are passed between functions of one file only.
-    # -Wno-stringop-overflow: GCC 12 finds overflows in torch's reference counts that are not there.
-    flags = ["-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-stringop-overflow"]
-    # at::parallel_for is a header template, serial without this flag. The linker does not get it: torch brings the
-    # runtime.
-    flags.append("-fopenmp")
-    # Python's own flags end in -g, which makes the module twenty times larger.
+    flags = ["-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+    # torch's stable headers declare what this version has.
+    flags.append(f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000")
+    # Python's own flags end in -g, which makes the libraries twenty times larger.
     flags += ["-O1", "-g1", *sanitizer_flags()] if SANITIZE else ["-O2", "-g0"]
     return flags
 
@@ -258,24 +257,6 @@ def fingerprint(*versions: str) -> str:
     return f"-DROIALIGN_EXT_BUILT_WITH=0x{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:8]}"
 
 
-def add_cuda(module: setuptools.Extension, toolkit: Toolkit) -> None:
-    """Adds the CUDA kernels and their glue to the compiled module."""
-    os.environ["TORCH_CUDA_ARCH_LIST"] = toolkit.architectures
-    cpp_extension.CUDA_HOME = str(toolkit.home)
-    folder = ROOT / "csrc" / "cuda"
-    module.sources += relative([*folder.glob("*.cpp"), *folder.glob("*.cu")])
-    module.extra_compile_args = {
-        "cxx": [*module.extra_compile_args, "-isystem", str(toolkit.home / "include")],
-        # torch's flags take the conversions of half precision away, which the kernels use.
-        "nvcc": ["-std=c++17", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
-        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")]
-        + [fingerprint(ask_nvcc(toolkit.home, "--version"), compiler_version(), TORCH_VERSION)],
-    }
-    # The static runtime, so that the module depends on no toolkit.
-    module.libraries += ["c10_cuda", "cudart_static", "dl", "rt", "pthread"]
-    module.library_dirs += [str(toolkit.home / name) for name in ("lib64", "lib") if (toolkit.home / name).is_dir()]
-
-
 # An editable install imports the Python files from the sources. What was compiled lies in the environment, so that
 # several environments can share the sources, and `pip uninstall` removes it: this package there leads to it.
 EDITABLE = "_roialign_ext_editable"
@@ -298,7 +279,7 @@ class Finder:
 
 
 class Build(cpp_extension.BuildExtension):
-    """Builds the module and writes beside it what it was built with, for messages that must work without it."""
+    """Builds the libraries and the module, and writes beside them what they were built with."""
 
     build_temp: str | None  # the folder of the objects
 
@@ -315,9 +296,12 @@ class Build(cpp_extension.BuildExtension):
     def run(self) -> None:
         compiler = compiler_version()
         toolkit, reason = toolkit_or_reason()
-        self.extensions[0].extra_compile_args.append(fingerprint(compiler, TORCH_VERSION))
+        cpu, module = self.extensions
+        module.extra_objects = [self.get_ext_fullpath(cpu.name)]
+        for extension in self.extensions:
+            extension.extra_compile_args.append(fingerprint(compiler, TORCH_VERSION))
         if toolkit is not None:
-            add_cuda(self.extensions[0], toolkit)
+            self.extensions.append(cuda_library(toolkit, cpu.extra_compile_args))
         print(f"roialign_ext: torch {TORCH_VERSION}, {compiler}; CUDA kernels: {toolkit or f'no, {reason}'}")
         super().run()
         info = {
@@ -328,23 +312,32 @@ class Build(cpp_extension.BuildExtension):
             "CUDA_ARCHITECTURES": "" if toolkit is None else toolkit.architectures,
             "NO_CUDA": reason,
         }
-        lines = ['"""Written by setup.py: what the compiled module was built with."""', ""]
+        lines = ['"""Written by setup.py: what the libraries were built with."""', ""]
         lines += [f"{name} = {value!r}" for name, value in info.items()]
         self.build_info().write_text("\n".join(lines) + "\n")
         if self.editable_mode:
             self.put_into_environment()
 
+    def get_ext_filename(self, fullname: str) -> str:
+        """Libraries have no suffix that names a Python."""
+        if fullname.split(".")[-1].startswith("lib"):
+            return f"{fullname.replace('.', os.sep)}.so"
+        return str(super().get_ext_filename(fullname))
+
     def build_info(self) -> Path:
-        return Path(self.get_ext_fullpath("roialign_ext._C")).with_name("_build_info.py")
+        return Path(self.get_ext_fullpath(f"{PACKAGE}._C")).with_name("_build_info.py")
 
     def put_into_environment(self) -> None:
         """Adds what was compiled to the wheel of an editable install."""
         wheel = Path(self.get_finalized_command("install").install_platlib)
         folder = wheel / EDITABLE
         folder.mkdir()
-        for path in (Path(self.get_ext_fullpath("roialign_ext._C")), self.build_info()):
+        for path in (
+            *(Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions),
+            self.build_info(),
+        ):
             shutil.copy(path, folder)
-        (folder / "__init__.py").write_text(FINDER.format(sources=os.path.realpath(ROOT / "roialign_ext")))
+        (folder / "__init__.py").write_text(FINDER.format(sources=os.path.realpath(ROOT / PACKAGE)))
         (wheel / f"{EDITABLE}.pth").write_text(f"import sys, {EDITABLE}; sys.meta_path.insert(0, {EDITABLE}.Finder)\n")
 
     def get_outputs(self) -> list[str]:
@@ -360,7 +353,8 @@ class CleanBuild(build):
 
 
 class Metadata(egg_info):
-    """Stays out of the sources, where pip and importlib.metadata would take what it writes for an installation."""
+    """Names the device in the version of a wheel, and stays out of the sources, where pip and importlib.metadata would
+    take what it writes for an installation."""
 
     def initialize_options(self) -> None:
         super().initialize_options()
@@ -368,41 +362,82 @@ class Metadata(egg_info):
 
     def finalize_options(self) -> None:
         Path(self.egg_base).mkdir(parents=True, exist_ok=True)
+        if "sdist" not in self.distribution.commands:
+            toolkit, _ = toolkit_or_reason()
+            self.tag_build = "+cpu" if toolkit is None else f"+cu{toolkit.version.replace('.', '')}"
         super().finalize_options()
 
 
 class SourceArchive(sdist):
-    """Sources go with every supported torch; a binary goes with one minor release."""
-
-    def run(self) -> None:
-        self.distribution.install_requires = self.distribution.metadata.install_requires = [ANY_TORCH]
-        super().run()
+    """Leaves out setuptools' own list of the files, which lies in the folder of a torch."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
-        # setuptools adds its own list of the files, from the folder of a torch.
         super().make_release_tree(base_dir, [name for name in files if not name.startswith("build/")])
 
 
-def extension() -> setuptools.Extension:
-    """The compiled module: every C++ file of csrc; those of CUDA come with the toolkit."""
-    sources = [path for folder in (".", "core", "cpu") for path in (ROOT / "csrc" / folder).glob("*.cpp")]
-    module: setuptools.Extension = cpp_extension.CppExtension(
-        name="roialign_ext._C",
+def library(name: str, sources: list[Path], *torch_libraries: str) -> setuptools.Extension:
+    """A library of operators, which knows torch's stable ABI and no Python."""
+    return setuptools.Extension(
+        name=f"{PACKAGE}.{name}",
         sources=relative(sources),
-        depends=relative([path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh")]),
-        extra_compile_args=compile_flags(),
-        extra_link_args=sanitizer_flags(),
+        depends=HEADERS,
+        include_dirs=["csrc"],
+        # torch's headers are not ours to warn about.
+        extra_compile_args=[*compile_flags(), *(word for path in TORCH_INCLUDES for word in ("-isystem", path))],
+        libraries=list(torch_libraries),
+        library_dirs=cpp_extension.library_paths(),
+        extra_link_args=[f"-Wl,-soname,{name}.so", *sanitizer_flags()],
+        language="c++",
     )
-    # torch's headers are not ours to warn about.
-    module.extra_compile_args += [argument for path in module.include_dirs for argument in ("-isystem", path)]
-    module.include_dirs = ["csrc"]
-    return module
 
 
-options: dict[str, dict[str, Any]] = {"build": {"build_base": BUILD_FOLDER}}
+CSRC = ROOT / "csrc"
+HEADERS = relative([path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh")])
+TORCH_INCLUDES = cpp_extension.include_paths()
+# Each library has its own copy of what does not depend on the device.
+ANY_DEVICE = [CSRC / name for name in ("operators.cpp", "checks.cpp", "tensor.cpp")]
+
+
+def cpu_library() -> setuptools.Extension:
+    return library(CPU_LIBRARY, [CSRC / "schemas.cpp", *ANY_DEVICE, *(CSRC / "cpu").glob("*.cpp")], "torch_cpu")
+
+
+def cuda_library(toolkit: Toolkit, flags: list[str]) -> setuptools.Extension:
+    """The kernels for CUDA; torch is told which toolkit compiles them, and for what."""
+    os.environ["TORCH_CUDA_ARCH_LIST"] = toolkit.architectures
+    cpp_extension.CUDA_HOME = str(toolkit.home)
+    kernels = [*(CSRC / "cuda").glob("*.cpp"), *(CSRC / "cuda").glob("*.cu")]
+    # The static runtime, so that the library depends on no toolkit.
+    runtime = ["cudart_static", "dl", "rt", "pthread"]
+    extension = library(CUDA_LIBRARY, [*ANY_DEVICE, *kernels], "torch_cuda", "torch_cpu", *runtime)
+    extension.extra_compile_args = {
+        "cxx": flags,
+        # torch's flags take the conversions of half precision away, which the kernels use.
+        "nvcc": ["-std=c++17", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
+        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")]
+        + [fingerprint(ask_nvcc(toolkit.home, "--version"), compiler_version(), TORCH_VERSION)],
+    }
+    extension.library_dirs += [str(toolkit.home / name) for name in ("lib64", "lib") if (toolkit.home / name).is_dir()]
+    return extension
+
+
+def python_module() -> setuptools.Extension:
+    """The module `_C`, which asks the CPU library beside it."""
+    return setuptools.Extension(
+        name=f"{PACKAGE}._C",
+        sources=["csrc/module.cpp"],
+        depends=["csrc/cpu/hooks.h"],
+        include_dirs=["csrc"],
+        extra_compile_args=compile_flags(),
+        extra_link_args=["-Wl,-rpath,$ORIGIN", *sanitizer_flags()],
+        language="c++",
+        py_limited_api=True,
+    )
+
+
+options: dict[str, dict[str, Any]] = {"build": {"build_base": BUILD_FOLDER}, "bdist_wheel": {"py_limited_api": "cp310"}}
 setuptools.setup(
-    ext_modules=[extension()],
+    ext_modules=[cpu_library(), python_module()],
     cmdclass={"build": CleanBuild, "build_ext": Build, "egg_info": Metadata, "sdist": SourceArchive},
     options=options,
-    install_requires=[THIS_TORCH],
 )

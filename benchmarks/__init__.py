@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# `python -m` puts the checkout first on the path, and with it the sources of roialign_ext, which lack their compiled
-# module unless it was built in place. The installed package goes first.
+# `python -m` puts the checkout first on the path. Its sources of roialign_ext lack the compiled module unless it was
+# built in place, so the installed package goes first.
 _CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.sort(key=lambda entry: Path(entry).resolve() == _CHECKOUT)

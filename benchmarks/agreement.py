@@ -1,4 +1,4 @@
-"""The guard before any timing: every contestant must compute the same thing."""
+"""The check before any timing: every contestant must compute the same numbers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .workloads import HALF_DTYPES, Data, Workload
 
 # Largest difference allowed, relative to the reference's largest value.
 _LARGEST = {"float32": 2e-4, "float64": 1e-9, "float16": 4e-3, "bfloat16": 3e-2}
-# Where rounding decides which sample wins a near tie, or on which side of a pixel centre a sample lies, few elements
-# differ by much: there the norm of the difference is held to this share of the reference's norm.
+# Rounding may decide a near tie of samples, or the side of a pixel centre on which a sample lies. A few elements then
+# differ a lot, so the norm of the difference is limited to this share of the reference's norm.
 _NORM = 2e-2
 
 
 class DisagreementError(Exception):
-    """A contestant computed something else than the reference."""
+    """A contestant's result differs from the reference."""
 
 
 def _relative_error(case: Case, results: tuple[Tensor, ...], references: tuple[Tensor, ...]) -> float:
@@ -46,11 +46,11 @@ def _by_norm(case: Case) -> bool:
 
 
 def check(case: Case, workload: Workload, data: Data, results: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Any]:
-    """Compare all results with one reference and raise where a contestant is off; what was found goes into the JSON.
+    """Compare all results with one reference and raise if a contestant differs; the findings go into the JSON.
 
-    The reference is torchvision's result, in float32 where the case is in half precision, and grid_sample's where
-    torchvision takes no part or stands in with another operator, whose numbers are then not compared. torchvision's own
-    half precision is reported, not held to the limit: it computes the sample positions in half precision too."""
+    The reference is torchvision's result, in float32 if the case is in half precision. It is grid_sample's result if
+    torchvision takes no part, or is a stand-in, whose numbers are not compared. The difference of torchvision's own
+    half precision is reported without a limit, because torchvision computes sample positions in half precision too."""
     if workload.operator in STAND_INS:
         results = {name: result for name, result in results.items() if name != TORCHVISION}
     if case.dtype in HALF_DTYPES:
@@ -81,7 +81,7 @@ def check(case: Case, workload: Workload, data: Data, results: Mapping[str, tupl
 
 
 def same_layout(data: Data, results: Mapping[str, tuple[Tensor, ...]]) -> bool:
-    """Whether ours came back in the memory format of the features, as it promises."""
+    """Whether our result has the memory format of the features, as documented."""
     if OURS not in results:
         return True
     features = data.features[0]

@@ -1,4 +1,4 @@
-"""Which cases are measured, and the calls that make up each."""
+"""The measured cases and the calls of each."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from .contestants import own_boxes, pooling
 from .workloads import DTYPES, MAIN, NCHW_GRADIENT, SEED, WORKLOADS, Data, Workload
 
-# forward: without autograd. backward: gradient of the features. box_backward: gradient of the boxes. On a GPU also
-# both: forward and then backward, for a graph of both.
+# forward: without autograd. backward: gradient with respect to the features. box_backward: gradient with respect to the
+# boxes. both, on a GPU only: forward and then backward, for a CUDA graph of both.
 DIRECTIONS = ("forward", "backward", "box_backward")
 
-# Workloads of the cases beside the main table (float32, mode avg), one axis at a time.
+# Workloads of the cases outside the main table (float32, mode avg), which vary one thing at a time.
 _MAX_MODE = ("A", "B", "C")
 _BOX_GRADIENT = ("A", "B", "C", "D", "F")
 _OTHER_DTYPES = ("A",)
@@ -45,7 +45,7 @@ class Case:
 
 
 def plan(workloads: Sequence[str], layouts: Sequence[str], extras: bool) -> Iterator[Case]:
-    """The main table first, then the other operators, so that a run cut short by its time limit has them."""
+    """The main table first, then the other operators, so that a run stopped by its time limit has them."""
     for workload in sorted(workloads, key=lambda key: key not in MAIN):
         mode = "max" if WORKLOADS[workload].operator == "roi_pool" else "avg"
         for direction in ("forward", "backward"):
@@ -68,14 +68,14 @@ def plan(workloads: Sequence[str], layouts: Sequence[str], extras: bool) -> Iter
 
 
 def bytes_moved(case: Case, workload: Workload) -> int:
-    """Least memory traffic: the features (or their gradient) once and the output (or its gradient) once; the gradient
-    of the boxes reads both."""
+    """Least memory traffic: the features (or their gradient) once and the output (or its gradient) once. The gradient
+    with respect to the boxes reads both."""
     return workload.elements_moved * DTYPES[case.dtype].itemsize
 
 
 def _grad_output(output: Tensor, layout: str) -> Tensor:
-    """A fixed gradient in the output's own memory format, which is what a following layer would hand back, unless the
-    layout says otherwise."""
+    """A fixed gradient in the output's own memory format, as a following layer would return it, unless the layout names
+    another."""
     generator = torch.Generator(output.device).manual_seed(SEED + 1)
     grad = torch.randn(output.shape, generator=generator, device=output.device).to(output.dtype)
     if output.is_contiguous() or layout == NCHW_GRADIENT:
@@ -84,9 +84,9 @@ def _grad_output(output: Tensor, layout: str) -> Tensor:
 
 
 def prepare(name: str, case: Case, workload: Workload, data: Data) -> Callable[[], tuple[Tensor, ...]]:
-    """The call to time. For a backward direction the forward runs here, and each call differentiates it again.
+    """The call to time. For a backward direction the forward pass runs here, and each call differentiates it again.
 
-    Call it, and what it returns, under `torch.set_grad_enabled(case.direction != "forward")`."""
+    Call this function and the returned one under `torch.set_grad_enabled(case.direction != "forward")`."""
     features = data.features
     boxes = own_boxes(name, workload, data.boxes, features[0].dtype, case.call)
     pool = pooling(name, workload, case.mode, case.call)

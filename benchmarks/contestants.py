@@ -1,7 +1,8 @@
-"""What is timed: this package, torchvision, and the same pooling built from grid_sample.
+"""The contestants: this package, torchvision, and the same pooling built from grid_sample.
 
-A pyramid is pooled in one of two calls: "layer", a whole MultiScaleRoIAlign as a detector calls it, or "kernel", boxes
-ready as rows, for torchvision split by level beforehand, one `roi_align` a level. Elsewhere the two are the same."""
+A pyramid is pooled by one of two calls. "layer" is a whole MultiScaleRoIAlign, as a detector calls it. "kernel" takes
+boxes prepared as rows; for torchvision they are split by level beforehand, with one `roi_align` per level. For other
+workloads the two calls are the same."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ TORCHVISION = "torchvision"
 GRID_SAMPLE = "grid_sample"
 NAMES = (OURS, TORCHVISION, GRID_SAMPLE)
 
-# What of torchvision is timed beside each operator.
+# torchvision's counterpart of each operator.
 PEERS = {
     "roi_align": "roi_align",
     "multiscale_roi_align": "MultiScaleRoIAlign",
@@ -35,9 +36,9 @@ STAND_INS = ("prroi_pool", "roi_align_rotated")
 
 # (feature map, boxes, spatial scale, workload, mode) -> [K, C, PH, PW]
 PoolOneLevel = Callable[[Tensor, Tensor, float, Workload, str], Tensor]
-# Rows of boxes, or several tensors of them: a list for each image or rows for each level.
+# Rows of boxes, or several tensors of boxes: one per image (a list) or rows per level.
 Boxes = Tensor | list[Tensor]
-# (features, boxes) -> [K, C, PH, PW], or one of these for each level
+# (features, boxes) -> [K, C, PH, PW], or one such tensor per level
 Pool = Callable[[Sequence[Tensor], Any], tuple[Tensor, ...]]
 
 
@@ -51,8 +52,8 @@ def pool_ours(features: Tensor, boxes: Tensor, scale: float, workload: Workload,
 
 
 def pool_torchvision(features: Tensor, boxes: Tensor, scale: float, workload: Workload, mode: str) -> Tensor:
-    """torchvision has no max mode; with g samples per bin, pooling at g times the size with one sample per bin and a
-    g x g max after it gives the same numbers."""
+    """torchvision has no max mode. For g samples per bin, pooling to g times the size with one sample per bin, and then
+    a g x g max, gives the same numbers."""
     if mode == "avg":
         result: Tensor = torchvision.ops.roi_align(
             features, boxes, workload.output_size, scale, workload.sampling_ratio
@@ -64,7 +65,7 @@ def pool_torchvision(features: Tensor, boxes: Tensor, scale: float, workload: Wo
 
 
 def pool_grid_sample(features: Tensor, boxes: Tensor, scale: float, workload: Workload, mode: str) -> Tensor:
-    """Every sample of every box in one grid_sample over the one image, then a pooling of each bin's samples."""
+    """Every sample of every box in one grid_sample over the single image, then pooling of the samples of each bin."""
     per_axis = workload.output_size * workload.sampling_ratio
     start = boxes[:, 1:3] * scale  # map pixels, (x, y)
     size = (boxes[:, 3:5] * scale - start).clamp(min=1.0)
@@ -89,13 +90,13 @@ def pool_grid_sample_rotated(features: Tensor, boxes: Tensor, scale: float, work
 
 
 def _sample_and_pool(features: Tensor, x: Tensor, y: Tensor, workload: Workload, mode: str) -> Tensor:
-    """Pools samples at (x, y), each [K, samples, samples] in map pixels, bin by bin."""
+    """Interpolates at (x, y), each [K, samples, samples] in map pixels, and pools the samples bin by bin."""
     samples, height, width = workload.sampling_ratio, *features.shape[2:]
-    # grid_sample's units: -1 and 1 are the centres of the first and last pixel.
+    # Units of grid_sample: -1 and 1 are the centres of the first and the last pixel.
     grid = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=3)
     grid = grid.reshape(1, -1, x.shape[2], 2)
     sampled = grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    if len(x) == 0:  # a level without boxes, which the poolings would refuse
+    if len(x) == 0:  # the pooling functions reject a level without boxes
         return sampled.reshape(0, features.shape[1], workload.output_size, workload.output_size)
     pooled = avg_pool2d(sampled, samples) if mode == "avg" else max_pool2d(sampled, samples)
     out = pooled.reshape(features.shape[1], x.shape[0], workload.output_size, workload.output_size)
@@ -110,7 +111,7 @@ _POOL: dict[str, PoolOneLevel] = {
 
 
 def _grid_sample_pyramid(features: Sequence[Tensor], boxes: Tensor, workload: Workload, mode: str) -> Tensor:
-    """One call per level on that level's boxes, put back into the order of the boxes."""
+    """One call per level on the boxes of that level; results return to the order of the boxes."""
     level_of_box = assign_levels(boxes, len(workload.strides))
     rows = [torch.nonzero(level_of_box == level).squeeze(1) for level in range(len(workload.strides))]
     pooled = [
@@ -129,7 +130,7 @@ def _pyramid_layer(layer: Callable[..., Any], workload: Workload) -> Pool:
 
 
 def _pyramid_kernels(name: str, workload: Workload, mode: str) -> Pool:
-    """The same without a layer: ours in one call for all levels, torchvision's in one call for each."""
+    """The same without a layer: ours in one call for all levels, torchvision's in one call per level."""
     scales = [1 / stride for stride in workload.strides]
     if name == TORCHVISION:
         return lambda features, rows: tuple(
@@ -143,7 +144,7 @@ def _pyramid_kernels(name: str, workload: Workload, mode: str) -> Pool:
 
 
 def own_boxes(name: str, workload: Workload, boxes: Tensor, dtype: torch.dtype, call: str) -> Boxes:
-    """The boxes as the contestant's call takes them. Made beforehand, so no part of the time."""
+    """The boxes in the form of the contestant's call. Prepared beforehand, outside the timed part."""
     if workload.operator == "multiscale_roi_align" and name != GRID_SAMPLE:
         pieces = [boxes]
         if call == "layer":
@@ -155,7 +156,7 @@ def own_boxes(name: str, workload: Workload, boxes: Tensor, dtype: torch.dtype, 
             return [piece.to(dtype) for piece in pieces]
         return pieces if call == "layer" else boxes
     if name == TORCHVISION:
-        boxes = boxes.to(dtype)  # it wants features and boxes of one dtype
+        boxes = boxes.to(dtype)  # it requires features and boxes of one dtype
     if workload.operator == "roi_warp" and name == TORCHVISION:
         stride = workload.strides[0]
         return torch.cat([boxes[:, :1], torch.floor(boxes[:, 1:] / stride + 0.5) * stride], dim=1)
@@ -168,7 +169,7 @@ def own_boxes(name: str, workload: Workload, boxes: Tensor, dtype: torch.dtype, 
 
 
 def _normalised_boxes(workload: Workload, boxes: Tensor) -> Tensor:
-    """Rows (image index, y1, x1, y2, x2), 0 and 1 at the centres of the first and last pixel."""
+    """Rows (image index, y1, x1, y2, x2), with 0 and 1 at the centres of the first and the last pixel."""
     height, width = workload.image_size
     return boxes[:, [0, 2, 1, 4, 3]] / torch.tensor([1.0, height, width, height, width], dtype=boxes.dtype)
 
@@ -205,7 +206,7 @@ def _call_ours(workload: Workload) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _call_torchvision(workload: Workload) -> Callable[[Tensor, Tensor], Tensor]:
-    """torchvision's part according to PEERS: (feature map, boxes) -> [K, C, PH, PW]."""
+    """torchvision's counterpart from PEERS: (feature map, boxes) -> [K, C, PH, PW]."""
     size, scale, ratio = workload.output_size, 1 / workload.strides[0], workload.sampling_ratio
     aligned = workload.operator == "roi_align_rotated"
 
@@ -220,7 +221,7 @@ def _call_torchvision(workload: Workload) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def pooling(name: str, workload: Workload, mode: str, call: str) -> Pool:
-    """The contestant's whole operation on the workload: features and boxes in, [K, C, PH, PW] out."""
+    """The contestant's operation on the workload: (features, boxes) -> [K, C, PH, PW]."""
     scale = 1 / workload.strides[0]
     if workload.operator == "roi_align":
         pool = _POOL[name]
@@ -242,7 +243,7 @@ def pooling(name: str, workload: Workload, mode: str, call: str) -> Pool:
 
 
 def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str) -> str | None:
-    """Why the contestant cannot take part in a case, or None."""
+    """Why the contestant cannot run a case, or None."""
     if name == TORCHVISION:
         if direction == "box_backward":
             return "no gradient for boxes"

@@ -1,6 +1,6 @@
-"""What any kernel has to move and to multiply on a workload.
+"""Lower bounds of a workload: the bytes that any kernel moves and its multiply-adds.
 
-Counted from the boxes themselves, pixel by pixel of each axis; `python -m benchmarks.floors` prints the counts."""
+Counted from the boxes, pixel by pixel on each axis. `python -m benchmarks.floors` prints the counts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .markdown import table
 from .workloads import DTYPES, SEED, WORKLOADS, Workload, assign_levels, make_boxes
 
 SECTOR = 32
-"""Bytes that the caches move at least."""
-TILES = {"NCHW": 16, "channels_last": 8}
-"""Side in pixels of what a block of the gradient's kernels owns of a map."""
+"""Bytes of the smallest transfer between caches."""
+TILE = 8
+"""Side, in map pixels, of the tile of a map that a block of the grad_input kernels owns."""
 
 
 class Least(NamedTuple):
-    """The least of one pass: bytes of device memory, bytes from the second-level cache, multiply-adds."""
+    """Lower bounds of one pass: bytes of device memory, bytes from the L2 cache, multiply-adds."""
 
     memory: float
     cache: float
@@ -29,14 +29,14 @@ class Least(NamedTuple):
 
 
 class _Axis:
-    """What the boxes of a plane take from one axis; `pixels` [K, bins, length] says which bin touches what."""
+    """Counts of the boxes of a plane along one axis; `pixels` [K, bins, length] marks the pixels that a bin touches."""
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
         self.touched = pixels.amax(1)  # [K, length]
         self.extent = self.touched.sum(1)  # [K] pixels
         self.terms = pixels.sum((1, 2))  # [K] pairs of a bin and a pixel
-        self.bins = pixels.amax(2).sum(1)  # [K] bins that touch any
+        self.bins = pixels.amax(2).sum(1)  # [K] bins that touch any pixel
 
     def tiles(self, size: int) -> Tensor:
         """[K] pairs of a bin and a tile."""
@@ -75,9 +75,9 @@ def _planes(workload: Workload) -> tuple[tuple[_Axis, _Axis], ...]:
 
 
 def _sectors(y: _Axis, x: _Axis, of_sector: int) -> float:
-    """Sectors of the pixels that boxes touch, in rows that lie one after the other, if the map begins with a sector."""
+    """Sectors of the pixels that boxes touch, for contiguous rows and a map that starts on a sector boundary."""
     height, width = y.touched.size(1), x.touched.size(1)
-    shifts = torch.arange(height) * width % of_sector  # where in a sector each row begins
+    shifts = torch.arange(height) * width % of_sector  # offset of each row in its sector
     sectors = 0.0
     for shift in set(shifts.tolist()):
         padded = pad(x.touched, (shift, -(shift + width) % of_sector))
@@ -87,20 +87,20 @@ def _sectors(y: _Axis, x: _Axis, of_sector: int) -> float:
 
 
 def least(workload: Workload, direction: str, dtype: str, layout: str) -> Least:
-    """Forward: the pixels that some box touches are read from memory once and the output is written; each box reads
-    each pixel that it touches once from the cache, where channels lie apart in whole sectors. A box is summed along the
-    cheaper axis first.
+    """Lower bounds of a pass.
 
-    Backward: the gradient of the output is read from memory once and that of the maps is written. Each tile of a map
-    reads each bin that has pixels in it once from the cache, and sums its bins along y first, its columns of bins along
-    x then, or the other way round."""
+    Forward: pixels that some box touches are read from memory once, and the output is written. Each box reads each
+    pixel that it touches once from the cache, in whole sectors for NCHW. A box is summed along the cheaper axis first.
+
+    Backward: the gradient of the output is read from memory once, and the gradient of the maps is written. Each tile of
+    a map reads each bin with pixels in the tile once from the cache. It sums bins along y first and the columns of bins
+    along x then, or in the other order."""
     itemsize = DTYPES[dtype].itemsize
     outputs = float(workload.boxes * workload.output_size**2)
     memory = cache = products = 0.0
     for y, x in _planes(workload):
         if direction == "backward":
-            size = TILES["NCHW" if layout == "NCHW" else "channels_last"]
-            tiles_y, tiles_x = y.tiles(size), x.tiles(size)
+            tiles_y, tiles_x = y.tiles(TILE), x.tiles(TILE)
             memory += y.touched.size(1) * x.touched.size(1)
             cache += float((tiles_y * tiles_x).sum())
             first_y, first_x = y.terms * tiles_x + y.extent * x.terms, x.terms * tiles_y + x.extent * y.terms

@@ -1,4 +1,4 @@
-"""The machine and the process a measurement was taken in: described in every result, and set up by it."""
+"""Machine and process of a measurement: their setup, and their description for every result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALLOCATION = {
 }
 # Parameters of glibc's mallopt (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-# What the recycled regime maps beforehand: more than any case holds at once, but no more than a quarter of the memory.
+# Memory that the recycled regime maps beforehand: more than any case holds at once, at most a quarter of the memory.
 _MAPPED_BEFOREHAND = 4 << 30
 
 _CPU_FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "asimd", "asimdhp", "asimddp", "bf16", "sve", "sve2")
@@ -28,12 +28,12 @@ _CPU_FLAG_PREFIXES = ("avx512", "amx")
 
 
 def set_allocation(regime: str) -> None:
-    """Choose how this process gets the memory of large results; call before anything is allocated.
+    """Set how this process gets the memory of large results. Call before any allocation.
 
-    `recycled` forbids malloc to serve a request by a mapping of its own and to give the heap's end back. That is what
-    raising the mmap threshold does, without the upper limit that older versions of glibc put on the threshold. Then it
-    touches a large block and frees it: small blocks cut the holes that large ones leave, so that without a reserve
-    the heap would still grow, and page-fault, during the first calls of each case."""
+    `recycled` forbids malloc to serve a request by its own mapping, and to return the end of the heap. Raising the mmap
+    threshold does the same, but older versions of glibc limit the threshold. Then it touches a large block and frees
+    it. Without this reserve the heap would still grow, and page-fault, in the first calls of each case, because small
+    blocks split the holes that large ones leave."""
     if regime == "stock":
         return
     libc = ctypes.CDLL(None)
@@ -61,7 +61,7 @@ class Flusher:
 
 
 class OtherLoad:
-    """Share of the machine's processor time that others took since creation: 0 on a quiet machine. None off Linux."""
+    """Share of processor time that other processes took since creation: 0 on a quiet machine, None outside Linux."""
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -97,14 +97,14 @@ def _memory_bytes() -> int:
 
 
 def _huge_pages(question: str) -> str | None:
-    """What the kernel does about huge pages, in its word: `enabled`, who gets them; `defrag`, who waits for them."""
+    """The kernel's setting of huge pages: `enabled` says who gets them, `defrag` who waits for them."""
     path = Path("/sys/kernel/mm/transparent_hugepage") / question
     chosen = re.search(r"\[(\w+)\]", path.read_text()) if path.exists() else None
     return chosen[1] if chosen else None
 
 
 def _caches() -> list[dict[str, Any]]:
-    """Caches of the first core, as the kernel reports them."""
+    """Caches of the first core, as reported by the kernel."""
     caches = []
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         size = (index / "size").read_text().strip()

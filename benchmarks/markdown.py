@@ -1,4 +1,4 @@
-"""Tables and figures as text. Needs nothing but Python."""
+"""Tables and figures as text. Requires only Python."""
 
 from __future__ import annotations
 

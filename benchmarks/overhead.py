@@ -1,4 +1,4 @@
-"""What one call costs before any work: microseconds of tiny calls, `python -m benchmarks.overhead`."""
+"""Overhead of a call: microseconds of tiny calls, `python -m benchmarks.overhead`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Operator = Callable[..., Any]
 
 
 def _one_bin(device: str) -> tuple[Tensor, Tensor, int, float]:
-    """The least work there is: one box, one channel, one bin of one sample."""
+    """The smallest workload: one box, one channel, one bin of one sample."""
     features, boxes = torch.randn(1, 1, 4, 4), torch.tensor([[0.0, 0.5, 0.5, 2.5, 2.5]])
     return features.to(device), boxes.to(device), 1, 1.0
 
@@ -45,7 +45,7 @@ def _library(name: str) -> tuple[Operator, Operator, Operator]:
 
 
 def _calls(name: str, features: Tensor, boxes: Tensor, size: int, scale: float) -> dict[str, tuple[bool, Call]]:
-    """What is timed, and whether gradients are enabled for it."""
+    """The timed calls, and whether gradients are enabled for each."""
     roi_align, module_type, operator = _library(name)
     # torchvision's operator takes the output's height and width apart.
     sizes: tuple[Any, ...] = (scale, size, size, 2, False) if name == TORCHVISION else ((size, size), scale, 2, False)
@@ -68,7 +68,7 @@ def _calls(name: str, features: Tensor, boxes: Tensor, size: int, scale: float) 
 
 
 def _microseconds(call: Call, grad_enabled: bool, seconds: float) -> float:
-    from torch.utils.benchmark import Timer  # which looks for devices: a process that forks must not (gpu/__init__.py)
+    from torch.utils.benchmark import Timer  # queries devices, which a forking process must not do (gpu/__init__.py)
 
     with torch.set_grad_enabled(grad_enabled):
         return float(Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=seconds).median * 1e6)
@@ -77,8 +77,8 @@ def _microseconds(call: Call, grad_enabled: bool, seconds: float) -> float:
 def measure(
     names: list[str], rounds: int = ROUNDS, seconds: float = _SECONDS, device: str = "cpu"
 ) -> Iterator[dict[str, Any]]:
-    """Median over rounds in which the libraries take turns; one thread. On another device than the CPU calls follow
-    each other without waiting for it, so that the slower of processor and device counts."""
+    """Median over rounds in which the libraries take turns, on one thread. On a device other than the CPU, calls follow
+    each other without synchronization, so the slower of processor and device counts."""
     torch.set_num_threads(1)
     for problem, (features, boxes, size, scale) in (("one bin", _one_bin(device)), ("tiny (F)", _tiny(device))):
         calls = {name: _calls(name, features, boxes, size, scale) for name in names}

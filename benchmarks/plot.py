@@ -1,4 +1,4 @@
-"""The plot of a run: how many times faster than torchvision, forward and backward."""
+"""The plot of a run: speedup over torchvision, forward and backward."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .markdown import times
 from .tables import Cases, Document
 from .workloads import MAIN
 
-# Dark and light for the regimes of allocation, as in the tables: stock, recycled.
+# Dark and light for the regimes of allocation, in the order of the tables: stock, recycled.
 _COLOURS = {"NCHW": ("#2171b5", "#9ecae1"), "channels_last": ("#d94701", "#fdbe85")}
 
 
 def draw(document: Document, path: Path) -> None:
-    """Bars on a log axis: one group per workload, a bar from 1 for each layout and regime, at the most threads."""
+    """Bars on a log axis, starting at 1: one group per workload, one bar per layout and regime, at the most threads."""
     regimes = [Cases(document, regime) for regime in document["settings"]["allocation"]]
     workloads = [workload for workload in regimes[0].workloads if workload in MAIN]
     threads = max(regimes[0].threads)

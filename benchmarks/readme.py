@@ -1,4 +1,4 @@
-"""Sections of the README that are made from results."""
+"""Sections of the README generated from results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def fill(readme: Path, name: str, section: str) -> None:
-    """Replace what lies between the two markers of that name."""
+    """Replace the text between the two markers of that name."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     text = readme.read_text()
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):

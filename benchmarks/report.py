@@ -1,4 +1,4 @@
-"""Turn the JSON of a run into tables, a plot and the README's sections: `python -m benchmarks.report`."""
+"""Convert the JSON of a run to tables, a plot and the README's sections: `python -m benchmarks.report`."""
 
 from __future__ import annotations
 

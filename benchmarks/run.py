@@ -1,7 +1,7 @@
 """Time every case and write the numbers as JSON: `python -m benchmarks.run`.
 
-Each regime of allocation has a process of its own; the later ones measure the main table alone.
-`python -m benchmarks.report` turns the JSON into tables and a plot."""
+Each regime of allocation runs in its own process; all but the first measure only the main table.
+`python -m benchmarks.report` converts the JSON to tables and a plot."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _line(measurements: dict[str, Measurement]) -> str:
 def _first_calls(
     case: Case, workload: Workload, data: Data, names: list[str]
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
-    """Prepare the contestants, check their first results against each other, and say how long those took."""
+    """Prepare the contestants, compare their first results, and return the durations of these calls."""
     calls, seconds, results = {}, {}, {}
     for name in names:
         calls[name] = prepare(name, case, workload, data)
@@ -89,7 +89,7 @@ def _first_calls(
 def run_case(
     case: Case, workload: Workload, options: argparse.Namespace, flusher: Flusher | None
 ) -> list[dict[str, Any]]:
-    """Measure one case at every number of threads."""
+    """Measure one case with every number of threads."""
     refused = {name: refusal(name, workload, case.direction, case.mode, case.dtype) for name in options.contestants}
     names = [name for name, reason in refused.items() if reason is None]
     unsupported = {name: reason for name, reason in refused.items() if reason is not None}
@@ -128,7 +128,7 @@ def run_case(
 
 
 def run_cases(options: argparse.Namespace, workloads: dict[str, Workload]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Measure all cases within the time limit; the second list names those it left out."""
+    """Measure all cases within the time limit; the second list names the omitted ones."""
     cases = list(plan(options.workloads, options.layouts, extras=not options.main_only))
     flusher = Flusher() if options.cache == "flushed" else None
     start = time.monotonic()
@@ -147,7 +147,7 @@ def run_cases(options: argparse.Namespace, workloads: dict[str, Workload]) -> tu
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The document of one regime of allocation, whose process this is."""
+    """Measure one regime of allocation, the one of this process, and return its document."""
     (regime,) = options.allocation
     set_allocation(regime)
     workloads = {key: WORKLOADS[key].shrunk() if options.quick else WORKLOADS[key] for key in options.workloads}
@@ -185,7 +185,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_regimes(arguments: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """One document of several regimes, each measured by a process that has never known another."""
+    """One document of several regimes, each measured in a fresh process."""
     main_alone = ["--main-only", "--workloads", *(key for key in options.workloads if key in MAIN)]
     documents: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_summary(entries: list[dict[str, Any]]) -> None:
-    """Geometric mean of the ratio to torchvision, by direction and threads, over the main cases."""
+    """Print the geometric mean of the ratio to torchvision over the main cases, by direction and threads."""
     groups: dict[tuple[str, int], list[float]] = {}
     for entry in entries:
         results = entry["results"]

@@ -16,14 +16,14 @@ _PASSES = {"forward": "forward", "backward": "backward", "box_backward": "box gr
 
 
 def milliseconds(value: float) -> str:
-    """Three digits, and microseconds below a tenth of a millisecond."""
+    """Three digits; microseconds below a tenth of a millisecond."""
     if value < 0.1:
         return f"{1e3 * value:.3g} µs"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 class Cases:
-    """The measured cases of one regime of allocation, by default the run's first, looked up by their keys."""
+    """The measured cases of one regime of allocation, by default the first of the run, by their keys."""
 
     def __init__(self, document: Document, allocation: str | None = None) -> None:
         self.threads: list[int] = document["settings"]["threads"]
@@ -37,28 +37,28 @@ class Cases:
         return tuple(entry[key] for key in ("workload", "direction", "mode", "dtype", "layout", "threads"))
 
     def median(self, name: str, *case: str, threads: int) -> float | None:
-        """Milliseconds of a contestant in the case (workload, direction, mode, dtype, layout), None if not measured."""
+        """Milliseconds of a contestant for (workload, direction, mode, dtype, layout), None if not measured."""
         entry = self._entries.get((*case, threads))
         measured = entry["results"].get(name) if entry else None
         return float(measured["median_ms"]) if measured else None
 
     def ratio(self, peer: str, *case: str, threads: int) -> float | None:
-        """How many times faster ours is than the peer."""
+        """Speedup of ours over the peer."""
         ours = self.median(OURS, *case, threads=threads)
         other = self.median(peer, *case, threads=threads)
         return other / ours if ours and other else None
 
     def present(self, *, mode: str, dtypes: Sequence[str], directions: Sequence[str]) -> list[tuple[str, str, str]]:
-        """The (workload, direction, dtype) measured of the main workloads, in the order of the run."""
+        """The measured (workload, direction, dtype) of the main workloads, in the order of the run."""
         found = dict.fromkeys((key[0], key[1], key[3]) for key in self._entries if key[2] == mode and key[0] in MAIN)
         return [case for case in found if case[1] in directions and case[2] in dtypes]
 
     def others(self) -> list[tuple[str, str, str]]:
-        """The (workload, direction, mode) measured of the other workloads, in the order of the run."""
+        """The measured (workload, direction, mode) of the other workloads, in the order of the run."""
         return list(dict.fromkeys((key[0], key[1], key[2]) for key in self._entries if key[0] not in MAIN))
 
     def times_cell(self, name: str, *case: str) -> str:
-        """Milliseconds at each number of threads; * marks what was timed once."""
+        """Milliseconds at each number of threads; * marks a case timed once."""
         cells = []
         for threads in self.threads:
             entry = self._entries.get((*case, threads))
@@ -95,7 +95,7 @@ def machine_line(document: Document) -> str:
 
 
 def _against_torchvision(cases: Cases, *case: str, stand_in: bool = False) -> list[str]:
-    """Cells of both layouts for the case (workload, direction, mode), float32; no ratio to a stand-in."""
+    """Cells of both layouts for (workload, direction, mode) in float32; no ratio to a stand-in."""
     cells = []
     for layout in ("NCHW", "channels_last"):
         key = (*case, "float32", layout)
@@ -120,7 +120,7 @@ def _regimes(document: Document) -> list[Cases]:
 
 
 def main_table(document: Document) -> str:
-    """float32 averages of the main workloads against torchvision given the same input, regimes side by side."""
+    """float32 averages of the main workloads against torchvision on the same input, regimes side by side."""
     regimes = _regimes(document)
     header = ["workload", "pass", "layout"]
     for cases in regimes:
@@ -140,7 +140,7 @@ def main_table(document: Document) -> str:
 
 
 def short_table(document: Document) -> str:
-    """One row a main workload, at the most threads: times and ratios of NCHW, and the ratio of channels_last."""
+    """One row per main workload, at the most threads: times and ratios of NCHW, and the ratio of channels_last."""
     regimes = _regimes(document)
     threads = max(regimes[0].threads)
     header = ["workload"]
@@ -180,7 +180,7 @@ def claim(document: Document) -> str:
             for threads in cases.threads
             if (ratio := cases.ratio(TORCHVISION, workload, direction, "avg", "float32", layout, threads=threads))
         ]
-        # Both ends are rounded down.
+        # Both ends of the range are rounded down.
         ranges.append(f"{math.floor(min(ratios))} to {math.floor(max(ratios))}")
     return (
         f"On the CPU `roi_align` is {ranges[0]} times as fast as torchvision's, forward and backward (tiny calls "
@@ -189,7 +189,7 @@ def claim(document: Document) -> str:
 
 
 def other_operators_table(document: Document) -> str:
-    """The other operators against what torchvision has; empty if the run has none of them."""
+    """The other operators against torchvision's counterparts; empty if the run has none of them."""
     cases = Cases(document)
     rows = []
     for workload, direction, mode in cases.others():
@@ -203,7 +203,7 @@ def other_operators_table(document: Document) -> str:
 
 
 def comparison_table(document: Document, *, mode: str, dtypes: Sequence[str], directions: Sequence[str]) -> str:
-    """Any other cut: every contestant, one line per layout; empty if the run has none of it."""
+    """Any other selection: every contestant, one line per layout; empty if the run has no such case."""
     cases = Cases(document)
     header = ["workload", "pass", "dtype", "layout", OURS, TORCHVISION, "faster", GRID_SAMPLE, "faster"]
     rows = []
@@ -263,7 +263,7 @@ def every_case_table(document: Document) -> str:
 
 
 def unsupported_list(document: Document) -> str:
-    """Who took no part, and why: one line per reason."""
+    """Contestants that did not take part: one line per reason."""
     where: dict[tuple[str, str], dict[str, None]] = {}
     for entry in document["cases"]:
         for name, reason in entry["unsupported"].items():

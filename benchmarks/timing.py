@@ -1,4 +1,4 @@
-"""One timer: contestants take turns in one process, the slower ones fewer turns, and the median counts."""
+"""The timer: contestants take turns in one process, slower ones take fewer turns, and the median counts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 Call = Callable[[], object]
 
-# A call faster than this is repeated inside one sample, so that the clock's own cost (about 0.1 us) does not show.
+# A faster call is repeated within one sample, so that the cost of the clock (about 0.1 us) is negligible.
 _SHORTEST_SAMPLE = 1e-3
 _MOST_SAMPLES = 40
 _FEWEST_SAMPLES = 3
-# A slow contestant may take this many times the seconds asked for, to get up to the fewest samples.
+# A slow contestant may take this many times the requested seconds, to reach the fewest samples.
 _PATIENCE = 8
-# From here on, the cold first call of the guard is as good as any, and costs too much to be made again.
+# For calls slower than this, the cold first call of the check counts as a sample, because another one costs too much.
 _SECONDS_TOO_SLOW_TO_REPEAT = 2.0
 
 
@@ -34,7 +34,7 @@ class Measurement:
     min_ms: float
     n: int
     calls_per_sample: int
-    page_faults: float | None  # median of the minor faults per call; None where the one call was made outside the timer
+    page_faults: float | None  # median of minor faults per call; None if the single call was made outside the timer
 
     def as_json(self) -> dict[str, Any]:
         def rounded(value: object) -> object:
@@ -44,7 +44,7 @@ class Measurement:
 
 
 def timed(call: Call) -> float:
-    """Seconds of one call. The result is dropped inside: giving memory back is part of what a caller pays."""
+    """Seconds of one call. The result is freed inside, because a caller also pays for freeing memory."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -58,7 +58,7 @@ def _sample(call: Call, calls: int) -> float:
 
 
 def samples_wanted(seconds_per_call: float, seconds: float) -> int:
-    """As many as fit into `seconds`; failing three, up to three as patience allows; never none."""
+    """As many as fit into `seconds`; if fewer than three, up to three within the patience factor; at least one."""
     fitting = int(seconds / max(seconds_per_call, _SHORTEST_SAMPLE))
     if fitting >= _FEWEST_SAMPLES:
         return min(fitting, _MOST_SAMPLES)
@@ -86,10 +86,11 @@ def interleave(
     first_calls_count: bool,
     before_sample: Call | None = None,
 ) -> dict[str, Measurement]:
-    """Time every contestant, each for about `seconds`, their samples shuffled into one another evenly.
+    """Time every contestant, each for about `seconds`, with evenly interleaved samples in random order.
 
-    `first_calls` holds the seconds of a call of each already made, which spares slow ones a warm-up; if these count
-    (same settings), that of a very slow contestant is its one sample. `before_sample` runs untimed before each."""
+    `first_calls` holds the seconds of an earlier call of each contestant, so slow ones need no warm-up. If these calls
+    count (same settings), the one of a very slow contestant is its only sample. `before_sample` runs untimed before
+    each sample."""
     result: dict[str, Measurement] = {}
     estimates: dict[str, float] = {}
     for name, call in calls.items():
@@ -124,8 +125,8 @@ def interleave(
 
 
 def _turns(counts: Mapping[str, int]) -> list[str]:
-    """An order in which each name comes up `counts[name]` times, evenly spread, at a random place within its step, so
-    that no contestant always follows the same other."""
+    """An order with each name `counts[name]` times, evenly spread, at a random place within its step, so that no
+    contestant always follows the same other one."""
     chance = random.Random(0)
     places = [((step + chance.random()) / count, name) for name, count in counts.items() for step in range(count)]
     return [name for _, name in sorted(places)]

@@ -1,4 +1,4 @@
-"""The named workloads, of CPU and GPU: feature maps, boxes and pooling arguments. Box corners are in image pixels."""
+"""The named workloads for CPU and GPU: feature maps, boxes and pooling arguments. Box corners are in image pixels."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 SEED = 20240131
-# Of an image, where boxes are clustered.
+# Objects per image, for clustered boxes.
 _OBJECTS = 10
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-# Of the backward pass, as where a box head flattens the result: maps lie channels_last, the gradient does not.
+# A layout of the backward pass, as if a box head flattened the result: channels_last maps with an NCHW gradient.
 NCHW_GRADIENT = "channels_last, NCHW gradient"
 DTYPES = {
     "float32": torch.float32,
@@ -28,7 +28,7 @@ HALF_DTYPES = ("float16", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One pooling problem, in the terms of roi_align. `aligned` is False, but for rotated boxes."""
+    """One pooling problem, in the terms of roi_align. `aligned` is False, except for rotated boxes."""
 
     key: str
     name: str
@@ -40,8 +40,8 @@ class Workload:
     output_size: int
     sampling_ratio: int  # 0: adaptive, ceil(bin size in map pixels) samples per bin and axis
     operator: str = "roi_align"
-    images: int = 1  # which the boxes visit in turn
-    arrangement: str = "scattered"  # or "clustered" around ten objects of an image, or "sorted" by image and place
+    images: int = 1  # boxes belong to them in turn
+    arrangement: str = "scattered"  # or "clustered" around ten objects per image, or "sorted" by image and place
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class Workload:
 
     @property
     def elements_moved(self) -> int:
-        """Elements that any implementation reads or writes at least once if the boxes cover the maps."""
+        """Elements that every implementation reads or writes at least once if the boxes cover the maps."""
         features = self.images * self.channels * sum(height * width for height, width in self.maps)
         return features + math.prod(self.output_shape)
 
@@ -72,7 +72,7 @@ class Workload:
         }
 
     def shrunk(self) -> Workload:
-        """A tenth of the boxes and an eighth of the channels, for a run that only shows that everything works."""
+        """A tenth of the boxes and an eighth of the channels, for a run that only checks that everything works."""
         return dataclasses.replace(self, boxes=max(1, self.boxes // 10), channels=self.channels // 8)
 
 
@@ -108,9 +108,9 @@ WORKLOADS = {
         Workload("M", "rotated RoIAlign", 256, _ONE_LEVEL, (4,), 512, _ANY_WAY_ROUND, 7, 2, "roi_align_rotated"),
     )
 }  # fmt: skip
-# The workloads of the main table; the others are those of the other operators.
+# The workloads of the main table; the rest are those of the other operators.
 MAIN = ("A", "B", "C", "D", "E", "F")
-# What a GPU may answer otherwise: boxes near each other, many of them, and hardly any.
+# Workloads that may behave differently on a GPU: boxes near each other, very many, and very few.
 VARIATIONS = {
     key: dataclasses.replace(WORKLOADS[key[0]], key=key, name=f"{WORKLOADS[key[0]].name}, {change}", **fields)
     for key, change, fields in (
@@ -126,8 +126,8 @@ VARIATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Tensors of one workload: a feature map per level and the boxes as rows (image index, x1, y1, x2, y2), in image
-    pixels; of rotated boxes (image index, centre x, centre y, width, height, angle in degrees)."""
+    """Tensors of one workload: a feature map per level, and boxes as rows (image index, x1, y1, x2, y2) in image
+    pixels. Rows of rotated boxes are (image index, centre x, centre y, width, height, angle in degrees)."""
 
     features: tuple[Tensor, ...]
     boxes: Tensor
@@ -138,7 +138,7 @@ class Data:
 
 
 def make_boxes(workload: Workload, generator: torch.Generator) -> Tensor:
-    """Boxes inside the image: sqrt(area) log-uniform over `box_px`, aspect log-uniform in 1/2..2, place (and angle)
+    """Boxes inside the image: sqrt(area) log-uniform over `box_px`, aspect log-uniform in 1/2..2, position (and angle)
     uniform."""
     height, width = workload.image_size
     clustered = workload.arrangement == "clustered"
@@ -159,7 +159,7 @@ def make_boxes(workload: Workload, generator: torch.Generator) -> Tensor:
         return torch.stack(rows, dim=1).float()
     place_x, place_y = uniform(0.0, 1.0), uniform(0.0, 1.0)
     if clustered:
-        # A box is one of the objects of its image, moved and scaled by about a tenth of it.
+        # A box is an object of its image, moved and scaled by about a tenth of its size.
         chosen = torch.randint(_OBJECTS, (workload.boxes,), generator=generator) * workload.images + image_index.long()
         moved = torch.randn(3, workload.boxes, generator=generator, dtype=torch.float64) / 10
         side, aspect = side[chosen] * moved[0].exp(), aspect[chosen]
@@ -169,17 +169,17 @@ def make_boxes(workload: Workload, generator: torch.Generator) -> Tensor:
     x1, y1 = place_x * (width - box_width), place_y * (height - box_height)
     boxes = torch.stack([image_index, x1, y1, x1 + box_width, y1 + box_height], dim=1).float()
     if workload.arrangement == "sorted":
-        # By image, then by squares of 64 pixels that the corners lie in.
+        # By image, then by the 64-pixel square that holds the corner.
         squares = (boxes[:, 1:3] / 64).floor()
         boxes = boxes[(boxes[:, 0] * 1e6 + squares[:, 1] * 1e3 + squares[:, 0]).argsort(stable=True)]
     return boxes
 
 
 def make_data(workload: Workload, dtype: str, layout: str, device: str = "cpu", number: int = 0) -> Data:
-    """Seeded features and boxes; `number` chooses another set of them.
+    """Seeded features and boxes; `number` selects the set.
 
-    On the CPU box corners are rounded to the dtype of half features, so that an operator that wants features and boxes
-    of one dtype pools the same boxes as one that keeps boxes in float32. On another device features are drawn there."""
+    On the CPU box corners are rounded to the dtype of half-precision features. An operator that requires one dtype then
+    pools the same boxes as one that keeps boxes in float32. On another device features are drawn on that device."""
     memory_format = LAYOUTS["channels_last" if layout == NCHW_GRADIENT else layout]
     generator = torch.Generator().manual_seed(SEED + number)
     boxes = make_boxes(workload, generator)
@@ -200,7 +200,7 @@ def make_data(workload: Workload, dtype: str, layout: str, device: str = "cpu", 
 
 def assign_levels(boxes: Tensor, levels: int) -> Tensor:
     """Level of each box by the FPN rule of torchvision's pooler: floor(4 + log2(sqrt(area) / 224) + 1e-6), clamped to
-    the levels 2 (stride 4) .. 5 (stride 32) and counted from 0."""
+    levels 2 (stride 4) to 5 (stride 32), counted from 0."""
     area = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])
     level = torch.floor(4 + torch.log2(torch.sqrt(area) / 224) + 1e-6).to(torch.int64)
     return level.clamp(2, levels + 1) - 2

@@ -1,51 +1,75 @@
-// The Python module: importing it registers the operators; what it exports are facts about the binary and,
-// for tests, how results get their memory.
-#include <mutex>
-#include <set>
-#include <string>
-#include <thread>
-#include <utility>
+// The Python module: questions of the tests to the CPU library beside it. No operator needs it. Python's limited API
+// serves every version from 3.10 on.
+#define Py_LIMITED_API 0x030a0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
 
-#include <pybind11/pybind11.h>
+#include <stdexcept>
 
-#include <ATen/Parallel.h>
-#include <torch/version.h>
-
-#include "cpu/isa.h"
-#include "cpu/results.h"
+#include "cpu/hooks.h"
 
 namespace {
 
-// How many threads a parallel loop really uses: 1 with several configured means a build without OpenMP.
-int64_t num_threads_seen() {
-  std::set<std::thread::id> threads;
-  std::mutex mutex;
-  at::parallel_for(0, 64 * at::get_num_threads(), 1, [&](int64_t, int64_t) {
-    const std::lock_guard<std::mutex> lock(mutex);
-    threads.insert(std::this_thread::get_id());
-  });
-  return static_cast<int64_t>(threads.size());
+namespace hooks = roialign_ext::hooks;
+
+PyObject* cpu_capability(PyObject*, PyObject*) { return PyUnicode_FromString(hooks::cpu_capability().c_str()); }
+
+PyObject* num_threads_seen(PyObject*, PyObject*) {
+  long long threads = 0;
+  Py_BEGIN_ALLOW_THREADS;
+  threads = hooks::num_threads_seen();
+  Py_END_ALLOW_THREADS;
+  return PyLong_FromLongLong(threads);
 }
 
-std::string choose_pages(int64_t bytes, std::string enabled, std::string defrag, std::string buddyinfo, bool stalled) {
-  return roialign_ext::name_of_pages(
-      roialign_ext::choose_pages(bytes, {std::move(enabled), std::move(defrag), std::move(buddyinfo), stalled}));
+PyObject* choose_pages(PyObject*, PyObject* arguments) {
+  long long bytes = 0;
+  const char *enabled = nullptr, *defrag = nullptr, *buddyinfo = nullptr;
+  int stalled = 0;
+  if (!PyArg_ParseTuple(arguments, "Lsssp", &bytes, &enabled, &defrag, &buddyinfo, &stalled)) return nullptr;
+  return PyUnicode_FromString(hooks::choose_pages(bytes, enabled, defrag, buddyinfo, stalled != 0).c_str());
 }
 
-void supply_pages(uintptr_t address, int64_t bytes, const std::string& pages) {
-  roialign_ext::supply_pages(reinterpret_cast<void*>(address), bytes, roialign_ext::pages_from_name(pages));
+// Of results one after another, of which those with huge pages stall ('1') or not ('0'): '1' for those that had them.
+PyObject* try_huge_pages(PyObject*, PyObject* arguments) {
+  const char* stalls = nullptr;
+  if (!PyArg_ParseTuple(arguments, "s", &stalls)) return nullptr;
+  return PyUnicode_FromString(hooks::try_huge_pages(stalls).c_str());
 }
+
+PyObject* is_stall(PyObject*, PyObject* arguments) {
+  long long bytes = 0, nanoseconds = 0;
+  if (!PyArg_ParseTuple(arguments, "LL", &bytes, &nanoseconds)) return nullptr;
+  return PyBool_FromLong(hooks::is_stall(bytes, nanoseconds));
+}
+
+PyObject* supply_pages(PyObject*, PyObject* arguments) {
+  unsigned long long address = 0;
+  long long bytes = 0;
+  const char* pages = nullptr;
+  if (!PyArg_ParseTuple(arguments, "KLs", &address, &bytes, &pages)) return nullptr;
+  try {
+    hooks::supply_pages(address, bytes, pages);
+  } catch (const std::invalid_argument& error) {  // an unknown name
+    PyErr_SetString(PyExc_ValueError, error.what());
+    return nullptr;
+  }
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+
+PyMethodDef methods[] = {
+    {"cpu_capability", cpu_capability, METH_NOARGS, nullptr},
+    {"num_threads_seen", num_threads_seen, METH_NOARGS, nullptr},
+    {"choose_pages", choose_pages, METH_VARARGS, nullptr},
+    {"is_stall", is_stall, METH_VARARGS, nullptr},
+    {"try_huge_pages", try_huge_pages, METH_VARARGS, nullptr},
+    {"supply_pages", supply_pages, METH_VARARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 
-PYBIND11_MODULE(_C, m) {
-  m.attr("torch_version") = TORCH_VERSION;
-#if defined(__VERSION__)
-  m.attr("compiler") = __VERSION__;
-#endif
-  m.def("cpu_capability", &roialign_ext::instruction_set_name);
-  m.def("choose_pages", &choose_pages);
-  m.def("is_stall", &roialign_ext::is_stall);
-  m.def("supply_pages", &supply_pages);
-  m.def("num_threads_seen", &num_threads_seen, pybind11::call_guard<pybind11::gil_scoped_release>());
-}
+PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&definition); }

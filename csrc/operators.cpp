@@ -1,78 +1,100 @@
-// The public operators: each is a choice of rule and mode, and its derivatives are those of what it calls.
+// The operators of one device as torch calls them: the private ones behind their checks, and the public ones, each a
+// choice of rule and mode, for programs without Python. With Python the public ones are composed of the private ones
+// there, where derivatives are.
 #include "operators.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/stack.h>
-#include <torch/library.h>
+#include <utility>
 
 namespace roialign_ext {
 namespace {
 
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+Tensor private_pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+                    const OptionalTensor& winners, const Sizes& output_size, const std::vector<double>& scales,
+                    const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule,
+                    double extrapolation_value) {
+  const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
+  check_pool_args(input, boxes, u, v, winners, output_size, geometry, extrapolation_value);
+  return pool(input, boxes, u, v, winners, output_size, geometry, extrapolation_value);
 }
 
-OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : OptionalTensor(); }
-
-OptionalTensor direction(const Directions& directions, size_t i) {
-  return i < directions.size() ? OptionalTensor(directions[i]) : OptionalTensor();
+std::tuple<Tensor, Tensor> private_pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+                                            const std::vector<double>& scales, const std::vector<double>& canonical,
+                                            int64_t sampling_ratio, const std::string& rule) {
+  const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
+  check_pool_max_args(input, boxes, output_size, geometry);
+  return pool_max(input, boxes, output_size, geometry);
 }
 
-// The rule of an operator on one map; what belongs to several is not looked at.
-BoxRule one_level(double spatial_scale, int64_t sampling_ratio, const char* name) {
-  return {{spatial_scale}, {224.0, 4.0}, sampling_ratio, name};
+Tensors private_pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
+                                const OptionalTensor& v, const OptionalTensor& winners, const Sizes& input_size,
+                                bool channels_last, const std::vector<double>& scales,
+                                const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule) {
+  const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
+  check_pool_grad_input_args(grad, boxes, u, v, winners, input_size, geometry);
+  return pool_grad_input(grad, boxes, u, v, winners, input_size, channels_last, geometry);
 }
 
-Tensor pool_by_mode(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size, const BoxRule& rule,
-                    std::string_view mode) {
-  if (mode == "avg") return pool(input, boxes, {}, {}, output_size, rule);
-  TORCH_CHECK_VALUE(mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
-  return std::get<0>(pool_max(input, boxes, output_size, rule));
+Tensor private_pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
+                               const OptionalTensor& winners, const std::vector<double>& scales,
+                               const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule) {
+  const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
+  check_pool_grad_boxes_args(grad, input, boxes, v, winners, geometry);
+  return pool_grad_boxes(grad, input, boxes, v, winners, geometry);
+}
+
+// Geometry of an operator on one map, which has no use for a canonical level.
+Geometry one_level(const char* rule, double spatial_scale, int64_t sampling_ratio) {
+  return make_geometry(rule, {spatial_scale}, {224.0, 4.0}, sampling_ratio);
+}
+
+Tensor mean(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
+            double extrapolation_value = 0) {
+  check_pool_args(input, boxes, {}, {}, {}, output_size, geometry, extrapolation_value);
+  return pool(input, boxes, {}, {}, {}, output_size, geometry, extrapolation_value);
+}
+
+Tensor maximum(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry) {
+  check_pool_max_args(input, boxes, output_size, geometry);
+  return std::get<0>(pool_max(input, boxes, output_size, geometry));
+}
+
+Tensor by_mode(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
+               const std::string& mode) {
+  if (mode == "avg") return mean(input, boxes, output_size, geometry);
+  ROI_CHECK_VALUE(mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
+  return maximum(input, boxes, output_size, geometry);
 }
 
 const char* roi_align_rule(bool aligned) { return aligned ? "roi_align_half_pixel" : "roi_align_legacy"; }
 
-void check_tensors(const Tensor& input, const Tensor& boxes) {
-  check_tensor("input", input);
-  check_box_tensor(boxes);
+Tensor roi_align(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
+                 int64_t sampling_ratio, bool aligned, const std::string& mode) {
+  return by_mode({input}, boxes, output_size, one_level(roi_align_rule(aligned), spatial_scale, sampling_ratio), mode);
 }
 
-Tensor roi_align(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
-                 int64_t sampling_ratio, bool aligned, std::string_view mode) {
-  check_tensors(input, boxes);
-  return pool_by_mode(input, boxes, output_size, one_level(spatial_scale, sampling_ratio, roi_align_rule(aligned)),
-                      mode);
-}
-
-Tensor multiscale_roi_align(at::TensorList features, const Tensor& boxes, c10::SymIntArrayRef output_size,
-                            at::ArrayRef<double> scales, int64_t sampling_ratio, bool aligned, std::string_view mode,
-                            double canonical_scale, double canonical_level) {
-  for (size_t i = 0; i < features.size(); ++i) check_tensor("features[" + std::to_string(i) + "]", features[i]);
-  check_box_tensor(boxes);
-  if (features.size() == 1 && scales.size() == 1) {  // the private operators call the scale of one map otherwise
-    check_scale("scales[0]", scales[0], coordinate_type(features[0].scalar_type(), boxes.scalar_type()));
+Tensor multiscale_roi_align(const Tensors& features, const Tensor& boxes, const Sizes& output_size,
+                            const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
+                            const std::string& mode, double canonical_scale, double canonical_level) {
+  if (features.size() == 1 && scales.size() == 1) {
+    // With one level the private operators say spatial_scale, which is no argument here.
+    check_scale("scales[0]", scales[0], coordinate_type(features[0], boxes));
   }
-  const BoxRule rule = {scales.vec(), {canonical_scale, canonical_level}, sampling_ratio, roi_align_rule(aligned)};
-  return pool_by_mode(features, boxes, output_size, rule, mode);
+  return by_mode(features, boxes, output_size,
+                 make_geometry(roi_align_rule(aligned), scales, {canonical_scale, canonical_level}, sampling_ratio),
+                 mode);
 }
 
-Tensor prroi_pool(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale) {
-  check_tensors(input, boxes);
-  return pool(input, boxes, {}, {}, output_size, one_level(spatial_scale, 0, "prroi_pool"));
+Tensor prroi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale) {
+  return mean({input}, boxes, output_size, one_level("prroi_pool", spatial_scale, 0));
 }
 
-Tensor roi_warp(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale,
-                int64_t sampling_ratio, std::string_view mode) {
-  check_tensors(input, boxes);
-  return pool_by_mode(input, boxes, output_size, one_level(spatial_scale, sampling_ratio, "roi_warp"), mode);
+Tensor roi_warp(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
+                int64_t sampling_ratio, const std::string& mode) {
+  return by_mode({input}, boxes, output_size, one_level("roi_warp", spatial_scale, sampling_ratio), mode);
 }
 
-Tensor roi_pool(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size, double spatial_scale) {
-  check_tensors(input, boxes);
-  return std::get<0>(pool_max(input, boxes, output_size, one_level(spatial_scale, 0, "roi_pool")));
+Tensor roi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale) {
+  return maximum({input}, boxes, output_size, one_level("roi_pool", spatial_scale, 0));
 }
 
 const char* rotated_rule(bool aligned, bool radian) {
@@ -80,114 +102,74 @@ const char* rotated_rule(bool aligned, bool radian) {
   return aligned ? "rotated_half_pixel" : "rotated_legacy";
 }
 
-Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, c10::SymIntArrayRef output_size,
-                         double spatial_scale, int64_t sampling_ratio, bool aligned, bool clockwise,
-                         std::string_view angle_unit) {
-  check_tensors(input, boxes);
-  TORCH_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian",
-                    "angle_unit: expected 'degree' or 'radian', got '", angle_unit, "'");
-  const BoxRule rule = one_level(spatial_scale, sampling_ratio, rotated_rule(aligned, angle_unit == "radian"));
-  if (!clockwise || boxes.dim() != 2) return pool(input, boxes, {}, {}, output_size, rule);
-  const Tensor turned = at::cat({boxes.slice(1, 0, 5), boxes.slice(1, 5).neg()}, 1);
-  return pool(input, turned, {}, {}, output_size, rule);
+Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
+                         int64_t sampling_ratio, bool aligned, bool clockwise, const std::string& angle_unit) {
+  ROI_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian", "angle_unit: expected 'degree' or 'radian', got '",
+                  angle_unit, "'");
+  const Geometry geometry = one_level(rotated_rule(aligned, angle_unit == "radian"), spatial_scale, sampling_ratio);
+  if (!clockwise || boxes.dim() != 2 || boxes.size(1) != box_columns(geometry.rule)) {
+    return mean({input}, boxes, output_size, geometry);
+  }
+  const auto columns = [&](int64_t first, int64_t count) {
+    return call_torch("aten::narrow", "", boxes, int64_t(1), first, count);
+  };
+  const Tensors turned = {columns(0, 5), call_torch("aten::neg", "", columns(5, 1))};
+  return mean({input}, call_torch("aten::cat", "", turned, int64_t(1)), output_size, geometry);
 }
 
 // Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images.
 Tensor crop_rows(const Tensor& input, const Tensor& boxes, const Tensor& box_indices) {
-  TORCH_CHECK_VALUE(boxes.dim() == 2 && boxes.sym_size(1).sym_eq(4).expect_true(__FILE__, __LINE__),
-                    "boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape ", boxes.sym_sizes());
-  TORCH_CHECK_VALUE(
-      box_indices.dim() == 1 && box_indices.sym_size(0).sym_eq(boxes.sym_size(0)).expect_true(__FILE__, __LINE__),
-      "box_indices: expected one index per box, [", boxes.sym_size(0), "], got shape ", box_indices.sym_sizes());
-  TORCH_CHECK_TYPE(at::isIntegralType(box_indices.scalar_type(), /*includeBool=*/false),
-                   "box_indices: expected an integer tensor, got ", box_indices.scalar_type());
+  ROI_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4,
+                  "boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape ", shape_text(boxes));
+  ROI_CHECK_VALUE(box_indices.dim() == 1 && box_indices.size(0) == boxes.size(0),
+                  "box_indices: expected one index per box, [", boxes.size(0), "], got shape ",
+                  shape_text(box_indices));
   check_device("boxes", boxes, "input", input);
   check_device("box_indices", box_indices, "input", input);
   // Half precision would not hold large indices.
-  const Tensor rows = boxes.scalar_type() == at::kDouble ? boxes : boxes.to(at::kFloat);
-  return at::stack(
-      {box_indices.to(rows.scalar_type()), rows.select(1, 1), rows.select(1, 0), rows.select(1, 3), rows.select(1, 2)},
-      1);
+  const ScalarType dtype = boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const Tensor rows = as_dtype(boxes, dtype);
+  const auto column = [&](int64_t i) { return call_torch("aten::select", "int", rows, int64_t(1), i); };
+  const Tensors columns = {as_dtype(box_indices, dtype), column(1), column(0), column(3), column(2)};
+  return call_torch("aten::stack", "", columns, int64_t(1));
 }
 
-Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& box_indices,
-                       c10::SymIntArrayRef crop_size, std::string_view method, double extrapolation_value,
-                       int64_t samples_per_bin, std::string_view mode) {
-  TORCH_CHECK_VALUE(method == "bilinear" || method == "nearest", "method: expected 'bilinear' or 'nearest', got '",
-                    method, "'");
-  TORCH_CHECK_VALUE(mode == "avg" || mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
-  TORCH_CHECK_VALUE(samples_per_bin > 0, "samples_per_bin: expected a positive number, got ", samples_per_bin);
+Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& box_indices, const Sizes& crop_size,
+                       const std::string& method, double extrapolation_value, int64_t samples_per_bin,
+                       const std::string& mode) {
+  ROI_CHECK_VALUE(method == "bilinear" || method == "nearest", "method: expected 'bilinear' or 'nearest', got '",
+                  method, "'");
+  ROI_CHECK_VALUE(mode == "avg" || mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
+  ROI_CHECK_VALUE(samples_per_bin > 0, "samples_per_bin: expected a positive number, got ", samples_per_bin);
   check_output_size("crop_size", crop_size);
   check_samples("samples_per_bin", samples_per_bin, crop_size);
-  check_tensors(input, boxes);
-  TORCH_CHECK_VALUE(input.dim() == 4, "input: expected a 4-D tensor [N, C, H, W], got shape ", input.sym_sizes());
+  ROI_CHECK_VALUE(input.dim() == 4, "input: expected a 4-D tensor [N, C, H, W], got shape ", shape_text(input));
   const Tensor rows = crop_rows(input, boxes, box_indices);
-  // Without channels the two modes are one, and max_pool2d refuses.
-  const bool is_max = mode == "max" && samples_per_bin > 1 && input.sym_size(1) != 0;
+  // With C = 0 both modes return an empty tensor, which max_pool2d rejects.
+  const bool is_max = mode == "max" && samples_per_bin > 1 && input.size(1) != 0;
   const int64_t averaged = is_max ? 1 : samples_per_bin, pooled = is_max ? samples_per_bin : 1;
-  const std::vector<c10::SymInt> size = {crop_size[0] * pooled, crop_size[1] * pooled};
-  const BoxRule rule = one_level(1.0, averaged, method == "bilinear" ? "crop_bilinear" : "crop_nearest");
-  const Tensor crop = pool(input, rows, {}, {}, size, rule, extrapolation_value);
-  return is_max ? at::max_pool2d(crop, {pooled, pooled}) : crop;
+  const Geometry geometry = one_level(method == "bilinear" ? "crop_bilinear" : "crop_nearest", 1.0, averaged);
+  const Tensor crop =
+      mean({input}, rows, {crop_size[0] * pooled, crop_size[1] * pooled}, geometry, extrapolation_value);
+  if (!is_max) return crop;
+  const Sizes window = {pooled, pooled}, no_padding = {0, 0}, no_dilation = {1, 1};
+  return call_torch("aten::max_pool2d", "", crop, window, window, no_padding, no_dilation, false);
 }
-
-void register_operators(torch::Library& m) {
-  m.impl("roi_align", roi_align);
-  m.impl("multiscale_roi_align", multiscale_roi_align);
-  m.impl("prroi_pool", prroi_pool);
-  m.impl("roi_warp", roi_warp);
-  m.impl("roi_pool", roi_pool);
-  m.impl("roi_align_rotated", roi_align_rotated);
-  m.impl("crop_and_resize", crop_and_resize);
-}
-
-TORCH_LIBRARY_IMPL(roialign_ext, CompositeImplicitAutograd, m) { register_operators(m); }
-
-// Nested tensors do not take the kernels above: here they meet check_tensor().
-TORCH_LIBRARY_IMPL(roialign_ext, CompositeImplicitAutogradNestedTensor, m) { register_operators(m); }
-
-// A transform of torch.func has to meet the private operators before it is taken off the stack: that is where
-// roialign_ext/autograd.py waits for it.
-TORCH_LIBRARY_IMPL(roialign_ext, FuncTorchDynamicLayerFrontMode, m) { register_operators(m); }
 
 }  // namespace
 
-Tensor pool(at::TensorList input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
-            c10::SymIntArrayRef output_size, const BoxRule& rule, double extrapolation_value) {
-  using Signature =
-      Tensor(at::TensorList, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-             c10::SymIntArrayRef, at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view, double);
-  static const auto op = find<Signature>("roialign_ext::_pool");
-  return op.call(input, boxes, direction(directions, 0), direction(directions, 1), optional(winners), output_size,
-                 rule.scales, rule.canonical, rule.sampling_ratio, rule.name, extrapolation_value);
-}
-
-std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
-                                    const BoxRule& rule) {
-  using Signature = std::tuple<Tensor, Tensor>(at::TensorList, const Tensor&, c10::SymIntArrayRef, at::ArrayRef<double>,
-                                               at::ArrayRef<double>, int64_t, std::string_view);
-  static const auto op = find<Signature>("roialign_ext::_pool_max");
-  return op.call(input, boxes, output_size, rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
-}
-
-std::vector<Tensor> pool_grad_input(const Tensor& grad, const Tensor& boxes, const Directions& directions,
-                                    const Tensor& winners, c10::SymIntArrayRef input_size, bool channels_last,
-                                    const BoxRule& rule) {
-  using Signature = std::vector<Tensor>(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                        const OptionalTensor&, c10::SymIntArrayRef, bool, at::ArrayRef<double>,
-                                        at::ArrayRef<double>, int64_t, std::string_view);
-  static const auto op = find<Signature>("roialign_ext::_pool_grad_input");
-  return op.call(grad, boxes, direction(directions, 0), direction(directions, 1), optional(winners), input_size,
-                 channels_last, rule.scales, rule.canonical, rule.sampling_ratio, rule.name);
-}
-
-Tensor pool_grad_boxes(const Tensor& grad, at::TensorList input, const Tensor& boxes, const Directions& directions,
-                       const Tensor& winners, const BoxRule& rule) {
-  using Signature = Tensor(const Tensor&, at::TensorList, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                           at::ArrayRef<double>, at::ArrayRef<double>, int64_t, std::string_view);
-  static const auto op = find<Signature>("roialign_ext::_pool_grad_boxes");
-  return op.call(grad, input, boxes, direction(directions, 0), optional(winners), rule.scales, rule.canonical,
-                 rule.sampling_ratio, rule.name);
+void register_operators(torch::stable::detail::StableLibrary& library) {
+  library.impl("_pool", TORCH_BOX(&private_pool));
+  library.impl("_pool_max", TORCH_BOX(&private_pool_max));
+  library.impl("_pool_grad_input", TORCH_BOX(&private_pool_grad_input));
+  library.impl("_pool_grad_boxes", TORCH_BOX(&private_pool_grad_boxes));
+  library.impl("roi_align", TORCH_BOX(&roi_align));
+  library.impl("multiscale_roi_align", TORCH_BOX(&multiscale_roi_align));
+  library.impl("prroi_pool", TORCH_BOX(&prroi_pool));
+  library.impl("roi_warp", TORCH_BOX(&roi_warp));
+  library.impl("roi_pool", TORCH_BOX(&roi_pool));
+  library.impl("roi_align_rotated", TORCH_BOX(&roi_align_rotated));
+  library.impl("crop_and_resize", TORCH_BOX(&crop_and_resize));
 }
 
 }  // namespace roialign_ext

@@ -1,41 +1,28 @@
-// The private operators as C++ functions: calls through the dispatcher, so that what is called here is differentiated,
-// traced and transformed like any call from Python.
+// The private operators of one device, after the checks of their arguments. Each library defines them for its device:
+// csrc/cpu/operators.cpp and csrc/cuda/operators.cpp.
 #pragma once
 
-#include <string>
-#include <vector>
-
-#include <ATen/core/Tensor.h>
-#include <c10/core/SymIntArrayRef.h>
+#include <tuple>
 
 #include "checks.h"
 
 namespace roialign_ext {
 
-using at::Tensor;
+// Registers every operator for the device of the library, under the key of `library`.
+void register_operators(torch::stable::detail::StableLibrary& library);
 
-// u and v, as far as given.
-using Directions = std::vector<Tensor>;
+Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+            const OptionalTensor& winners, const Sizes& output_size, const Geometry& geometry,
+            double extrapolation_value);
 
-// RuleArgs that own what they hold.
-struct BoxRule {
-  std::vector<double> scales;
-  std::vector<double> canonical;
-  int64_t sampling_ratio;
-  std::string name;
-};
+std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+                                    const Geometry& geometry);
 
-Tensor pool(at::TensorList input, const Tensor& boxes, const Directions& directions, const Tensor& winners,
-            c10::SymIntArrayRef output_size, const BoxRule& rule, double extrapolation_value = 0);
+Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+                        const OptionalTensor& winners, const Sizes& input_size, bool channels_last,
+                        const Geometry& geometry);
 
-std::tuple<Tensor, Tensor> pool_max(at::TensorList input, const Tensor& boxes, c10::SymIntArrayRef output_size,
-                                    const BoxRule& rule);
-
-std::vector<Tensor> pool_grad_input(const Tensor& grad, const Tensor& boxes, const Directions& directions,
-                                    const Tensor& winners, c10::SymIntArrayRef input_size, bool channels_last,
-                                    const BoxRule& rule);
-
-Tensor pool_grad_boxes(const Tensor& grad, at::TensorList input, const Tensor& boxes, const Directions& directions,
-                       const Tensor& winners, const BoxRule& rule);
+Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
+                       const OptionalTensor& winners, const Geometry& geometry);
 
 }  // namespace roialign_ext

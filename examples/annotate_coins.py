@@ -1,7 +1,7 @@
-"""How coins_annotations.json was made: segment the photograph, keep what looks like a coin, write COCO-style masks.
+"""Makes coins_annotations.json: segments the photograph, keeps coin-like regions, writes COCO-style masks.
 
-The result was checked by eye on the overlay that this script writes to outputs/coins_annotations.png, and committed as
-data. The demo reads the committed file and runs nothing of this. To make it again: `python examples/annotate_coins.py`.
+The result was checked by eye on the overlay outputs/coins_annotations.png, which this script writes, and committed as
+data. The demo reads the committed file and does not run this script. To repeat: `python examples/annotate_coins.py`.
 """
 # mypy: allow-untyped-calls
 
@@ -21,7 +21,7 @@ SMALLEST_COIN = 500  # square pixels; the coins measure 1100 to 3130
 
 
 def segment(photo: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Labels 1..24 for the coins, 0 for the background. The light is uneven, hence a local threshold."""
+    """Labels 1..24 for the coins, 0 for the background. The threshold is local, because the light is uneven."""
     bright = photo > filters.threshold_local(photo, block_size=121)
     solid = np.zeros_like(bright)
     for region in measure.regionprops(measure.label(morphology.closing(bright, morphology.disk(2)))):

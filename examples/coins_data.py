@@ -1,4 +1,4 @@
-"""A photograph with masks of what is on it, by default 24 coins, cut into two parts, and random views to train on."""
+"""A photograph with masks of its objects, by default 24 coins, cut into two parts, and random views for training."""
 # mypy: allow-untyped-calls
 
 import contextlib
@@ -20,12 +20,12 @@ from torchvision.ops import masks_to_boxes
 
 ANNOTATIONS = Path(__file__).with_name("coins_annotations.json")
 VIEW_SIZE = 152  # side of a training view in pixels: the height of the held-out part of the coins
-OBJECT_SIZE = 48  # pixels, about the side of a coin: one's own photograph is scaled until its objects are as large
-SMALLEST_PART = 200  # square pixels; what shows less than this at the edge of a view is not asked for
+OBJECT_SIZE = 48  # pixels, about the side of a coin; other photographs are scaled until their objects are as large
+SMALLEST_PART = 200  # square pixels; objects with a smaller visible part at the edge of a view are not targets
 
 
 class DataError(Exception):
-    """What is wrong with a photograph or its annotations, as one sentence."""
+    """The fault of a photograph or its annotations, in one sentence."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Scene:
 
 
 def load_scenes(photograph: Path | None, annotations: Path | None) -> tuple[Scene, Scene]:
-    """The part to train on and the part held out, of the coins or of one's own photograph with COCO annotations."""
+    """The training part and the held-out part of the coins, or of another photograph with COCO annotations."""
     if photograph is None or annotations is None:
         masks = read_masks(ANNOTATIONS, None)
         return split(Scene(torch.from_numpy(data.coins())[None] / 255, masks))
@@ -56,11 +56,11 @@ def load_scenes(photograph: Path | None, annotations: Path | None) -> tuple[Scen
 
 
 def read_masks(path: Path, name: str | None) -> Tensor:
-    """The masks [objects, H, W] of one image of a COCO file: the only one, or that of this name."""
+    """The masks [objects, H, W] of one image of a COCO file: the only image, or the one of this name."""
     try:
         coco = COCO()
         coco.dataset = json.loads(path.read_text())
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step it takes
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
             coco.createIndex()
         images = list(coco.imgs.values())
         if len(images) > 1:
@@ -80,7 +80,7 @@ def read_masks(path: Path, name: str | None) -> Tensor:
 
 
 def as_large_as_coins(scene: Scene) -> Scene:
-    """The scene scaled until the median side of its objects is OBJECT_SIZE: what the detector is made for."""
+    """The scene scaled until the median side of its objects is OBJECT_SIZE, the size that the detector is made for."""
     boxes = masks_to_boxes(scene.masks)
     sides = ((boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)).sqrt()
     factor = OBJECT_SIZE / sides.median().item()
@@ -92,7 +92,7 @@ def as_large_as_coins(scene: Scene) -> Scene:
 
 
 def split(scene: Scene) -> tuple[Scene, Scene]:
-    """The two sides of the row, or the column, that cuts the fewest objects; of several the one nearest the middle."""
+    """The two sides of the row or column that cuts the fewest objects; among several, the one nearest to the middle."""
     cuts = []
     for axis in (1, 2):
         shown = scene.masks.amax(3 - axis) > 0  # [objects, rows or columns]
@@ -118,7 +118,7 @@ def random_view(scene: Scene, rng: random.Random) -> tuple[Tensor, dict[str, Ten
     scale = rng.uniform(0.75, 1.25)  # scene pixels per view pixel
     angle = rng.randrange(4) * math.pi / 2 + rng.uniform(-0.2, 0.2)
     mirror = rng.choice((-1, 1))
-    # affine_grid maps view to scene, both measured from -1 to 1, edge to edge.
+    # affine_grid maps view to scene; both coordinates run from -1 to 1, edge to edge.
     across, down = scale * VIEW_SIZE / width, scale * VIEW_SIZE / height
     x, y = rng.uniform(-1, 1) * max(0.2, 1 - across), rng.uniform(-1, 1) * max(0.2, 1 - down)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -126,7 +126,7 @@ def random_view(scene: Scene, rng: random.Random) -> tuple[Tensor, dict[str, Ten
     theta = torch.tensor([view_to_scene], device=scene.image.device)
     grid = F.affine_grid(theta, [1, 1, VIEW_SIZE, VIEW_SIZE], align_corners=False)
     layers = torch.cat((scene.image, scene.masks))[None]
-    # Repeating the border pixels continues the background, where no object touches the border as no coin does.
+    # Repeated border pixels continue the background if no object touches the border; no coin does.
     view = F.grid_sample(layers, grid, padding_mode="border", align_corners=False)[0]
 
     contrast, brightness = rng.uniform(0.7, 1.3), rng.uniform(-0.15, 0.15)

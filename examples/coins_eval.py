@@ -1,4 +1,4 @@
-"""Average precision of the detections, and a picture of them beside the truth."""
+"""Average precision of the detections, and a picture of them beside the ground truth."""
 
 import contextlib
 import io
@@ -22,13 +22,13 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-SHOWN_SCORE = 0.5  # detections below this score are left out of the picture (the average precision counts all)
-UNMATCHED = (1.0, 1.0, 1.0, 1.0)  # colour of a detection that no object of the truth overlaps by half
+SHOWN_SCORE = 0.5  # the picture omits detections below this score (the average precision counts all)
+UNMATCHED = (1.0, 1.0, 1.0, 1.0)  # colour of a detection that overlaps no object of the ground truth by half
 
 
 @dataclass
 class Found:
-    """What one detector found: boxes [K, 4] in image pixels, masks [K, 1, H, W] and scores [K]; its training losses."""
+    """Detections of one detector: boxes [K, 4] in image pixels, masks [K, 1, H, W], scores [K]; its training losses."""
 
     title: str
     detections: dict[str, Tensor]
@@ -68,7 +68,7 @@ def average_precision(detections: dict[str, Tensor], scene: Scene) -> dict[str, 
     result = {"box": 0.0, "box50": 0.0, "mask": 0.0, "mask50": 0.0}
     if not boxes:
         return result
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step it takes
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
         truth.createIndex()
         for kind, iou_type, entries in (("box", "bbox", boxes), ("mask", "segm", masks)):
             evaluation = COCOeval(truth, truth.loadRes(entries), iou_type)
@@ -80,12 +80,12 @@ def average_precision(detections: dict[str, Tensor], scene: Scene) -> dict[str, 
 
 
 def colours_of(boxes: Tensor, truth: Tensor) -> list[tuple[float, ...]]:
-    """The colour of the object of the truth that a box overlaps most, by half at least."""
+    """Colour of the object of the ground truth that a box overlaps most, by at least half."""
     palette = plt.get_cmap("tab20")
     colours: list[tuple[float, ...]] = []
     for overlaps in box_iou(boxes, truth):
         best = int(overlaps.argmax())
-        # The ten dark colours come first, then the ten light ones.
+        # Ten dark colours first, then ten light ones.
         colours.append(palette(2 * best % 20 + best // 10 % 2) if overlaps[best] >= 0.5 else UNMATCHED)
     return colours
 
@@ -100,7 +100,7 @@ def draw(axes: Axes, image: Tensor, boxes: Tensor, masks: Tensor, captions: list
         axes.imshow(tint, extent=(0, width, height, 0))
         x1, y1, x2, y2 = box.tolist()
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=1.2))
-        # Inside the box, and beside the far edges of the frame at its far side: the frame cuts nothing off.
+        # Inside the box, and near the far edges of the frame at the box's far side, so that the frame cuts nothing off.
         x, ha = (x2 - 1, "right") if x1 > 0.95 * width else (x1 + 1, "left")
         y, va = (y2 - 1, "bottom") if y1 > 0.93 * height else (y1 + 1, "top")
         plate = {"pad": 0.8, "lw": 0, "fc": "#000a"}
@@ -110,7 +110,7 @@ def draw(axes: Axes, image: Tensor, boxes: Tensor, masks: Tensor, captions: list
 
 def draw_losses(axes: Axes, runs: list[Found]) -> None:
     """The training loss of every step, on a logarithmic axis."""
-    for run, style in zip(runs, ("-", "--"), strict=False):  # losses that are equal stay visible
+    for run, style in zip(runs, ("-", "--"), strict=False):  # equal losses stay visible
         marker = "." if len(run.losses) < 20 else ""
         steps = range(1, len(run.losses) + 1)
         axes.semilogy(steps, run.losses, style, marker=marker, linewidth=0.8, label=run.title.split(",")[0])
@@ -124,7 +124,7 @@ def draw_losses(axes: Axes, runs: list[Found]) -> None:
 
 
 def save_picture(path: Path, scene: Scene, runs: list[Found]) -> None:
-    """Truth, what each detector found, and the losses, one below the other; an object has one colour throughout."""
+    """Ground truth, the detections of each run, and the losses, one below the other; each object has one colour."""
     truth = masks_to_boxes(scene.masks)
     truth = truth + truth.new_tensor([0.0, 0.0, 1.0, 1.0])  # to the far edge of the last pixel
     height, width = scene.image.shape[1:]

@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN with its pooling layers exchanged, on a backbone small enough to train in a minute."""
+"""torchvision's Mask R-CNN with its pooling layers replaced, on a backbone small enough to train in a minute."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ BOX_BINS, MASK_BINS = 7, 14
 
 
 class Pooler(nn.Module):
-    """Lets torchvision's heads, which pass a dictionary of feature maps, pool from one map with a RoIAlign layer."""
+    """Pools from one map with a RoIAlign layer, for torchvision's heads, which pass a dictionary of feature maps."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Pooler(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions added to their input. Dilation lets the last blocks see a whole coin."""
+    """Two 3x3 convolutions added to their input. With dilation the last blocks see a whole coin."""
 
     def __init__(self, dilation: int = 1) -> None:
         super().__init__()
@@ -70,14 +70,14 @@ def build_backbone() -> nn.Module:
         Residual(dilation=2),
         Residual(dilation=4),
     )
-    backbone.out_channels = CHANNELS  # type: ignore[assignment]  # where torchvision looks for it
+    backbone.out_channels = CHANNELS  # type: ignore[assignment]  # torchvision reads it there
     return backbone
 
 
 def build_model(pooling: str) -> MaskRCNN:
     model = MaskRCNN(
         build_backbone(),
-        # Twice the photograph's size, for training views and the held-out part alike.
+        # Twice the size of the photograph, for training views and for the held-out part.
         min_size=2 * VIEW_SIZE,
         max_size=10 * VIEW_SIZE,
         image_mean=[0.4],
@@ -94,7 +94,7 @@ def build_model(pooling: str) -> MaskRCNN:
         mask_head=MaskRCNNHeads(CHANNELS, (CHANNELS, CHANNELS), dilation=1),
         mask_predictor=MaskRCNNPredictor(CHANNELS, CHANNELS, num_classes=2),
     )
-    # The exchange itself: same arguments for both packages. (MaskRCNN's constructor accepts only its own pooler type.)
+    # The replacement, with the same arguments for both packages. (MaskRCNN's constructor takes only torchvision's.)
     layer, scale = LAYERS[pooling], 1 / STRIDE
     model.roi_heads.box_roi_pool = Pooler(layer(BOX_BINS, spatial_scale=scale, sampling_ratio=2, aligned=True))
     model.roi_heads.mask_roi_pool = Pooler(layer(MASK_BINS, spatial_scale=scale, sampling_ratio=2, aligned=True))

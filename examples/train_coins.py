@@ -1,8 +1,8 @@
-"""Train torchvision's Mask R-CNN with the pooling layers of roialign_ext, and again with torchvision's own; compare.
+"""Trains torchvision's Mask R-CNN with the pooling layers of roialign_ext and with torchvision's, and compares.
 
-    python examples/train_coins.py                                        # 24 coins: half to train on, half to test
-    python examples/train_coins.py --image FILE --annotations FILE        # a photograph of yours, COCO masks
-    python examples/train_coins.py --pooling roialign_ext --device cuda   # one of the two, on a GPU
+    python examples/train_coins.py                                        # 24 coins: half for training, half for
+    testing python examples/train_coins.py --image FILE --annotations FILE        # your photograph, COCO masks python
+    examples/train_coins.py --pooling roialign_ext --device cuda   # one of the two, on a GPU
 
 Writes outputs/<name of the photograph>.png and .json (losses, times, average precision, versions).
 """
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# ctrl-C ends the imports below, which take seconds, without a traceback. main() takes it over.
+# ctrl-C ends the imports below, which take seconds, without a traceback. main() handles it later.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
@@ -45,24 +45,24 @@ class Report:
     seed: int
     device: str
     threads: int
-    ap: dict[str, float] = field(default_factory=dict)  # average precision of boxes and masks, when it was tested
+    ap: dict[str, float] = field(default_factory=dict)  # average precision of boxes and masks, if tested
     step_s: float = 0.0  # median wall time
-    step_cpu_s: float = 0.0  # median time over all cores: steadier than wall time on a busy machine
-    pooling_share: float = 0.0  # of the wall time, forward and backward of both pooling layers
+    step_cpu_s: float = 0.0  # median time over all cores, steadier than wall time on a busy machine
+    pooling_share: float = 0.0  # share of the wall time: forward and backward of both pooling layers
     total_s: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when everything asked of the device is done."""
+    """Time in seconds, after all work of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class Stopwatch:
-    """Adds up the time that the given layers take, forward and backward."""
+    """Total time of the given layers, forward and backward."""
 
     def __init__(self, device: torch.device, *layers: nn.Module) -> None:
         self.device = device
@@ -91,7 +91,7 @@ def batch_loss(model: nn.Module, scene: Scene, rng: random.Random) -> Tensor:
 
 
 def train(model: MaskRCNN, scene: Scene, steps: int, report: Report) -> None:
-    """Trains, and fills in the losses and times, also where ctrl-C ends it."""
+    """Trains, and fills in the losses and times, even if ctrl-C ends it."""
     rng, device = random.Random(report.seed), scene.image.device
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=max(steps, 2), pct_start=0.1)
@@ -100,8 +100,8 @@ def train(model: MaskRCNN, scene: Scene, steps: int, report: Report) -> None:
     with tqdm(total=steps, desc=f"training, pooling by {report.pooling}", unit="step", leave=True) as progress:
         try:
             for step in range(steps):
-                # The detector samples its proposals with the global generator. Seeding it in every step gives the runs
-                # that are compared the same random numbers, even when rounding has made their proposals differ.
+                # The detector samples its proposals with the global generator. Seeding it in every step gives both runs
+                # the same random numbers, even after rounding has made their proposals differ.
                 torch.manual_seed(report.seed + step)
                 wall_start, cpu_start = now(device), time.process_time()
                 loss = batch_loss(model, scene, rng)
@@ -131,7 +131,7 @@ def run(report: Report, scenes: tuple[Scene, Scene], steps: int) -> Found:
     train(model, training.to(device), steps, report)
 
     model.eval()
-    # Twice the size of the photograph, as in training, whatever the part measures.
+    # Twice the size of the photograph, as in training, for every size of the part.
     model.transform.min_size = (2 * min(held_out.image.shape[1:]),)
     model.transform.max_size = 2 * max(held_out.image.shape[1:])
     with torch.no_grad():
@@ -168,7 +168,7 @@ def table(reports: list[Report]) -> str:
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """An argument that is a whole number, and at least so large."""
+    """An argument that is a whole number of at least ``least``."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:

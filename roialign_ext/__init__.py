@@ -1,16 +1,17 @@
 """RoI pooling operators of object detection for PyTorch, hand-written for the CPU and for CUDA."""
 
 # The errors carry the package's name: `python -m roialign_ext` then ends in their one sentence, without a traceback.
-from ._environment import built_for, load_failure, version_conflict
+from ._environment import load_failure, load_libraries, outdated_torch
 
-# Beside another torch the compiled module may load and then crash or misread tensors, so it is not even tried.
-if (_conflict := version_conflict(built_for())) is not None:
-    raise ImportError(_conflict, name=__name__)
+if (_outdated := outdated_torch()) is not None:
+    raise ImportError(_outdated, name=__name__)
 try:
+    load_libraries()
     from . import _C
-except ImportError as error:
+except (ImportError, OSError) as error:
     raise ImportError(load_failure(error), name=__name__) from None
 
+from . import _registration as _registration
 from . import autograd as autograd
 from ._onnx_registration import register as _register_for_onnx
 from .autograd import RoIAlignFunction
@@ -58,7 +59,7 @@ __all__ = [
 def cpu_capability() -> str:
     """The instruction set that the kernels run: ``"DEFAULT"``, ``"AVX2"`` or ``"AVX512"``.
 
-    It is the best one that the processor has, unless the environment variable ``ATEN_CPU_CAPABILITY`` (``default``,
-    ``avx2``, ``avx512``) asked for another before torch was imported.
+    It is the widest one that the processor has, or a narrower one that the environment variable
+    ``ATEN_CPU_CAPABILITY`` (``default``, ``avx2``, ``avx512``) named before the first call.
     """
     return str(_C.cpu_capability())

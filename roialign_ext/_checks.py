@@ -1,7 +1,7 @@
 """Checks of the arguments of public functions: what the operators' schemas would refuse in words of their own.
 
-The tests of the usual arguments stand in one function, since every call pays for them. Values, sizes and dtypes are
-checked in C++, for callers of the operators too.
+The tests of the usual arguments stand in one function, since every call pays for them. Values and sizes are checked by
+the operators (roialign_ext/_shapes.py), for their callers too.
 """
 
 import math
@@ -68,11 +68,6 @@ def as_spatial_scale(value: Any, columns: int = 5) -> Any:
     return as_number("spatial_scale", value)
 
 
-def as_tensor_or_list(boxes: Any) -> Any:
-    """A tuple of tensors is as good as a list."""
-    return list(boxes) if isinstance(boxes, tuple) else boxes
-
-
 def listed(tensors: Any) -> Any:
     """Where ``__torch_function__`` may be overridden: a list's elements, or the one tensor."""
     return tensors if isinstance(tensors, (list, tuple)) else (tensors,)
@@ -92,10 +87,12 @@ def check_call(
 
     Returns output_size, spatial_scale and sampling_ratio as the operators' schemas want them.
     """
-    if not isinstance(input, Tensor) or not (input.is_cpu or input.is_meta) or input.dim() != 4:
+    if not isinstance(input, Tensor) or not input.is_cpu or input.dim() != 4 or input.dtype not in DTYPES:
         check_map("input", input)
     if not isinstance(boxes, Tensor):
         _check_box_list(boxes, columns)
+    elif boxes.dtype not in DTYPES:
+        check_dtype("boxes", boxes)
     if type(output_size) is int and 0 < output_size <= LARGEST:
         output_size = [output_size, output_size]
     else:
@@ -129,6 +126,14 @@ def check_map(name: str, features: Any) -> None:
     check_dense(name, features)
     if features.dim() != 4:
         raise ValueError(f"{name}: expected a tensor [N, C, H, W], got shape {list(features.shape)}")
+    check_dtype(name, features)
+
+
+def check_dtype(name: str, tensor: Tensor) -> None:
+    """A floating-point type that kernels know."""
+    if tensor.dtype not in DTYPES:
+        advice = ": use boxes.float()" if name == "boxes" and tensor.dtype in (*INDEX_DTYPES, torch.bool) else ""
+        raise TypeError(f"{name}: expected a float16, bfloat16, float32 or float64 tensor, got {tensor.dtype}{advice}")
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
@@ -149,8 +154,6 @@ def check_named_maps(name: str, maps: Any, names: list[str]) -> None:
         argument = f"{name}[{key!r}]"
         check_map(argument, one)
         finest = one if finest is None else finest
-        if one.dtype not in DTYPES:
-            raise TypeError(f"{argument}: expected a float16, bfloat16, float32 or float64 tensor, got {one.dtype}")
         if one.dtype != finest.dtype:
             raise TypeError(f"{argument}: expected the dtype of the finest map, {finest.dtype}, got {one.dtype}")
         # Tracing would record the sizes of its example.

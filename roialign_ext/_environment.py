@@ -1,9 +1,11 @@
-"""What this installation is made of: why the module does not load, and the report of `python -m roialign_ext`.
+"""The compiled parts of this installation: loading them, why they do not load, and the report of
+`python -m roialign_ext`.
 
-A binary of this package belongs to one minor release of torch. Importing this file needs no compiled module."""
+One binary serves every torch from OLDEST_TORCH on. Importing this file needs no compiled part."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -26,27 +28,32 @@ except ModuleNotFoundError as error:
         name="roialign_ext",
     ) from None
 
+OLDEST_TORCH = (2, 11)
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps <folder of roialign_ext's sources>"
 
 
 def has_compiled_module() -> bool:
-    """Whether there is a compiled module for this Python, in this folder or where an editable install keeps it."""
+    """Whether there is a compiled module, in this folder or where an editable install keeps it."""
     return find_spec("roialign_ext._C") is not None
 
 
-def built_for() -> str | None:
-    """The torch version that the compiled module was built for; None where nothing was built."""
-    if not has_compiled_module():
-        return None
-    try:
-        from ._build_info import TORCH_VERSION
-    except ModuleNotFoundError:
-        return None
-    return TORCH_VERSION
+def library(device: str) -> Path:
+    """The library with the operators for "cpu" or "cuda", beside the compiled module."""
+    spec = find_spec("roialign_ext._C")
+    if spec is None or spec.origin is None:
+        raise ImportError("there is no compiled module")
+    return Path(spec.origin).with_name(f"libroialign_ext_{device}.so")
+
+
+def load_libraries() -> None:
+    """Registers the operators: schemas and CPU kernels, and CUDA kernels where they were built and torch has CUDA."""
+    ctypes.CDLL(str(library("cpu")))
+    if torch.version.cuda is not None and library("cuda").exists():
+        ctypes.CDLL(str(library("cuda")))
 
 
 def installed_elsewhere() -> Path | None:
-    """Another folder of this package that has a compiled module for this Python, if this interpreter knows one."""
+    """Another folder of this package that has a compiled module, if this interpreter knows one."""
     here = Path(__file__).resolve().parent
     known = [*sys.path, *(sysconfig.get_path(name) for name in ("platlib", "purelib")), *site.getsitepackages()]
     for entry in [*known, site.getusersitepackages()]:
@@ -69,35 +76,26 @@ def _hidden_by_sources(installed: Path) -> str:
     return f"roialign_ext is installed in {installed}, but Python found its sources in {sources} first: {remedy}."
 
 
-def _minor_release(version: str) -> list[str]:
-    return version.split("+")[0].split(".")[:2]
-
-
-def version_conflict(built: str | None, running: str = torch.__version__) -> str | None:
-    """One sentence if a module built for torch `built` must not be loaded beside torch `running`, else None."""
-    if built is None or _minor_release(built) == _minor_release(running):
+def outdated_torch(running: str = torch.__version__) -> str | None:
+    """One sentence if the libraries cannot run beside torch `running`, else None."""
+    if tuple(int(number) for number in re.findall(r"\d+", running)[:2]) >= OLDEST_TORCH:
         return None
-    return f"roialign_ext was built for torch {built} but torch {running} is running: rebuild it with `{REBUILD}`."
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    return f"roialign_ext needs torch {oldest} or newer, and torch {running} is running: install a newer torch."
 
 
-def load_failure(error: ImportError) -> str:
-    """One sentence that says why a compiled module made for this torch could not be imported, and what to do."""
+def load_failure(error: Exception) -> str:
+    """One sentence that says why the compiled parts could not be loaded, and what to do."""
     here = Path(__file__).parent
     if not has_compiled_module():
         installed = installed_elsewhere()
         if installed is not None:
             return _hidden_by_sources(installed)
-        others = ", ".join(sorted(path.name for path in here.glob("_C.*.so")))
-        this_python = f" for Python {platform.python_version()}, only {others}" if others else ""
         return (
-            f"roialign_ext in {here} has no compiled module{this_python}: build and install it with "
+            f"roialign_ext in {here} has no compiled module: build and install it with "
             "`pip install --no-build-isolation .` in its source folder, and import it from any other folder."
         )
-    built_with = built_for()
-    return (
-        f"roialign_ext, built for torch {built_with}, could not be loaded beside torch {torch.__version__} ({error}): "
-        f"rebuild it with `{REBUILD}`."
-    )
+    return f"roialign_ext could not be loaded beside torch {torch.__version__} ({error}): rebuild it with `{REBUILD}`."
 
 
 def _capability() -> str:
@@ -129,6 +127,7 @@ class Environment:
     python: str
     torch_running: str
     torch_built: str
+    library: str
     compiler: str
     flags: str
     cuda_built: str  # version of the toolkit that built the CUDA kernels, "" without them
@@ -152,7 +151,8 @@ class Environment:
             folder=str(Path(__file__).parent),
             python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
             torch_running=torch.__version__,
-            torch_built=_C.torch_version,
+            torch_built=_build_info.TORCH_VERSION,
+            library=str(library("cpu")),
             compiler=_build_info.COMPILER,
             flags=_build_info.FLAGS,
             cuda_built=_build_info.CUDA,
@@ -170,14 +170,6 @@ class Environment:
     def next_steps(self) -> list[str]:
         """What the user should do, one sentence each; empty where nothing is off."""
         steps = []
-        conflict = version_conflict(self.torch_built, self.torch_running)
-        if conflict is not None:
-            steps.append(conflict)
-        if self.threads > 1 and self.threads_seen == 1:
-            steps.append(
-                f"The kernels use 1 of {self.threads} threads, so the compiler ignored -fopenmp: "
-                f"rebuild with GCC or Clang and without CXXFLAGS that switch OpenMP off, `{REBUILD}`."
-            )
         if self.cuda_device is not None and not self.cuda_built and "-fsanitize" not in self.flags:
             steps.append(
                 f"The GPU ({self.cuda_device}) stays unused, because {self.cuda_missing}: "
@@ -214,7 +206,8 @@ class Environment:
         rows = {
             "roialign_ext": f"{self.package} in {self.folder}",
             "Python": self.python,
-            "torch": f"{self.torch_running}, roialign_ext built for {self.torch_built}",
+            "torch": f"{self.torch_running}, headers of the build {self.torch_built}",
+            "CPU library": self.library,
             "compiler": self.compiler,
             "flags": self.flags,
             "CUDA kernels": f"{kernels} ({torch_cuda}; {device})",

@@ -1,8 +1,8 @@
-"""Makes the operators known to both exporters of ``torch.onnx``, whenever these are imported.
+"""Registers the operators with both exporters of ``torch.onnx`` when these are imported.
 
-Neither importing roialign_ext nor calling an operator may cost what only an export needs: ``torch.onnx`` is no part of
-``import torch``, and onnxscript takes a second to import. An exporter looks its translations up when it is called, in
-registries that its own modules fill when they are imported. So the entries for these operators are made right after.
+Only an export may pay for its imports: ``import torch`` does not import ``torch.onnx``, and onnxscript takes a second
+to import. The exporters fill their registries when their modules are imported, and look translations up when called.
+So the entries for these operators are added right after those imports.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ._onnx_translations import INT64, OPERATORS, Value, translate
 
 
 def register() -> None:
-    """Has each registry filled now, if its module is there, or after the import of it."""
+    """Fills each registry now if its module is imported, else right after its import."""
     actions = {
         "torch.onnx": _register_symbolics,
         "torch.onnx._internal.exporter._torchlib.ops": _register_translations,
@@ -34,7 +34,7 @@ def register() -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls functions after the first imports of the modules with these names."""
+    """Calls a function after the first import of each module named."""
 
     def __init__(self, actions: dict[str, Callable[[Any], None]]) -> None:
         self.actions = actions
@@ -47,7 +47,7 @@ class _AfterImport(MetaPathFinder):
             return None
         self._searched.add(fullname)
         try:
-            spec = importlib.util.find_spec(fullname)  # by all the other finders
+            spec = importlib.util.find_spec(fullname)  # by the other finders
         finally:
             self._searched.remove(fullname)
         if spec is not None and spec.loader is not None:
@@ -62,7 +62,7 @@ class _AfterImport(MetaPathFinder):
 
 
 def _register_translations(_: Any) -> None:
-    """For ``dynamo=True``, as torch registers its own operators."""
+    """For ``dynamo=True``, in the way torch registers its own operators."""
     from torch.onnx._internal.exporter._torchlib import _torchlib_registry
 
     from .onnx import translation_table
@@ -72,7 +72,7 @@ def _register_translations(_: Any) -> None:
 
 
 def _register_symbolics(exporter: Any) -> None:
-    """For ``dynamo=False``, in a torch that still has this exporter."""
+    """For ``dynamo=False``, if torch still has this exporter."""
     if hasattr(exporter, "register_custom_op_symbolic"):
         for name in OPERATORS:
             exporter.register_custom_op_symbolic(f"roialign_ext::{name}", _symbolic(name), 16)
@@ -93,7 +93,7 @@ def _symbolic(name: str) -> Callable[..., Value]:
 
 
 def _listed(values: Value) -> list[Value]:
-    """A list in the graph as a list of its values."""
+    """The values of a list in the graph."""
     node = values.node()
     if node.kind() != "prim::ListConstruct":
         raise ValueError(f"features: expected a list written out in the call, because ONNX has none, got {node}")
@@ -101,7 +101,7 @@ def _listed(values: Value) -> list[Value]:
 
 
 def _python_value(value: Value) -> Any:
-    """A constant as Python has it, a list of values as a list; what is not constant stays a value."""
+    """A constant as a Python value, a list of values as a list; anything else stays a value of the graph."""
     node = value.node()
     if node.kind() == "prim::ListConstruct":
         return [_python_value(one) for one in node.inputs()]
@@ -112,7 +112,7 @@ def _python_value(value: Value) -> Any:
 
 
 class _TorchScriptGraph:
-    """The graph that the exporter of ``dynamo=False`` writes."""
+    """The graph written by the exporter of ``dynamo=False``."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -129,7 +129,7 @@ class _TorchScriptGraph:
     def __getattr__(self, operator: str) -> Callable[..., Value]:
         def add(*inputs: Value, **attributes: Any) -> Value:
             values = [self.constant(one, INT64) if isinstance(one, list) else one for one in inputs]
-            # The exporter takes the type of an attribute from its name.
+            # The exporter reads the type of an attribute from its name.
             typed = {f"{name}_{'s' if isinstance(one, str) else 'i'}": one for name, one in attributes.items()}
             return self._context.op(operator, *values, **typed)
 

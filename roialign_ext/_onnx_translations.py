@@ -1,7 +1,7 @@
-"""The operators in those of ONNX, for any exporter: what it writes into is a :class:`Graph`.
+"""The operators written with those of ONNX, for any exporter that offers a :class:`Graph`.
 
-The equations are those of docs/math.md. Only operators that opset 16 has, in forms that mean the same up to opset 21,
-are used: so a graph of a newer opset may be converted to an older one.
+Equations are those of docs/math.md. Only operators of opset 16 are used, in forms that mean the same up to opset 21, so
+that a graph of a newer opset can be converted to an older one.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 Value: TypeAlias = Any
-"""A value of the graph; each exporter has a class of its own for it."""
+"""A value of the graph; every exporter has its own class."""
 
 FLOAT, INT64, DOUBLE = 1, 7, 11
-"""Numbers of the dtypes in ONNX."""
+"""ONNX's numbers of the dtypes."""
 
 
 class Graph(Protocol):
-    """What an exporter writes a model into. ``graph.Mul(a, b)`` adds the node and returns its value."""
+    """The model an exporter writes. ``graph.Mul(a, b)`` adds a node and returns its value."""
 
     def constant(self, value: Any, kind: int) -> Value:
-        """Numbers, nested in lists, in the type of their use."""
+        """A constant of dtype ``kind``: a number, or numbers nested in lists."""
 
     def dtype(self, value: Value) -> int:
-        """Number of the dtype in ONNX."""
+        """ONNX's number of the dtype."""
 
     def __getattr__(self, operator: str) -> Callable[..., Value]:
-        """Adds nodes of this operator: inputs, where lists are constants, then attributes by name."""
+        """Adds nodes of this operator. Inputs come first (a list is a constant), then attributes by name."""
 
 
 class Translations:
-    """The operators, with the names and arguments of csrc/ops.cpp, written into a graph."""
+    """The operators, with the names and arguments of csrc/schemas.cpp, written into a graph."""
 
     def __init__(self, graph: Graph, name: str) -> None:
         self._graph = graph
@@ -52,7 +52,7 @@ class Translations:
         op = self._graph
         kind = self._coordinate_type(input, boxes)
         index, corners = self._index_and_rest(op.Cast(boxes, to=kind))
-        corners = op.Mul(corners, op.constant(spatial_scale, kind))  # RoiAlign's own scale is float32
+        corners = op.Mul(corners, op.constant(spatial_scale, kind))  # not by RoiAlign's own scale, which is float32
         pooled = self._pool(op.Cast(input, to=kind), index, corners, output_size, sampling_ratio, aligned, mode, kind)
         return op.Cast(pooled, to=op.dtype(input))
 
@@ -82,7 +82,7 @@ class Translations:
             )
             numbers.append(op.Unsqueeze(number, [1]))
         pooled = op.Concat(*parts, axis=0)
-        # The numbers of all boxes are a permutation: every row of the data is overwritten.
+        # The box numbers of all levels are a permutation: every row is overwritten.
         in_order = op.ScatterND(pooled, op.Concat(*numbers, axis=0), pooled)
         return op.Cast(in_order, to=op.dtype(features[0]))
 
@@ -126,7 +126,7 @@ class Translations:
         corners = op.Cast(boxes, to=kind)
 
         def axis(first: int, samples: int, map_axis: int) -> tuple[Value, Value]:
-            """Positions ``[K, samples]`` and which of them lie on the map, (34)."""
+            """Positions ``[K, samples]`` in map pixels and a mask of those on the map, (34)."""
             low, high = self._column(corners, first), self._column(corners, first + 2)
             last = op.Cast(op.Shape(input, start=map_axis, end=map_axis + 1), to=kind)
             last = op.Sub(last, op.constant(1.0, kind))
@@ -134,7 +134,7 @@ class Translations:
                 step = op.Div(op.Mul(op.Sub(high, low), last), op.constant(float(samples - 1), kind))
                 numbers = op.constant([[float(j) for j in range(samples - 1)]], kind)
                 position, end = op.Add(op.Mul(low, last), op.Mul(numbers, step)), op.Mul(high, last)
-                # Rounded steps may pass the edge of the box, on which the last sample lies.
+                # Rounded steps may pass the edge of the box; the last sample lies on it.
                 goes_down = op.Less(step, op.constant(0.0, kind))
                 position = op.Where(goes_down, op.Max(position, end), op.Min(position, end))
                 position = op.Concat(position, end, axis=1)
@@ -173,7 +173,7 @@ class Translations:
             return op.Unsqueeze(op.Sub(position, op.constant(0.5 if aligned else 0.0, kind)), [2])
 
         def upright(column: int, bins: int) -> Value:
-            """Positions ``[K, samples]`` along a side, from the centre of the box: (3), (5)."""
+            """Positions ``[K, samples]`` in map pixels along a side, relative to the centre of the box: (3), (5)."""
             size = op.Mul(self._column(box, column), scale)
             if not aligned:
                 size = op.Max(size, op.constant(1.0, kind))
@@ -202,10 +202,10 @@ class Translations:
     def prroi_pool(self, input: Value, boxes: Value, output_size: Sequence[int], spatial_scale: float = 1.0) -> Value:
         raise NotImplementedError(
             "prroi_pool: cannot be exported, because no operator of ONNX integrates a map over a bin; "
-            "roi_align with a fixed sampling_ratio comes near it"
+            "roi_align with a fixed sampling_ratio approximates it"
         )
 
-    # --- what they are made of
+    # --- building blocks
 
     def _coordinate_type(self, input: Value, boxes: Value) -> int:
         op = self._graph
@@ -217,17 +217,17 @@ class Translations:
         return op.Gather(rows, [column], axis=1)
 
     def _index_and_rest(self, rows: Value) -> tuple[Value, Value]:
-        """Batch indices ``[K]`` and the other columns."""
+        """Batch indices ``[K]`` and the remaining columns."""
         op = self._graph
         index = op.Cast(op.Squeeze(self._column(rows, 0), [1]), to=INT64)
         return index, op.Slice(rows, [1], [6], [1])
 
     def _low_and_high(self, corners: Value) -> tuple[Value, Value]:
-        """``(x1, y1)`` and ``(x2, y2)``. Not by Slice: an optimizer would write a Split as no opset below 18 has it."""
+        """``(x1, y1)`` and ``(x2, y2)``. Not by Slice: an optimizer would write a form of Split that needs opset 18."""
         return self._graph.Gather(corners, [0, 1], axis=1), self._graph.Gather(corners, [2, 3], axis=1)
 
     def _rounded(self, position: Value, kind: int) -> Value:
-        """Half away from zero; ONNX's Round takes halves to even."""
+        """Rounds half away from zero; ONNX's Round rounds halves to even."""
         op = self._graph
         size = op.Abs(position)
         whole = op.Floor(size)
@@ -237,7 +237,7 @@ class Translations:
     def _level(
         self, corners: Value, kind: int, scales: Sequence[float], canonical_scale: float, canonical_level: float
     ) -> Value:
-        """Which map a box belongs to, (35): the number of levels after the first whose smallest size it reaches."""
+        """Index of the map of each box, (35): counts the levels after the first whose smallest size the box reaches."""
         op = self._graph
         first, last = (math.trunc(-math.log2(scale)) for scale in (scales[0], scales[-1]))
         smallest = [canonical_scale * 2.0 ** (k - canonical_level - 1e-6) for k in range(first + 1, last + 1)]
@@ -258,16 +258,16 @@ class Translations:
         mode: str,
         kind: int,
     ) -> Value:
-        """RoIAlign of boxes in map pixels."""
+        """RoIAlign of boxes ``corners``, in map pixels."""
         op = self._graph
         bins_y, bins_x = output_size
         if mode == "max":
-            # One sample of a bin that is g times smaller along both axes is one of the g x g samples.
+            # In g x g as many bins of one sample each, that sample is one of the bin's g x g samples.
             _check_fixed(sampling_ratio, f"mode 'max' of {self._name}")
             samples = self._align(input, index, corners, bins_y * sampling_ratio, bins_x * sampling_ratio, 1, aligned)
             return self._pool_samples(samples, output_size, sampling_ratio, mode, kind)
         if aligned and sampling_ratio <= 0:
-            # A reversed box has an empty grid, as one without size has; runtimes fail on a negative number of samples.
+            # Runtimes fail on a negative number of samples. A reversed box has an empty grid, so make it an empty box.
             low, high = self._low_and_high(corners)
             corners = op.Concat(low, op.Max(low, high), axis=1)
         return self._align(input, index, corners, bins_y, bins_x, max(sampling_ratio, 0), aligned)
@@ -287,9 +287,9 @@ class Translations:
         )
 
     def _sample(self, input: Value, index: Value, y: Value, x: Value, kind: int) -> Value:
-        """The map at positions whose shapes broadcast to ``[K, rows, columns]``: ``[K, C, rows, columns]``.
+        """The map interpolated at positions (map pixels) that broadcast to ``[K, rows, columns]``.
 
-        Every sample is a box without size in ``RoiAlign``, with one bin and one sample in it.
+        Returns ``[K, C, rows, columns]``. Each sample is an empty box in ``RoiAlign``, with one bin of one sample.
         """
         op = self._graph
         grid = op.Shape(op.Add(y, x))
@@ -300,13 +300,13 @@ class Translations:
         return op.Transpose(op.Reshape(samples, shape), perm=[0, 3, 1, 2])
 
     def _pool_samples(self, samples: Value, bins: Sequence[int], n: int, mode: str, kind: int) -> Value:
-        """Each n x n of ``[K, C, PH * n, PW * n]`` become one output."""
+        """Pools each n x n of ``[K, C, PH * n, PW * n]`` to one output."""
         op = self._graph
         if n == 1:
             return samples
         if mode == "max":
             return op.MaxPool(samples, kernel_shape=[n, n], strides=[n, n])
-        # onnxruntime has no AveragePool for float64, and ReduceMean takes its axes in another way before opset 18.
+        # ONNX Runtime has no float64 AveragePool, and opset 18 changed how ReduceMean takes its axes.
         size = op.Concat(op.Shape(samples, start=0, end=2), op.constant([bins[0], n, bins[1], n], INT64), axis=0)
         sums = op.ReduceSum(op.Reshape(samples, size), [3, 5], keepdims=0)
         return op.Div(sums, op.constant(float(n * n), kind))
@@ -315,8 +315,8 @@ class Translations:
 def _check_fixed(sampling_ratio: int, what: str) -> None:
     if sampling_ratio <= 0:
         raise ValueError(
-            f"sampling_ratio: expected a positive number for the export of {what}, because ONNX has no form of it "
-            f"in which every box has a number of samples of its own, got {sampling_ratio}"
+            f"sampling_ratio: expected a positive number for the export of {what}, because ONNX has no adaptive "
+            f"form of it, got {sampling_ratio}"
         )
 
 
@@ -325,7 +325,7 @@ OPERATORS = tuple(name for name in vars(Translations) if not name.startswith("_"
 
 
 def translate(graph: Graph, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Value:
-    """Writes a call of an operator, whose arguments beside tensors have to be numbers that are known now."""
+    """Writes a call of an operator. Arguments other than tensors must be constants."""
     wanted = getattr(torch.ops.roialign_ext, name).default._schema.arguments
     given = {one.name: value for one, value in zip(wanted, arguments, strict=False)} | dict(keywords)
     kinds = {one.name: str(one.type) for one in wanted}

@@ -1,6 +1,6 @@
-"""Tensor subclasses: who answers a call with several of them, and what torchvision's boxes say of themselves.
+"""Tensor subclasses: the dispatch of calls with several of them, and the formats of torchvision's boxes.
 
-Looked at only where some argument overrides ``__torch_function__``: other calls do not pay for it.
+Used only if some argument overrides ``__torch_function__``; other calls do not pay for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ _BOUNDING_BOXES = "torchvision.tv_tensors._bounding_boxes.BoundingBoxes"
 
 
 def call_override(function: Callable[..., Tensor], tensors: Sequence[Any], *arguments: Any) -> Tensor:
-    """The answer of the first override among ``tensors`` that has one; where none has, that for plain tensors.
+    """The result of the first override among ``tensors`` that gives one; otherwise the result for plain tensors.
 
-    A subclass commonly declines to answer beside a type that it does not know. Two such types in one call, an image and
-    its boxes, say nothing against the numbers in them.
+    A subclass commonly returns NotImplemented beside a type that it does not know. An image and boxes of two such types
+    are still valid as plain tensors.
     """
     try:
         return handle_torch_function(function, tensors, *arguments)
     except TypeError as error:
-        # How torch says that every override returned NotImplemented; where a mode did too, it has the last word.
+        # torch's message when every override returned NotImplemented. An enabled mode decides alone.
         nobody = f"no implementation found for '{function.__module__}.{function.__name__}'"
         if torch._C._is_torch_function_mode_enabled() or not str(error).startswith(nobody):
             raise
@@ -31,14 +31,14 @@ def call_override(function: Callable[..., Tensor], tensors: Sequence[Any], *argu
 
 
 def _plain(argument: Any) -> Any:
-    """Tensors without their subclass, alone or in a list: torch.compile looks at types under the line above too."""
+    """Tensors without their subclass, alone or in a list: torch.compile sees types even under the guard above."""
     if isinstance(argument, Tensor):
         return argument.as_subclass(Tensor)
     return [_plain(one) for one in argument] if isinstance(argument, (list, tuple)) else argument
 
 
 def check_corners(boxes: Sequence[Any]) -> None:
-    """What torchvision's BoundingBoxes hold are corners, if there are any among ``boxes``."""
+    """Raises if BoundingBoxes of torchvision among ``boxes`` do not hold corners."""
     for one in boxes:
         if (found := _format(one)) not in (None, "XYXY"):
             raise ValueError(
@@ -48,7 +48,7 @@ def check_corners(boxes: Sequence[Any]) -> None:
 
 
 def check_rotated(boxes: Sequence[Any], clockwise: object, angle_unit: object) -> None:
-    """The same of rotated boxes, whose angle torchvision counts in degrees, counter-clockwise."""
+    """Raises if BoundingBoxes among ``boxes`` do not match: torchvision's angles are in degrees, counter-clockwise."""
     for one in boxes:
         found = _format(one)
         if found not in (None, "CXCYWHR"):
@@ -64,7 +64,7 @@ def check_rotated(boxes: Sequence[Any], clockwise: object, angle_unit: object) -
 
 
 def check_plain(boxes: object) -> None:
-    """No BoundingBoxes, whose numbers are pixels in every format."""
+    """Raises for BoundingBoxes, whose numbers are pixels in every format."""
     if (found := _format(boxes)) is not None:
         raise ValueError(
             "boxes: expected a plain tensor of normalised rows (y1, x1, y2, x2), got BoundingBoxes of the format "
@@ -73,7 +73,7 @@ def check_plain(boxes: object) -> None:
 
 
 def _format(boxes: object) -> str | None:
-    """The format of BoundingBoxes, None for anything else; their class is known by its path, without an import."""
+    """The format of BoundingBoxes, None for anything else; recognised by the path of the class, without an import."""
     for kind in type(boxes).__mro__:
         if f"{kind.__module__}.{kind.__qualname__}" == _BOUNDING_BOXES:
             return str(getattr(boxes, "format").value)  # noqa: B009 (an attribute that Tensor has not)

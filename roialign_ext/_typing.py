@@ -1,12 +1,9 @@
-"""Annotations in the form that TorchScript reads, with a meaning for type checkers too."""
+"""The annotation for one number or a pair: TorchScript recognises its name, help() and type checkers its meaning."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar, Union
+from typing import TypeVar, Union
 
-if TYPE_CHECKING:
-    T = TypeVar("T")
-    BroadcastingList2 = Union[T, Sequence[T]]  # noqa: UP007 (a generic alias)
-else:
-    from torch._jit_internal import BroadcastingList2
+T = TypeVar("T")
+BroadcastingList2 = Union[T, Sequence[T]]  # noqa: UP007 (a generic alias)
 
 __all__ = ["BroadcastingList2"]

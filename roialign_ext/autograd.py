@@ -1,20 +1,13 @@
-"""Derivatives for ``torch.func``, and the public :class:`RoIAlignFunction`.
+"""The private operators under autograd, under torch.func and under torch's older vmap; :class:`RoIAlignFunction`.
 
-The operators carry their derivatives in C++ (csrc/autograd.cpp), but the transforms of ``torch.func`` accept only
-functions written in Python. While a transform is active the dispatcher sends each private operator to its function
-below, with the same formulas (docs/math.md, sections 7 and 8): the form ``D_u D_v <G, A(b) F>`` is linear in G, F,
-u and v,
-
-    by G: ``_pool``        by F: ``_pool_grad_input``        by b, or along one more direction: ``_pool_grad_boxes``
-
-and its third derivative by the boxes is zero for most rules. F is a list of feature maps, one per level. A function of
-torch.autograd follows the tensors among its arguments, not those in lists: the maps come first, after their number.
+Formulas stand in roialign_ext/_form.py, the batching rule in roialign_ext/vmap.py; roialign_ext/_registration.py says
+which function runs under which dispatch key.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -28,46 +21,86 @@ from torch._C._functorch import (
 )
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from . import vmap
-from ._terms import (
-    CANONICAL,
-    Directions,
-    Gradients,
-    Maps,
-    any_given,
-    box_gradients,
-    box_terms,
-    filled,
-    filled_to,
-    given,
-    grad_boxes,
-    grad_input,
-    has_box_derivative,
-    is_channels_last,
-    pool,
-    sizes,
-    total,
-    wanted,
-)
+from ._form import BIND, CANONICAL, Form, Settings, call, defined, is_channels_last
+from ._shapes import CHECKS
 from .functional import roi_align
 
 ops = torch.ops.roialign_ext
 
-Saved: TypeAlias = tuple[Any, ...]
+Kernel: TypeAlias = Callable[..., Any]
 
 
-def _one_transform_down(jvp: Callable[..., Any]) -> Callable[..., Any]:
-    """Computes the tangent below the transform that asks for it, with forward mode on.
+def _explain(name: str, arguments: tuple[Any, ...]) -> None:
+    """Says in the words of the shape function what a kernel refused, if that is what happened.
 
-    torch calls jvp() with forward mode switched off, for which an enclosing jvp would take the tangent for a constant.
-    One transform further down the saved tensors are bare of the tangents that the transform at hand gave them, and
-    still have those of the enclosing ones.
+    Those name every argument, and raise kinds of exceptions that do not cross the boundary of a compiled library.
+    """
+    try:
+        CHECKS[name](*arguments)
+    except Exception as explanation:
+        raise explanation from None
+
+
+# --- the function of every private operator
+
+
+class Differentiable(torch.autograd.Function):
+    """A private operator in eager mode, below whose Autograd key it runs; also while programs are traced.
+
+    It is applied to its kernel's keys and arguments, and then to what ``BIND`` of _form.py makes of the arguments.
     """
 
-    @functools.wraps(jvp)
-    def below(ctx: Any, *tangents: Any) -> Any:
+    @staticmethod
+    def forward(ctx: Any, call: tuple[Any, ...], *bound: Any) -> Any:
+        name = bound[0]
+        result = _redispatch[name](*call)
+        result = tuple(result) if name == "_pool_grad_input" else result
+        _save(ctx, bound, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        saved = ctx.saved_tensors  # whose hooks may run forward passes
+        if torch.compiler.is_compiling():  # Dynamo, of compiled autograd, which follows neither engine nor dispatcher
+            return _gradients(ctx, saved, cotangents, ctx.needs_input_grad)
+        if torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            return _gradients(ctx, saved, cotangents, _wanted(ctx))
+        with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
+            return _gradients(ctx, saved, cotangents, _wanted(ctx))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _tangent(ctx, ctx.saved_tensors, tangents)
+
+
+class Transformed(torch.autograd.Function):
+    """The same while a transform of torch.func is active, whose levels are peeled off one by one."""
+
+    vmap = staticmethod(vmap.batched)
+
+    @staticmethod
+    def forward(_: None, *bound: Any) -> Any:
+        return call(*bound)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _save(ctx, inputs[1:], output)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        return _gradients(ctx, ctx.saved_tensors, cotangents, ctx.needs_input_grad)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Computes the tangent below the transform that asks for it, with forward mode on.
+
+        torch calls jvp() with forward mode switched off, for which an enclosing jvp would take the tangent for a
+        constant. One transform further down the saved tensors are bare of the tangents that the transform at hand gave
+        them, and still have those of the enclosing ones.
+        """
         transform: Any = retrieve_current_functorch_interpreter()
         level = transform.level()
 
@@ -76,231 +109,176 @@ def _one_transform_down(jvp: Callable[..., Any]) -> Callable[..., Any]:
 
         saved, tangents = tree_map_only(Tensor, unwrapped, (ctx.saved_tensors, tangents))
         with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), transform.lower():
-            results = jvp(ctx, saved, *tangents)
+            results = _tangent(ctx, saved, tangents)
         return tree_map_only(Tensor, lambda tensor: _wrap_for_grad(tensor, level), results)
 
-    return below
+
+def _save(ctx: Any, bound: tuple[Any, ...], output: Any) -> None:
+    name, settings, *maps, grad, boxes, u, v, argmax = bound
+    ctx.operator, ctx.settings = name, settings
+    ctx.set_materialize_grads(False)
+    if name == "_pool_max":
+        argmax = output[1]
+        ctx.mark_non_differentiable(argmax)
+    ctx.save_for_forward(*maps, grad, boxes, u, v, argmax)
+    # Phi is linear in the maps and in G: a derivative by an argument does not need the argument itself. So the usual
+    # training case keeps no map alive.
+    needed = ctx.needs_input_grad
+    by_boxes = needed[-4] or needed[-3] or needed[-2]
+    if not (by_boxes or needed[-5]):
+        maps = ()
+    if not (by_boxes or any(needed[:-5])):
+        grad = None
+    ctx.save_for_backward(*maps, grad, boxes, u, v, argmax)
 
 
-class Pool(torch.autograd.Function):
-    """``_pool``, applied to ``levels, *input, boxes, u, v, winners, output_size, *rule``.
+def _wanted(ctx: Any) -> Sequence[bool]:
+    """Which gradients this backward pass uses: torch.autograd.grad may ask for some of those that exist."""
+    needed: Sequence[bool] = ctx.needs_input_grad
+    if sum(needed) == 1:
+        return needed
+    nodes = iter([node for node, _ in ctx.next_functions if node is not None])  # of the arguments that require grad
+    return [need and _is_executed(next(nodes)) for need in needed]
 
-    An ``extrapolation_value`` may follow: a constant, which derivatives do not know.
+
+def _is_executed(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf that torch.autograd.grad asked for
+        return True
+
+
+def _gradients(ctx: Any, saved: Sequence[Any], cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> Any:
+    if cotangents[0] is None and not defined(*cotangents):
+        return (None,) * len(needed)
+    *maps, grad, boxes, u, v, argmax = saved
+    form = Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
+    form.complete(ctx.operator, cotangents)
+    return (None, None, None, *form.gradients(needed[3:]))
+
+
+def _tangent(ctx: Any, saved: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    *maps, grad, boxes, u, v, argmax = saved
+    form = Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
+    tangent = form.tangent(ctx.operator, tangents[3:])
+    if ctx.operator == "_pool_max":
+        return tangent, None
+    return tuple(tangent) if ctx.operator == "_pool_grad_input" else tangent
+
+
+_operators = {name: getattr(ops, name).default for name in BIND}
+# Straight to the kernel of the keys that are left: neither the schema nor the tensors are looked at again.
+_redispatch: dict[str, Kernel] = {name: operator._handle.redispatch_boxed for name, operator in _operators.items()}
+# torch.autograd.Function.apply looks for transforms of torch.func first: under the Autograd key there are none left.
+_apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
+_apply_transformed: Kernel = Transformed.apply
+_BELOW_AUTOGRAD = torch._C._after_autograd_keyset
+
+
+# --- kernels, which take the keys of the call first
+
+
+_is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+_number_of_modes = torch._C._len_torch_dispatch_stack
+
+
+def _any_dual(*arguments: Any) -> bool:
+    """Whether a tensor has a tangent: forward_ad does not know of the levels that graphs of Dynamo open."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    return any(
+        torch._unpack_dual(one, level=0).tangent is not None for one in tree_leaves(arguments) if one is not None
+    )
+
+
+def differentiated(name: str) -> Kernel:
+    """The operator as a node of the graph or on dual numbers, or as one that a mode watches."""
+    bind = BIND[name]
+
+    def kernel(keys: Any, *arguments: Any) -> Any:
+        try:
+            results = _apply_differentiable((keys & _BELOW_AUTOGRAD, *arguments), *bind(*arguments))
+        except Exception:
+            _explain(name, arguments)
+            raise
+        return list(results) if name == "_pool_grad_input" else results
+
+    return kernel
+
+
+def under_autograd(name: str, is_differentiated: Kernel) -> Kernel:
+    """Autograd: straight to the kernel if nothing is to be differentiated and no mode watches, else what is given."""
+    redispatch: Kernel = getattr(ops, name).default._handle.redispatch_boxed
+    # So many arguments may be differentiated, the first ones.
+    tensors = 4 if name in ("_pool", "_pool_grad_input", "_pool_grad_boxes") else 2
+
+    def kernel(keys: Any, *arguments: Any) -> Any:
+        if forward_ad._current_level >= 0 or _number_of_modes() > 0:
+            return is_differentiated(keys, *arguments)
+        if _is_grad_enabled():
+            leading = arguments[:tensors]
+            if _any_requires_grad(*leading) or _any_dual(*leading):
+                return is_differentiated(keys, *arguments)
+        try:
+            return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
+        except Exception:
+            is_differentiated(keys, *arguments)  # what it refuses it explains
+            raise
+
+    return kernel
+
+
+def under_transforms(name: str) -> Kernel:
+    """FuncTorchDynamicLayerFrontMode: what runs while a transform of torch.func is active.
+
+    ``torch.func.functionalize`` knows no Python functions: there the operator itself, which neither makes views nor
+    changes its arguments, runs one transform further down.
     """
+    operator, bind = _operators[name], BIND[name]
 
-    vmap = staticmethod(vmap.pool)
+    def kernel(keys: Any, *arguments: Any) -> Any:
+        transform: Any = retrieve_current_functorch_interpreter()
+        if transform.key() != TransformType.Functionalize:
+            results = _apply_transformed(None, *bind(*arguments))
+            return list(results) if name == "_pool_grad_input" else results
+        add_back_views, level = transform.functionalize_add_back_views(), transform.level()
 
-    @staticmethod
-    def forward(levels: int, *args: Any) -> Tensor:
-        result: Tensor = ops._pool(list(args[:levels]), *args[levels:])
-        return result
+        def unwrapped(tensor: Tensor) -> Tensor:
+            if not torch._is_functional_tensor(tensor):
+                return tensor
+            torch._sync(tensor)  # type: ignore[attr-defined, no-untyped-call]
+            return _unwrap_functional_tensor(tensor, add_back_views)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        levels: int = inputs[0]
-        ctx.levels = levels
-        maps, (boxes, u, v, winners, ctx.output_size, *rest) = inputs[1 : levels + 1], inputs[levels + 1 :]
-        ctx.set_materialize_grads(False)
-        ctx.rule, ctx.rest = tuple(rest[:4]), len(rest)
-        ctx.input_size, ctx.channels_last = sizes(maps), is_channels_last(maps)
-        needs_input = any(ctx.needs_input_grad[levels + 1 : levels + 4])
-        ctx.save_for_backward(boxes, u, v, winners, *(maps if needs_input else ()))
-        ctx.save_for_forward(boxes, u, v, winners, *maps)
+        arguments = tree_map_only(Tensor, unwrapped, arguments)
+        with transform.lower():
+            results = operator(*arguments)
+        return tree_map_only(Tensor, lambda result: _wrap_functional_tensor(result, level), results)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> Gradients:
-        levels: int = ctx.levels
-        rest: int = ctx.rest
-        needed, rule = ctx.needs_input_grad[1:], ctx.rule
-        boxes, u, v, winners, *maps = ctx.saved_tensors
-        if grad is None:
-            return (None,) * (levels + 6 + rest)
-        by_input: Gradients = (None,) * levels
-        if any(needed[:levels]):
-            size, last = ctx.input_size, ctx.channels_last
-            by_input = wanted(needed[:levels], grad_input(grad, boxes, given(u, v), winners, size, last, rule))
-        by_boxes: Gradients = (None,) * 3
-        if maps:
-            by_boxes = box_gradients(needed[levels:], grad, maps, boxes, u, v, winners, rule)
-        return (None, *by_input, *by_boxes, *[None] * (2 + rest))
-
-    @staticmethod
-    @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor:
-        boxes, u, v, winners, *maps = saved
-        map_tangents, box_tangents = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1 : ctx.levels + 4]
-
-        def evaluate(features: Maps, directions: Directions) -> Tensor:
-            return pool(features, boxes, directions, winners, ctx.output_size, ctx.rule)
-
-        terms = [evaluate(filled(map_tangents, maps), given(u, v))] if any_given(map_tangents) else []
-        order = len(given(u, v)) + 1
-        terms += box_terms(lambda directions: evaluate(maps, directions), order, ctx.rule, u, v, *box_tangents)
-        # A tangent of zeros, not None: an enclosing jvp differentiates it once more.
-        return total(terms) if terms else maps[0].new_zeros((*boxes.shape[:1], *maps[0].shape[1:2], *ctx.output_size))
+    return kernel
 
 
-class PoolMax(torch.autograd.Function):
-    """``_pool_max``, applied to ``levels, *input, boxes, output_size, *rule``."""
-
-    vmap = staticmethod(vmap.pool_max)
-
-    @staticmethod
-    def forward(levels: int, *args: Any) -> tuple[Tensor, Tensor]:
-        values, winners = ops._pool_max(list(args[:levels]), *args[levels:])
-        return values, winners
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        levels: int = inputs[0]
-        ctx.levels = levels
-        maps, (boxes, ctx.output_size, *rule) = inputs[1 : levels + 1], inputs[levels + 1 :]
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(output[1])
-        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), sizes(maps), is_channels_last(maps)
-        ctx.save_for_backward(boxes, output[1], *(maps if ctx.needs_input_grad[levels + 1] else ()))
-        ctx.save_for_forward(boxes, output[1], *maps)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> Gradients:
-        levels: int = ctx.levels
-        needed, rule = ctx.needs_input_grad[1:], ctx.rule
-        boxes, winners, *maps = ctx.saved_tensors
-        if grad is None:
-            return (None,) * (levels + 7)
-        by_input: Gradients = (None,) * levels
-        if any(needed[:levels]):
-            size, last = ctx.input_size, ctx.channels_last
-            by_input = wanted(needed[:levels], grad_input(grad, boxes, [], winners, size, last, rule))
-        by_boxes = None
-        if needed[levels]:
-            by_boxes = grad_boxes(grad, maps, boxes, [], winners, rule)
-        return (None, *by_input, by_boxes, *[None] * 5)
-
-    @staticmethod
-    @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor, None]:
-        boxes, winners, *maps = saved
-        map_tangents, boxes_tangent = tangents[1 : ctx.levels + 1], tangents[ctx.levels + 1]
-
-        def evaluate(features: Maps, directions: Directions) -> Tensor:
-            return pool(features, boxes, directions, winners, ctx.output_size, ctx.rule)
-
-        terms = [evaluate(filled(map_tangents, maps), [])] if any_given(map_tangents) else []
-        if boxes_tangent is not None:
-            terms.append(evaluate(maps, [boxes_tangent]))
-        return total(terms), None
+def under_older_vmap(name: str) -> Kernel:
+    """Batched: torch's older vmap, which batched gradients (is_grads_batched), the vectorised functions of
+    torch.autograd.functional and gradcheck still use. The innermost batch is taken off by the rule of torch.func."""
+    bind = BIND[name]
+    return lambda keys, *arguments: vmap.under_older_vmap(*bind(*arguments))
 
 
-class PoolGradInput(torch.autograd.Function):
-    """``_pool_grad_input(grad, boxes, u, v, winners, input_size, channels_last, *rule)``, one result per level."""
+def dispatched(name: str) -> Kernel:
+    """The operator through the dispatcher, for public operators under other keys than Autograd."""
+    operator = _operators[name]
 
-    vmap = staticmethod(vmap.pool_grad_input)
+    def kernel(keys: Any, *arguments: Any) -> Any:
+        try:
+            return operator(*arguments)
+        except Exception:
+            _explain(name, arguments)
+            raise
 
-    @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        return tuple(ops._pool_grad_input(*args))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        grad, boxes, u, v, winners, ctx.input_size, ctx.channels_last, *rule = inputs
-        ctx.set_materialize_grads(False)
-        ctx.rule, ctx.output_size = tuple(rule), grad.shape[2:]
-        ctx.save_for_backward(grad, boxes, u, v, winners)
-        ctx.save_for_forward(grad, boxes, u, v, winners)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Gradients:
-        grad, boxes, u, v, winners = ctx.saved_tensors
-        if not any_given(cotangents):
-            return (None,) * 11
-        maps = filled_to(cotangents, grad, ctx.input_size)
-        by_grad = None
-        if ctx.needs_input_grad[0]:
-            by_grad = pool(maps, boxes, given(u, v), winners, ctx.output_size, ctx.rule)
-        by_boxes = box_gradients(ctx.needs_input_grad[1:4], grad, maps, boxes, u, v, winners, ctx.rule)
-        return (by_grad, *by_boxes, *[None] * 7)
-
-    @staticmethod
-    @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> tuple[Tensor, ...]:
-        grad, boxes, u, v, winners = saved
-        grad_tangent, *box_tangents = tangents[:4]
-
-        def evaluate(of: Tensor, directions: Directions) -> Maps:
-            return grad_input(of, boxes, directions, winners, ctx.input_size, ctx.channels_last, ctx.rule)
-
-        terms = [] if grad_tangent is None else [evaluate(grad_tangent, given(u, v))]
-        order = len(given(u, v)) + 1
-        terms += box_terms(lambda directions: evaluate(grad, directions), order, ctx.rule, u, v, *box_tangents)
-        if not terms:
-            return tuple(filled_to([None] * (len(ctx.input_size) // 2 - 1), grad, ctx.input_size))
-        return tuple(total(list(level)) for level in zip(*terms, strict=True))
+    return kernel
 
 
-class PoolGradBoxes(torch.autograd.Function):
-    """``_pool_grad_boxes``, applied to ``levels, *input, grad, boxes, v, winners, *rule``."""
-
-    vmap = staticmethod(vmap.pool_grad_boxes)
-
-    @staticmethod
-    def forward(levels: int, *args: Any) -> Tensor:
-        result: Tensor = ops._pool_grad_boxes(args[levels], list(args[:levels]), *args[levels + 1 :])
-        return result
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        levels: int = inputs[0]
-        ctx.levels = levels
-        maps, (grad, boxes, v, winners, *rule) = inputs[1 : levels + 1], inputs[levels + 1 :]
-        ctx.set_materialize_grads(False)
-        ctx.rule, ctx.input_size, ctx.channels_last = tuple(rule), sizes(maps), is_channels_last(maps)
-        ctx.save_for_backward(grad, boxes, v, winners, *maps)
-        ctx.save_for_forward(grad, boxes, v, winners, *maps)
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor | None) -> Gradients:
-        levels: int = ctx.levels
-        rule = ctx.rule
-        grad, boxes, v, winners, *maps = ctx.saved_tensors
-        if direction is None:
-            return (None,) * (levels + 9)
-        needed = ctx.needs_input_grad[1:]
-        directions = [*given(v), direction]
-        by_input: Gradients = (None,) * levels
-        by_grad, by_boxes, by_v = None, None, None
-        if any(needed[:levels]):
-            size, last = ctx.input_size, ctx.channels_last
-            by_input = wanted(needed[:levels], grad_input(grad, boxes, directions, winners, size, last, rule))
-        if needed[levels]:
-            by_grad = pool(maps, boxes, directions, winners, grad.shape[2:], rule)
-        if needed[levels + 1] and has_box_derivative(rule, len(directions) + 1):
-            by_boxes = grad_boxes(grad, maps, boxes, directions, winners, rule)
-        if v is not None and needed[levels + 2]:
-            by_v = grad_boxes(grad, maps, boxes, [direction], winners, rule)
-        return (None, *by_input, by_grad, by_boxes, by_v, *[None] * 5)
-
-    @staticmethod
-    @_one_transform_down
-    def jvp(ctx: Any, saved: Saved, *tangents: Any) -> Tensor:
-        grad, boxes, v, winners, *maps = saved
-        map_tangents = tangents[1 : ctx.levels + 1]
-        grad_tangent, boxes_tangent, v_tangent = tangents[ctx.levels + 1 : ctx.levels + 4]
-
-        def evaluate(of: Tensor, features: Maps, directions: Directions) -> Tensor:
-            return grad_boxes(of, features, boxes, directions, winners, ctx.rule)
-
-        terms = []
-        if grad_tangent is not None:
-            terms.append(evaluate(grad_tangent, maps, given(v)))
-        if any_given(map_tangents):
-            terms.append(evaluate(grad, filled(map_tangents, maps), given(v)))
-        order = len(given(v)) + 2
-        terms += box_terms(
-            lambda directions: evaluate(grad, maps, directions), order, ctx.rule, v, None, boxes_tangent, v_tangent,
-            None,
-        )  # fmt: skip
-        return total(terms) if terms else torch.zeros_like(boxes)
+# --- the public function
 
 
 def _refuse_list(boxes: object = None) -> None:
@@ -352,69 +330,12 @@ class RoIAlignFunction(torch.autograd.Function):
         return roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
+    def backward(ctx: Any, grad: Tensor) -> Any:
         input, boxes = ctx.saved_tensors
-        # Only the value is an output of forward(), so a traced backward finds the winners anew.
-        winners = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
-        by_input, by_boxes = None, None
-        if ctx.needs_input_grad[0]:
-            by_input = grad_input(grad, boxes, [], winners, ctx.input_size, ctx.channels_last, ctx.rule)[0]
-        if ctx.needs_input_grad[1]:
-            by_boxes = grad_boxes(grad, [input], boxes, [], winners, ctx.rule)
+        # Only the value is an output of forward(), so a traced backward finds the argmax anew.
+        argmax = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
+        settings = Settings(ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
+        form = Form(settings, [input], grad, boxes, (None, None), argmax)
+        by_input = form.by_maps()[0] if ctx.needs_input_grad[0] else None
+        by_boxes = form.by_boxes() if ctx.needs_input_grad[1] else None
         return by_input, by_boxes, None, None, None, None, None
-
-
-def _kernel_under_transforms(
-    name: str, function: type[torch.autograd.Function], place_of_maps: int | None
-) -> Callable[..., Any]:
-    """What the operator runs while a transform is active.
-
-    `place_of_maps` says which argument of the operator is the list of feature maps.
-    ``torch.func.functionalize`` knows no Python functions: there the operator itself, which neither makes views nor
-    changes its arguments, runs one transform further down.
-    """
-    operator = getattr(ops, name).default
-    apply: Any = function.apply  # untyped in some releases of torch
-
-    def differentiable(*args: Any) -> Any:
-        if place_of_maps is not None:
-            maps = args[place_of_maps]
-            args = (len(maps), *maps, *args[:place_of_maps], *args[place_of_maps + 1 :])
-        return apply(*args)
-
-    def kernel(*args: Any) -> Any:
-        transform: Any = retrieve_current_functorch_interpreter()
-        if transform.key() != TransformType.Functionalize:
-            results = differentiable(*args)
-            return list(results) if function is PoolGradInput else results
-        add_back_views, level = transform.functionalize_add_back_views(), transform.level()
-
-        def unwrapped(tensor: Tensor) -> Tensor:
-            if not torch._is_functional_tensor(tensor):
-                return tensor
-            torch._sync(tensor)  # type: ignore[attr-defined, no-untyped-call]
-            return _unwrap_functional_tensor(tensor, add_back_views)
-
-        arguments = tree_map_only(Tensor, unwrapped, args)
-        with transform.lower():
-            results = operator(*arguments)
-        return tree_map_only(Tensor, lambda result: _wrap_functional_tensor(result, level), results)
-
-    return kernel
-
-
-def _redirect_transforms() -> torch.library.Library:
-    library = torch.library.Library("roialign_ext", "IMPL")  # type: ignore[no-untyped-call]
-    kernels = [
-        ("_pool", Pool, 0),
-        ("_pool_max", PoolMax, 0),
-        ("_pool_grad_input", PoolGradInput, None),
-        ("_pool_grad_boxes", PoolGradBoxes, 1),
-    ]
-    for name, function, place_of_maps in kernels:
-        kernel = _kernel_under_transforms(name, function, place_of_maps)
-        library.impl(name, kernel, "FuncTorchDynamicLayerFrontMode")  # type: ignore[no-untyped-call]
-    return library
-
-
-_library = _redirect_transforms()  # the registrations last as long as this object

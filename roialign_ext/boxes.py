@@ -17,6 +17,10 @@ def _no_boxes(boxes: Tensor, coordinates: int) -> str:
     return f": no boxes are torch.zeros(0, {coordinates}) in a list, torch.zeros(0, {coordinates + 1}) without one"
 
 
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
 def boxes_to_rows(
     boxes: Union[Tensor, list[Tensor]],  # noqa: UP007 (TorchScript)
     input: Tensor,
@@ -65,10 +69,14 @@ def boxes_to_rows(
             )
     if len(boxes) == 0:
         return torch.zeros([0, coordinates + 1], device=device)
-    indices = [
-        torch.full_like(image_boxes[:, :1], float(i), dtype=torch.float32) for i, image_boxes in enumerate(boxes)
-    ]
-    return torch.cat([torch.cat(indices), torch.cat(boxes)], dim=1)
+    if tracing:  # a recorded arange would stay on the device of its example
+        indices = [
+            torch.full_like(image_boxes[:, :1], float(i), dtype=torch.float32) for i, image_boxes in enumerate(boxes)
+        ]
+    else:  # views, so that any number of images takes two launches
+        images = torch.arange(len(boxes), dtype=torch.float32, device=device)
+        indices = [images[i].expand(image_boxes.size(0), 1) for i, image_boxes in enumerate(boxes)]
+    return torch.cat([_joined(indices), _joined(boxes)], dim=1)
 
 
 def check_normalised_boxes(boxes: Tensor, box_indices: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""The public operators as modules: each is the function of the same meaning, with the arguments that do not change.
+"""The public operators as modules: a module holds the arguments that stay the same from call to call.
 
-Constructors refuse what the functions would refuse, with the same errors, as far as it can be known without tensors.
-The annotations are in the form that TorchScript reads.
+Constructors raise the errors of the functions, as far as they can check without tensors. TorchScript reads the
+annotations, hence typing.Union and Optional.
 """
 
 import sys
@@ -39,15 +39,31 @@ from .functional import (
 
 
 def _beyond(**arguments: tuple[Any, Any]) -> str:
-    """What torchvision's layer does not show, in its manner, where the value differs from the default."""
+    """Arguments that torchvision's layer does not have, in the style of its repr, if they differ from the default."""
     return "".join(f", {name}={value!r}" for name, (value, default) in arguments.items() if value != default)
 
 
 class RoIAlign(nn.Module):
-    """:func:`roialign_ext.roi_align` as a layer.
+    """RoIAlign as a layer: the mean or the maximum of bilinear samples in each bin of each box.
 
-    Arguments, results and errors as there, but that ``spatial_scale`` and ``sampling_ratio`` have no default and
-    the boxes are called ``rois`` (errors say ``boxes``). The constructor checks its arguments like the function.
+    A box is divided into ``output_size`` bins and each bin into a grid of samples. A sample interpolates the four
+    pixels around it. The function is :func:`roialign_ext.roi_align`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+        sampling_ratio: samples per bin along each axis; if not positive, the length of the bin in map pixels,
+            rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
+        aligned: ``True`` shifts boxes by minus half a map pixel, so that pixel centres lie at half-integers.
+            ``False``, the older convention, shifts nothing and makes boxes at least one map pixel long.
+        mode: ``"avg"`` for the mean of a bin's samples, ``"max"`` for the largest. With ``"max"`` at most 65535
+            samples of a bin may lie on the map along one axis.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: He et al., "Mask R-CNN", 2017; equations in docs/math.md.
     """
 
     def __init__(
@@ -68,9 +84,24 @@ class RoIAlign(nn.Module):
         self.mode = mode
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels.
+        """Pools the boxes ``rois`` from ``input``.
 
-        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        Args:
+            input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
+            rois: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of
+                rows ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels, in any of these dtypes. Train
+                boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times with
+            respect to ``input`` and ``rois``.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
         """
         return roi_align(
             input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned, self.mode
@@ -84,10 +115,21 @@ class RoIAlign(nn.Module):
 
 
 class PrRoIPool(nn.Module):
-    """:func:`roialign_ext.prroi_pool` as a layer.
+    """Precise RoI Pooling as a layer: the exact mean of the interpolated map over each bin of each box.
 
-    Arguments, results and errors as there, but that ``spatial_scale`` has no default and
-    the boxes are called ``rois`` (errors say ``boxes``). The constructor checks its arguments like the function.
+    The value of a bin is the integral of the interpolated map over the bin, divided by the bin's area; an empty or
+    reversed box gives 0. The function is :func:`roialign_ext.prroi_pool`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: Jiang et al., "Acquisition of Localization Confidence for Accurate Object Detection", 2018, and its
+    reference implementation; equations in docs/math.md.
     """
 
     def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
@@ -96,9 +138,25 @@ class PrRoIPool(nn.Module):
         self.spatial_scale = check_spatial_scale(spatial_scale)
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels.
+        """Pools the boxes ``rois`` from ``input``.
 
-        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        Args:
+            input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
+            rois: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of
+                rows ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels, in any of these dtypes. Train
+                boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times with
+            respect to ``input``, twice with respect to ``rois``.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+            NotImplementedError: in a third derivative with respect to the boxes.
         """
         return prroi_pool(input, rois, self.output_size, self.spatial_scale)
 
@@ -107,10 +165,25 @@ class PrRoIPool(nn.Module):
 
 
 class RoIWarp(nn.Module):
-    """:func:`roialign_ext.roi_warp` as a layer.
+    """RoIWarp as a layer: RoIAlign of boxes whose corners are rounded to whole map pixels.
 
-    Arguments, results and errors as there, but that ``spatial_scale`` and ``sampling_ratio`` have no default and
-    the boxes are called ``rois`` (errors say ``boxes``). The constructor checks its arguments like the function.
+    Corners are rounded once, half away from zero. Bins, samples and interpolation then follow :class:`RoIAlign` with
+    ``aligned=False``. The function is :func:`roialign_ext.roi_warp`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+        sampling_ratio: samples per bin along each axis; if not positive, the length of the bin in map pixels,
+            rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
+        mode: ``"avg"`` for the mean of a bin's samples, ``"max"`` for the largest. With ``"max"`` at most 65535
+            samples of a bin may lie on the map along one axis.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: Dai et al., "Instance-aware Semantic Segmentation via Multi-task Network Cascades", 2016, as described in
+    the literature on RoI pooling; equations in docs/math.md.
     """
 
     def __init__(
@@ -124,9 +197,24 @@ class RoIWarp(nn.Module):
         self.mode = mode
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels.
+        """Pools the boxes ``rois`` from ``input``.
 
-        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        Args:
+            input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
+            rois: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of
+                rows ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels, in any of these dtypes. Train
+                boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times with
+            respect to ``input`` and ``rois``. Derivatives with respect to the boxes treat the rounding as the identity.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
         """
         return roi_warp(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.mode)
 
@@ -138,10 +226,20 @@ class RoIWarp(nn.Module):
 
 
 class RoIPool(nn.Module):
-    """:func:`roialign_ext.roi_pool` as a layer.
+    """RoI max pooling as a layer: the maximum of the whole map pixels in each bin of each box.
 
-    Arguments, results and errors as there, but that ``spatial_scale`` has no default and
-    the boxes are called ``rois`` (errors say ``boxes``). The constructor checks its arguments like the function.
+    The corners of a box are rounded to map pixels, its bins outwards to whole pixels. A bin without pixels gives 0; a
+    NaN among its pixels is its maximum. The function is :func:`roialign_ext.roi_pool`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: Girshick, "Fast R-CNN", 2015; equations in docs/math.md.
     """
 
     def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
@@ -150,9 +248,25 @@ class RoIPool(nn.Module):
         self.spatial_scale = check_spatial_scale(spatial_scale)
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 5]`` or a list of ``Tensor[L, 4]``, in image pixels.
+        """Pools the boxes ``rois`` from ``input``.
 
-        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        Args:
+            input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
+            rois: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of
+                rows ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels, in any of these dtypes. Train
+                boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times, with
+            respect to ``input`` only.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+            NotImplementedError: in a derivative with respect to the boxes; the rounding leaves none.
         """
         return roi_pool(input, rois, self.output_size, self.spatial_scale)
 
@@ -161,9 +275,25 @@ class RoIPool(nn.Module):
 
 
 class CropAndResize(nn.Module):
-    """:func:`roialign_ext.crop_and_resize` as a layer.
+    """TensorFlow's crop_and_resize as a layer: resamples each box to one size, corner to corner.
 
-    Arguments, results and errors as there. The constructor checks its arguments like the function.
+    The outer samples of a crop lie on the corners of its box, the others at even steps between them. An axis with one
+    sample takes the middle of the box. The function is :func:`roialign_ext.crop_and_resize`.
+
+    Args:
+        crop_size: size ``(PH, PW)`` of a crop, or one int for both.
+        method: ``"bilinear"`` interpolates the four pixels around a sample, ``"nearest"`` takes the nearest pixel.
+        extrapolation_value: value of samples outside ``[0, H - 1]`` or ``[0, W - 1]``, map pixels.
+        samples_per_bin: samples along each axis that are pooled to one output. Along an axis of the crop there are at
+            most 2**31 - 1 samples.
+        mode: pools these samples: ``"avg"`` for their mean, ``"max"`` for the largest.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: ``tf.image.crop_and_resize``; for two samples per bin, Chen and Gupta, "An Implementation of Faster RCNN
+    with Study for Region Sampling", 2017. Equations in docs/math.md.
     """
 
     def __init__(
@@ -186,10 +316,24 @@ class CropAndResize(nn.Module):
         self.mode = mode
 
     def forward(self, input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
-        """``input``: ``[N, C, H, W]``; ``boxes``: ``Tensor[K, 4]``, normalised; ``box_indices``: ``Tensor[K]``.
+        """Crops ``boxes`` out of ``input``.
 
-        Floating-point tensors but for the indices, which are integers, and a result ``[K, C, PH, PW]`` in the dtype of
-        ``input``, as the function has it.
+        Args:
+            input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
+            boxes: ``Tensor[K, 4]`` of normalised rows ``(y1, x1, y2, x2)`` in any of these dtypes: 0 is the centre of
+                the first pixel and 1 the centre of the last. ``y1 > y2`` flips the crop.
+            box_indices: ``Tensor[K]`` of integers, the image of each box.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times with
+            respect to ``input`` and ``boxes``. With ``"nearest"`` derivatives with respect to the boxes are 0.
+
+        Raises:
+            BoxShapeError: ``boxes`` has the wrong shape.
+            ValueError: a shape, a device or a value does not fit.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: an index lies outside ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
         """
         return crop_and_resize(
             input,
@@ -210,10 +354,27 @@ class CropAndResize(nn.Module):
 
 
 class RoIAlignRotated(nn.Module):
-    """:func:`roialign_ext.roi_align_rotated` as a layer.
+    """Rotated RoIAlign as a layer: the mean of bilinear samples in each bin of each rotated box.
 
-    Arguments, results and errors as there, but that ``spatial_scale`` and ``sampling_ratio`` have no default and
-    the boxes are called ``rois`` (errors say ``boxes``). The constructor checks its arguments like the function.
+    The sample grid of :class:`RoIAlign` is centred on the box and rotated with it. The function is
+    :func:`roialign_ext.roi_align_rotated`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both: PH along its height, PW along its width.
+        spatial_scale: map pixels per image pixel.
+        sampling_ratio: samples per bin along each side; if not positive, the length of the bin in map pixels,
+            rounded up. A positive ratio times the bins of a side is at most 2**31 - 1.
+        aligned: ``True`` shifts box centres by minus half a map pixel, so that pixel centres lie at half-integers.
+            ``False``, the older convention, shifts nothing and makes boxes at least one map pixel long.
+        clockwise: ``True`` if positive angles turn the box clockwise on the displayed image (y downwards), ``False`` if
+            counter-clockwise.
+        angle_unit: ``"degree"`` or ``"radian"``.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: detectron2's ``ROIAlignRotated`` and mmcv's ``RoIAlignRotated``; equations in docs/math.md.
     """
 
     def __init__(
@@ -237,9 +398,26 @@ class RoIAlignRotated(nn.Module):
         self.angle_unit = angle_unit
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
-        """``input``: ``[N, C, H, W]``; ``rois``: ``Tensor[K, 6]`` or a list of ``Tensor[L, 5]``, in image pixels.
+        """Pools the rotated boxes ``rois`` from ``input``.
 
-        Floating-point tensors, and a result ``[K, C, PH, PW]`` in the dtype of ``input``, as the function has it.
+        Args:
+            input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
+            rois: ``Tensor[K, 6]`` of rows ``(batch index, cx, cy, w, h, angle)``, or a list with one ``Tensor[L, 5]``
+                of rows ``(cx, cy, w, h, angle)`` per image. Centre and size are in image pixels, in any of these
+                dtypes. Train boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times with
+            respect to ``input``, twice with respect to ``rois``.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit, or a width or height is negative (on CUDA: a row of
+                NaN).
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+            NotImplementedError: in a third derivative with respect to the boxes.
         """
         return roi_align_rotated(
             input,
@@ -262,7 +440,7 @@ class RoIAlignRotated(nn.Module):
 
 @torch.fx.wrap
 def _select(x: dict[str, Tensor], featmap_names: list[str]) -> list[Tensor]:
-    """The maps with these names, in the order of the dictionary."""
+    """Maps with these names, in the order of the dictionary."""
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         check_named_maps("x", x, featmap_names)
     features: list[Tensor] = []
@@ -275,7 +453,10 @@ def _select(x: dict[str, Tensor], featmap_names: list[str]) -> list[Tensor]:
 
 
 def _exponent(pixels: int, of: int) -> int:
-    """Of the power of two nearest to a ratio, by comparisons, which a compiled graph keeps as conditions."""
+    """Exponent of the power of two nearest to ``pixels / of``.
+
+    Computed by comparisons, which a compiled graph keeps as guards.
+    """
     exponent = 0
     while 2 * pixels * pixels < of * of:
         pixels, exponent = 2 * pixels, exponent - 1
@@ -285,10 +466,11 @@ def _exponent(pixels: int, of: int) -> int:
 
 
 def _poor_guess(finest: Tensor, scale: float, height: int, width: int) -> str:
-    """Why the inferred scale of the finest level may be wrong; empty where nothing speaks against it.
+    """Why the inferred scale of the finest level may be wrong; empty if it looks right.
 
-    Padding enlarges all levels by the same share, and the finest is rounded least. Up to a tenth more than a power of
-    two is padding to a multiple of 32, of images from 310 pixels on.
+    The finest level decides, because padding enlarges all levels by the same factor and the finest is rounded least.
+    A ratio up to a tenth above a power of two is accepted: padding to a multiple of 32 adds no more to images of 310
+    pixels or more.
     """
     by_height, by_width = finest.size(2) / height / scale, finest.size(3) / width / scale
     why = ""
@@ -299,18 +481,18 @@ def _poor_guess(finest: Tensor, scale: float, height: int, width: int) -> str:
     if why == "":
         return why
     return (
-        f"MultiScaleRoIAlign: the scale of level 0 is taken for {scale}, from a map of {finest.size(2)} x "
-        f"{finest.size(3)} pixels and images of up to {height} x {width}, but {why}. Give the layer scales=, "
-        "1 / stride of each level, to say it for certain"
+        f"MultiScaleRoIAlign: the scale of level 0 is inferred as {scale}, from a map of {finest.size(2)} x "
+        f"{finest.size(3)} pixels and images of up to {height} x {width}, but {why}. Pass scales=, "
+        "1 / stride of each level, to set it"
     )
 
 
 @torch.fx.wrap
 def infer_scales(features: list[Tensor], image_shapes: list[tuple[int, int]], warned: list[bool]) -> list[float]:
-    """Map pixels per image pixel of each level: the power of two nearest to the ratio of map and largest image.
+    """Map pixels per image pixel of each level: the power of two nearest to map size / size of the largest image.
 
-    It is the smaller ratio of the two axes, since padding, which ``image_shapes`` do not know, makes ratios larger. A
-    guess that may be wrong warns where ``warned`` is empty, and is noted there.
+    The axis with the smaller ratio counts, because ``image_shapes`` exclude the padding, which makes ratios larger.
+    Warns about a doubtful scale if ``warned`` is empty, and fills ``warned`` then.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         check_image_shapes("image_shapes", image_shapes)
@@ -330,7 +512,7 @@ def infer_scales(features: list[Tensor], image_shapes: list[tuple[int, int]], wa
     scales = [2.0 ** min(_exponent(level.size(2), height), _exponent(level.size(3), width)) for level in features]
     quiet = len(warned) > 0
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        # The comparisons would become conditions of a compiled graph.
+        # The comparisons of _poor_guess would become guards of a compiled graph.
         quiet = quiet or torch.compiler.is_compiling()
     if not quiet:
         doubt = _poor_guess(features[0], scales[0], height, width)
@@ -341,12 +523,12 @@ def infer_scales(features: list[Tensor], image_shapes: list[tuple[int, int]], wa
 
 
 class _AwaitsTorchvision(nn.Module):
-    """The base of :class:`MultiScaleRoIAlign` until torchvision's own layer can be its base.
+    """Base of :class:`MultiScaleRoIAlign` until torchvision's own layer can be its base.
 
-    torchvision's detectors refuse a pooler that is no instance of torchvision's class. That class may be imported after
-    the layer was made, or never, and is not to be imported from here. But ``isinstance`` asks an object of another type
-    for its ``__class__``: the first time it does so with torchvision's class there, that class takes the place of this
-    one among the bases. From then on the layer is a subclass like any other, and nothing of this is left.
+    torchvision's detectors reject a pooler that is not an instance of torchvision's class. That class may be imported
+    after the layer was made, or never, and this package must not import it. ``isinstance`` reads ``__class__`` of an
+    object of another type. The first time it does so after torchvision was imported, torchvision's class replaces this
+    one among the bases. From then on the layer is an ordinary subclass.
     """
 
     @property
@@ -355,7 +537,7 @@ class _AwaitsTorchvision(nn.Module):
         if theirs is None:
             return type(self)
         MultiScaleRoIAlign.__bases__ = (theirs,)
-        # The isinstance under way does not look at the bases again where it gets the type that it knows.
+        # The running isinstance looks at the bases again only if it gets another type than before.
         return type(type(self).__name__, (type(self),), {"__module__": type(self).__module__})
 
     @__class__.setter
@@ -366,34 +548,34 @@ class _AwaitsTorchvision(nn.Module):
 class MultiScaleRoIAlign(_AwaitsTorchvision):
     """:func:`roialign_ext.multiscale_roi_align` as the pooling layer of a detector with a feature pyramid.
 
-    Arguments and results are those of ``torchvision.ops.MultiScaleRoIAlign``, and the last three. torchvision's
-    detectors take it: where torchvision is imported, it is an instance of that class.
+    Arguments and results are those of ``torchvision.ops.MultiScaleRoIAlign``; ``scales``, ``aligned`` and ``mode`` are
+    additions. torchvision's detectors accept the layer: it is an instance of torchvision's class if torchvision is
+    imported.
 
     Args:
-        featmap_names: names of the maps to pool from. They are taken in the order of the dictionary that
-            :meth:`forward` is given, finest level first. Maps with other names are passed over; so is a name that no
-            map has, as long as one of them has a map.
-        output_size: bins ``(PH, PW)`` of a box, or one number for both.
-        sampling_ratio: samples per bin along each axis, at most 2**31 - 1 in all bins together; if not positive, as
-            many as the bin is map pixels long, rounded up.
-        canonical_scale: side, in image pixels, of a square box that belongs to level ``canonical_level``.
-        canonical_level: that level; level ``k`` has the scale ``2 ** -k``.
-        scales: map pixels per image pixel of each level, 1 / stride. By default each call infers them from sizes: the
-            power of two nearest to the ratio of the map's size and the largest size among the images, along the axis
-            where the ratio is smaller, because padding makes it larger. A layer warns once, but not in a compiled
-            graph, where the axes suggest different powers or the ratio is far from one, as for a stride of 14. Give
-            them for ``torch.export`` with dynamic H or W: an inferred one fixes the sizes of the graph ("Constraints
-            violated").
-        aligned: as in :func:`roialign_ext.roi_align`.
-        mode: as in :func:`roialign_ext.roi_align`.
+        featmap_names: names of the maps to pool from. Their order is that of the dictionary passed to :meth:`forward`,
+            finest level first. Maps with other names are ignored. A name without a map is ignored too, if at least one
+            name has a map.
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        sampling_ratio: samples per bin along each axis; if not positive, the length of the bin in map pixels,
+            rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
+        canonical_scale: side in image pixels of a square box that goes to level ``canonical_level``.
+        canonical_level: that level; level ``k`` has scale ``2 ** -k``.
+        scales: map pixels per image pixel of each level, 1 / stride. By default every call infers them: the power of
+            two nearest to map size / largest image size, on the axis with the smaller ratio, because padding makes
+            ratios larger. Outside compiled graphs a layer warns once if the axes suggest different powers, or if the
+            ratio is far from a power of two, as for stride 14. ``torch.export`` with dynamic H or W needs ``scales``,
+            because inferred scales fix the sizes of the graph ("Constraints violated").
+        aligned: ``True`` shifts boxes by minus half a map pixel, so that pixel centres lie at half-integers.
+            ``False``, the older convention, shifts nothing and makes boxes at least one map pixel long.
+        mode: ``"avg"`` for the mean of a bin's samples, ``"max"`` for the largest. With ``"max"`` at most 65535
+            samples of a bin may lie on the map along one axis.
 
     Raises:
-        TypeError: on construction or in a call, arguments of other types.
-        ValueError: on construction or in a call, values, shapes and levels that the arguments do not allow; no map with
-            one of the names; sizes of 0 from which no scale can be inferred.
-        BoxShapeError, IndexError: in a call, as in :func:`roialign_ext.multiscale_roi_align`.
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
 
-    Source: as of :func:`roialign_ext.multiscale_roi_align`.
+    Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1; equations in docs/math.md.
     """
 
     scales: Optional[list[float]]  # noqa: UP045
@@ -411,7 +593,7 @@ class MultiScaleRoIAlign(_AwaitsTorchvision):
         aligned: bool = False,
         mode: str = "avg",
     ) -> None:
-        nn.Module.__init__(self)  # not that of torchvision's layer, where it is the base
+        nn.Module.__init__(self)  # skips torchvision's constructor, if torchvision's layer is the base
         self.featmap_names = check_names("featmap_names", featmap_names)
         self.output_size = tuple(as_pair("output_size", check_size("output_size", output_size)))
         self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
@@ -428,13 +610,20 @@ class MultiScaleRoIAlign(_AwaitsTorchvision):
         """Pools the boxes of all images.
 
         Args:
-            x: feature maps ``[N, C, H_l, W_l]`` by name, finest level first; of one dtype, float16, bfloat16, float32
-                or float64. Under autocast too: levels of several dtypes have to be cast to one.
+            x: feature maps ``[N, C, H_l, W_l]`` by name, finest level first, all in one dtype: float16, bfloat16,
+                float32 or float64. Autocast does not cast them: cast levels of different dtypes yourself.
             boxes: one ``Tensor[L, 4]`` of rows ``(x1, y1, x2, y2)`` per image, in image pixels.
-            image_shapes: ``(height, width)`` of every image before it was padded to the batch, in image pixels.
+            image_shapes: ``(height, width)`` of every image before padding to the batch, in image pixels.
 
         Returns:
-            ``[K, C, PH, PW]`` in the dtype of the maps, K boxes of all images in their order.
+            ``[K, C, PH, PW]`` in the dtype of the maps and the memory format of the finest; K counts the boxes of all
+            images in their order. Differentiable any number of times with respect to maps and boxes.
+
+        Raises:
+            TypeError: a type or dtype is not one of those above.
+            ValueError: a shape, a device or a value does not fit, no name has a map, or a size is 0 and no scale can be
+                inferred from it.
+            BoxShapeError: one of ``boxes`` has the wrong shape.
         """
         features = _select(x, self.featmap_names)
         scales = self.scales
@@ -453,7 +642,7 @@ class MultiScaleRoIAlign(_AwaitsTorchvision):
         )
 
     def __repr__(self) -> str:
-        # Spelled out, since torchvision's own class, which may come to stand in between, has one too.
+        # Written out, because torchvision's class defines __repr__ and may become the base.
         beyond = _beyond(
             canonical_scale=(self.canonical_scale, 224),
             canonical_level=(self.canonical_level, 4),

@@ -1,7 +1,7 @@
-"""ONNX export of programs that hold the operators, as ``torch.export.export`` makes them.
+"""The ONNX translations as a table, for changing one of them and for other tools.
 
-``torch.onnx.export`` of a module needs nothing of this page: importing roialign_ext is enough, with ``dynamo=True`` and
-with ``dynamo=False``. Needs onnx and onnxscript, the optional extra ``onnx``.
+``torch.onnx.export`` does not need this module: importing roialign_ext is enough, with ``dynamo=True`` and with
+``dynamo=False``. Requires onnx and onnxscript, the optional extra ``onnx``.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ except ImportError as error:
 def translation_table() -> dict[Callable[..., object], Callable[..., object]]:
     """The argument ``custom_translation_table`` of ``torch.onnx.export(..., dynamo=True)`` for these operators.
 
-    The exporter has these translations without the argument too. The table is for changing them, and for tools that
-    take a table of their own.
+    The exporter uses these translations without the argument too. The table is for changing one of them, and for tools
+    that take such a table.
 
     A model may have any number of boxes, dynamic batch and map sizes, and every dtype. Its numbers are those of the
-    operators up to rounding. Coordinates are float32 (float64 where the boxes or the features are); features are cast
-    to that type and results back to their own.
+    operators up to rounding. Coordinates are float32, or float64 if the boxes or the features are float64. Features are
+    cast to that type and results back to the dtype of the features.
 
     Returns:
-        The translations by operator (``torch.ops.roialign_ext.roi_align.default`` and the others). Where one cannot
-        translate a call, ``torch.onnx.export`` raises a ``ConversionError`` whose text ends in the reason:
-        NotImplementedError for ``prroi_pool``, since no operator of ONNX integrates over a bin; ValueError for an
-        adaptive ``sampling_ratio`` in mode ``"max"`` and in ``roi_align_rotated``, and for arguments such as
-        ``output_size`` that are not constant.
+        The translations by operator (``torch.ops.roialign_ext.roi_align.default`` and the others). If a call has no
+        translation, ``torch.onnx.export`` raises a ``ConversionError`` whose text ends in the reason. The reason is a
+        NotImplementedError for ``prroi_pool``, because no operator of ONNX integrates over a bin. It is a ValueError
+        for an adaptive ``sampling_ratio`` in mode ``"max"`` and in ``roi_align_rotated``, and for an argument such as
+        ``output_size`` that is not constant.
 
-    Source: the operators RoiAlign (since opset 16) and MaxRoiPool of the ONNX standard. docs/onnx.md says what each
-    operator becomes, and what a model does otherwise.
+    Source: the operators RoiAlign (since opset 16) and MaxRoiPool of the ONNX standard. docs/onnx.md lists what each
+    operator becomes and where a model differs.
     """
     return {getattr(torch.ops.roialign_ext, name).default: _translation(name) for name in OPERATORS}
 
@@ -51,14 +51,14 @@ def _translation(name: str) -> Callable[..., Value]:
 
 
 class _OnnxScriptGraph:
-    """The graph that the exporter of ``dynamo=True`` writes at the moment."""
+    """The graph being written by the exporter of ``dynamo=True``."""
 
-    # The exporter writes in this opset and converts the model to the one that was asked for. onnxscript's annotations
-    # know tensors, not the values of a graph.
+    # The exporter writes this opset and converts the model to the requested one. Typed Any, because onnxscript
+    # annotates tensors, not values of a graph.
     _operators: Any = onnxscript.opset18
 
     def constant(self, value: Any, kind: int) -> Value:
-        # Numbers themselves would be written as float32 and converted.
+        # Plain numbers would be written as float32 and converted.
         return self._operators.Constant(value=ir.tensor(value, dtype=ir.DataType(kind)))
 
     def dtype(self, value: Value) -> int:
@@ -67,6 +67,6 @@ class _OnnxScriptGraph:
     def __getattr__(self, operator: str) -> Callable[..., Value]:
         def add(*inputs: Value, **attributes: Any) -> Value:
             outputs = getattr(self._operators, operator)(*inputs, **attributes)
-            return outputs[0] if isinstance(outputs, Sequence) else outputs  # of MaxPool, without the places
+            return outputs[0] if isinstance(outputs, Sequence) else outputs  # MaxPool: drop the indices
 
         return add

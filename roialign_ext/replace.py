@@ -1,7 +1,7 @@
-"""Swaps the RoI layers of torchvision, detectron2 and mmcv in a model for those of this package, and back.
+"""Replaces the RoI layers of torchvision, detectron2 and mmcv in a model by those of this package, and back.
 
-Layers are recognised by the path of their class, so none of these libraries is imported, but for torchvision where its
-layers are put back. Which argument becomes which, and what differs, is in docs/migration.md."""
+Layers are recognised by the path of their class, so none of these libraries is imported, except torchvision when its
+layers are restored. docs/migration.md lists the arguments and the differences."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .modules import MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, R
 
 @dataclass(frozen=True)
 class LayerReplacement:
-    """What :func:`replace_roi_layers` or :func:`restore_roi_layers` did about one RoI layer, ``str()`` in one line."""
+    """Outcome of :func:`replace_roi_layers` or :func:`restore_roi_layers` for one RoI layer; ``str()`` is one line."""
 
     name: str
-    """Where the layer is in the model, as ``model.get_submodule`` takes it."""
+    """Name of the layer in the model, as ``model.get_submodule`` takes it."""
     old_class: str
-    """Path of the class that was found there."""
+    """Path of the class found there."""
     new_layer: nn.Module | None
-    """The layer that is there now; None if the old one was left alone."""
+    """The layer now there; None if the old one was left alone."""
     reason: str = ""
     """Why the layer was left alone; empty if it was replaced or restored."""
 
@@ -34,7 +34,7 @@ class LayerReplacement:
 
 
 class _LeftAloneError(Exception):
-    """A layer whose numbers no layer of the other side is certain to repeat; the message is the reason."""
+    """No layer of the other library is certain to give the same numbers; the message is the reason."""
 
 
 def _roi_align(layer: Any) -> nn.Module:
@@ -46,7 +46,7 @@ def _roi_pool(layer: Any) -> nn.Module:
 
 
 def _torchvision_multiscale(layer: Any) -> nn.Module:
-    # Both are None until the first forward, which infers them for all that follow.
+    # Both are None until the first forward, which infers them for all later ones.
     scales, mapper = layer.scales, layer.map_levels
     if scales is None or mapper is None:
         scales = None
@@ -67,7 +67,7 @@ def _detectron2_rotated(layer: Any) -> nn.Module:
 
 
 def _mmcv_roi_align(layer: Any) -> nn.Module:
-    # torchvision's operator, which this layer may be told to use, has no mode: it averages.
+    # With use_torchvision the layer calls torchvision's operator, which has no mode and averages.
     mode = "avg" if layer.use_torchvision else layer.pool_mode
     if mode not in ("avg", "max"):
         raise _LeftAloneError(f"its pool_mode is {mode!r}, neither 'avg' nor 'max'")
@@ -88,7 +88,7 @@ def _mmcv_rotated(layer: Any) -> nn.Module:
 
 
 def _mmcv_roi_pool(layer: Any) -> nn.Module:
-    raise _LeftAloneError("mmcv's RoIPool rounds no box and ends it one image pixel later, as no operator here does")
+    raise _LeftAloneError("mmcv's RoIPool rounds no box and ends it one image pixel later, unlike any operator here")
 
 
 def _prroi_pool(layer: Any) -> nn.Module:
@@ -106,7 +106,7 @@ _COUNTERPARTS: dict[str, Callable[[Any], nn.Module]] = {
     "mmcv.ops.roi_pool.RoIPool": _mmcv_roi_pool,
     "mmcv.ops.prroi_pool.PrRoIPool": _prroi_pool,
 }
-"""Class path -> what builds the layer that computes the same; it raises _LeftAloneError where there is none."""
+"""Class path -> builder of the layer with the same numbers; raises _LeftAloneError if there is none."""
 
 
 def _restored_roi_align(layer: RoIAlign) -> nn.Module:
@@ -128,7 +128,7 @@ def _restored_multiscale(layer: MultiScaleRoIAlign) -> nn.Module:
     _check_average(layer.mode)
     if layer.aligned:
         raise _LeftAloneError("torchvision's MultiScaleRoIAlign has no argument aligned")
-    # torchvision annotates them as ints, and TorchScript holds it to that.
+    # torchvision annotates them as ints, and TorchScript enforces the annotation.
     canonical_scale, canonical_level = (
         int(number) if float(number).is_integer() else number
         for number in (layer.canonical_scale, layer.canonical_level)
@@ -144,7 +144,7 @@ def _restored_multiscale(layer: MultiScaleRoIAlign) -> nn.Module:
         finest, coarsest = (math.trunc(-math.log2(scale)) for scale in (layer.scales[0], layer.scales[-1]))
         if coarsest - finest >= len(layer.scales):
             raise _LeftAloneError("torchvision returns zeros for boxes of the levels that its scales leave out")
-        # What its first forward would infer, and never change again.
+        # Its first forward would infer these and keep them.
         restored.scales = list(layer.scales)
         restored.map_levels = ops.poolers.initLevelMapper(
             finest, coarsest, canonical_scale=canonical_scale, canonical_level=canonical_level
@@ -170,7 +170,7 @@ _ORIGINALS: dict[str, Callable[[Any], nn.Module]] = {
     "roialign_ext.modules.CropAndResize": _not_restored,
     "roialign_ext.modules.RoIAlignRotated": _not_restored,
 }
-"""The way back, to torchvision's layers."""
+"""Class path -> builder of torchvision's layer."""
 
 
 def _class_path(kind: type) -> str:
@@ -178,9 +178,9 @@ def _class_path(kind: type) -> str:
 
 
 def _counterpart(layer: nn.Module, counterparts: Mapping[str, Callable[[Any], nn.Module]]) -> nn.Module | None:
-    """The layer to put in the place of ``layer``, None if it is no RoI layer; raises _LeftAloneError."""
+    """The replacement of ``layer``, None if it is not a RoI layer; raises _LeftAloneError."""
     if counterparts is _COUNTERPARTS and isinstance(layer, MultiScaleRoIAlign):
-        return None  # though it may be a subclass of torchvision's
+        return None  # although it may be a subclass of torchvision's layer
     path, *bases = (_class_path(kind) for kind in type(layer).__mro__)
     build = counterparts.get(path)
     if build is None:
@@ -194,63 +194,62 @@ def _counterpart(layer: nn.Module, counterparts: Mapping[str, Callable[[Any], nn
         new = build(layer)
     except AttributeError as error:
         raise _LeftAloneError(f"it is of a release with other attributes ({error})") from error
-    # All that nn.Module itself keeps is handed over: training flag, hooks with their handles, what was registered.
+    # Everything that nn.Module itself stores moves over: training flag, hooks with their handles, registrations.
     for name in vars(nn.Module()):
         vars(new)[name] = vars(layer)[name]
     return new
 
 
 def replace_roi_layers(model: nn.Module) -> list[LayerReplacement]:
-    """Swaps the RoI layers of torchvision, detectron2 and mmcv in ``model``, in place, for those of this package.
+    """Replaces the RoI layers of torchvision, detectron2 and mmcv in ``model``, in place, by those of this package.
 
-    The new layers compute the same numbers up to rounding, and take and return the same shapes; what they do beyond or
-    otherwise is listed in docs/migration.md. Hooks, the training flag and the sharing of one layer between several
-    places are kept, parameters and ``state_dict`` are not touched. Everything that is not a RoI layer stays as it is,
-    and so does a RoI layer whose numbers are not certain to be repeated: of a subclass, of a release with other
-    attributes, with a ``forward`` of its own, and mmcv's RoIPool, which follows another definition.
+    The new layers give the same numbers up to rounding and take and return the same shapes; docs/migration.md lists
+    additions and differences. Hooks, the training flag and the sharing of one layer between several places are kept.
+    Parameters and ``state_dict`` do not change. Everything else stays as it is. So does a RoI layer that may not give
+    the same numbers: an instance of a subclass, of a release with other attributes, or with a ``forward`` of its own.
+    mmcv's RoIPool stays too, because it follows another definition.
 
-    Layers are found as registered submodules, at any depth. One that the model holds otherwise, say in a list, and
-    calls of functions such as ``torchvision.ops.roi_align`` are not found.
+    Layers are found as registered submodules, at any depth. Layers held in another way, such as in a list, and calls of
+    functions such as ``torchvision.ops.roi_align`` are not found.
 
     Args:
         model: any module that contains RoI layers, in eager mode (layers inside a scripted module are not recognised).
 
     Returns:
-        One record per place of a RoI layer, in the order of ``model.named_modules()``: what was replaced by what, and
-        what was left alone and why. Empty if there are no RoI layers.
+        One record per place of a RoI layer, in the order of ``model.named_modules()``: the layer that replaced it, or
+        the reason why it was left alone. Empty if there are no RoI layers.
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: ``model`` is itself a RoI layer, so that there is no place in it where another could be put; the
-            message shows the layer to use instead.
+        ValueError: ``model`` is itself a RoI layer and cannot be replaced in place; the message shows the layer to use
+            instead.
     """
     return _swap(model, _COUNTERPARTS, "roialign_ext")
 
 
 def restore_roi_layers(model: nn.Module) -> list[LayerReplacement]:
-    """Swaps the RoI layers of this package in ``model``, in place, for those of torchvision.
+    """Replaces the RoI layers of this package in ``model``, in place, by those of torchvision.
 
-    The way back from :func:`replace_roi_layers`, for tools that know ``torchvision::roi_align`` only. Layers that
-    replaced those of detectron2 or mmcv become torchvision's too, where these have the same numbers. Hooks, the
-    training flag and the sharing of one layer between several places are kept, parameters and ``state_dict`` are not
-    touched. ``scales`` of a ``MultiScaleRoIAlign`` are kept as the ``scales`` and ``map_levels`` of torchvision's
-    layer.
+    The inverse of :func:`replace_roi_layers`, for tools that know only ``torchvision::roi_align``. Layers that replaced
+    those of detectron2 or mmcv become torchvision's too, if these give the same numbers. Hooks, the training flag and
+    the sharing of one layer between several places are kept. Parameters and ``state_dict`` do not change. ``scales`` of
+    a ``MultiScaleRoIAlign`` become the ``scales`` and ``map_levels`` of torchvision's layer.
 
-    Left alone is a layer that torchvision has none for: ``PrRoIPool``, ``RoIWarp``, ``CropAndResize``,
-    ``RoIAlignRotated``; one of mode ``"max"``; a ``MultiScaleRoIAlign`` with ``aligned=True`` or with ``scales`` that
-    leave a level out; one of a subclass or with a ``forward`` of its own.
+    Layers without a counterpart in torchvision are left alone: ``PrRoIPool``, ``RoIWarp``, ``CropAndResize``,
+    ``RoIAlignRotated``; layers of mode ``"max"``; a ``MultiScaleRoIAlign`` with ``aligned=True`` or with ``scales``
+    that omit a level; instances of a subclass or with a ``forward`` of their own.
 
     Args:
         model: any module that contains RoI layers of this package, in eager mode.
 
     Returns:
-        One record per place of such a layer, in the order of ``model.named_modules()``: what was restored as what, and
-        what was left alone and why. Empty if there are none.
+        One record per place of such a layer, in the order of ``model.named_modules()``: torchvision's layer, or the
+        reason why it was left alone. Empty if there are none.
 
     Raises:
         TypeError: ``model`` is not a module.
-        ValueError: ``model`` is itself a RoI layer, so that there is no place in it where another could be put; the
-            message shows the layer to use instead.
+        ValueError: ``model`` is itself a RoI layer and cannot be replaced in place; the message shows the layer to use
+            instead.
         ImportError: torchvision is not installed.
     """
     try:
@@ -283,7 +282,7 @@ def _swap(
             )
         new_layers[layer] = new
         records.append(LayerReplacement(name, old_class, new))
-    # Nothing is touched before all new layers exist.
+    # The model changes only after all new layers exist.
     for record in records:
         if record.new_layer is not None:
             parent, _, attribute = record.name.rpartition(".")

@@ -1,33 +1,33 @@
-"""Batching rules of the private operators: a batch of calls is one call on more channels, or on more images and boxes.
+"""The batching rule: a batch of calls is one call on more channels, or on more images and boxes.
 
 Where only features or gradients are batched, the batch goes into the channels and boxes are shared. Otherwise it goes
-into the boxes, and where features are batched too, into the images, with the batch indices shifted to match.
-The feature maps of all levels come first, after their number; they have the same images and channels, so the batch goes
-the same way in all of them. Each rule returns (result, position of the batch dimension).
+into the boxes, and where features are batched too, into the images, with the batch indices shifted to match. The maps
+of all levels have the same images and channels, so the batch goes the same way in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
-ops = torch.ops.roialign_ext
+from ._form import Settings, call
 
 # csrc/checks.cpp says the same without vmap.
 _TRAIN_AS_LIST = (
     ": give boxes that are trained as a list with one tensor per image, whose rows have no index that a step could move"
 )
 
-InDims: TypeAlias = tuple[int | None, ...]
 
-
-def _into_channels(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+def _into_channels(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
     """[n, C, h, w] with a batch dimension -> [n, batch * C, h, w]."""
+    if tensor is None:
+        return None
     if dim is None:
         tensor = tensor.unsqueeze(1).expand(tensor.shape[0], batch, *tensor.shape[1:])
     else:
@@ -35,22 +35,16 @@ def _into_channels(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
     return tensor.flatten(1, 2)
 
 
-def _into_rows(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+def _into_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
     """[n, ...] with a batch dimension -> [batch * n, ...]."""
+    if tensor is None:
+        return None
     tensor = tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
     return tensor.flatten(0, 1)
 
 
-def _given_into_channels(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
-    return None if tensor is None else _into_channels(tensor, dim, batch)
-
-
-def _given_into_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
-    return None if tensor is None else _into_rows(tensor, dim, batch)
-
-
 def _boxes_into_rows(boxes: Tensor, dim: int | None, batch: int, images: int | None) -> Tensor:
-    """Box rows [K, B] -> [batch * K, B]; with `images` per element of the batch, element i uses images i * N ... .
+    """Box rows [K, B] -> [batch * K, B]; with ``images`` per element of the batch, element i uses images i * N ... .
 
     An index outside [0, N) belongs to no element and becomes -1, which is invalid everywhere.
     """
@@ -86,21 +80,6 @@ def _as_given(boxes: Tensor, dim: int | None, images: int) -> Iterator[None]:
         ) from error
 
 
-def _maps_into_channels(maps: Sequence[Tensor], dims: InDims, batch: int) -> list[Tensor]:
-    return [_into_channels(one, dim, batch) for one, dim in zip(maps, dims, strict=True)]
-
-
-def _maps_and_boxes_into_rows(
-    maps: Sequence[Tensor], dims: InDims, boxes: Tensor, boxes_dim: int | None, batch: int
-) -> tuple[list[Tensor], Tensor]:
-    """Maps of all levels and the box rows that belong to them; maps without a batch dimension are shared."""
-    if all(dim is None for dim in dims):
-        return list(maps), _boxes_into_rows(boxes, boxes_dim, batch, None)
-    images = _size_without(maps[0], dims[0])[0]
-    rows = _boxes_into_rows(boxes, boxes_dim, batch, images)
-    return [_into_rows(one, dim, batch) for one, dim in zip(maps, dims, strict=True)], rows
-
-
 def _size_without(tensor: Tensor, dim: int | None) -> list[int]:
     size = list(tensor.shape)
     if dim is not None:
@@ -108,63 +87,62 @@ def _size_without(tensor: Tensor, dim: int | None) -> list[int]:
     return size
 
 
-def pool(info: Any, in_dims: InDims, levels: int, *args: Any) -> tuple[Tensor, int]:
+def batched(
+    info: Any, in_dims: tuple[Any, ...], _: None, name: str, settings: Settings, *tensors: Any
+) -> tuple[Any, Any]:
+    """Results, and the position of the batch dimension in each. Arguments are those of the operator's function."""
     batch = info.batch_size
-    maps, (boxes, u, v, winners, *rest) = args[:levels], args[levels:]
-    map_dims, (boxes_dim, u_dim, v_dim, winners_dim) = in_dims[1 : levels + 1], in_dims[levels + 1 : levels + 5]
-    if boxes_dim is None and u_dim is None and v_dim is None:
-        features, chosen = _maps_into_channels(maps, map_dims, batch), _given_into_channels(winners, winners_dim, batch)
-        result = ops._pool(features, boxes, u, v, chosen, *rest)
-        return result.unflatten(1, (batch, _size_without(maps[0], map_dims[0])[1])), 1
-    features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
-    directions = _given_into_rows(u, u_dim, batch), _given_into_rows(v, v_dim, batch)
-    with _as_given(boxes, boxes_dim, _size_without(maps[0], map_dims[0])[0]):
-        result = ops._pool(features, rows, *directions, _given_into_rows(winners, winners_dim, batch), *rest)
-    return result.unflatten(0, (batch, _size_without(boxes, boxes_dim)[0])), 0
+    *maps, grad, boxes, u, v, argmax = tensors
+    *map_dims, grad_dim, boxes_dim, u_dim, v_dim, argmax_dim = in_dims[3:]
+    images, channels, *planes = settings.input_size
+    naming: Any = nullcontext()
+    # _pool_grad_boxes adds up the channels, so that they cannot hold a batch.
+    if boxes_dim is None and u_dim is None and v_dim is None and name != "_pool_grad_boxes":
+        into, place, parts = _into_channels, 1, channels
+        maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
+        input_size = [images, batch * channels, *planes]
+    else:
+        into, place = _into_rows, 0
+        parts = images if name == "_pool_grad_input" else _size_without(boxes, boxes_dim)[0]
+        naming = _as_given(boxes, boxes_dim, images)
+        shares_images = name != "_pool_grad_input" and all(dim is None for dim in map_dims)
+        if not shares_images:
+            maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
+        boxes = _boxes_into_rows(boxes, boxes_dim, batch, None if shares_images else images)
+        u, v = into(u, u_dim, batch), into(v, v_dim, batch)
+        input_size = [batch * images, channels, *planes]
+    grad, argmax = into(grad, grad_dim, batch), into(argmax, argmax_dim, batch)
+    with naming:
+        results = call(name, settings._replace(input_size=input_size), *maps, grad, boxes, u, v, argmax)
+    if name == "_pool_grad_boxes":
+        results = results.to(tensors[-4].dtype)
+    if isinstance(results, Tensor):
+        return results.unflatten(place, (batch, parts)), place
+    return tuple(one.unflatten(place, (batch, parts)) for one in results), (place,) * len(results)
 
 
-def pool_max(info: Any, in_dims: InDims, levels: int, *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    batch = info.batch_size
-    maps, (boxes, *rest) = args[:levels], args[levels:]
-    map_dims, boxes_dim = in_dims[1 : levels + 1], in_dims[levels + 1]
-    if boxes_dim is None:
-        channels = _size_without(maps[0], map_dims[0])[1]
-        results = ops._pool_max(_maps_into_channels(maps, map_dims, batch), boxes, *rest)
-        values, winners = (result.unflatten(1, (batch, channels)) for result in results)
-        return (values, winners), (1, 1)
-    count = _size_without(boxes, boxes_dim)[0]
-    features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
-    with _as_given(boxes, boxes_dim, _size_without(maps[0], map_dims[0])[0]):
-        results = ops._pool_max(features, rows, *rest)
-    values, winners = (result.unflatten(0, (batch, count)) for result in results)
-    return (values, winners), (0, 0)
+def _with_older_batch(tensor: Tensor, dim: int, level: int) -> Tensor:
+    """Forward mode copies strides, which the older vmap allows only where the batch lies outermost in memory."""
+    return torch._add_batch_dim(tensor.movedim(dim, 0).contiguous(), 0, level)
 
 
-def pool_grad_input(
-    info: Any, in_dims: InDims, grad: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None,
-    winners: Tensor | None, input_size: list[int], *rest: Any,
-) -> tuple[tuple[Tensor, ...], InDims]:  # fmt: skip
-    batch = info.batch_size
-    images, channels, *planes = input_size
-    if all(dim is None for dim in in_dims[1:4]):
-        bins, chosen = _into_channels(grad, in_dims[0], batch), _given_into_channels(winners, in_dims[4], batch)
-        results = ops._pool_grad_input(bins, boxes, u, v, chosen, [images, batch * channels, *planes], *rest)
-        return tuple(result.unflatten(1, (batch, channels)) for result in results), (1,) * len(results)
-    rows = _boxes_into_rows(boxes, in_dims[1], batch, images)
-    directions = _given_into_rows(u, in_dims[2], batch), _given_into_rows(v, in_dims[3], batch)
-    bins, chosen = _into_rows(grad, in_dims[0], batch), _given_into_rows(winners, in_dims[4], batch)
-    with _as_given(boxes, in_dims[1], images):
-        results = ops._pool_grad_input(bins, rows, *directions, chosen, [batch * images, channels, *planes], *rest)
-    return tuple(result.unflatten(0, (batch, images)) for result in results), (0,) * len(results)
-
-
-def pool_grad_boxes(info: Any, in_dims: InDims, levels: int, *args: Any) -> tuple[Tensor, int]:
-    batch = info.batch_size
-    maps, (grad, boxes, v, winners, *rest) = args[:levels], args[levels:]
-    map_dims, (grad_dim, boxes_dim, v_dim, winners_dim) = in_dims[1 : levels + 1], in_dims[levels + 1 : levels + 5]
-    features, rows = _maps_and_boxes_into_rows(maps, map_dims, boxes, boxes_dim, batch)
-    bins, direction = _into_rows(grad, grad_dim, batch), _given_into_rows(v, v_dim, batch)
-    chosen = _given_into_rows(winners, winners_dim, batch)
-    with _as_given(boxes, boxes_dim, _size_without(maps[0], map_dims[0])[0]):
-        result = ops._pool_grad_boxes(bins, features, rows, direction, chosen, *rest)
-    return result.to(boxes.dtype).unflatten(0, (batch, _size_without(boxes, boxes_dim)[0])), 0
+def under_older_vmap(name: str, settings: Settings, *tensors: Any) -> Any:
+    """The operator under torch's older vmap, whose innermost batch is taken off."""
+    innermost = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    for level in range(innermost, 0, -1):
+        # A tensor without a batch at that level comes back with a first dimension of the size that is asked for: 0.
+        bare = [None if one is None else torch._remove_batch_dim(one, level, 0, 0) for one in tensors]
+        batches = {len(one) for one in bare if one is not None} - {0}
+        if not batches:
+            continue
+        is_batched = [one is not None and len(one) > 0 for one in bare]
+        dims = tuple(0 if batch else None for batch in is_batched)
+        chosen = [new if batch else old for new, old, batch in zip(bare, tensors, is_batched, strict=True)]
+        info = SimpleNamespace(batch_size=batches.pop())
+        results, places = batched(info, (None, None, None, *dims), None, name, settings, *chosen)
+        if isinstance(results, Tensor):
+            return _with_older_batch(results, places, level)
+        wrapped = [_with_older_batch(one, place, level) for one, place in zip(results, places, strict=True)]
+        return wrapped if name == "_pool_grad_input" else tuple(wrapped)
+    raise ValueError(f"{name}: expected a batch of one call or more, got an empty one")

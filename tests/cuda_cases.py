@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,20 +17,8 @@ from torch import Tensor
 import roialign_ext  # noqa: F401  (registers the operators)
 from conftest import BOX_SETS, assert_within_rounding, generator, random_tensor, spread, with_layout
 from conftest import rows as corner_rows
+from operators import RULES
 
-RULES = (
-    "roi_align_half_pixel",
-    "roi_align_legacy",
-    "roi_warp",
-    "prroi_pool",
-    "roi_pool",
-    "crop_bilinear",
-    "crop_nearest",
-    "rotated_half_pixel",
-    "rotated_legacy",
-    "rotated_half_pixel_radian",
-    "rotated_legacy_radian",
-)
 CANCELLATION = 4
 """The terms of a derivative cancel: so many times its largest value, plus the largest operand, bounds their sum."""
 
@@ -284,6 +273,11 @@ LAYOUTS = [
         "reversed",
     )
 ]
+# The same where lanes of the input gradient are channels.
+LAYOUTS += [
+    Case(layout=layout, channels=36, boxes="12")
+    for layout in ("permuted", "sliced", "expanded_images", "expanded_channels", "expanded_pixels", "reversed")
+]
 PYRAMID = ((24, 40), (12, 20), (6, 10), (3, 5))
 BOUNDARIES = (
     [
@@ -346,13 +340,89 @@ BOUNDARIES = (
         for bins, ratio in (((22, 3), 1), ((3, 11), 2))
     ]
 )
-# Enough tiles for the largest chunks of channels.
+# Enough tiles for the largest chunks of channels; of an odd number of them too, as their gradient is copied.
 BOUNDARIES += [
-    Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=images, layout=layout, dtype=dtype)
+    Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=260, layout=layout, dtype=dtype)
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    for channels, images, layout in ((132, 260, "channels_last"), (33, 520, "contiguous"))
+    for channels, layout in ((132, "channels_last"), (131, "contiguous"))
+]
+# The input gradient, whose lanes are channels. More bins in a tile than its tables hold, along each axis; boxes that
+# fill batches and pieces of the list; pyramids.
+BOUNDARIES += [
+    case
+    for rule in ("roi_align_legacy", "prroi_pool")
+    for case in (
+        Case(rule=rule, boxes="3", channels=33, bins=(35, 2), planes=((40, 11),)),
+        Case(rule=rule, boxes="3", channels=34, bins=(2, 35), planes=((11, 40),)),
+        Case(rule=rule, boxes="2", channels=32, bins=(37, 70), planes=((3, 2),), images=1),
+        Case(rule=rule, boxes="600", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
+        Case(rule=rule, boxes="60", channels=40, planes=PYRAMID, images=2),
+        Case(rule=rule, boxes="0", channels=33),
+        Case(rule=rule, boxes="inside", channels=33, planes=((0, 5),)),
+    )
+]
+# Gradients that are copied so that channels lie together: bins of a box in one piece, odd and even numbers of them, in
+# several tiles of bins or of channels; in vectors of a channel; element by element.
+BOUNDARIES += [
+    Case(boxes="2", channels=channels, bins=bins, planes=((5, 6),), images=1, dtype=dtype)
+    for channels, bins, dtype in (
+        (136, (7, 7), torch.float32),
+        (136, (7, 7), torch.bfloat16),
+        (34, (7, 7), torch.float64),
+        (36, (14, 14), torch.float32),
+        (72, (14, 14), torch.float16),
+        (33, (7, 7), torch.float32),
+        (36, (1, 1), torch.float32),
+        (36, (20, 20), torch.float32),
+        (40, (16, 20), torch.bfloat16),
+        (33, (17, 19), torch.float32),
+        (35, (17, 19), torch.float16),
+        (34, (17, 19), torch.float64),
+    )
 ]
 CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES
+
+
+def _average_pool(rule: str) -> Iterator[Case]:
+    """Average pooling alone: what decides between its kernels, and where their loops end."""
+    copied = partial(Case, rule, ((9, 14),), 1, boxes="9")  # so small a map that NCHW is copied to channels_last first
+    direct = partial(Case, rule, ((40, 60),), boxes="4")  # so large a map that it is not
+    half, brain, double = torch.float16, torch.bfloat16, torch.float64
+    # Packs of 16, 8 and 2 to 8 bytes, with channels left over in the last block; results that lie together; results
+    # collected in one stretch of memory, in rows of an odd and of an even number of bins, and in several rounds.
+    yield copied(channels=128, bins=(7, 7))
+    yield copied(channels=130, bins=(7, 7))
+    yield copied(channels=160, bins=(7, 7), layout="channels_last")
+    yield copied(channels=132, bins=(14, 14))
+    yield copied(channels=132, bins=(8, 3))
+    yield copied(channels=128, bins=(3, 80))  # more bins than can be collected of so many channels
+    yield copied(channels=33, bins=(2, 300))  # or of any
+    yield copied(channels=264, bins=(7, 7), dtype=brain)
+    yield copied(channels=264, bins=(7, 7), dtype=half, layout="channels_last")
+    yield copied(channels=132, bins=(5, 3), dtype=half)
+    yield copied(channels=131, bins=(5, 3), dtype=brain)
+    yield copied(channels=66, bins=(7, 7), dtype=double)
+    yield copied(channels=65, bins=(4, 3), dtype=double)
+    for layout in ("sliced", "permuted", "reversed", "expanded_channels", "expanded_pixels"):
+        yield copied(channels=132, layout=layout)
+    # Maps as they lie: channels of several blocks, and fewer than a lane has; rows of one run of bins and of several.
+    yield direct(channels=70, bins=(7, 7))
+    yield direct(channels=64, bins=(14, 14))
+    yield direct(channels=3, bins=(3, 20))
+    yield direct(channels=65, bins=(2, 17), dtype=double)
+    yield direct(channels=66, bins=(8, 9), dtype=brain)
+    # Bins whose taps are more than a warp has lanes, boxes whose taps are more than shared memory has room for, and
+    # more bins than its lists may have.
+    for channels, layout in ((3, "contiguous"), (33, "channels_last"), (132, "contiguous")):
+        large = partial(Case, rule, images=1, boxes="8", channels=channels, layout=layout, ratio=-1)
+        yield large(((30, 130),), bins=(2, 3))
+        yield large(((3, 900),), bins=(1, 9))
+        yield large(((900, 3),), bins=(9, 1), dtype=double)
+        yield large(((4, 5),), bins=(2, 131))
+        yield large(((4, 5),), bins=(131, 2))
+
+
+AVERAGE_POOL = [case for rule in ("roi_align_half_pixel", "prroi_pool") for case in _average_pool(rule)]
 # Every kernel, for the slower builds: the rules differ in what is on the device before the kernels over features run.
 SANITIZED = [
     case

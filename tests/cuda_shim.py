@@ -27,7 +27,9 @@ import roialign_ext  # noqa: F401  (its operators have the schemas)
 ROOT = Path(__file__).resolve().parents[1]
 SHIM = ROOT / "tests" / "shim"
 SCHEDULER = SHIM / "scheduler.cpp"
-COUNTER = SHIM / "counter.cpp"
+COUNTER, COUNTED_CALLS = SHIM / "counter.cpp", SHIM / "counted_calls.cpp"
+# Calls of the kernels go through COUNTED_CALLS in a counted build.
+WRAPPED = "-Wl,--wrap=_ZN12roialign_ext4cuda7enqueueB5cxx11ENS0_9OperationERKNS0_8CallArgsEPvS5_"
 FLAGS = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas"]
 # GCC 12 sees uninitialised values in inlined callbacks that are not there.
 FLAGS += ["-Wno-maybe-uninitialized", "-ffp-contract=off", "-DROIALIGN_EXT_SHIM"]
@@ -77,7 +79,15 @@ def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: li
     includes = [f"-I{SHIM / 'include'}", f"-I{ROOT / 'csrc'}"]
     includes += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
-    plain = [*(unchecked or []), SCHEDULER, *([COUNTER] if kind == "counted" else [])]
+    plain, linked = [SCHEDULER], list(LINKED.get(kind, []))
+    if kind == "counted":
+        plain.append(COUNTER)
+    if unchecked:
+        plain += unchecked
+        linked += [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu"]
+        if kind == "counted":
+            plain.append(COUNTED_CALLS)
+            linked.append(WRAPPED)
     sources = [(source, kind) for source in checked] + [(source, "plain") for source in plain]
     objects = [folder / f"{source.parent.name}-{source.name}-{kind_of_object}.o" for source, kind_of_object in sources]
 
@@ -93,21 +103,8 @@ def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: li
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         list(pool.map(compile_one, zip(sources, objects, strict=True)))
     library = folder / f"{name}-{kind}.so"
-    torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu"]
-    linked = torch_libraries if unchecked else []
     # Its own functions first: where torch has CUDA, those of CUDA's runtime have the same names.
-    run(
-        [
-            *compiler(),
-            *LINKED.get(kind, []),
-            "-shared",
-            "-Wl,-Bsymbolic",
-            *map(str, objects),
-            *linked,
-            "-o",
-            str(library),
-        ]
-    )
+    run([*compiler(), "-shared", "-Wl,-Bsymbolic", *map(str, objects), *linked, "-o", str(library)])
     return library
 
 

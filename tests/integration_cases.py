@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,34 +12,35 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import roialign_ext as package
-from conftest import random_tensor
+from inputs import random_tensor
+from operators import FIRST, OPERATORS, OperatorCall
 
 SIZE = (2, 3)
 SHAPE = (2, 2, 4, 5)
 COARSE = (2, 2, 2, 3)
 WEIGHTS = random_tensor(2, SHAPE[1], *SIZE, seed=3)
 IMAGES = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-CORNERS = [[0.63, 0.41, 4.37, 3.91], [-0.7, 1.2, 3.3, 5.9]]
-NORMALISED = [[0.13, 0.07, 0.81, 0.93], [-0.21, 0.33, 1.17, 0.64]]
-DEGREES = [[2.4, 2.1, 3.3, 2.2, 25.0], [1.9, 2.6, 2.7, 3.9, -70.0]]
-RADIANS = [[2.4, 2.1, 3.3, 0.6, 0.4], [1.9, 2.6, 2.7, 3.9, -1.2]]
-PYRAMID = {"scales": [1.0, 0.5], "canonical_scale": 4.2, "canonical_level": 1.0}  # one box on either level
 
 
 @dataclass(frozen=True)
 class Case:
-    """A public function with its constant arguments, and the module of the same meaning.
+    """An operator of the table as a function of maps and coordinates, and the module of the same meaning.
 
     ``box_order`` is how often the boxes may be differentiated.
     """
 
     name: str
+    call: OperatorCall
     function: Callable[..., Tensor]
-    module: Callable[[], nn.Module]
     options: dict[str, Any]
-    coordinates: list[list[float]]
-    box_order: int = 3
-    levels: int = 1
+    box_order: int
+    levels: int
+
+    def module(self) -> nn.Module:
+        if self.levels > 1:
+            options = {name: value for name, value in self.options.items() if name != "sampling_ratio"}
+            return package.MultiScaleRoIAlign(["0", "1"], SIZE, self.options["sampling_ratio"], **options)
+        return self.call.module(SIZE, **self.options)
 
     @property
     def is_crop(self) -> bool:
@@ -51,7 +52,7 @@ class Case:
 
     def boxes(self) -> Tensor:
         """Coordinates without the image, which no derivative should move."""
-        return torch.tensor(self.coordinates, dtype=torch.float64)
+        return torch.tensor(self.call.smooth, dtype=torch.float64)
 
     def point(self) -> tuple[Tensor, ...]:
         return (*self.maps(), self.boxes())
@@ -86,37 +87,24 @@ class Case:
         return (WEIGHTS * result * result).sum()
 
 
-CROP = {"samples_per_bin": 2, "extrapolation_value": 0.3}
-ROTATED = {"spatial_scale": 0.8, "sampling_ratio": 2}
-CASES = [
-    Case("roi_align", package.roi_align, lambda: package.RoIAlign(SIZE, 0.8, 2, True),
-         {"spatial_scale": 0.8, "sampling_ratio": 2, "aligned": True}, CORNERS),
-    Case("prroi_pool", package.prroi_pool, lambda: package.PrRoIPool(SIZE, 0.8),
-         {"spatial_scale": 0.8}, CORNERS, box_order=2),
-    Case("roi_warp", package.roi_warp, lambda: package.RoIWarp(SIZE, 0.8, 2),
-         {"spatial_scale": 0.8, "sampling_ratio": 2}, CORNERS),
-    Case("roi_warp-max", package.roi_warp, lambda: package.RoIWarp(SIZE, 0.8, -1, "max"),
-         {"spatial_scale": 0.8, "mode": "max"}, CORNERS),
-    Case("roi_pool", package.roi_pool, lambda: package.RoIPool(SIZE, 0.8),
-         {"spatial_scale": 0.8}, CORNERS, box_order=0),
-    Case("crop_and_resize", package.crop_and_resize, lambda: package.CropAndResize(SIZE, **CROP),
-         CROP, NORMALISED),
-    Case("crop_and_resize-max", package.crop_and_resize, lambda: package.CropAndResize(SIZE, mode="max", **CROP),
-         {**CROP, "mode": "max"}, NORMALISED),
-    Case("crop_and_resize-nearest", package.crop_and_resize, lambda: package.CropAndResize(SIZE, "nearest", **CROP),
-         {**CROP, "method": "nearest"}, NORMALISED),
-    Case("roi_align_rotated", package.roi_align_rotated, lambda: package.RoIAlignRotated(SIZE, 0.8, 2),
-         ROTATED, DEGREES, box_order=2),
-    Case("roi_align_rotated-radian", package.roi_align_rotated,
-         lambda: package.RoIAlignRotated(SIZE, 0.8, -1, False, True, "radian"),
-         {"spatial_scale": 0.8, "aligned": False, "clockwise": True, "angle_unit": "radian"}, RADIANS, box_order=2),
-    Case("multiscale_roi_align", package.multiscale_roi_align,
-         lambda: package.MultiScaleRoIAlign(["0", "1"], SIZE, 2, aligned=True, **PYRAMID),
-         {**PYRAMID, "sampling_ratio": 2, "aligned": True}, CORNERS, levels=2),
-    Case("multiscale_roi_align-max", package.multiscale_roi_align,
-         lambda: package.MultiScaleRoIAlign(["0", "1"], SIZE, -1, mode="max", **PYRAMID),
-         {**PYRAMID, "mode": "max"}, CORNERS, levels=2),
-]  # fmt: skip
+VARIANTS = (
+    "roi_warp-max_adaptive",
+    "crop_and_resize-max",
+    "crop_and_resize-nearest",
+    "roi_align_rotated-radian",
+    "multiscale_roi_align-max",
+)
+"""Rows of the table that take other ways through Python than the first one of their function."""
+
+
+def small(name: str) -> Case:
+    """The row for a map of ``SHAPE``."""
+    scale = {"spatial_scale": 0.8} if "spatial_scale" in OPERATORS[name].options else {}
+    call = replace(OPERATORS[name], output_size=SIZE, **scale)
+    return Case(name, call, call.function, call.options, call.box_order, call.levels)
+
+
+CASES = [small(name) for name in OPERATORS if name in FIRST or name in VARIANTS]
 NAMED = {case.name: case for case in CASES}
 BY_FUNCTION = [case for case in CASES if case.name == case.function.__name__]
 """One of each function."""

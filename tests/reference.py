@@ -1,8 +1,8 @@
 """The definition of ``roi_align`` (``docs/math.md``) as plain loops over samples, in float64.
 
-Slow and obvious on purpose: no axis table, no merged taps, no shared code with the package. Coordinates are computed in
-``Params.coordinate`` (float32 or float64) one rounded operation at a time, equations (1) to (5); the rest is float64.
-``dense_average`` is a second oracle built the other way round, from the matrices of equation (12).
+Deliberately slow and obvious: no axis table, no merged taps, no code shared with the package. Coordinates are computed
+in ``Params.coordinate`` (float32 or float64), one rounded operation at a time, equations (1) to (5); the rest is
+float64. ``dense_average`` is a second oracle, built from the matrices of equation (12).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 LARGEST_GRID = 20_000_000
-"""Samples per bin and axis that the oracle is willing to enumerate."""
+"""Most samples per bin and axis that the oracle enumerates."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Sample:
     index: int  # i of equation (5)
     position: float  # y of equation (5), before clamping
     taps: tuple[tuple[int, float], ...]  # (map row, weight), weights other than 0: equation (9)
-    slopes: tuple[tuple[int, float], ...]  # (map row, derivative of its weight by the position): equation (17)
-    by_first: float  # derivative of the position by y1, map pixels per image pixel: equations (15), (16)
-    by_second: float  # the same by y2
+    slopes: tuple[tuple[int, float], ...]  # (map row, derivative of its weight w.r.t. the position): equation (17)
+    by_first: float  # derivative of the position w.r.t. y1, map pixels per image pixel: equations (15), (16)
+    by_second: float  # the same w.r.t. y2
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class Params:
-    """The arguments of ``roi_align`` after ``input`` and ``boxes``, and the type coordinates are computed in.
+    """The arguments of ``roi_align`` after ``input`` and ``boxes``, and the type of coordinates.
 
-    The rules that differ from ``roi_align`` only in where the samples lie (``reference_sampled.py``) derive from it.
+    Rules that differ from ``roi_align`` only in the sample positions (``reference_sampled.py``) derive from it.
     """
 
     output_size: tuple[int, int]
@@ -57,16 +57,16 @@ class Params:
 
     @property
     def rejected_value(self) -> float:
-        """What a sample outside the map counts as."""
+        """The value of a sample outside the map."""
         return 0.0
 
     def axis(self, first: float, second: float, bins: int, length: int) -> Axis:
-        """The samples along one axis of a box with the edges ``first`` and ``second``."""
+        """The samples along one axis of a box with edges ``first`` and ``second``."""
         return sample_axis(first, second, bins, length, self)
 
 
 def bilinear_sample(index: int, position: float, length: int, by_first: float, by_second: float) -> Sample:
-    """Equations (8), (9) and (17) for a position that is on the map."""
+    """Equations (8), (9) and (17) for a position on the map."""
     clamped = max(position, 0.0)
     low = math.floor(clamped)
     if low >= length - 1:
@@ -91,12 +91,12 @@ def sample_axis(first: float, second: float, bins: int, length: int, params: Par
 
 
 def regular_grid(start: Any, size: Any, size_held: bool, bins: int, length: int, params: Params) -> Axis:
-    """Equations (3) to (9) and (15) to (17); ``size_held``: a minimum, not the second edge, determines the size."""
+    """Equations (3) to (9) and (15) to (17); ``size_held``: the minimum, not the second edge, determines the size."""
     kind = params.coordinate
     half, s = kind(0.5), float(kind(params.spatial_scale))
     with np.errstate(all="ignore"):
         step = size / kind(bins)
-        adaptive = math.ceil(step) if math.isfinite(step) else 1  # not finite: its samples are rejected anyway
+        adaptive = math.ceil(step) if math.isfinite(step) else 1  # not finite: all samples are rejected
         grid = params.sampling_ratio if params.sampling_ratio > 0 else adaptive
         if grid > LARGEST_GRID:
             raise ValueError(f"a grid of {grid} samples per bin is too large to enumerate")
@@ -116,7 +116,7 @@ def regular_grid(start: Any, size: Any, size_held: bool, bins: int, length: int,
 
 
 def _grids(boxes: Array, shape: tuple[int, ...], params: Params) -> Iterator[tuple[int, int, Axis, Axis]]:
-    """``(k, image, y axis, x axis)`` of every box with a grid that is not empty; the input's shape is ``shape``."""
+    """``(k, image, y axis, x axis)`` of every box whose grid is not empty; ``shape`` is that of the input."""
     for k, (image, x1, y1, x2, y2) in enumerate(boxes.astype(params.coordinate)):
         ys = params.axis(y1, y2, params.output_size[0], shape[2])
         xs = params.axis(x1, x2, params.output_size[1], shape[3])
@@ -125,7 +125,7 @@ def _grids(boxes: Array, shape: tuple[int, ...], params: Params) -> Iterator[tup
 
 
 def interpolate(plane: Array, rows: tuple[tuple[int, float], ...], columns: tuple[tuple[int, float], ...]) -> Array:
-    """Equation (10) for every channel of ``plane [C, H, W]``; a tap of weight 0 is not in the lists."""
+    """Equation (10) for every channel of ``plane [C, H, W]``; the lists hold no tap of weight 0."""
     value = np.zeros(plane.shape[0])
     for r, wy in rows:
         for q, wx in columns:
@@ -149,7 +149,8 @@ def average(features: Array, boxes: Array, params: Params) -> Array:
 
 
 def average_input_gradient(grad: Array, shape: tuple[int, ...], boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * average(features))`` by the features ``[shape]``: equation (24), by samples."""
+    """The gradient of ``sum(grad * average(features))`` w.r.t. the features ``[shape]``: equation (24), over
+    samples."""
     result = np.zeros(shape)
     for k, image, ys, xs in _grids(boxes, shape, params):
         for py, row in enumerate(ys.bins):
@@ -163,14 +164,14 @@ def average_input_gradient(grad: Array, shape: tuple[int, ...], boxes: Array, pa
 
 
 def add_box_gradient(row: Array, grad: Array, plane: Array, y: Sample, x: Sample) -> None:
-    """Adds one sample's part of equation (26) to the row (image, x1, y1, x2, y2); ``grad [C]`` weighs the channels."""
+    """Adds the term of one sample of equation (26) to the row (image, x1, y1, x2, y2); ``grad [C]`` weighs channels."""
     by_x = float(grad @ interpolate(plane, y.taps, x.slopes))
     by_y = float(grad @ interpolate(plane, y.slopes, x.taps))
     row += (0.0, by_x * x.by_first, by_y * y.by_first, by_x * x.by_second, by_y * y.by_second)
 
 
 def average_box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * average(features, boxes))`` by the boxes: equations (15) to (17), (26)."""
+    """The gradient of ``sum(grad * average(features, boxes))`` w.r.t. the boxes: equations (15) to (17), (26)."""
     result = np.zeros((len(boxes), 5))
     for k, image, ys, xs in _grids(boxes, features.shape, params):
         for py, row in enumerate(ys.bins):
@@ -184,15 +185,15 @@ def average_box_gradient(grad: Array, features: Array, boxes: Array, params: Par
 
 @dataclass(frozen=True)
 class Maximum:
-    """Equation (14): the values, the winning samples, and how far each winner is ahead of the next other value."""
+    """Equation (14): the values, the chosen samples (argmax), and the smallest lead over another value."""
 
     values: Array  # [K, C, PH, PW]
     winners: dict[tuple[int, int, int, int], tuple[int, Sample, Sample]]  # element -> image, y, x; absent: none inside
-    margin: float  # smallest lead of a winner over a sample of another value
+    margin: float  # smallest lead of a chosen sample over a sample of another value
 
 
 def _first_rejected(ys: Axis, xs: Axis, py: int, px: int) -> tuple[int, int] | None:
-    """The first rejected sample ``(i_y, i_x)`` of a bin, rows outermost; a sample is rejected if either axis is."""
+    """The first rejected sample ``(i_y, i_x)`` of a bin, rows outermost; either axis can reject a sample."""
     y, x = ys.first_rejected[py], xs.first_rejected[px]
     if y == 0:
         return 0, 0
@@ -233,7 +234,7 @@ def maximum(features: Array, boxes: Array, params: Params) -> Maximum:
 
 
 def maximum_input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * maximum(features))`` by the features, winners fixed."""
+    """The gradient of ``sum(grad * maximum(features))`` w.r.t. the features, for a fixed argmax."""
     result = np.zeros(features.shape)
     for (k, c, py, px), (image, y, x) in maximum(features, boxes, params).winners.items():
         for r, wy in y.taps:
@@ -243,7 +244,7 @@ def maximum_input_gradient(grad: Array, features: Array, boxes: Array, params: P
 
 
 def maximum_box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * maximum(features, boxes))`` by the boxes, winners fixed."""
+    """The gradient of ``sum(grad * maximum(features, boxes))`` w.r.t. the boxes, for a fixed argmax."""
     result = np.zeros((len(boxes), 5))
     for (k, c, py, px), (image, y, x) in maximum(features, boxes, params).winners.items():
         add_box_gradient(result[k], grad[k, c : c + 1, py, px], features[image, c : c + 1], y, x)
@@ -288,10 +289,10 @@ def dense_average(features: Array, boxes: Array, params: Params) -> Array:
 
 
 def distance_to_kinks(boxes: Array, height: int, width: int, params: Params) -> float:
-    """Distance in map pixels from the sample positions to the nearest point where the derivative by the box jumps.
+    """Distance in map pixels from the sample positions to the nearest jump of the derivative w.r.t. the box.
 
-    Those points are the cell borders (all integers from -1 to the length of the map), and for the box as a whole a size
-    at which the legacy minimum or the adaptive count of samples changes.
+    Jumps are at the cell borders (all integers from -1 to the length of the map). For the box as a whole they are at
+    sizes at which the legacy minimum or the adaptive number of samples changes.
     """
     nearest = math.inf
     for _, x1, y1, x2, y2 in boxes:

@@ -1,4 +1,4 @@
-"""The definition of ``multiscale_roi_align``: which level of a pyramid a box goes to; the rest is ``roi_align``."""
+"""The definition of ``multiscale_roi_align``: the pyramid level of a box; the rest is ``roi_align``."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Params:
 
 
 def levels(boxes: Array, params: Params) -> list[int]:
-    """Equation (1) of Lin et al., "Feature Pyramid Networks", 2017, clamped to the levels there are.
+    """Equation (1) of Lin et al., "Feature Pyramid Networks", 2017, clamped to the existing levels.
 
-    Level 0 is the finest. A box whose area is not a number goes to it.
+    Level 0 is the finest. A box with a NaN area goes to it.
     """
     kind = params.pooling.coordinate
     finest, coarsest = (int(-np.log2(np.float32(scale))) for scale in (params.scales[0], params.scales[-1]))
@@ -58,7 +58,7 @@ def forward(features: Sequence[Array], boxes: Array, params: Params) -> Array:
 
 
 def input_gradients(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> list[Array]:
-    """The gradient of ``sum(grad * forward(features, boxes))`` by every level."""
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. every level."""
     result = [np.zeros(level.shape) for level in features]
     for k, level in enumerate(levels(boxes, params)):
         arrays = grad[k : k + 1], features[level], boxes[k : k + 1]
@@ -67,7 +67,7 @@ def input_gradients(grad: Array, features: Sequence[Array], boxes: Array, params
 
 
 def box_gradient(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * forward(features, boxes))`` by the boxes; the choice of the level passes none."""
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the boxes; the choice of level has none."""
     result = np.zeros((len(boxes), 5))
     for k, level in enumerate(levels(boxes, params)):
         arrays = grad[k : k + 1], features[level], boxes[k : k + 1]

@@ -1,10 +1,10 @@
 """The definition of ``prroi_pool`` as a sum over the cells of the map.
 
-The surface is the bilinear interpolation of a map that is 0 everywhere outside: it falls to 0 one pixel beyond the
+The surface is the bilinear interpolation of a map that is 0 everywhere outside. It falls to 0 one pixel beyond the
 outer pixel centres. Between four neighbouring pixel centres it is bilinear, so its integral over a rectangle there is
-the area times the value at the centre. A bin is cut into such rectangles; its edges are computed in float32 or float64
-one rounded operation at a time. After that, what an edge sweeps over and the mean nearly cancel in a small bin, so the
-weights of the pixels are computed in more than float64 where the processor has it.
+the area times the value at the centre. A bin is cut into such rectangles. Its edges are computed in float32 or float64,
+one rounded operation at a time. In a small bin the mean and the surface along an edge nearly cancel in the derivative,
+so the weights of the pixels are computed in more than float64 if the processor supports it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Params:
-    """The arguments of ``prroi_pool`` after ``input`` and ``boxes``, and the type coordinates are computed in."""
+    """The arguments of ``prroi_pool`` after ``input`` and ``boxes``, and the type of coordinates."""
 
     output_size: tuple[int, int]
     spatial_scale: float = 1.0
@@ -32,32 +32,32 @@ class Params:
 
 @dataclass(frozen=True)
 class Bin:
-    """One bin along one axis, map pixels."""
+    """One bin along one axis, in map pixels."""
 
     number: int
     low: float
     high: float
-    low_by: tuple[float, float]  # derivatives of `low` by the two edges of the box
+    low_by: tuple[float, float]  # derivatives of `low` w.r.t. the two edges of the box
     high_by: tuple[float, float]
 
     @property
     def size(self) -> Any:
-        """What the integral is divided by."""
+        """The divisor of the integral."""
         return np.longdouble(self.high) - np.longdouble(self.low)
 
     def reach(self, length: int) -> slice:
-        """The pixels of the axis that the surface over the bin, ends included, depends on."""
+        """The pixels of the axis on which the surface over the bin depends, ends included."""
         edges = math.floor(self.low), math.floor(self.high) + 2
         return slice(*(min(max(edge, 0), length) for edge in edges))
 
     @property
     def is_point(self) -> bool:
-        """So short that both ends round to one number: the mean over it is the value there."""
+        """Whether both ends round to one number: the mean is then the value there."""
         return self.high == self.low
 
 
 def bins_of(first: float, second: float, count: int, params: Params) -> list[Bin]:
-    """The bins of one axis that have a length and a finite place."""
+    """The bins of one axis that are not empty and have finite ends."""
     kind, s = params.coordinate, float(params.coordinate(params.spatial_scale))
     with np.errstate(all="ignore"):
         start = kind(first) * kind(s)
@@ -74,7 +74,7 @@ def bins_of(first: float, second: float, count: int, params: Params) -> list[Bin
 
 
 def pieces(low: float, high: float, length: int) -> list[tuple[float, float]]:
-    """The interval cut at the pixel centres, without what lies beyond the surface; a point is one piece."""
+    """The interval cut at the pixel centres, without the part beyond the surface; a point is one piece."""
     low, high = max(low, -1.0), min(high, float(length))
     if low >= high:
         return [(low, high)] if low == high else []
@@ -83,7 +83,7 @@ def pieces(low: float, high: float, length: int) -> list[tuple[float, float]]:
 
 
 def taps(piece: tuple[float, float], length: int) -> list[tuple[int, Any]]:
-    """The pixels of an axis that the surface in the middle of a piece depends on, with their weights."""
+    """The pixels of an axis on which the surface in the middle of a piece depends, with their weights."""
     begin, end = (np.longdouble(edge) for edge in piece)
     low = math.floor((begin + end) / 2)
     pairs = ((low, ((low + 1 - begin) + (low + 1 - end)) / 2), (low + 1, ((begin - low) + (end - low)) / 2))
@@ -91,13 +91,13 @@ def taps(piece: tuple[float, float], length: int) -> list[tuple[int, Any]]:
 
 
 def measure(piece: tuple[float, float]) -> Any:
-    """What the value in the middle of a piece is weighed by: its length, or 1 for a point."""
+    """The weight of the value in the middle of a piece: its length, or 1 for a point."""
     return np.longdouble(piece[1]) - np.longdouble(piece[0]) if piece[1] > piece[0] else np.longdouble(1.0)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One bin of one box with what it covers of the map."""
+    """One bin of one box, with the part of the map that it covers."""
 
     k: int
     image: int
@@ -110,12 +110,12 @@ class Cell:
 
     @property
     def place(self) -> tuple[int, slice, int, int]:
-        """Where its result stands in the output."""
+        """Index of its result in the output."""
         return self.k, slice(None), self.y.number, self.x.number
 
     @property
     def window(self) -> tuple[int, slice, slice, slice]:
-        """The part of the input that tables of weights are for."""
+        """The part of the input that its tables of weights cover."""
         return self.image, slice(None), self.y.reach(self.height), self.x.reach(self.width)
 
     def integral(
@@ -137,10 +137,10 @@ class Cell:
         return np.asarray(self.integral() / (size_y * size_x))
 
     def mean_by_row_edge(self, corner: int) -> Array:
-        """The derivative of ``mean`` by y1 (``corner`` 0) or y2 (1).
+        """The derivative of ``mean`` w.r.t. y1 (``corner`` 0) or y2 (1).
 
-        An edge of the bin that moves sweeps over the surface along it, and the size of the bin follows. Where the bin
-        is a point, the mean is the surface there, and moves along its slope in the cell above.
+        A moving edge of the bin adds the surface along the edge to the integral, and changes the size of the bin. If
+        the bin is a point, the mean is the surface there and changes with its slope in the cell above.
         """
         y, size_x = self.y, np.longdouble(1.0) if self.x.is_point else self.x.size
         if y.is_point:
@@ -152,12 +152,12 @@ class Cell:
         return np.asarray(swept / (y.size * size_x) - self.mean() * (y.high_by[corner] - y.low_by[corner]) / y.size)
 
     def transposed(self) -> Cell:
-        """The same with the axes exchanged."""
+        """The same with the axes swapped."""
         return Cell(self.k, self.image, self.x, self.y, self.columns, self.rows, self.width, self.height)
 
 
 def cells(boxes: Array, shape: tuple[int, ...], params: Params) -> Iterator[Cell]:
-    """Every bin of every box; the input's shape is ``shape``."""
+    """Every bin of every box; ``shape`` is that of the input."""
     height, width = shape[2:]
     for k, (image, x1, y1, x2, y2) in enumerate(boxes.astype(params.coordinate)):
         for y in bins_of(y1, y2, params.output_size[0], params):
@@ -167,7 +167,7 @@ def cells(boxes: Array, shape: tuple[int, ...], params: Params) -> Iterator[Cell
 
 
 def weighted(plane: Array, weights: Array) -> Array:
-    """The weighted sum of ``plane [C, rows, columns]`` by channels; a pixel of weight 0 is not read."""
+    """The weighted sum of ``plane [C, rows, columns]`` per channel; a pixel of weight 0 is not read."""
     used = weights != 0.0
     return np.asarray((plane[:, used] * weights[used]).sum(1))
 
@@ -181,17 +181,17 @@ def forward(features: Array, boxes: Array, params: Params) -> Array:
 
 
 def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * forward(features, boxes))`` by the features."""
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the features."""
     result = np.zeros(features.shape)
     for cell in cells(boxes, features.shape, params):
         weights = cell.mean()
-        used = weights != 0.0  # a gradient that is not finite stays with the pixels of its bin
+        used = weights != 0.0  # a gradient that is not finite reaches only the pixels of its bin
         result[cell.window][:, used] += grad[cell.place][:, None] * weights[used]
     return result
 
 
 def box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * forward(features, boxes))`` by the boxes."""
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the boxes."""
     result = np.zeros((len(boxes), 5))
     for cell in cells(boxes, features.shape, params):
         for corner in (0, 1):

@@ -1,4 +1,4 @@
-"""The definition of ``roi_pool``: the maximum of the whole map pixels of every bin, and where it is."""
+"""The definition of ``roi_pool``: the maximum of the whole map pixels of every bin, and its position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Params:
-    """The arguments of ``roi_pool`` after ``input`` and ``boxes``, and the type coordinates are computed in."""
+    """The arguments of ``roi_pool`` after ``input`` and ``boxes``, and the type of coordinates."""
 
     output_size: tuple[int, int]
     spatial_scale: float = 1.0
@@ -24,7 +24,7 @@ class Params:
 
 
 def pixels_of(first: float, second: float, count: int, length: int, params: Params) -> list[range]:
-    """The pixels of every bin of one axis; bins overlap by a pixel where an edge is not whole."""
+    """The pixels of every bin of one axis; bins overlap by a pixel if an edge is not whole."""
     kind = params.coordinate
     scale, one = kind(params.spatial_scale), kind(1.0)
     result = []
@@ -45,7 +45,7 @@ def pixels_of(first: float, second: float, count: int, length: int, params: Para
 
 @dataclass(frozen=True)
 class Maximum:
-    """The values, and the pixel ``(image, r, q)`` of every one; a bin without pixels has value 0 and no pixel."""
+    """The values and their pixels ``(image, r, q)``; a bin without pixels has value 0 and no pixel."""
 
     values: Array  # [K, C, PH, PW]
     winners: dict[tuple[int, int, int, int], tuple[int, int, int]]
@@ -79,7 +79,7 @@ def forward(features: Array, boxes: Array, params: Params) -> Array:
 
 
 def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * forward(features, boxes))`` by the features, winners fixed."""
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the features, for a fixed argmax."""
     result = np.zeros(features.shape)
     for (k, c, py, px), (image, r, q) in maximum(features, boxes, params).winners.items():
         result[image, c, r, q] += grad[k, c, py, px]

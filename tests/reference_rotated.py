@@ -1,8 +1,8 @@
 """The definition of ``roi_align_rotated`` as plain loops over samples, in float64.
 
-Rows are (image, cx, cy, w, h, angle). Coordinates are computed in ``Params.coordinate`` (float32 or float64) one
-rounded operation at a time; the angle in radians is computed in float64 and rounded to that type once, and so are its
-cosine and sine.
+Rows are (image, cx, cy, w, h, angle). Coordinates are computed in ``Params.coordinate`` (float32 or float64), one
+rounded operation at a time. The angle in radians, its cosine and its sine are computed in float64 and rounded to that
+type once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reference import bilinear_sample, interpolate
 
 Array = NDArray[Any]
 REACH = 8.0
-"""Map pixels, times the spacing of float32 at the size of the box: how far rounding may move a sample, and more."""
+"""Upper bound of the shift of a sample by rounding: map pixels, times the spacing of float32 at the box's size."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Side:
     half: Any  # minus half the length
     step: Any  # length of a bin
     grid: int  # samples per bin
-    held: bool  # the legacy minimum, not the box, is the length
+    held: bool  # the legacy minimum, not the box, determines the length
 
     def offsets(self, p: int, index: Array) -> Array:
-        """Offsets of samples ``index`` of bin ``p``, map pixels."""
+        """Offsets of samples ``index`` of bin ``p``, in map pixels."""
         kind = type(self.step)
         in_bin = ((index.astype(kind) + kind(0.5)) * self.step) / kind(self.grid)
         return np.asarray((self.half + kind(p) * self.step) + in_bin)
@@ -53,7 +53,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Frame:
-    """A box as coordinates of the map."""
+    """A box in map pixels."""
 
     image: int
     cy: Any
@@ -65,14 +65,14 @@ class Frame:
     width: Side
 
     def positions(self, yy: Array, xx: Array) -> tuple[Array, Array]:
-        """Where the offsets ``yy``, ``xx`` lie on the map."""
+        """Positions of the offsets ``yy``, ``xx`` on the map, in map pixels."""
         y = yy * self.cos - xx * self.sin + self.cy
         x = yy * self.sin + xx * self.cos + self.cx
         return y, x
 
 
 def side(length: Any, bins: int, params: Params) -> Side:
-    """The samples along a side of the box of ``length`` image pixels."""
+    """The samples along a side of the box that is ``length`` image pixels long."""
     kind = params.coordinate
     size = kind(length) * kind(params.spatial_scale)
     held = not params.aligned and bool(size < 1)
@@ -116,14 +116,14 @@ class Sample:
     x: float
     yy: float  # offsets from the centre before rotation
     xx: float
-    along_y: float  # place within the box, -1/2 to 1/2
+    along_y: float  # relative position in the box, -1/2 to 1/2
     along_x: float
 
 
 def _candidates(f: Frame, yy: Array, xx: Array, height: int, width: int) -> Iterator[tuple[int, Array]]:
-    """For every row of the grid that comes near the map: its number, and a run of columns with all that may be inside.
+    """The index of every grid row near the map, and a run of columns that includes all samples inside.
 
-    Only to leave out what is far away: a huge box has more samples than can be looked at.
+    Skips distant samples, because a huge box has too many to enumerate.
     """
     if len(xx) * len(yy) <= 4096:
         yield from ((i, np.arange(len(xx))) for i in range(len(yy)))
@@ -131,7 +131,7 @@ def _candidates(f: Frame, yy: Array, xx: Array, height: int, width: int) -> Iter
     cos, sin, cy, cx = float(f.cos), float(f.sin), float(f.cy), float(f.cx)
     extent = max(abs(float(yy[0])), abs(float(yy[-1])), abs(float(xx[0])), abs(float(xx[-1])), abs(cy), abs(cx))
     reach = REACH * (1.0 + extent * float(np.finfo(type(f.cos)).eps))
-    # along a row the map is where both  y = -xx sin + (yy cos + cy)  and  x = xx cos + (yy sin + cx)  are in range
+    # A sample is on the map if  y = -xx sin + (yy cos + cy)  and  x = xx cos + (yy sin + cx)  are in range.
     low, high = np.full(len(yy), -math.inf), np.full(len(yy), math.inf)
     rows = yy.astype(np.float64)
     for slope, base, length in ((-sin, rows * cos + cy, height), (cos, rows * sin + cx, width)):
@@ -147,7 +147,7 @@ def _candidates(f: Frame, yy: Array, xx: Array, height: int, width: int) -> Iter
 
 
 def samples(f: Frame, shape: tuple[int, ...], params: Params) -> Iterator[Sample]:
-    """The samples of a box that are on the map, by bins, rows outermost."""
+    """The samples of a box on the map, by bins, rows outermost."""
     height, width = shape[2:]
     sides = f.height, f.width
     bins_y, bins_x = params.output_size
@@ -185,7 +185,7 @@ def forward(features: Array, boxes: Array, params: Params) -> Array:
 
 
 def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * forward(features, boxes))`` by the features."""
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the features."""
     result = np.zeros(features.shape)
     height, width = features.shape[2:]
     for k, row in enumerate(boxes):
@@ -199,7 +199,7 @@ def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -
 
 
 def box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * forward(features, boxes))`` by the rows, through the positions of the samples."""
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the rows, through the sample positions."""
     result = np.zeros((len(boxes), 6))
     height, width = features.shape[2:]
     scale = float(params.coordinate(params.spatial_scale))

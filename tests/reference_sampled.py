@@ -1,8 +1,8 @@
-"""The definitions of ``roi_warp`` and ``crop_and_resize``: the loops of ``reference.py``, over samples elsewhere.
+"""The definitions of ``roi_warp`` and ``crop_and_resize``: the loops of ``reference.py`` over other samples.
 
-Both average or maximise bilinear samples as ``roi_align`` does, so that all that has to be defined is where the samples
-of an axis lie, which of them are on the map, and how their positions follow the edges of the box. Pass the parameters
-below to ``reference.forward``, ``reference.input_gradient`` and ``reference.box_gradient``.
+Both take the mean or the maximum of bilinear samples, like ``roi_align``. So they define only the sample positions of
+an axis, the samples on the map, and the derivatives of positions w.r.t. the edges of the box. Pass the parameters below
+to ``reference.forward``, ``reference.input_gradient`` and ``reference.box_gradient``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def round_half_away(value: Any) -> Any:
 class WarpParams(Params):
     """``roi_warp``: edges rounded to whole map pixels, at least one apart, then the rule of ``aligned=False``.
 
-    The derivative passes straight through the rounding.
+    The derivative treats the rounding as the identity.
     """
 
     def axis(self, first: float, second: float, bins: int, length: int) -> Axis:
@@ -44,9 +44,8 @@ class WarpParams(Params):
 class CropParams(Params):
     """``crop_and_resize``: ``sampling_ratio`` is ``samples_per_bin``; rows are (image, x1, y1, x2, y2), normalised.
 
-    The samples of all bins of an axis form one grid from edge to edge: the last lies on the edge exactly, and rounded
-    steps take none past it. The map ends at its outer pixel centres, and what lies beyond counts as the extrapolation
-    value.
+    The samples of all bins of an axis form one grid from edge to edge. The last lies exactly on the edge, and rounded
+    steps move none past it. The map ends at its outer pixel centres; samples beyond have the extrapolation value.
     """
 
     method: str = "bilinear"
@@ -84,7 +83,7 @@ class CropParams(Params):
 
     @staticmethod
     def _between(first: Any, last: Any, number: int, step: Any, count: int) -> Any:
-        """Sample ``number`` of a grid of ``count`` between two positions."""
+        """Sample ``number`` of a grid of ``count`` samples between two positions."""
         kind = type(step)
         if not np.isfinite(step):
             return kind(np.nan)

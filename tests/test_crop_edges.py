@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import DTYPES, assert_gradients_match_oracle, generator, random_tensor
-from family import CropCall
+from inputs import DTYPES, generator, random_tensor
+from operators import CropCall
 from roialign_ext import crop_and_resize
+from tolerance import assert_gradients_match_oracle
 
 FIRST = torch.tensor([0])
 BOTH_WAYS = torch.tensor([[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]])

@@ -46,20 +46,26 @@ class Taken(NamedTuple):
 # Kernels that are held to three blocks of a multiprocessor spill a few values, which stay out of their inner loops.
 BUDGETS = {
     "average": Taken(128, 100),
-    "average_gradient": Taken(116, 8),
+    "average_grad_input": Taken(108, 24),
+    "average_grad_input_few_channels": Taken(96, 0),
     "box_gradient": Taken(128, 0),
-    "maximum": Taken(96, 0),
+    "argmax": Taken(96, 0),
+    "max_pool": Taken(96, 0),
     "rotated": Taken(240, 0),  # derivatives of rotated boxes: rare, and bound by their arithmetic
     "tables": Taken(128, 0),
+    "transpose": Taken(32, 0),
 }
 # Other architectures have other instructions for addresses, and calling conventions.
 BUDGETS_ELSEWHERE = {
     "average": Taken(128, 180),
-    "average_gradient": Taken(128, 224),
+    "average_grad_input": Taken(128, 64),
+    "average_grad_input_few_channels": Taken(128, 64),
     "box_gradient": Taken(128, 80),
-    "maximum": Taken(104, 0),
+    "argmax": Taken(104, 0),
+    "max_pool": Taken(104, 0),
     "rotated": Taken(255, 0),  # all there are, without a spill: second derivatives in float64
     "tables": Taken(184, 0),  # taps of float64
+    "transpose": Taken(64, 0),
 }
 # The innermost loops that load features: at most so many instructions, and loads among them, in any of a kernel's
 # loops, by file and kernel. Rare types are left out.

@@ -193,21 +193,17 @@ def test_everything_that_was_looked_at_is_listed(setup: ModuleType, monkeypatch:
     assert "nvidia/cu13 (torch's packages) has no bin/nvcc" in str(info.value)
 
 
-def test_what_the_build_is_given(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_for_cuda(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
-    module = setup.extension()
-    before = list(module.sources)
-    setup.add_cuda(module, setup.find_toolkit())
-    added = set(module.sources) - set(before)
-    assert added == {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc" / "cuda").glob("*.c*") if path.suffix != ".cuh"
-    }
-    assert "csrc/cuda/operators.cpp" in added
+    library = setup.cuda_library(setup.find_toolkit(), ["-O2"])
+    kernels = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc" / "cuda").glob("*.cu")}
+    assert kernels | {"csrc/cuda/operators.cpp"} < set(library.sources)
+    assert not [source for source in library.sources if source.startswith("csrc/cpu/")]
     assert str(toolkit) == cpp_extension.CUDA_HOME
-    assert set(module.extra_compile_args) == {"cxx", "nvcc"}
-    assert {"c10_cuda", "cudart_static"} <= set(module.libraries)
-    assert str(toolkit / "lib64") in module.library_dirs
+    assert library.extra_compile_args["cxx"] == ["-O2"]
+    assert {"torch_cpu", "torch_cuda", "cudart_static"} <= set(library.libraries)
+    assert str(toolkit / "lib64") in library.library_dirs
 
 
 @pytest.mark.parametrize("has_cuda", [False, True])
@@ -226,8 +222,8 @@ def test_a_cuda_tensor_needs_cuda_kernels(monkeypatch: pytest.MonkeyPatch, has_c
     assert "`FORCE_CUDA=1 pip install --no-build-isolation" in sentence
 
 
-def test_has_cuda_is_what_was_built() -> None:
-    assert bool(_build_info.CUDA) == _checks.HAS_CUDA
+def test_has_cuda_is_what_was_built_for_this_torch() -> None:
+    assert bool(_build_info.CUDA and torch.version.cuda) == _checks.HAS_CUDA
 
 
 @pytest.fixture
@@ -256,10 +252,13 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     for name, folder in (("SOURCES", "sources"), ("OBJECTS", "objects"), ("FOLDER", "variants")):
         monkeypatch.setattr(variants, name, tmp_path / folder)
     shutil.copytree(ROOT / "csrc", tmp_path / "sources" / "csrc")
-    source, target = tmp_path / "sources/csrc/cuda/average.cu", tmp_path / "objects/csrc/cuda/average.o"
+    unit = "average_pool_channels_last"
+    source, target = tmp_path / f"sources/csrc/cuda/{unit}.cu", tmp_path / f"objects/csrc/cuda/{unit}.o"
     target.parent.mkdir(parents=True)
-    for other in ("average", "tables", "operators"):
+    for other in (unit, "tables", "operators"):
         (target.parent / f"{other}.o").write_text(f"the package's {other}")
+    for other in variants.ANY_DEVICE:
+        (tmp_path / "objects/csrc" / other).write_text(f"the package's {other}")
     (tmp_path / "bin").mkdir()
     nvcc = tmp_path / "bin" / "nvcc"  # which takes the sources for objects
     nvcc.write_text('#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\ncp "$2" "$4"\n')
@@ -274,12 +273,12 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
         return ["cp", str(objects[0]), str(output)]
 
     monkeypatch.setattr(variants, "link_command", link)
-    name = "forward, channels_last: 2 rows"
+    name = "forward, channels_last: 3 blocks"
     variants.build(name)
     library = variants.library(name).read_text()
-    assert "kRowsAtOnce = 2" in library
-    assert library == source.read_text().replace("kRowsAtOnce = 4", "kRowsAtOnce = 2")
-    assert [path.name for path in linked] == ["average.o", "operators.o", "tables.o", "checks.o"]
+    assert "== 8 ? 2 : 3" in library
+    assert library == source.read_text().replace("== 8 ? 2 : 4", "== 8 ? 2 : 3")
+    assert [path.name for path in linked] == [f"{unit}.o", "operators.o", "tables.o", *variants.ANY_DEVICE]
     assert not linked[0].is_relative_to(tmp_path / "objects")
     assert all(path.is_relative_to(tmp_path / "objects") for path in linked[1:])
     nvcc.write_text("#!/bin/sh\necho error: expected a semicolon >&2\nexit 3\n")

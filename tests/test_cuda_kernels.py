@@ -19,8 +19,19 @@ from torch import Tensor
 from torch.utils import deterministic
 
 import cuda_shim
-from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread, with_layout
-from cuda_cases import CASES, CPU, RULES, SANITIZED, Case, Operators, assert_agree, calculations, same_bits
+from conftest import BOX_SETS, Call, assert_within_rounding, generator, random_tensor, spread, with_layout
+from cuda_cases import (
+    AVERAGE_POOL,
+    CASES,
+    CPU,
+    RULES,
+    SANITIZED,
+    Case,
+    Operators,
+    assert_agree,
+    calculations,
+    same_bits,
+)
 
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
 SEEDS = ("0", "1")
@@ -73,14 +84,32 @@ def test_kernels_agree_with_the_cpu(shim: Operators, case: Case, monkeypatch: py
         assert all(same_bits(result, results[0]) for result in results), calculation.name
 
 
+@pytest.mark.parametrize("case", AVERAGE_POOL if KIND == "plain" else AVERAGE_POOL[::3], ids=str)
+def test_average_pool_agrees_with_the_cpu(shim: Operators, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averages and their derivative along a direction, in two orders of threads and blocks."""
+    pools = {one.name: one for one in reversed(list(calculations(case))) if one.name.startswith("pool order")}
+    for name in ("pool order 0", "pool order 1"):
+        results = []
+        for seed in SEEDS if KIND == "plain" else SEEDS[:1]:
+            monkeypatch.setenv("SHIM_SEED", seed)
+            results.append(pools[name].run(shim))
+        assert_agree(case, pools[name], results[0])
+        assert all(same_bits(result, results[0]) for result in results), name
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("ratio", [-1, 3])
-def test_kernels_agree_with_the_definition(shim: Operators, aligned: bool, ratio: int) -> None:
+@pytest.mark.parametrize(("channels", "layout"), [(3, "contiguous"), (33, "contiguous"), (34, "channels_last")])
+def test_kernels_agree_with_the_definition(
+    shim: Operators, aligned: bool, ratio: int, channels: int, layout: str
+) -> None:
     """The float64 oracle of roi_align, averages and maxima."""
-    features, boxes = random_tensor(2, 3, 7, 9), spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2)
+    features = with_layout(random_tensor(2, channels, 7, 9), layout)
+    boxes = spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2)
     rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
     arguments = ([0.75], [224.0, 4.0], ratio, rule)
-    grad = random_tensor(len(boxes), 3, 3, 2, seed=1)
+    grad = with_layout(random_tensor(len(boxes), channels, 3, 2, seed=1), layout)
+    is_channels_last = layout == "channels_last"
     for mode in ("avg", "max"):
         call = Call((3, 2), 0.75, ratio, aligned, mode)
         winners = None
@@ -90,9 +119,8 @@ def test_kernels_agree_with_the_definition(shim: Operators, aligned: bool, ratio
             (out,) = shim("_pool", [features], boxes, None, None, None, (3, 2), *arguments)
         wanted = call.forward(features, boxes)
         assert_within_rounding(out, wanted, features.abs().max())
-        (by_input,) = shim(
-            "_pool_grad_input", grad, boxes, None, None, winners, list(features.shape), False, *arguments
-        )
+        size = list(features.shape)
+        (by_input,) = shim("_pool_grad_input", grad, boxes, None, None, winners, size, is_channels_last, *arguments)
         assert_within_rounding(by_input, call.input_gradient(grad, features, boxes), grad.abs().max() * 16)
         (by_boxes,) = shim("_pool_grad_boxes", grad, [features], boxes, None, winners, *arguments)
         assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), grad.abs().max() * 64)
@@ -162,6 +190,60 @@ def test_boxes_choose_their_pixels(shim: Operators) -> None:
     assert out[1, :, :, 1].isnan().all()
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", [3, 33, 128])
+@pytest.mark.parametrize("ratio", [1, 2, 3, -1])
+def test_pixels_without_weight_are_not_read(shim: Operators, layout: str, channels: int, ratio: int) -> None:
+    """Whatever they hold: bins of none, one and more rows and columns, inside and beyond the borders of the map."""
+    case = Case(channels=channels, ratio=ratio, bins=(3, 5), planes=((12, 15),), images=1, layout=layout)
+    (clean,), rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    on_border = torch.tensor([[0.0, -2.4, -2.6, 0.4, 0.4], [0.0, 13.6, 10.7, 17.0, 14.0], [0.0, 2.5, 2.5, 2.5, 9.5]])
+    for row in torch.cat([rows[rows.isfinite().all(1)], on_border]):
+        call = (row[None], None, None, None, case.bins, *arguments)
+        ones = torch.ones(1, channels, *case.bins)
+        (used,) = CPU("_pool_grad_input", ones, row[None], None, None, None, case.input_size, False, *arguments)
+        spoilt = torch.where(used != 0, clean, torch.tensor([float("nan"), float("inf")]).repeat(15 * 6).view(12, 15))
+        (out,) = shim("_pool", [with_layout(spoilt, layout)], *call)
+        assert_close(out, CPU("_pool", [clean], *call)[0])
+
+
+@pytest.mark.parametrize("channels", [33, 128])
+def test_levels_of_several_layouts(shim: Operators, channels: int) -> None:
+    """The first one decides on that of the result."""
+    case = Case(planes=((24, 40), (12, 20)), boxes="60", channels=channels)
+    maps, rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    (wanted,) = CPU("_pool", maps, rows, None, None, None, case.bins, *arguments)
+    for layouts in (("channels_last", "contiguous"), ("contiguous", "channels_last"), ("channels_last", "sliced")):
+        mixed = [with_layout(one, layout) for one, layout in zip(maps, layouts, strict=True)]
+        (out,) = shim("_pool", mixed, rows, None, None, None, case.bins, *arguments)
+        assert out.is_contiguous(memory_format=torch.channels_last) == (layouts[0] == "channels_last")
+        assert_close(out, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [1, 2, 4])
+def test_channels_that_begin_between_packs(shim: Operators, dtype: torch.dtype, offset: int) -> None:
+    """Addresses, images, rows or pixels that are no multiples of 16 bytes."""
+    channels, (height, width) = 256, (6, 7)
+    case = Case(channels=channels, planes=((height, width),), dtype=dtype, boxes="12", bins=(3, 2))
+    (features,), rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    (wanted,) = CPU("_pool", [features], rows, None, None, None, case.bins, *arguments)
+    by_pixel = features.permute(0, 2, 3, 1)
+    storage = torch.full((case.images * height * width * (channels + 16) * 2,), float("nan"), dtype=dtype)
+    pixel = channels + 16
+    row, image = width * pixel, height * width * pixel
+    for start, strides in (
+        (offset, (image, row, pixel, 1)),
+        (0, (image + offset, row, pixel, 1)),
+        (0, (image + height * offset, row + offset, pixel, 1)),
+        (0, (2 * image, row + width * offset, pixel + offset, 1)),
+    ):
+        moved = storage.as_strided(by_pixel.shape, strides, start)
+        moved.copy_(by_pixel)
+        (out,) = shim("_pool", [moved.permute(0, 3, 1, 2)], rows, None, None, None, case.bins, *arguments)
+        assert_close(out, wanted)
+
+
 def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
     case = Case(channels=3, boxes="all", ratio=3)
     maps = [torch.zeros_like(features) for features in case.maps()]
@@ -228,6 +310,17 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
             assert_close(one, two) if one.is_floating_point() else torch.testing.assert_close(one, two)
 
 
+@pytest.mark.skipif(KIND != "plain", reason="a map of 8 million pixels")
+def test_small_bins_far_from_the_origin_keep_apart(shim: Operators) -> None:
+    """Bins of half a pixel whose positions are rounded to whole pixels: one ends behind the next but one's begin."""
+    features = random_tensor(1, 1, 1, 8388732, dtype=torch.float32)
+    boxes = torch.tensor([[0.0, 8408335.0, 0.0, 8388654.0, 1.0]])  # reversed, so that few bins are on the map
+    arguments = (None, None, None, (1, 39337), [1.0], [8.0, 1.0], 2158, "roi_align_half_pixel")
+    actual, wanted = (ops("_pool", [features], boxes, *arguments) for ops in (shim, CPU))
+    assert actual[0].count_nonzero() > 10
+    assert_close(actual[0], wanted[0])
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")] if KIND == "plain" else [float("inf")])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "roi_pool"])
@@ -269,27 +362,63 @@ def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, lay
     assert_close(actual[wanted.isfinite()], wanted[wanted.isfinite()])
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels", [3, 33, 132])
+def test_gradients_reach_the_pixels_with_weight(shim: Operators, channels: int, channels_last: bool) -> None:
+    """Infinite ones too: the bins of the first box have pixels without weight between their samples."""
+    rows = torch.tensor([[0.0, 1.0, 1.0, 30.0, 25.0], [0.0, 3.5, 2.25, 9.0, 8.5], [0.0, 11.0, 4.0, 19.0, 12.0]])
+    grad = random_tensor(3, channels, 2, 2, dtype=torch.float32)
+    grad[0, 1::2, 1, 0] = float("inf")
+    grad[1, ::2, 0, 1] = float("nan")
+    grad[2, ::3, 1, 1] = float("-inf")
+    for given in (grad, grad.contiguous(memory_format=torch.channels_last)):
+        tail = (rows, None, None, None, [1, channels, 28, 33], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+        (actual,), (wanted,) = shim("_pool_grad_input", given, *tail), CPU("_pool_grad_input", grad, *tail)
+        finite = wanted.isfinite()
+        assert 10 < (~finite[:, : channels // 3 + 1]).sum() < finite[:, : channels // 3 + 1].numel() / 4
+        assert torch.equal(actual.isfinite(), finite)
+        assert_close(actual[finite], wanted[finite])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_many_boxes_of_one_plane(shim: Operators, channels_last: bool) -> None:
+    """More than the compaction of a tile's boxes takes at once, many times over; few of them touch the last tile."""
+    count = 20_000 if KIND == "plain" else 1_000
+    unit = torch.rand(count, 5, generator=generator(5))
+    corner = torch.cat([unit[:, :1] ** 4 * 24, unit[:, 1:2] * 6], 1)
+    boxes = torch.cat([torch.zeros(count, 1), corner, corner + unit[:, 2:4] * 3], 1)
+    grad = random_tensor(count, 33, 1, 1, dtype=torch.float32)
+    tail = (boxes, None, None, None, [1, 33, 7, 26], channels_last, [1.0], [8.0, 1.0], 1, "roi_align_half_pixel")
+    (actual,), (wanted,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
+    (magnitude,) = CPU("_pool_grad_input", grad.abs(), *tail)
+    assert_within_rounding(actual, wanted.double(), magnitude.double())
+
+
 LAUNCHED = {
     "averages": {
-        "_pool": ("fill_tables", "pool_by_columns"),
-        "_pool_grad_input": ("fill_tables", "list_boxes", "gather"),
-        "_pool_grad_boxes": ("fill_tables", "by_columns"),
+        "_pool": ("fill_tables", "average_pool_nchw"),
+        "_pool_grad_input": ("fill_tables", "gather"),
+        "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_nchw"),
     },
     "averages of channels that lie together": {
-        "_pool": ("fill_tables", "pool_by_channels"),
-        "_pool_grad_input": ("fill_tables", "list_boxes", "spread_by_channels"),
-        "_pool_grad_boxes": ("fill_tables", "by_channels"),
+        "_pool": ("fill_tables", "average_pool_channels_last"),
+        "_pool_grad_input": ("fill_tables", "average_grad_input_channels_last"),
+        "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_channels_last"),
+    },
+    "averages of many channels that lie apart": {
+        "_pool": ("fill_tables", "transpose_channels", "average_pool_channels_last"),
+        "_pool_grad_input": ("fill_tables", "transpose_channels", "average_grad_input_nchw"),
     },
     "maxima": {
-        "_pool_max": ("fill_samples", "maximum"),
-        "_pool": ("fill_samples", "pool_given"),
-        "_pool_grad_input": ("fill_samples", "list_boxes", "spread_given"),
-        "_pool_grad_boxes": ("fill_samples", "box_gradient_given"),
+        "_pool_max": ("fill_samples", "max_pool"),
+        "_pool": ("fill_samples", "argmax_pool"),
+        "_pool_grad_input": ("fill_samples", "argmax_grad_input"),
+        "_pool_grad_boxes": ("fill_samples", "argmax_grad_boxes"),
     },
     "rotated boxes": {
-        "_pool": ("fill_boxes", "pool"),
-        "_pool_grad_input": ("fill_boxes", "list_boxes", "gather"),
-        "_pool_grad_boxes": ("fill_boxes", "box_gradient"),
+        "_pool": ("fill_boxes", "rotated_pool"),
+        "_pool_grad_input": ("fill_boxes", "gather"),
+        "_pool_grad_boxes": ("fill_boxes", "rotated_grad_boxes"),
     },
 }
 
@@ -299,6 +428,7 @@ LAUNCHED = {
     [
         ("averages", Case(rule="prroi_pool")),
         ("averages of channels that lie together", Case(rule="crop_bilinear", channels=34, layout="channels_last")),
+        ("averages of many channels that lie apart", Case(rule="roi_warp", channels=34)),
         ("maxima", Case(rule="roi_align_legacy")),
         ("rotated boxes", Case(rule="rotated_legacy")),
     ],
@@ -388,6 +518,22 @@ def test_images_of_many_elements(shim: Operators, channels: int, tmp_path: Path)
         tail = (boxes, None, None, None, [1, channels, 6, 7], channels_last, *arguments)
         (by_input,) = shim("_pool_grad_input", spread_out, *tail)
         (wanted,) = CPU("_pool_grad_input", maps, *tail)
+        assert_close(by_input, wanted)
+
+
+@pytest.mark.parametrize("strides", [(0, 1 << 27, 4, 1), (0, 1 << 27, 1 << 10, 3)], ids=["vectors", "elements"])
+def test_gradients_of_many_elements_are_copied(shim: Operators, strides: tuple[int, ...], tmp_path: Path) -> None:
+    """Channels far apart, in a file of holes."""
+    sizes, boxes = (1, 33, 5, 4), torch.tensor([[0.0, 0.5, 0.5, 3.0, 4.0]])
+    grad = random_tensor(*sizes, dtype=torch.float32)
+    length = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    spread_out = torch.from_file(str(tmp_path / "holes"), shared=True, size=length, dtype=torch.float32)
+    spread_out = spread_out.as_strided(sizes, strides)
+    spread_out.copy_(grad)
+    for channels_last in (False, True):
+        tail = (boxes, None, None, None, [1, 33, 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+        (by_input,) = shim("_pool_grad_input", spread_out, *tail)
+        (wanted,) = CPU("_pool_grad_input", grad, *tail)
         assert_close(by_input, wanted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,16 @@ def test_the_readme_is_short_and_names_every_function_and_module() -> None:
     assert len(text.splitlines()) <= 120
     words = set(re.findall(r"\w+", text))
     assert set(roialign_ext.__all__) - words == {"BoxShapeError", "LayerReplacement", "__version__", "cpu_capability"}
+
+
+WITHOUT_TYPES = {"BoxShapeError", "RoIAlignFunction", "__version__"}
+
+
+@pytest.mark.parametrize("name", sorted(set(roialign_ext.__all__) - WITHOUT_TYPES))
+def test_help_names_the_type_of_every_argument(name: str) -> None:
+    """TorchScript's own BroadcastingList2 is None outside of scripts, and help() would show None."""
+    for parameter in inspect.signature(getattr(roialign_ext, name)).parameters.values():
+        assert parameter.annotation not in (None, inspect.Parameter.empty), parameter
 
 
 @needs_readme

@@ -471,7 +471,7 @@ def test_profile(module: Callable[[str], ModuleType], tool: Tool, tmp_path: Path
         "if 'roialign_ext:D:float32:NCHW' in sys.argv:\n"
         "    sys.exit('==ERROR== The application returned an error code (1).')\n"
         "print('==PROF== Connected to process 7')\n"
-        "kernel = 'void roialign_ext::(anonymous namespace)::pool_by_columns<float, int>(Args)'\n"
+        "kernel = 'void roialign_ext::(anonymous namespace)::average_pool_nchw<float, int>(Args)'\n"
         "row = ['0', kernel, '(8, 1, 1)', '(256, 1, 1)']\n"
         "for cells in (['ID', 'Kernel Name', 'Grid Size', 'Block Size', *metrics],\n"
         "              ['', '', '', '', *['unit'] * len(metrics)], [*row, *['1,234.5'] * len(metrics)]):\n"
@@ -481,13 +481,13 @@ def test_profile(module: Callable[[str], ModuleType], tool: Tool, tmp_path: Path
     cases = ("roialign_ext:A:float32:NCHW", "roialign_ext:D:float32:NCHW")
     assert call(profile, "--results", tmp_path / "results.json", *cases) == 1
     first, second = document(tmp_path)["profile"]["cells"]
-    assert (first["kernel"], first["ns"], first["grid"]) == ("pool_by_columns<float, int>", 1234.5, "(8, 1, 1)")
+    assert (first["kernel"], first["ns"], first["grid"]) == ("average_pool_nchw<float, int>", 1234.5, "(8, 1, 1)")
     assert set(first) == {"who", "workload", "dtype", "layout", "kernel", "grid", "block", *profile.METRICS} - {
         "registers"
     }
     assert second["case"] == cases[1]
     assert "returned an error code" in second["error"]
-    assert "pool_by_columns<float, int>" in module("verdicts").text(document(tmp_path))
+    assert "average_pool_nchw<float, int>" in module("verdicts").text(document(tmp_path))
 
 
 SMOKE = """

@@ -41,7 +41,7 @@ def cell(dtype: str, us: float, direction: str = "forward", **more: Any) -> dict
 
 def invented() -> Document:
     least = {"memory": 4e8, "cache": 1e9, "multiply_adds": 3e9}  # 100, 200 and 100 us
-    kernels = {"fill_tables<float>": 7.0, "pool_by_columns<float, int, 4>": 493.0}
+    kernels = {"fill_tables<float>": 7.0, "average_pool_nchw<float, int>": 493.0}
     broken = {**cell("float64", 1.0), "error": "a | b"}
     del broken["us"]
     both = {"device": DEVICE, "quick": False}
@@ -176,7 +176,7 @@ def test_kernels_and_layers_are_measured(tmp_path: Path, measure: ModuleType, mo
     kernel = next(cell for cell in ours if cell["call"] == "kernel" and cell["layout"] == "NCHW")
     assert set(kernel["least"]) == {"memory", "cache", "multiply_adds"}
     assert not any("least" in cell for cell in ours if cell["call"] != "kernel")
-    assert kernel["kernels"]["list_boxes"] == 0.5
+    assert kernel["kernels"]["fill_tables<float>"] == 1.5
     assert 0 < kernel["relative_error"] < 1e-4
     assert results["ours"]["clocks of E two images"] == ["none", "none"]
     assert {cell["who"] for cell in results["layers"]["cells"]} == {"roialign_ext", "torchvision"}
@@ -256,11 +256,11 @@ def test_the_kernels_as_they_are_stand_beside_the_variants(
     monkeypatch.setattr(variants, "WORKLOADS", ("F",))
     monkeypatch.setattr(variants, "FOLDER", tmp_path)
     assert [name for name, _ in variants.turns(list(variants.VARIANTS))] == [variants.AS_IT_IS, variants.AGAIN]
-    library = variants.library("forward: 2 blocks")
+    library = variants.library("gradient: 2 blocks")
     library.parent.mkdir()
     library.touch()
     assert [variant for _, variant in variants.turns(list(variants.VARIANTS))][1] == variants.VARIANTS[
-        "forward: 2 blocks"
+        "gradient: 2 blocks"
     ]
     store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
     variants.measure_variant(variants.AS_IT_IS, None, ["float32"], store, quick=False)
@@ -360,23 +360,25 @@ def test_kernels_are_known_by_their_names() -> None:
     summary = importlib.import_module("benchmarks.gpu.summary")
     short_name = importlib.import_module("benchmarks.gpu.device").short_name
     cuda = "roialign_ext::cuda::"
-    assert short_name(f"void {cuda}gather<float, {cuda}(anonymous namespace)::AverageSource<float, int, 32> >(X)") == (
-        "gather<float, AverageSource<float, int, 32> >"
+    assert short_name(f"void {cuda}gather<float, {cuda}(anonymous namespace)::AverageSource<float, int> >(X)") == (
+        "gather<float, AverageSource<float, int> >"
     )
     assert short_name("void vision::ops::(anonymous namespace)::roi_align_forward_kernel_impl<float>(int)") == (
         "roi_align_forward_kernel_impl<float>"
     )
     names: list[str] = []
-    for file in ("average.cu", "average_gradient.cu", "gather.cuh", "tables.cu"):
+    files = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_grad_input.cu", "gather.cuh", "tables.cu"
+    for file in (*files, "transpose.cu"):
         text = (ROOT / "csrc" / "cuda" / file).read_text()
         names += re.findall(r"__global__ void (?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(const", text)
     assert set(names) >= {
-        "pool_by_channels",
-        "pool_by_columns",
-        "spread_by_channels",
+        "average_pool_channels_last",
+        "average_pool_nchw",
+        "average_grad_input_channels_last",
+        "average_grad_input_nchw",
+        "transpose_channels",
         "gather",
         "fill_tables",
-        "list_boxes",
     }
     for name in names:
         assert "other" not in summary.split({"kernels": {f"{name}<float>": 1.0}}), name

@@ -3,71 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
-from conftest import (
-    BOX_SETS,
-    LAYOUTS,
-    MODES,
-    Call,
-    all_boxes,
-    assert_gradients_match_oracle,
-    assert_matches_oracle,
-    random_tensor,
-    spread,
-    with_layout,
-)
+from inputs import BOX_SETS, DTYPES, FORMATS, LAYOUTS, MODES, all_boxes, random_tensor, spread, with_layout
+from operators import ON_ONE_MAP, OPERATORS, OperatorCall, RoIAlignCall, each_operator
 from roialign_ext import roi_align, roi_pool
+from tolerance import assert_are_gradients, assert_matches_oracle, assert_within_rounding
 
 SHAPE = (2, 3, 7, 9)
-FORMATS = (torch.contiguous_format, torch.channels_last)
+# A map of one value per channel leaves the argmax of interpolated samples to rounding.
+NAMES_AND_LAYOUTS = [
+    (name, layout)
+    for name, call in ON_ONE_MAP.items()
+    for layout in LAYOUTS
+    if layout != "expanded_pixels" or not call.chooses_samples
+]
+
+
+def values_of(layout: str) -> str:
+    """The layouts with the same values have the same name."""
+    return layout if layout.startswith("expanded") else "contiguous"
+
+
+def features_and_grad(
+    call: OperatorCall, dtype: torch.dtype, channels: int, layout: str, grad_layout: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """And boxes between the two."""
+    features = with_layout(random_tensor(2, channels, 7, 9, seed=1, dtype=dtype), layout)
+    boxes = call.boxes("inside", "crossing", dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    shape = call.output_shape(features, boxes)
+    return features, boxes, with_layout(random_tensor(*shape, seed=2, dtype=dtype), grad_layout)
+
+
+@cache
+def expected_of(
+    call: OperatorCall, dtype: torch.dtype, channels: int, layout: str, grad_layout: str
+) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
+    features, boxes, grad = features_and_grad(call, dtype, channels, layout, grad_layout)
+    forward = call.forward(features, boxes), call.forward_terms(features, boxes)
+    return forward, call.expected_gradients(grad, features, boxes)
+
+
+def assert_layouts_change_nothing(
+    call: OperatorCall, dtype: torch.dtype, channels: int, layout: str, grad_layout: str
+) -> None:
+    features, boxes, grad = features_and_grad(call, dtype, channels, layout, grad_layout)
+    forward, gradients = expected_of(call, dtype, channels, values_of(layout), values_of(grad_layout))
+    leaves = call.leaves(features, boxes)
+    out = call(*leaves)
+    assert out.dtype == dtype
+    assert_within_rounding(out, *forward)
+    actual = list(torch.autograd.grad(out, [leaf for leaf in leaves if leaf.requires_grad], grad))
+    assert_are_gradients(actual, gradients, features, boxes)
+
+
+@pytest.mark.parametrize(("name", "layout"), NAMES_AND_LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_layout(name: str, layout: str, dtype: torch.dtype) -> None:
+    assert_layouts_change_nothing(OPERATORS[name], dtype, 19, layout, layout)
+
+
+@each_operator
+@pytest.mark.parametrize("grad_layout", LAYOUTS)
+def test_layouts_of_the_output_gradient(call: OperatorCall, grad_layout: str) -> None:
+    """Expanded ones too, which ``out.sum().backward()`` and means over channels hand back."""
+    assert_layouts_change_nothing(call, torch.float64, 3, "channels_last", grad_layout)
+
+
+ROI_ALIGN = [one for one in NAMES_AND_LAYOUTS if one[0] in ("roi_align", "roi_align-max")]
+
+
+@pytest.mark.parametrize(("name", "layout"), ROI_ALIGN)
+def test_every_pair_of_layouts(name: str, layout: str) -> None:
+    for grad_layout in LAYOUTS:
+        assert_layouts_change_nothing(OPERATORS[name], torch.float64, 3, layout, grad_layout)
+
+
+@pytest.mark.parametrize(("name", "layout"), ROI_ALIGN)
+@pytest.mark.parametrize("channels", [33, 64])
+def test_many_channels(name: str, layout: str, channels: int) -> None:
+    assert_layouts_change_nothing(OPERATORS[name], torch.float32, channels, layout, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("ratio", [-1, 1, 2, 6])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_forward(layout: str, ratio: int, dtype: torch.dtype) -> None:
+def test_equals_the_contiguous_result(layout: str, ratio: int, dtype: torch.dtype) -> None:
+    """Boxes of every kind."""
     features = with_layout(random_tensor(*SHAPE, seed=1, dtype=dtype), layout)
-    call = Call((3, 2), 0.9, ratio, True)
-    out = assert_matches_oracle(call, features, all_boxes(2).to(dtype))
-    contiguous = call(features.contiguous(), all_boxes(2).to(dtype))
-    torch.testing.assert_close(out, contiguous, atol=1e-12 if dtype == torch.float64 else 1e-5, rtol=0)
-
-
-# a map of one value per channel leaves the winner of the max mode to rounding
-MODES_AND_LAYOUTS = [
-    (mode, layout) for mode in MODES for layout in LAYOUTS if (mode, layout) != ("max", "expanded_pixels")
-]
-
-
-@pytest.mark.parametrize(("mode", "layout"), MODES_AND_LAYOUTS)
-@pytest.mark.parametrize("grad_layout", LAYOUTS)
-def test_gradients(mode: str, layout: str, grad_layout: str) -> None:
-    features = with_layout(random_tensor(*SHAPE, seed=1), layout)
-    boxes = spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2)
-    grad = with_layout(random_tensor(len(boxes), 3, 3, 2, seed=2), grad_layout)
-    assert_gradients_match_oracle(Call((3, 2), 0.9, 2, True, mode), features, boxes, grad)
-
-
-@pytest.mark.parametrize(("mode", "layout"), MODES_AND_LAYOUTS)
-@pytest.mark.parametrize("channels", [33, 64])
-def test_many_channels_in_float32(mode: str, layout: str, channels: int) -> None:
-    features = with_layout(random_tensor(2, channels, 6, 5, seed=3, dtype=torch.float32), layout)
-    boxes = spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2).float()
-    grad = with_layout(random_tensor(len(boxes), channels, 2, 2, seed=4, dtype=torch.float32), layout)
-    call = Call((2, 2), 0.7, 2, False, mode)
-    assert_matches_oracle(call, features, boxes)
-    assert_gradients_match_oracle(call, features, boxes, grad)
+    call, boxes = RoIAlignCall((3, 2), 0.9, ratio, True), all_boxes(2).to(dtype)
+    expected = call(features.contiguous(), boxes)
+    torch.testing.assert_close(call(features, boxes), expected, atol=1e-12 if dtype == torch.float64 else 1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_pixels_a_page_apart(mode: str) -> None:
     """4 KiB from pixel to pixel: such a map is packed, not read where it lies, and gives the bits of NCHW."""
     boxes = spread(torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]]), 2).float()
-    call = Call((2, 2), 0.7, 2, False, mode)
+    call = RoIAlignCall((2, 2), 0.7, 2, False, mode)
     values = random_tensor(2, 1024, 6, 5, seed=3, dtype=torch.float32)
     grad = random_tensor(len(boxes), 1024, 2, 2, seed=4, dtype=torch.float32)
     results = []
@@ -79,52 +116,47 @@ def test_pixels_a_page_apart(mode: str) -> None:
         assert torch.equal(actual, expected)
 
 
+@each_operator
 @pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("mode", MODES)
-def test_gradient_without_strides(layout: torch.memory_format, mode: str) -> None:
+def test_gradient_without_strides(call: OperatorCall, layout: torch.memory_format) -> None:
     """``out.sum().backward()`` hands a gradient of one element with strides of 0."""
-    features = random_tensor(*SHAPE, seed=1).contiguous(memory_format=layout).requires_grad_()
-    boxes = all_boxes(2).requires_grad_()
-    call = Call((3, 2), 0.9, 2, True, mode)
-    out = call(features, boxes)
-    expected = torch.autograd.grad(out, (features, boxes), torch.ones_like(out), retain_graph=True)
-    out.sum().backward()
-    assert features.grad is not None
-    assert boxes.grad is not None
-    torch.testing.assert_close(features.grad, expected[0], atol=1e-13, rtol=0)
-    torch.testing.assert_close(boxes.grad, expected[1], atol=1e-12, rtol=0)
+    leaves = call.leaves(random_tensor(*SHAPE, seed=1).contiguous(memory_format=layout), call.boxes())
+    expected = call.gradients(leaves, torch.ones(call.output_shape(*leaves), dtype=torch.float64))
+    for actual, exact in zip(call.gradients(leaves), expected, strict=True):
+        torch.testing.assert_close(actual, exact, atol=1e-12, rtol=1e-12)
+
+
+def transposed(boxes: Tensor) -> Tensor:
+    return boxes.t().contiguous().t()
 
 
 def wider_rows(boxes: Tensor) -> Tensor:
-    storage = torch.full((len(boxes), 8), float("nan"), dtype=boxes.dtype)
-    storage[:, 2:7] = boxes
-    return storage[:, 2:7]
+    return torch.nn.functional.pad(boxes, (2, 1), value=float("nan"))[:, 2:-1]
 
 
 def every_other(boxes: Tensor) -> Tensor:
-    storage = torch.full((2 * len(boxes) + 1, 10), float("nan"), dtype=boxes.dtype)
+    storage = torch.full((2 * len(boxes) + 1, 2 * boxes.shape[1]), float("nan"), dtype=boxes.dtype)
     storage[1::2, ::2] = boxes
     return storage[1::2, ::2]
 
 
-@pytest.mark.parametrize("strided", [lambda b: b.t().contiguous().t(), wider_rows, every_other])
-@pytest.mark.parametrize("mode", MODES)
+@each_operator
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
-def test_boxes_of_any_stride(strided: Callable[[Tensor], Tensor], mode: str, dtype: torch.dtype) -> None:
-    features = random_tensor(*SHAPE, seed=1, dtype=torch.float32)
-    boxes = all_boxes(2).to(dtype)
-    other = strided(boxes)
-    assert not other.is_contiguous()
-    assert torch.equal(other.nan_to_num(), boxes.nan_to_num())
-    call = Call((3, 2), 0.9, 2, True, mode)
-    results = []
-    for variant in (boxes, other):
-        leaves = features.clone().requires_grad_(), variant.detach().requires_grad_()
-        out = call(*leaves)
-        grad = random_tensor(*out.shape, seed=2, dtype=torch.float32)
-        results.append([out, *torch.autograd.grad(out, leaves, grad)])
-    for expected, actual in zip(*results, strict=True):
-        assert torch.equal(actual, expected)
+def test_boxes_of_any_stride(call: OperatorCall, dtype: torch.dtype) -> None:
+    features, boxes = random_tensor(*SHAPE, seed=1, dtype=torch.float32), call.boxes(dtype=dtype)
+    grad = random_tensor(*call.output_shape(features, boxes), seed=2, dtype=torch.float32)
+
+    def results(variant: Tensor) -> list[Tensor]:
+        leaves = call.leaves(features, variant)
+        return [call(*leaves).detach(), *call.gradients(leaves, grad)]
+
+    expected = results(boxes)
+    for strided in (transposed, wider_rows, every_other):
+        other = strided(boxes)
+        assert not other.is_contiguous()
+        assert torch.equal(other.nan_to_num(), boxes.nan_to_num())
+        for actual, exact in zip(results(other), expected, strict=True):
+            assert torch.equal(actual, exact)
 
 
 def test_expanded_box() -> None:
@@ -134,13 +166,13 @@ def test_expanded_box() -> None:
     assert torch.equal(out, roi_align(features, box, 2).expand_as(out))
 
 
+@each_operator
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_memory_format_of_results(layout: torch.memory_format, mode: str, dtype: torch.dtype) -> None:
+def test_memory_format_of_results(call: OperatorCall, dtype: torch.dtype, layout: torch.memory_format) -> None:
     """The output has the input's memory format, and so has the input gradient, whatever the output gradient has."""
     features = random_tensor(*SHAPE, seed=1, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
-    out = roi_align(features, spread(BOX_SETS["inside"], 2).float(), (3, 2), mode=mode)
+    out = call(features, call.boxes("inside", dtype=torch.float32))
     other = next(format for format in FORMATS if format != layout)
     assert out.is_contiguous(memory_format=layout)
     assert not out.is_contiguous(memory_format=other)
@@ -152,7 +184,7 @@ def test_memory_format_of_results(layout: torch.memory_format, mode: str, dtype:
 
 def test_memory_format_of_a_cropped_map() -> None:
     features = random_tensor(2, 3, 9, 12, seed=1).contiguous(memory_format=torch.channels_last)[:, :, 1:-1, 2:-1]
-    out = assert_matches_oracle(Call((3, 2), 0.9, 2, True), features, all_boxes(2))
+    out = assert_matches_oracle(RoIAlignCall((3, 2), 0.9, 2, True), features, all_boxes(2))
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -164,21 +196,26 @@ def allocated_bytes(function: Callable[[], object]) -> int:
     return sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
 
 
+@pytest.mark.parametrize("name", [name for name in ON_ONE_MAP if "-" not in name or name.endswith("-max")])
 @pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_no_copy_of_the_map(layout: torch.memory_format, mode: str, dtype: torch.dtype) -> None:
+def test_no_copy_of_the_map(name: str, layout: torch.memory_format, dtype: torch.dtype) -> None:
     """A few boxes on a map of 8 to 16 MB: no call allocates anything near a map, in any dtype, autocast included."""
-    features = torch.ones(1, 64, 256, 256, dtype=dtype).contiguous(memory_format=layout)
-    boxes = torch.tensor([[0.0, 3.0, 4.0, 60.0, 90.0], [0.0, 30.0, 40.0, 160.0, 190.0]])
+    call, features = OPERATORS[name], torch.ones(1, 64, 256, 256, dtype=dtype).contiguous(memory_format=layout)
+    boxes = call.boxes("inside", images=1, dtype=torch.float32)[:2]
     size = features.numel() * features.element_size()
 
     def run() -> None:
+        call(features, boxes)
         with torch.autocast("cpu", torch.bfloat16):
-            roi_align(features, boxes, 7, 1.0, 2, True, mode)
+            call(features, boxes)
 
-    assert allocated_bytes(lambda: features.float() + 1) >= size  # the measurement sees such a copy
     assert allocated_bytes(run) < size // 8
+
+
+def test_a_copy_of_the_map_would_be_seen() -> None:
+    features = torch.ones(1, 64, 256, 256)
+    assert allocated_bytes(lambda: features.double() + 1) >= features.numel() * 4
 
 
 @pytest.mark.parametrize("layout", FORMATS)

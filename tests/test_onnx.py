@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 import roialign_ext
 from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread
-from family import CropCall, RoIPoolCall, RoIWarpCall, RotatedCall, box_sets
+from operators import CropCall, OperatorCall, RoIPoolCall, RoIWarpCall, RotatedCall
 from roialign_ext import (
     MultiScaleRoIAlign,
     RoIAlign,
@@ -46,7 +46,6 @@ pytestmark = [
 
 K, N, H, W = (Dim(name) for name in ("K", "N", "H", "W"))
 SCALES = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
-AnyCall = Call | RoIWarpCall | RoIPoolCall | CropCall | RotatedCall
 
 
 class Lambda(nn.Module):
@@ -121,10 +120,10 @@ def operators(program: Any) -> list[str]:
 # --- numbers
 
 AVERAGE, MAXIMUM = Call((2, 3), 0.7, 3, aligned=True), Call((3, 2), 1.0, 2, aligned=True, mode="max")
-WARPED, POOLED = RoIWarpCall((3, 2), 0.7, "avg", 2), RoIPoolCall((3, 2), 0.3)
+WARPED, POOLED = RoIWarpCall((3, 2), 0.7, 2), RoIPoolCall((3, 2), 0.3)
 CROP = CropCall((1, 2), samples_per_bin=3, extrapolation_value=0.5)
 ROTATED = RotatedCall((2, 3), 0.5, 3, aligned=False, clockwise=True, angle_unit="radian")
-CALLS: tuple[tuple[AnyCall, torch.dtype], ...] = (
+CALLS: tuple[tuple[OperatorCall, torch.dtype], ...] = (
     *[(call, torch.float32) for call in (AVERAGE, MAXIMUM, WARPED, POOLED, CROP, ROTATED)],
     *[(call, torch.float64) for call in (AVERAGE, WARPED, CROP, ROTATED)],
     *[(call, torch.float16) for call in (AVERAGE, MAXIMUM, CROP)],
@@ -133,8 +132,8 @@ CALLS: tuple[tuple[AnyCall, torch.dtype], ...] = (
     (Call((3, 2), 0.5, 0, aligned=True), torch.float32),
     (Call((3, 2), 1.0, -1, aligned=False), torch.float32),
     (Call((2, 2), 0.7, 3, aligned=False, mode="max"), torch.float32),
-    (RoIWarpCall((3, 2), 1.0, "avg", 0), torch.float32),
-    (RoIWarpCall((3, 2), 0.7, "max", 2), torch.float32),
+    (RoIWarpCall((3, 2), 1.0, 0), torch.float32),
+    (RoIWarpCall((3, 2), 0.7, 2, "max"), torch.float32),
     (RoIPoolCall((2, 3), 1.0), torch.float32),
     (CropCall((3, 2)), torch.float32),
     (CropCall((1, 4), method="nearest", extrapolation_value=-2.0), torch.float32),
@@ -151,12 +150,12 @@ BOTH_EXPORTERS = [
 
 
 @pytest.mark.parametrize(("case", "dynamo"), BOTH_EXPORTERS, ids=str)
-def test_numbers_of_every_kind_of_box(case: tuple[AnyCall, torch.dtype], dynamo: bool) -> None:
+def test_numbers_of_every_kind_of_box(case: tuple[OperatorCall, torch.dtype], dynamo: bool) -> None:
     """Half precision stays inside the model, because NumPy has no bfloat16."""
     call, dtype = case
     features = random_tensor(2, 3, 7, 9, dtype=dtype)
     outside = torch.float64 if dtype == torch.float64 else torch.float32
-    sets = BOX_SETS if isinstance(call, Call) else box_sets(call)
+    sets = call.box_sets
     kinds = {name: spread(boxes, 2).to(outside) for name, boxes in sets.items() if name != "not_finite"}
     arguments = features.to(outside), kinds["inside"]
 
@@ -430,7 +429,7 @@ def test_opsets_without_the_operator() -> None:
 
 
 @pytest.mark.parametrize("call", [AVERAGE, POOLED], ids=str)
-def test_the_runtime_reports_a_batch_index_outside_the_batch(call: AnyCall) -> None:
+def test_the_runtime_reports_a_batch_index_outside_the_batch(call: OperatorCall) -> None:
     features, boxes = random_tensor(2, 3, 7, 9, dtype=torch.float32), BOX_SETS["inside"].float()
     run = traced_function(call, (features, boxes))
     boxes[1, 0] = 2.0

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from conftest import random_tensor
+from inputs import SWAPPED, random_tensor
+from operators import FIRST, OPERATORS, OperatorCall
 from test_operators import VARIANTS, with_grad
 
 pytestmark = [
@@ -26,16 +27,6 @@ pytestmark = [
 ops = torch.ops.roialign_ext
 BINS = (2, 2)
 PLANES = ((4, 5), (3, 3), (2, 3))
-XYXY = [[0.0, 0.63, 0.41, 4.37, 3.91], [1.0, -0.7, 1.2, 3.3, 5.9]]
-COORDINATES = {
-    "roi_align": XYXY,
-    "prroi_pool": XYXY,
-    "roi_warp": XYXY,
-    "roi_pool": XYXY,
-    "crop": [[0.0, 0.07, 0.13, 0.93, 0.81], [1.0, 0.33, -0.21, 0.64, 1.17]],
-    "rotated": [[0.0, 2.4, 2.1, 3.3, 2.2, 25.0], [1.0, 1.9, 2.6, 2.7, 3.9, -70.0]],
-}
-TWICE_DIFFERENTIABLE = ("prroi_pool", "rotated")  # by the boxes, and no more
 
 
 @dataclass(frozen=True)
@@ -50,12 +41,13 @@ class Case:
         return f"{self.rule}-{'winners' if self.winners else 'mean'}-{self.levels}"
 
     @property
-    def family(self) -> str:
-        return next(name for name in COORDINATES if self.rule.startswith(name))
+    def call(self) -> OperatorCall:
+        """The first row of the table with this rule."""
+        return next(call for call in OPERATORS.values() if self.rule in call.rules)
 
     @property
     def box_gradients(self) -> bool:
-        return self.rule != "roi_pool"
+        return self.call.box_order > 0
 
     def arguments(self) -> Arguments:
         return Arguments(self)
@@ -72,7 +64,10 @@ class Arguments:
         self.input = [random_tensor(2, 2, *plane, seed=level) for level, plane in enumerate(PLANES[:levels])]
         self.size = [2, 2, *(length for plane in PLANES[:levels] for length in plane)]
         self.grad = random_tensor(2, 2, *BINS, seed=5)
-        self.boxes = torch.tensor(COORDINATES[case.family], dtype=torch.float64)
+        coordinates = torch.tensor(case.call.smooth, dtype=torch.float64)
+        self.boxes = torch.cat([torch.tensor([[0.0], [1.0]], dtype=torch.float64), coordinates], 1)
+        if case.rule.startswith("crop"):
+            self.boxes = self.boxes[:, SWAPPED]  # the private operators read x before y
         if case.rule.endswith("radian"):
             self.boxes[:, 5] = self.boxes[:, 5].deg2rad()
         self.u = random_tensor(*self.boxes.shape, seed=6)
@@ -90,25 +85,11 @@ class Arguments:
         }[name]
 
 
-MEANS = [
-    Case("prroi_pool"),
-    Case("roi_warp"),
-    Case("crop_bilinear"),
-    Case("crop_nearest"),
-    Case("rotated_half_pixel"),
-    Case("rotated_legacy"),
-    Case("rotated_half_pixel_radian"),
-    Case("rotated_legacy_radian"),
-    Case("roi_align_half_pixel", levels=2),
-    Case("roi_align_legacy", levels=3),
-]
-MAXIMA = [
-    Case("roi_warp", winners=True),
-    Case("roi_pool", winners=True),
-    Case("crop_bilinear", winners=True),
-    Case("crop_nearest", winners=True),
-    Case("roi_align_legacy", winners=True, levels=2),
-]
+LEVELS = {"roi_align_half_pixel": 2, "roi_align_legacy": 3}
+"""On one level tests/test_operators.py has them."""
+ROWS = [(call, rule) for call in FIRST.values() if call.levels == 1 for rule in call.rules]
+MEANS = [Case(rule, levels=LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_mean]
+MAXIMA = [Case(rule, winners=True, levels=LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_argmax]
 
 
 @pytest.mark.parametrize("name", ["_pool", "_pool_grad_input", "_pool_grad_boxes"])
@@ -142,7 +123,7 @@ def differentiable_form(name: str, directions: int, case: Case) -> tuple[Functio
     arguments = case.arguments()
     image, levels = arguments.boxes[:, :1], case.levels
     order = directions + (2 if name == "_pool_grad_boxes" else 1)
-    fixed = order > 2 and case.family in TWICE_DIFFERENTIABLE
+    fixed = order > case.call.box_order
     maps = () if name == "_pool_grad_input" else tuple(arguments.input)
     bins = () if name == "_pool" else (arguments.grad,)
     corners = () if fixed else (arguments.boxes[:, 1:],)

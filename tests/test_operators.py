@@ -192,6 +192,50 @@ def test_results_without_data(
             assert shaped.device.type == "meta"
 
 
+def refused_calls() -> list[tuple[str, int, dict[int, Any]]]:
+    """Operators, their number of directions, and what replaces the arguments at these places."""
+    row, cube = torch.zeros(COUNT, 4), torch.zeros(2, 3, 4)
+    wide, other = torch.zeros(COUNT, 2, 3, 2), torch.zeros(COUNT + 1, 5)
+    shared: list[dict[int, Any]] = [
+        {-4: [0.0]}, {-4: [float("nan")]}, {-4: [1e-60]}, {-4: [1.0, 0.5]}, {-4: []}, {-3: [224.0]},
+        {-3: [0.0, 4.0]}, {-3: [224.0, float("inf")]}, {-2: 2**31}, {-1: "crop_bilinear", -2: 0}, {-1: "nobody"},
+    ]  # fmt: skip
+    calls = [(name, 0, places) for name in ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
+             for places in shared]  # fmt: skip
+    for maps in ([cube], [], [torch.zeros(SHAPE)] * 9, [torch.zeros(SHAPE), cube],
+                 [torch.zeros(SHAPE), torch.zeros(1, 2, 3, 4)]):  # fmt: skip
+        calls += [("_pool", 0, {0: maps}), ("_pool_max", 0, {0: maps}), ("_pool_grad_boxes", 0, {1: maps})]
+    calls += [("_pool", 0, {0: [torch.zeros(SHAPE)] * 2, -4: [0.5, 1.0]}), ("_pool", 0, {1: row}),
+              ("_pool_max", 0, {1: row}), ("_pool_grad_input", 0, {1: row}),
+              ("_pool_grad_boxes", 0, {2: row})]  # fmt: skip
+    for size in ((2,), (2, 0), (2**31, 1), (2, 2, 2)):
+        calls += [("_pool", 0, {5: size}), ("_pool_max", 0, {2: size})]
+    calls += [("_pool", 0, {3: torch.zeros(COUNT, 5)}), ("_pool", 1, {2: other}), ("_pool", 2, {3: other}),
+              ("_pool", 0, {4: wide.int()}), ("_pool", 0, {-1: "roi_pool"}), ("_pool_max", 0, {-1: "prroi_pool"}),
+              ("_pool_grad_input", 0, {0: torch.zeros(COUNT, 3, 2, 2)}), ("_pool_grad_input", 0, {0: cube}),
+              ("_pool_grad_input", 0, {5: (2, 2, 3)}), ("_pool_grad_input", 0, {5: (2, 2, -3, 4)}),
+              ("_pool_grad_input", 0, {5: (2, 7, 3, 4)}), ("_pool_grad_input", 1, {2: other}),
+              ("_pool_grad_boxes", 0, {0: wide[:, :, :0]}), ("_pool_grad_boxes", 1, {3: other})]  # fmt: skip
+    return calls
+
+
+def test_kernels_and_shape_functions_refuse_in_the_same_words() -> None:
+    """Without the Autograd key the kernel has the word, of meta tensors the shape function."""
+    for name, directions, places in refused_calls():
+        arguments = list(Arguments(RULES[0]).of(name, directions))
+        for place, value in places.items():
+            arguments[place] = value
+        arguments = tree_map_only(Tensor, lambda one: one.float() if one.is_floating_point() else one, arguments)
+        words = []
+        for device in ("cpu", "meta"):
+            with torch.inference_mode():
+                there = tree_map_only(Tensor, lambda one: one.to(device, copy=True), arguments)  # noqa: B023
+                with pytest.raises((ValueError, NotImplementedError)) as refused:
+                    getattr(ops, name)(*there)
+            words.append(str(refused.value))
+        assert words[0] == words[1]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_fake_tensors_are_differentiable(mode: str) -> None:
     with FakeTensorMode():

@@ -21,7 +21,6 @@ from roialign_ext import _C, _build_info
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(roialign_ext.__file__).parent
 COMMAND = "pip install --no-build-isolation ."
-THIS_TORCH = f"torch=={'.'.join(_C.torch_version.split('.')[:2])}.*"
 
 
 def setup(*arguments: str, folder: Path = ROOT, modules: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -107,11 +106,11 @@ def test_isolation_in_an_environment_of_its_own(tmp_path: Path, prefix: str, too
 
 def copy_of_the_sources(folder: Path) -> Path:
     unwanted = (".git", ".venv*", "build", "dist", "outputs", "*_cache", "*.egg-info", ".hypothesis", "__pycache__")
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*unwanted, "_C*.so", "_build_info.py"))
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*unwanted, "*.so", "_build_info.py"))
     return folder
 
 
-# setup.py with a compiler whose result is the installed module, and which tells its flags and where objects would lie.
+# setup.py with a compiler whose results are the installed files, and which tells its flags and where objects would lie.
 BUILD = f"""
 import shutil, sys
 from pathlib import Path
@@ -120,9 +119,10 @@ from torch.utils import cpp_extension
 def compile(self):
     print(self.extensions[0].extra_compile_args)
     print(self.build_temp)
-    target = Path(self.get_ext_fullpath("roialign_ext._C"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy({_C.__file__!r}, target)
+    for extension in self.extensions:
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path({_C.__file__!r}).with_name(target.name), target)
 
 cpp_extension.BuildExtension.build_extensions = compile
 __file__ = "setup.py"
@@ -155,19 +155,19 @@ def test_an_editable_install_lies_in_its_environment(tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
         wheel.extractall(environment)
-    assert f"\nRequires-Dist: {THIS_TORCH}\n" in next(environment.glob("*.dist-info/METADATA")).read_text()
+    assert "\nRequires-Dist: torch>=2.11\n" in next(environment.glob("*.dist-info/METADATA")).read_text()
     code = (
         "import sys, site; site.addsitedir(sys.argv[1]); import roialign_ext; "
-        "from roialign_ext import _C, _build_info; "
-        "print(roialign_ext.__file__, _C.__file__, _build_info.__file__)"
+        "from roialign_ext import _C, _build_info, _environment; "
+        "print(roialign_ext.__file__, _C.__file__, _build_info.__file__, _environment.library('cpu'))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(environment)], cwd=sources, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    package, module, info = map(Path, result.stdout.split())
+    package, *compiled = map(Path, result.stdout.split())
     assert package == sources / "roialign_ext" / "__init__.py"
-    assert module.parent == info.parent == environment / "_roialign_ext_editable"
+    assert {path.parent for path in compiled} == {environment / "_roialign_ext_editable"}
 
 
 def test_objects_are_kept_from_build_to_build(tmp_path: Path) -> None:
@@ -248,15 +248,18 @@ def test_installed_files() -> None:
     compiled = Path(_C.__file__)
     assert re.fullmatch(r"_C\..*so", compiled.name)
     assert Path(_build_info.__file__) == compiled.with_name("_build_info.py")
+    devices = ["cpu"] + ["cuda"] * bool(_build_info.CUDA)
+    assert sorted(path.name for path in compiled.parent.glob("lib*")) == [f"libroialign_ext_{d}.so" for d in devices]
     sources = {path.relative_to(ROOT / "roialign_ext") for path in (ROOT / "roialign_ext").rglob("*.py")}
     assert {path for path in sources if not (PACKAGE / path).is_file()} == set()
 
 
 def test_metadata() -> None:
     metadata = importlib.metadata.metadata("roialign_ext")
-    assert metadata["Version"] == roialign_ext.__version__
+    device = f"cu{_build_info.CUDA.replace('.', '')}" if _build_info.CUDA else "cpu"
+    assert metadata["Version"] == f"{roialign_ext.__version__}+{device}"
     assert metadata.get_all("Requires-Dist") == [
-        THIS_TORCH,
+        "torch>=2.11",
         'onnx>=1.23; extra == "onnx"',
         'onnxscript>=0.7; extra == "onnx"',
         'matplotlib>=3.8; extra == "viz"',

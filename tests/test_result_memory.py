@@ -55,9 +55,22 @@ def test_rule(mib: int, enabled: str, defrag: str, buddyinfo: str, choice: str) 
 
 
 def test_a_stall_is_longer_than_small_pages_take() -> None:
-    """They take a quarter of a millisecond for a MiB."""
-    assert not _C.is_stall(400 * MIB, 99_000_000)
-    assert _C.is_stall(400 * MIB, 101_000_000)
+    """One thread gets about 2.9 MiB of them in a millisecond."""
+    assert not _C.is_stall(400 * MIB, 139_000_000)
+    assert _C.is_stall(400 * MIB, 141_000_000)
+
+
+def test_one_stall_alone_decides_nothing() -> None:
+    assert _C.try_huge_pages("101001") == "111111"
+
+
+def test_after_two_stalls_results_wait_longer_each_time() -> None:
+    tried = "11" + "0" * 4 + "11" + "0" * 8 + "11" + "0" * 16 + "1"
+    assert _C.try_huge_pages("1" * len(tried)) == tried
+
+
+def test_a_result_without_a_stall_after_the_wait_goes_on() -> None:
+    assert _C.try_huge_pages("1" * 6 + "0" * 9) == "11" + "0" * 4 + "1" * 9
 
 
 def address_of(memory: mmap.mmap) -> int:

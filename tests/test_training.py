@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -54,6 +55,17 @@ def test_feature_map_is_kept_only_for_box_gradients(mode: str) -> None:
     assert x.shape not in saved_shapes(x, boxes, mode)
     assert x.shape in saved_shapes(x, boxes.requires_grad_(), mode)
     assert saved_shapes(x.detach(), boxes.detach(), mode) == []
+
+
+@modes
+def test_feature_map_is_freed(mode: str) -> None:
+    x = features().requires_grad_()
+    moving = x * 1
+    alive = weakref.ref(moving)
+    out = roi_align(moving, rows(corners()), SIZE, SCALE, RATIO, True, mode)
+    del moving
+    assert alive() is None
+    assert_close(torch.autograd.grad(out.square().sum(), x)[0], gradients(mode)[0])
 
 
 @modes

@@ -2,6 +2,6 @@
 
 import os
 
-# Phases fork, and a process that has asked the CUDA runtime for its devices must not. Imported modules of torch do ask
-# whether there are any: this has them ask the driver's management library.
+# Phases fork, which a process must not do after a device query through the CUDA runtime. Modules of torch make such a
+# query when imported; this setting redirects it to the driver's management library.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

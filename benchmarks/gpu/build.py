@@ -1,7 +1,7 @@
 """Builds the module for the GPU of this machine: `python -m benchmarks.gpu.build --results FILE`.
 
-From a copy of the sources without pyproject.toml, so that neither pip nor a particular setuptools is needed. Objects
-and ninja's file go to `environment.OBJECTS`, the package to `environment.SITE`, which every phase has on its path.
+Builds a copy of the sources without pyproject.toml, so that neither pip nor a particular setuptools is needed. Objects
+and ninja's file go to `environment.OBJECTS`, the package to `environment.SITE`, which is on the path of every phase.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
     store = Store(parser.parse_args().results)
     started = time.monotonic()
     copy_sources()
-    # Two cores are left to what is measured meanwhile.
+    # Two cores stay free for the measurements that run meanwhile.
     variables = {"FORCE_CUDA": "1", "MAX_JOBS": os.environ.get("MAX_JOBS", str(max(1, cores() - 2)))}
     command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(SITE), "--build-temp", str(OBJECTS)]
     done = lines(command, SOURCES, "build", variables)
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def lines(command: list[str], folder: Path, name: str, variables: dict[str, str]) -> int:
-    """Runs a command; its output goes into a log of that name, and what matters of it is printed."""
+    """Runs a command. Its output goes to a log of that name; the lines that matter are printed."""
     log = LogFile(f"{name}.txt")
     environment = {**os.environ, **variables}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Commands in process groups of their own, with a time box that holds whatever the command does."""
+"""Commands in their own process groups, with a time limit that is always enforced."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 MARK = "BENCHMARK_CHILD"
-"""Environment variable that names a child and the children it is one of, so that what it left behind is found."""
+"""Environment variable with the chain of children that a process belongs to, to find processes left behind."""
 UNTIL = "BENCHMARK_UNTIL"
-"""Environment variable with the end of a phase's time, on the monotonic clock."""
+"""Environment variable with the deadline of a phase, on the monotonic clock."""
 GRACE = 4.0
 """Seconds from the interrupt to the kill, by default."""
 SECONDS_FOR_A_KILL = 2.0
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 class Child:
-    """A running command. Its lines, of both streams, go to ``each`` as they come, from a thread of its own."""
+    """A running command. A thread passes the lines of both streams to ``each`` as they arrive."""
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class Child:
             stderr=subprocess.STDOUT,
             env={**environment, MARK: self._mark},
             cwd=folder,
-            # Not a session: whoever ends the session of this process means its children, too.
+            # Not a new session: ending the session of this process must end its children too.
             preexec_fn=os.setpgrp,
             text=True,
             errors="replace",
         )
-        # A process that escapes the kill may hold the pipe open: nobody waits for this thread longer than a second.
+        # A process that escapes the kill may keep the pipe open, so callers wait for this thread at most a second.
         self._reader = threading.Thread(target=self._read, args=(each,), daemon=True)
         self._reader.start()
 
@@ -64,7 +64,7 @@ class Child:
         self._send(signal.SIGINT)
 
     def kill(self) -> None:
-        """Ends the group, and every process that the command started in groups of their own."""
+        """Ends the group, and every process that the command started in other groups."""
         self._send(signal.SIGKILL)
         for pid in _marked(self._mark):
             try:
@@ -74,18 +74,18 @@ class Child:
         try:
             self._process.wait(SECONDS_FOR_A_KILL)
         except subprocess.TimeoutExpired:
-            return  # stuck inside the system: it ends when the system lets go of it
+            return  # stuck in a system call: it ends when that call returns
         self._reader.join(1.0)
 
     def _send(self, number: signal.Signals) -> None:
         try:
             os.killpg(self._process.pid, number)
         except (ProcessLookupError, PermissionError):
-            return  # it has ended
+            return  # it has already ended
 
 
 def _marked(mark: str) -> list[int]:
-    """Processes started below the child of that mark, itself included."""
+    """Processes started by the child with that mark, the child included."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -106,7 +106,7 @@ def run(
     folder: Path | None = None,
     grace: float = GRACE,
 ) -> int | None:
-    """The exit status of a command, negative for a signal; None if its time was up. Nothing of it runs on."""
+    """The exit status of a command, negative for a signal; None if its time was up. No process of it remains."""
     child = Child(command, each, environment, folder)
     try:
         if wait([child], seconds):
@@ -129,5 +129,5 @@ def wait(children: Sequence[Child], seconds: float) -> bool:
 
 
 def seconds_left() -> float:
-    """Of the time of this phase."""
+    """Seconds until the deadline of this phase."""
     return float(os.environ.get(UNTIL, "inf")) - time.monotonic()

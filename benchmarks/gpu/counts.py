@@ -32,7 +32,7 @@ FEATURES = ("maps", "bins")
 SECTOR = 32
 CANONICAL = [224.0, 4.0]
 # Files without kernels that these calls launch, which need no counting.
-OTHERS = ("argmax", "box_gradient", "enqueue", "max_pool", "maximum", "rotated")
+OTHERS = ("argmax", "box_gradient", "enqueue", "max_pool", "rotated")
 
 
 @dataclass(frozen=True)

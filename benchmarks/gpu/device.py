@@ -1,7 +1,7 @@
-"""The device that is measured. Everything that the phases ask of a device, other than tensors, goes through here.
+"""The measured device. All access of the phases to the device goes through this module, except tensors.
 
-`BENCHMARK_DEVICE=MODULE:CLASS` names another class with the methods of `Cuda`: of another kind of device, or, as the
-tests do, of one that only answers.
+`BENCHMARK_DEVICE=MODULE:CLASS` names another class with the methods of `Cuda`: for another kind of device, or a fake
+one as in the tests.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ SAMPLES, WARM_UP, FEWEST = 30, 3, 5
 SECONDS_OF_A_TIMING = 1.0
 PROFILED_CALLS = 5
 LAUNCHES = 200
-# About 2 ms, longer than the processor takes for a forward or backward pass of any operator here.
+# About 2 ms, longer than the processor needs to launch a forward or backward pass of any operator here.
 CYCLES_IN_FRONT = 4_000_000
 WARM_UP_SECONDS = 0.3
-# Of the buffers that limits are taken on: larger than any cache, and a gradient that boxes add to.
+# Sizes of the buffers for the limits: larger than any cache, and a gradient to which boxes are added.
 LARGE_BYTES, ATOMICS_BYTES = 1 << 30, 64 << 20
 SECTOR = 32
-"""Bytes that the caches move at least."""
+"""Bytes of the smallest transfer between caches."""
 
 
 class NoDeviceError(RuntimeError):
-    """Why there is nothing to measure on."""
+    """The reason why there is no device to measure."""
 
 
 class Limit(NamedTuple):
-    """A rate of the device, `amount` things in one call; of `launches` the time of each counts."""
+    """A rate of the device: one call does `amount` units. For `launches`, the time per launch counts."""
 
     name: str
     unit: str
@@ -53,7 +53,7 @@ def open_device() -> Cuda:
 
 
 def ask_driver(names: str) -> str:
-    """What nvidia-smi says of the first GPU."""
+    """The answer of nvidia-smi for the first GPU."""
     command = ["nvidia-smi", f"--query-gpu={names}", "--format=csv,noheader", "--id=0"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -78,7 +78,7 @@ class Cuda:
     """The first CUDA device."""
 
     name = "cuda"
-    """As torch spells it."""
+    """The name in torch."""
 
     def __init__(self) -> None:
         if not torch.cuda.is_available():
@@ -98,19 +98,19 @@ class Cuda:
         }
 
     def clocks(self) -> str:
-        """Clocks and the like at this moment, in words."""
+        """Current clocks and the like, as text."""
         return ask_driver("clocks.sm,clocks.mem,pstate,temperature.gpu,power.draw")
 
     def synchronize(self) -> None:
-        """Waits for all work; raises where an earlier error has cost the device."""
+        """Waits for all work; raises if an earlier error has made the device unusable."""
         torch.cuda.synchronize()
 
     def release(self) -> None:
-        """Gives back memory that no tensor holds."""
+        """Frees memory that no tensor holds."""
         torch.cuda.empty_cache()
 
     def warm_up(self) -> None:
-        """Work, so that the clocks are up when samples are taken."""
+        """Runs work, so that the clocks are up when samples are taken."""
         square = torch.randn(4096, 4096, device=self.name)
         end = time.perf_counter() + WARM_UP_SECONDS
         while time.perf_counter() < end:
@@ -120,8 +120,8 @@ class Cuda:
     def time(self, call: Call, *, samples: int = SAMPLES, queued: bool = True) -> dict[str, float]:
         """Microseconds of one call between two events.
 
-        Queued behind other work, launches are ready when the device gets to them, so that its time alone counts;
-        otherwise the device is idle, and waits for the processor as it would for a caller.
+        With ``queued``, launches wait behind other work, so that only device time counts. Otherwise the device is idle
+        and waits for the processor, as it would for a caller.
         """
         for _ in range(WARM_UP):
             call()
@@ -140,7 +140,7 @@ class Cuda:
         return summary(taken)
 
     def split(self, call: Call) -> dict[str, float]:
-        """Microseconds that every kernel takes of one call."""
+        """Microseconds of each kernel in one call."""
         from torch.profiler import ProfilerActivity, profile
 
         call()
@@ -169,12 +169,12 @@ class Cuda:
 
         def replay() -> object:
             graph.replay()
-            return result  # which the graph writes to
+            return result  # the graph writes to it
 
         return replay
 
     def limits(self) -> Iterator[Limit]:
-        """The rates that kernels are held against."""
+        """The rates that kernels are compared with."""
         large = torch.randn(LARGE_BYTES // 4, device=self.name)
         other = torch.empty_like(large)
         yield Limit("copy", "GB/s", 2 * LARGE_BYTES, lambda: other.copy_(large))

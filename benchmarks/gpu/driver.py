@@ -1,13 +1,13 @@
 """Runs phases on a GPU against a deadline: `python -m benchmarks.gpu.driver FOLDER [--table sweep] [--dry-run]`.
 
-Every phase is a process group with a time box: an interrupt at its end, a kill soon after. A phase may fail, hang or
-lose the device, the disk may be full, the run may be interrupted: what is there by then is in FOLDER, and the summary
-is printed last.
+Every phase is a process group with a time limit: it is interrupted at the limit and killed soon after. A phase may
+fail, hang or lose the device, the disk may be full, the run may be interrupted. FOLDER then holds the results so far,
+and the summary is printed last.
 
 FOLDER gets `results.json` (see store.py; the phase "run" says how each phase ended) and `log.tar.gz`.
 
-Exit status: 0 where every phase passed, 1 where one did not or the run was interrupted, 2 where nothing was begun
-(the message says why), 3 where there is no GPU.
+Exit status: 0 if every phase passed, 1 if one did not or the run was interrupted, 2 if nothing was started (the message
+gives the reason), 3 if there is no GPU.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from .logs import LogFile
 from .store import LOST, Store
 
 NO_DEVICE = 3
-"""Status of a phase `facts` that found no GPU, and of the run then."""
+"""Exit status of the phase `facts`, and then of the run, if there is no GPU."""
 LINES_OF_A_PHASE, CHARACTERS_OF_A_LINE = 2000, 400
 PERIOD = 0.02
 SLOW_BUILD = 260.0
-"""Seconds for the build where files are compiled one after the other."""
+"""Seconds for a build that compiles files one after the other."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One child process `python -m MODULE --results FILE ARGUMENTS`, and when it may run.
+    """One child process `python -m MODULE --results FILE ARGUMENTS`, and its conditions to run.
 
-    The first phase of a table runs alone; the others run in the order of the table, side by side where their lanes
-    differ. `after` names phases that have to be over, `needs` those that have to have passed.
+    The first phase of a table runs alone. The others run in the order of the table, phases of different lanes side by
+    side. `after` names phases that must have ended, `needs` those that must have passed.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Phase:
     lane: str = "device"
     after: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    least: float = 5.0  # seconds under which it is not begun
+    least: float = 5.0  # with fewer seconds left it is not started
 
 
 @dataclass(frozen=True)
 class Table:
-    """Phases and the time for all of them; the tests scale it down."""
+    """Phases and their total time; the tests scale it down."""
 
     phases: tuple[Phase, ...]
     deadline: float
@@ -74,7 +74,7 @@ class Table:
         return Table(phases, self.deadline * factor, self.grace * factor, self.ending * factor)
 
     def box(self, phase: Phase, now: float) -> float:
-        """Seconds for a phase that begins now; under its least, it is not begun."""
+        """Seconds for a phase that starts now; with fewer than its least, it is not started."""
         return min(phase.box, self.deadline - self.ending - self.grace - now)
 
 
@@ -88,7 +88,7 @@ def phase(
     needs: tuple[str, ...] = (),
     least: float = 5.0,
 ) -> Phase:
-    """A phase that is a module of this package, by default the one of its name, with arguments."""
+    """A phase that runs a module of this package with arguments, by default the module of its name."""
     module, *arguments = shlex.split(command) or [name]
     return Phase(name, box, about, f"{__package__}.{module}", tuple(arguments), lane, after, needs, least)
 
@@ -114,7 +114,7 @@ _MORE_PROFILES = "profile " + " ".join(
     for who, layout in (("roialign_ext", "NCHW"), ("roialign_ext", "channels_last"), ("torchvision", "NCHW"))
 )
 FIRST = Table(
-    # What matters most comes first, and the sanitizers get what is over.
+    # The most important phases come first; the sanitizers get the remaining time.
     (
         _FACTS,
         _BUILD,
@@ -161,10 +161,10 @@ TABLES = {"first": FIRST, "sweep": SWEEP}
 
 @dataclass
 class Entry:
-    """What has become of a phase."""
+    """The state of a phase."""
 
     phase: Phase
-    state: str = "waiting"  # running, then passed, failed, timed out, interrupted or skipped
+    state: str = "waiting"  # then running, then passed, failed, timed out, interrupted or skipped
     why: str = ""
     child: Child | None = None
     box: float = 0.0
@@ -180,7 +180,7 @@ class Entry:
 
 
 class Printer:
-    """Everything that is printed, also in log/run.txt. A closed pipe stops the run as little as a full disk."""
+    """Prints, and copies everything to log/run.txt. Neither a closed pipe nor a full disk stops the run."""
 
     def __init__(self) -> None:
         self._file = LogFile("run.txt")
@@ -219,8 +219,8 @@ class Run:
 
     def go(self) -> int:
         """Runs the phases, prints the summary, and returns the exit status."""
-        # A handler, and not the default, also where the shell began this in the background and ignores SIGINT:
-        # children would inherit that.
+        # Sets a handler even if the shell started this in the background and ignores SIGINT, because children would
+        # inherit that.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.interrupt)
         crash = ""
@@ -242,7 +242,7 @@ class Run:
 
     @property
     def all_lost(self) -> int:
-        """Results that could not be written, those of this process among them."""
+        """Results that could not be written, including those of this process."""
         return self.lost + self.store.lost
 
     @property
@@ -250,7 +250,7 @@ class Run:
         return self.first.state == "no device"
 
     def begin(self) -> None:
-        """Begins every phase whose turn it is."""
+        """Starts every phase whose turn it is."""
         for lane in dict.fromkeys(entry.phase.lane for entry in self.entries.values()):
             mine = [entry for entry in self.entries.values() if entry.phase.lane == lane]
             for entry in mine:
@@ -289,7 +289,7 @@ class Run:
         return None
 
     def line(self, entry: Entry, line: str) -> None:
-        """One line that a phase printed."""
+        """Handles one line printed by a phase."""
         entry.lines += 1
         self.lost += line.startswith(LOST)
         if line.strip():
@@ -300,7 +300,7 @@ class Run:
             self.say(f"{entry.phase.name}: (further lines are left out)")
 
     def reap(self) -> None:
-        """Notes what has ended, and ends what is over its time."""
+        """Records the phases that ended, and ends those over their time."""
         for entry in self.entries.values():
             if entry.child is None or entry.over:
                 continue
@@ -336,7 +336,7 @@ class Run:
         return {"phase": entry.phase.name, "state": entry.state, "why": entry.why, **rounded}
 
     def end_all(self, crash: str) -> None:
-        """After an interrupt or a fault of this program: ends what runs."""
+        """Ends the running phases, after an interrupt or an error of this program."""
         running = [entry for entry in self.entries.values() if entry.child is not None and not entry.over]
         children = [entry.child for entry in running if entry.child is not None]
         for child in children:
@@ -351,7 +351,7 @@ class Run:
         self.store.update("run", interrupted=self.interrupted, fault=crash, seconds=round(self.now(), 2))
 
     def pack(self) -> None:
-        """All logs so far, in one file."""
+        """Packs all logs so far into one file."""
         archive = self.folder / "log.tar.gz"
         part = archive.with_name(archive.name + ".part")
         try:
@@ -365,7 +365,7 @@ class Run:
             part.unlink(missing_ok=True)
 
     def summarize(self, crash: str) -> None:
-        """What was found, and how the phases ended: printed last, whatever happened."""
+        """Prints the findings and the outcome of each phase; always the last output."""
         lines = ["", f"{'phase':<16}{'state':<14}{'seconds':>8}  why"]
         for entry in self.entries.values():
             lines.append(f"{entry.phase.name:<16}{entry.state:<14}{entry.seconds:>8.1f}  {entry.why}"[:200])
@@ -393,7 +393,7 @@ class Run:
 
 
 def plan(table: Table) -> list[tuple[Phase, float, float]]:
-    """Every phase with the latest time that it begins, where each takes all of its box, and the box that is left."""
+    """Every phase with its latest start, if each uses all of its box, and the box that is left."""
     ends: dict[str, float] = {}
     lanes: dict[str, float] = {}
     result = []
@@ -444,7 +444,7 @@ def main() -> int:
 
 
 def start(table: Table, folder: Path, sentences: Sequence[str], environment: dict[str, str]) -> int:
-    """Makes the folders and runs the table."""
+    """Creates the folders and runs the table."""
     folder = folder.resolve()
     if (folder / "results.json").exists():
         print(f"{folder} holds the results of an earlier run: name another folder", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a run on a GPU needs, what of it is missing, and what is used instead."""
+"""Requirements of a run on a GPU, the missing ones, and their substitutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = Path(os.environ.get("BENCHMARK_WORK") or ROOT / "build" / "gpu")
-"""Where the module is built, and where logs lie until they are packed."""
+"""Folder for the build of the module, and for logs until they are packed."""
 SITE = WORK / "site"
 OBJECTS = WORK / "objects"
 LOGS = WORK / "logs"
@@ -22,7 +22,7 @@ OLDEST_SETUPTOOLS = 77
 
 
 class Setting(NamedTuple):
-    """The environment of every phase, sentences on what is missing, and whether files are compiled one by one."""
+    """The environment of every phase, sentences on missing requirements, and whether files are compiled one by one."""
 
     variables: dict[str, str]
     sentences: list[str]
@@ -41,15 +41,15 @@ def versions() -> dict[str, str]:
 
 
 def search_path() -> str:
-    """PATH, with the interpreter's folder before it and the usual places of Nvidia's tools behind it."""
-    # The newest ncu first.
+    """PATH, preceded by the interpreter's folder and followed by the usual folders of Nvidia's tools."""
+    # Newest ncu first.
     profilers = sorted(map(str, Path("/opt/nvidia/nsight-compute").glob("*/")), reverse=True)
     usual = ["/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", *profilers]
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), *usual])
 
 
 def headers() -> Path | None:
-    """The folder of Python.h, of this version of Python; None if there is none."""
+    """The folder of Python.h for this version of Python; None if there is none."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     prefixes = (sys.base_prefix, "/usr", "/usr/local")
     folders = [Path(sysconfig.get_path("include")), *(Path(prefix, "include", version) for prefix in prefixes)]
@@ -62,9 +62,9 @@ def major(version: str) -> int:
 
 
 def prepare() -> Setting:
-    """Looks for everything; each sentence names what is missing and what happens instead. Writes nothing."""
+    """Checks all requirements. Each sentence names a missing one and its consequence. Writes nothing."""
     variables = {**os.environ, "PATH": search_path(), "PYTHONUNBUFFERED": "1"}
-    variables.pop("TORCH_CUDA_ARCH_LIST", None)  # the build takes the architecture of the device
+    variables.pop("TORCH_CUDA_ARCH_LIST", None)  # the build uses the architecture of the device
     sentences = []
     have = versions()
     path = [str(SITE)]
@@ -112,7 +112,7 @@ def prepare() -> Setting:
 
 
 def commit() -> str:
-    """What is measured; "unknown" outside a git checkout."""
+    """The measured commit; "unknown" outside a git checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Facts of the machine: `python -m benchmarks.gpu.facts --results FILE`. Ends with 3 where there is no GPU."""
+"""Facts of the machine: `python -m benchmarks.gpu.facts --results FILE`. Exits with 3 if there is no GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOOLS = {
 
 
 def ask(*command: str) -> str:
-    """What a tool prints, or why it prints nothing."""
+    """The output of a tool, or the reason why there is none."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_OF_A_TOOL)
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def ask(*command: str) -> str:
 
 
 def version(words: str) -> str:
-    """The line that names a version."""
+    """The line with the version."""
     lines = words.splitlines()
     return next((line.strip() for line in lines if "release" in line or "ersion" in line), lines[0] if lines else "")
 
@@ -67,7 +67,7 @@ def main() -> int:
 
     note(versions=environment.versions(), commit=os.environ.get("COMMIT", "unknown"))
     values = ask("nvidia-smi", f"--query-gpu={ASKED}", "--format=csv,noheader,nounits")
-    # An older driver does not know every name; the list of GPUs needs none.
+    # An older driver lacks some of these names; the list of GPUs needs no names.
     note(nvidia_smi=values if "failed" not in values else ask("nvidia-smi", "-L"))
     LogFile("nvidia-smi.txt")(ask("nvidia-smi", "-q"))
     note(tools={name: version(ask(*command)) for name, command in TOOLS.items()})

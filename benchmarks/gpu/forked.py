@@ -1,6 +1,6 @@
-"""Work in a process of its own, which a hung kernel or a lost device ends and nothing else.
+"""Work in a separate process, so that a hung kernel or a lost device ends only that process.
 
-A forked process needs no second import of torch; so the process that forks never touches the device."""
+A forked process needs no second import of torch. Therefore the process that forks never touches the device."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .device import NoDeviceError
 from .driver import NO_DEVICE
 
 _AT_THE_END = 1.0
-"""Seconds that are kept for what comes after the work."""
+"""Seconds reserved for the time after the work."""
 
 
 def run(work: Callable[[], object], seconds: float) -> str:
-    """How the work ended, in words; empty if it came to its end. Where there is no device, this process ends too."""
+    """How the work ended, in words; empty if it completed. Without a device, this process ends too."""
 
     def call() -> None:
         try:
@@ -30,7 +30,7 @@ def run(work: Callable[[], object], seconds: float) -> str:
             print(f"failed: {type(error).__name__}: {first_line(error)}", flush=True)
             sys.exit(1)
 
-    # The driver's interrupt ends both at once, also in a call that does not return: results are on disk by then.
+    # The driver's interrupt ends both at once, even in a call that does not return; results are already on disk.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     limit = min(seconds, seconds_left() - _AT_THE_END)
     if limit <= 0:

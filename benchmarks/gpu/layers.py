@@ -1,7 +1,7 @@
-"""What a detector sees: `python -m benchmarks.gpu.layers --results FILE`.
+"""Times as a detector sees them: `python -m benchmarks.gpu.layers --results FILE`.
 
-E as whole MultiScaleRoIAlign layers on an idle device, so that launches, copies and waiting count; then microseconds of
-tiny calls, one after the other.
+Workload E with whole MultiScaleRoIAlign layers on an idle device, so that launches, copies and waiting count. Then
+microseconds of tiny calls, one after the other.
 """
 
 from __future__ import annotations

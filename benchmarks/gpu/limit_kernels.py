@@ -1,4 +1,4 @@
-"""Kernels that do one thing as fast as the device can: what pooling is held against."""
+"""Kernels that do one thing as fast as the device can, as limits for pooling."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _read(data, sums, count, repeats, BLOCK: tl.constexpr):  # type: ignore[no-u
     total = tl.zeros((BLOCK,), tl.float32)
     for _ in range(repeats):
         for first in range(program * BLOCK, count, tl.num_programs(0) * BLOCK):
-            # Past the first-level cache, which would keep a multiprocessor's share.
+            # Bypasses the L1 cache, which could hold the share of a multiprocessor.
             total += tl.load(data + first + lanes, cache_modifier=".cg")
     tl.store(sums + program * BLOCK + lanes, total)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _add(sums, count, stride, repeats, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    # Neighbouring lanes change places, so that the compiler sees no run of addresses to make one wide addition of.
+    # Neighbouring lanes are swapped, so that the compiler cannot merge consecutive addresses into one wide addition.
     lanes = tl.arange(0, BLOCK) ^ 1
     ones = tl.full((BLOCK,), 1.0, tl.float32)
     for turn in range(repeats):
@@ -44,7 +44,7 @@ def _multiply_add(sums, factor, steps, BLOCK: tl.constexpr):  # type: ignore[no-
 
 
 class CachedRead:
-    """Reads about `size` bytes, whole blocks for each program, `READS` times; `bytes` is what a call reads."""
+    """Reads about `size` bytes, in whole blocks per program, `READS` times; a call reads `bytes` bytes."""
 
     def __init__(self, size: int, multiprocessors: int, device: str) -> None:
         self._programs = 4 * multiprocessors
@@ -58,7 +58,7 @@ class CachedRead:
 
 
 class Additions:
-    """Atomic additions of 32 lanes to elements `stride` apart, all over `sums`; `sectors` of 32 bytes a call."""
+    """Atomic additions of 32 lanes to elements `stride` apart, all over `sums`; `sectors` of 32 bytes per call."""
 
     def __init__(self, sums: Tensor, stride: int) -> None:
         self._sums, self._stride = sums, stride
@@ -72,7 +72,7 @@ class Additions:
 
 
 class MultiplyAdds:
-    """Multiply-adds of float32 in registers, `count` of them."""
+    """`count` multiply-adds of float32 in registers."""
 
     def __init__(self, multiprocessors: int, device: str) -> None:
         self._programs = 8 * multiprocessors

@@ -1,7 +1,7 @@
-"""Rates that results are held against: `python -m benchmarks.gpu.limits --results FILE`.
+"""Rates that results are compared with: `python -m benchmarks.gpu.limits --results FILE`.
 
-Copy, fill and reads from the second-level cache in GB/s; atomic additions in G sectors of 32 bytes/s, of lanes side by
-side and of lanes a sector apart; multiply-adds in G/s; the time from one tiny launch to the next in microseconds.
+Copy, fill and reads from the L2 cache in GB/s; atomic additions in G sectors of 32 bytes/s, with adjacent lanes and
+with lanes a sector apart; multiply-adds in G/s; the time from one tiny launch to the next in microseconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of text in the folder that is packed into log.tar.gz."""
+"""Text files in the folder that is packed into log.tar.gz."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BYTES_OF_A_LOG = 8 << 20
 
 
 class LogFile:
-    """A file of lines, of limited size. A full disk costs lines and stops nobody."""
+    """A file of lines, of limited size. On a full disk lines are lost, without an error."""
 
     def __init__(self, name: str) -> None:
         self.path = LOGS / name

@@ -1,8 +1,8 @@
 """Times of one contestant on a GPU: `python -m benchmarks.gpu.measure --results FILE --who roialign_ext|torchvision`.
 
-Inputs rotate over several sets, so that no call finds its maps in the cache from the call before. Every workload has a
-process of its own. Before this package is timed on a workload, its results are held against torchvision's; cases that
-differ are not timed. Every cell is on disk as soon as it is measured.
+Inputs rotate over several sets, so that no call finds its maps in the cache from the previous call. Every workload has
+its own process. Before this package is timed on a workload, its results are compared with torchvision's; cases that
+differ are not timed. Every cell is written to disk as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.fx.experimental.symbolic_shapes  # torch.autograd.grad imports it: here once for all processes
+import torch.fx.experimental.symbolic_shapes  # torch.autograd.grad imports it; here once for all processes
 
 from .. import agreement
 from ..cases import Case, prepare
@@ -31,12 +31,12 @@ from .store import Store
 
 SETS = 3
 ALL = WORKLOADS | VARIATIONS
-# In the order of interest, for a run that is cut short. C takes torchvision longest and says least.
+# Most important first, for a run that is cut short. C takes torchvision longest and says least.
 GOALS = {OURS: ("A", "B", "D", "E", "A sorted", "C"), TORCHVISION: ("A", "B", "D", "E", "C")}
 CALLS = ("kernel", "layer", "graph")
 DIRECTIONS = {"kernel": ("forward", "backward"), "layer": ("forward", "backward"), "graph": ("forward", "both")}
 PHASES = {OURS: "ours", TORCHVISION: "baseline"}
-# torchvision has no kernels for bfloat16; its float16 stands beside ours.
+# torchvision has no kernels for bfloat16; its float16 is listed beside ours.
 HALF = {OURS: "bfloat16", TORCHVISION: "float16"}
 SECONDS_OF_A_WORKLOAD = 25.0
 
@@ -44,14 +44,14 @@ Cell = dict[str, Any]
 
 
 class Plan(NamedTuple):
-    """Which cases of a workload are measured, and how."""
+    """The measured cases of a workload, and the kind of measurement."""
 
     who: str
     dtypes: Sequence[str]
     layouts: Sequence[str]
     calls: Sequence[str]
     samples: int = SAMPLES
-    split: bool = True  # also say what each kernel takes
+    split: bool = True  # also the time of each kernel
     directions: Sequence[str] = ()  # by default those of the call
 
     def cases(self, workload: Workload) -> Iterator[Case]:
@@ -70,7 +70,7 @@ class Plan(NamedTuple):
 
 
 def name(case: Case) -> Cell:
-    """What names a cell."""
+    """The fields that identify a cell."""
     return {key: getattr(case, key) for key in ("workload", "direction", "dtype", "layout", "call")}
 
 
@@ -93,7 +93,7 @@ def measure_case(device: Cuda, plan: Plan, case: Case, workload: Workload, sets:
 
 
 def measure_cases(device: Cuda, plan: Plan, workload: Workload, add: Callable[[Cell], None]) -> None:
-    """Measures the cases one by one; what fails is a cell with an error, unless it has cost the device."""
+    """Measures the cases one by one. A failed case is a cell with an error, unless the device is lost."""
     sets: list[Data] = []
     of: tuple[str, str] | None = None
     device.warm_up()
@@ -111,11 +111,11 @@ def measure_cases(device: Cuda, plan: Plan, workload: Workload, add: Callable[[C
                 add(measure_case(device, plan, case, workload, sets))
         except (RuntimeError, ValueError, agreement.DisagreementError) as error:
             add({**name(case), "error": forked.first_line(error)})
-            device.synchronize()  # raises where the device is lost, and ends this process
+            device.synchronize()  # raises if the device is lost, and ends this process
 
 
 def difference(case: Case, workload: Workload, data: Data) -> float | None:
-    """How far this package's result is from torchvision's in float32; raises where that is too far."""
+    """Difference between this package's result and torchvision's in float32; raises if it is too large."""
     direction = "forward" if case.direction == "forward" else "backward"
     case = replace(case, call="layer", direction=direction)
     names = [OURS] if case.dtype in HALF_DTYPES else [OURS, TORCHVISION]

@@ -1,4 +1,4 @@
-"""One forward and one backward pass of each case named, for a profiler: `python -m benchmarks.gpu.once CASE...`.
+"""One forward and one backward pass of each named case, for a profiler: `python -m benchmarks.gpu.once CASE...`.
 
 A case is CONTESTANT:WORKLOAD:DTYPE:LAYOUT, as in `roialign_ext:A:float32:NCHW`."""
 

@@ -1,7 +1,7 @@
-"""What ncu counts of each kernel: `python -m benchmarks.gpu.profile --results FILE CASE...`.
+"""Counters of ncu for each kernel: `python -m benchmarks.gpu.profile --results FILE CASE...`.
 
-A case of `once.py` is a process of its own, so that the ones before it are kept if one fails. Clocks and caches are
-left as a caller finds them: tables that a kernel reads were just written.
+Each case of `once.py` is a separate process, so that a failure keeps the cases before it. Clocks and caches are as a
+caller finds them: tables that a kernel reads were just written.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ METRICS = {
     "dram_bytes_read": "dram__bytes_read.sum",
     "dram_bytes_write": "dram__bytes_write.sum",
 }
-"""Our names and ncu's. Stalls are warps that wait, for every instruction that is issued."""
+"""Our names and ncu's. Stalls are waiting warps per issued instruction."""
 KERNELS = "regex:roialign_ext|roi_align"
-"""This package's and torchvision's."""
+"""Kernels of this package and of torchvision."""
 UNKNOWN = re.compile(r"Failed to find metric ([\w.]+)")
 SECONDS_OF_A_CASE = 25.0
 
 
 def rows(lines: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Rows of ncu's CSV, `--page raw`: a header, a row of units, a row for every launch; other lines stand between."""
+    """Rows of ncu's CSV, `--page raw`: a header, a row of units, a row per launch, with other lines between."""
     table = [line for line in lines if line.startswith('"')]
     reader = csv.DictReader(table)
     next(reader, None)  # units
@@ -74,7 +74,7 @@ def cell(case: str, row: dict[str, str]) -> dict[str, object]:
 
 
 def profile(case: str, metrics: list[str], arguments: list[str]) -> tuple[int | None, list[str]]:
-    """The status of ncu, None if its time was up, and what it printed."""
+    """The exit status of ncu, None if its time was up, and its output."""
     seconds = min(SECONDS_OF_A_CASE, seconds_left() - 3)
     if seconds < 1:
         return None, []
@@ -107,7 +107,7 @@ def main() -> int:
     for case in options.cases:
         arguments = ["--quick"] if options.quick else []
         status, lines = profile(case, metrics, arguments)
-        # Another version of ncu may lack a metric, and then counts nothing: the others are asked for again.
+        # Another version of ncu may lack a metric and then counts nothing, so the others are requested again.
         if unknown := set(UNKNOWN.findall("\n".join(lines))):
             print(f"this ncu has no {', '.join(sorted(unknown))}", flush=True)
             metrics = [metric for metric in metrics if metric not in unknown]

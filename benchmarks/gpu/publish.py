@@ -1,7 +1,7 @@
 """Publishes the results of a run: `python -m benchmarks.gpu.publish FOLDER`. Needs neither torch nor a GPU.
 
-They become gpu.json and gpu.md in benchmarks/results, and the README's GPU section. Incomplete results, and those of
-several machines, are refused.
+They become gpu.json and gpu.md in benchmarks/results, and the README's GPU section. Incomplete results and results of
+several machines are rejected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("limits", BASELINE, OURS, "layers")
 SAME = ("device", "driver", "cuda")
 CHECKS = {"smoke": "first calls", "tests": "tests", "sanitizers": "sanitizers"}
-# What the README shows of the table.
+# The part of the table shown in the README.
 MAIN = ("A", "B", "D", "E")
 LEGEND = """\
 Medians. *kernel*: boxes are ready as rows, for torchvision split by level beforehand, one `roi_align` a level; launches
@@ -47,7 +47,7 @@ def problem(document: Document) -> str:
 
 
 def checks(document: Document) -> str:
-    """What the run said of the kernels that were measured."""
+    """The findings of the run about the measured kernels."""
     states = {cell["phase"]: cell["state"] for cell in cells(document, "run")}
     parts = [f"{name} {states.get(phase, 'not run')}" for phase, name in CHECKS.items()]
     sentence = f"On this device: {', '.join(parts)}."

@@ -1,7 +1,7 @@
 """compute-sanitizer's tools on small cases: `python -m benchmarks.gpu.sanitizers --results FILE [--tools TOOL...]`.
 
-Of the kernels of this package alone: the first tools to run, memcheck and racecheck, need no more, and what others'
-kernels do is not asked.
+Only for the kernels of this package. memcheck and racecheck, which run first, need no others, and the kernels of other
+libraries are not under test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .store import Store
 from .tests import FILE, Watched, pytest_command, pytest_environment, together
 
 CASES = "test_kernels_agree and ((channels_last and (34 or 160 or 5)) or 41 or 600)"
-"""About twenty, with every kernel and dtype among them."""
+"""About twenty cases that cover every kernel and dtype."""
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 FEWEST_FAILURES = 5
 
@@ -34,7 +34,7 @@ def main() -> int:
     runs = []
     for name in options.tools:
         tool = ["compute-sanitizer", "--tool", name, "--print-limit", "20", "--error-exitcode", str(FINDINGS)]
-        if name != "initcheck":  # it has to see who wrote what the kernels read
+        if name != "initcheck":  # initcheck must see all writes to the memory that the kernels read
             tool += ["--kernel-name", "kns=roialign_ext"]
         runs.append(
             Watched(

@@ -1,7 +1,7 @@
 """The first call of everything: `python -m benchmarks.gpu.smoke --results FILE [--only NAME...]`.
 
-Every family of kernels, dtype and layout has a process of its own, which a fault ends and nothing else. A call runs
-forward and backward twice: equal to the last bit, and near what the CPU computes. The first calls that fail run again
+Every family of kernels, dtype and layout has its own process, so that a fault ends only that process. A call runs
+forward and backward twice. Both runs must be bit-identical and agree with the CPU. The first calls that fail run again
 under compute-sanitizer's memcheck.
 """
 
@@ -35,13 +35,13 @@ IMAGES, CHANNELS, PLANE, BOXES, BINS, SCALE = 2, 40, (50, 68), 40, 7, 0.25
 AT_ONCE = 8
 SECONDS_OF_A_CALL, SECONDS_OF_A_MEMCHECK, MEMCHECKS = 12.0, 20.0, 2
 FINDINGS = 42
-"""Status by which compute-sanitizer reports findings."""
+"""Exit status with which compute-sanitizer reports findings."""
 
 Call = Callable[[Tensor, Tensor], Tensor]
 
 
 def families() -> dict[str, Call]:
-    """A call for each kind of kernel, of a map and rows (image, x1, y1, x2, y2)."""
+    """A call for each kind of kernel, with a map and rows (image, x1, y1, x2, y2)."""
     import roialign_ext as ext
 
     def cropped(x: Tensor, rows: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def passes(call: Call, x: Tensor, rows: Tensor, by_boxes: bool) -> list[Tensor]:
 
 
 def fault(name: str) -> str:
-    """What is wrong with a call; empty where nothing is."""
+    """The fault of a call; empty if there is none."""
     family, dtype, layout = name.rsplit(" ", 2)
     device = open_device()
     call, by_boxes = families()[family], family != "roi_pool"
@@ -118,7 +118,7 @@ def fault(name: str) -> str:
     found = passes(call, *there, by_boxes)
     again = passes(call, *there, by_boxes)
     device.synchronize()
-    # A near tie may choose another winner, and then another pixel's gradient.
+    # A near tie may give another argmax, and with it the gradient of another pixel.
     allowed = 5e-2 if family in ("roi_align max", "roi_pool") else 1e-2
     for part, one, other, wanted in zip(
         ("output", "gradient of the features", "gradient of the boxes"),
@@ -136,7 +136,7 @@ def fault(name: str) -> str:
 
 
 def work(name: str, results: Path) -> None:
-    """One call, in a process of its own: its status is 1 where it noted a fault."""
+    """One call in its own process, which exits with 1 if it recorded a fault."""
     started = time.monotonic()
     try:
         wrong = fault(name)
@@ -145,7 +145,7 @@ def work(name: str, results: Path) -> None:
     state = "failed" if wrong else "passed"
     note(Store(results), name, state, wrong, time.monotonic() - started)
     sys.stdout.flush()
-    os._exit(int(bool(wrong)))  # a lost device may hang where the process cleans up
+    os._exit(int(bool(wrong)))  # a lost device may hang in the cleanup of the process
 
 
 def note(store: Store, name: str, state: str, why: str, seconds: float) -> None:
@@ -161,9 +161,9 @@ class Running:
 
 
 def run_all(names: list[str], results: Path) -> list[str]:
-    """Runs the calls side by side; those that failed."""
-    # Once, before the forks, what every call needs (the second is what torch.autograd.grad imports): neither touches
-    # a device, which could not be shared.
+    """Runs the calls side by side. Returns those that failed."""
+    # Imports for every call, once before the forks (torch.autograd.grad imports the second). Neither touches a device,
+    # which forked processes could not share.
     for module in ("roialign_ext", "torch.fx.experimental.symbolic_shapes"):
         importlib.import_module(module)
     store = Store(results)
@@ -193,13 +193,13 @@ def run_all(names: list[str], results: Path) -> list[str]:
 
 
 def findings(lines: Iterator[str] | list[str]) -> list[str]:
-    """What compute-sanitizer says first: the kind of error, and where."""
+    """The first finding of compute-sanitizer: the kind of error and its place."""
     said = [re.sub(r"^=+\s*", "", line).strip() for line in lines if line.startswith("=====")]
     return [line for line in said if line and "COMPUTE-SANITIZER" not in line][:4]
 
 
 def memcheck(name: str, results: Path) -> None:
-    """The call again, with every access to the device's memory checked."""
+    """Repeats the call with every access to device memory checked."""
     seconds = min(SECONDS_OF_A_MEMCHECK, seconds_left() - 2)
     if seconds < 1:
         return

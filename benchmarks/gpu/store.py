@@ -1,4 +1,4 @@
-"""`results.json`: what every phase of a run on a GPU has found so far, on disk after every cell."""
+"""`results.json`: the results of all phases of a run on a GPU so far, written after every cell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 SECONDS_FOR_THE_LOCK = 3.0
 LOST = "LOST:"
-"""What a line begins with that says what could not be written."""
+"""Start of a line that reports a result that could not be written."""
 
 
 def to_stderr(line: str) -> None:
@@ -24,9 +24,9 @@ def to_stderr(line: str) -> None:
 class Store:
     """One JSON file, `{phase: {"cells": [...], field: value, ...}}`, that several processes write.
 
-    Each change reads the file, changes it and puts a whole new one in its place, under a lock: a process may be killed
-    at any time and the disk may be full, and the file stays valid. A change that cannot be written is lost and
-    reported; the process goes on, since its later results may fit again and what it prints is in the log.
+    Each change reads the file and replaces it as a whole, under a lock. So the file stays valid if a process is killed
+    or the disk is full. A change that cannot be written is lost and reported. The process continues, because later
+    results may fit again and its output is in the log.
     """
 
     def __init__(self, path: Path | str, report: Callable[[str], None] = to_stderr) -> None:
@@ -35,7 +35,7 @@ class Store:
         self.lost = 0
 
     def read(self) -> dict[str, Any]:
-        """The whole document; empty where there is no file yet."""
+        """The whole document; empty if there is no file yet."""
         try:
             document: dict[str, Any] = json.loads(self.path.read_text())
         except FileNotFoundError:
@@ -68,7 +68,7 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Holds the lock, which is on the folder: the file itself is replaced, and a lock file would be one more.
+        """Holds the lock. It is on the folder, because the file is replaced and a lock file would be one more file.
 
         The system drops the lock of a process that dies.
         """

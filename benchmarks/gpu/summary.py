@@ -1,6 +1,6 @@
-"""Tables of what a run on a GPU has found so far, from its `results.json`: `python -m benchmarks.gpu.summary FILE`.
+"""Tables of the results of a run on a GPU so far, from its `results.json`: `python -m benchmarks.gpu.summary FILE`.
 
-Needs neither torch nor a GPU, and shows what is there, also of a run that was cut short.
+Requires neither torch nor a GPU, and shows the results of an incomplete run too.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ Document = dict[str, Any]
 Cell = dict[str, Any]
 
 OURS, BASELINE = "ours", "baseline"
-# torchvision has no bfloat16 kernels, and copies what is not NCHW whatever the gradient is.
+# torchvision has no bfloat16 kernels, and copies tensors that are not NCHW, for every layout of the gradient.
 STAND_IN = {"bfloat16": "float16", "channels_last, NCHW gradient": "channels_last"}
 RATES = {"memory": "copy", "cache": "cached_read", "multiply_adds": "multiply_adds"}
-"""Which rate of the device each part of a floor is held against."""
-PARTS = {"fill": ("fill_",), "list": ("list_boxes",), "main": ("pool_", "spread_", "gather", "roi_align_")}
-"""Kernels by the beginning of their names; the others are copies and zeros."""
+"""The rate of the device for each part of a floor."""
+PARTS = {
+    "fill": ("fill_",),
+    "copy": ("transpose_",),
+    "main": ("pool_", "average_", "spread_", "gather", "roi_align_"),
+}
+"""Kernels by the prefix of their names; the others copy or fill with zeros."""
 AS_IT_IS = "as it is"
-"""The variant that is none."""
+"""Name of the unmodified kernels among the variants."""
 
 
 def cells(document: Document, phase: str) -> list[Cell]:
@@ -37,14 +41,14 @@ def rates(document: Document) -> dict[str, float]:
 
 
 def floor(cell: Cell, limits: dict[str, float]) -> tuple[float, str] | None:
-    """The least time of a cell in microseconds and what bounds it; None where a rate was not measured."""
+    """Lower bound of the time of a cell in microseconds, and the bounding resource; None if a rate was not measured."""
     if "least" not in cell or not set(RATES.values()) <= set(limits):
         return None
     return max((amount / limits[RATES[part]] / 1e3, part) for part, amount in cell["least"].items())
 
 
 def split(cell: Cell) -> dict[str, float]:
-    """Microseconds of the kernels of a cell by what they do."""
+    """Microseconds of the kernels of a cell, by purpose."""
     found: dict[str, float] = {}
     for kernel, us in cell.get("kernels", {}).items():
         part = next((part for part, names in PARTS.items() if kernel.startswith(names)), "other")
@@ -57,7 +61,7 @@ def key(cell: Cell) -> tuple[str, ...]:
 
 
 def peer_of(cell: Cell, others: dict[tuple[str, ...], Cell], who: str = "") -> Cell:
-    """torchvision's cell beside one of ours; empty if there is none."""
+    """torchvision's cell for one of ours; empty if there is none."""
     changed = {name: STAND_IN.get(cell.get(name, ""), cell.get(name, "")) for name in ("dtype", "layout")}
     wanted = {**cell, **changed}
     if who:
@@ -66,7 +70,7 @@ def peer_of(cell: Cell, others: dict[tuple[str, ...], Cell], who: str = "") -> C
 
 
 def against_torchvision(ours: Iterable[Cell], others: Iterable[Cell], limits: dict[str, float], who: str = "") -> str:
-    """Ours beside torchvision's, with floors and, where kernels were split, their parts; empty without cells."""
+    """Ours beside torchvision's, with floors and, if kernels were split, their parts; empty without cells."""
     by_key = {key(cell): cell for cell in others}
     rows: list[list[object]] = []
     for cell in ours:
@@ -92,7 +96,7 @@ def against_torchvision(ours: Iterable[Cell], others: Iterable[Cell], limits: di
 
 
 def machine(document: Document) -> str:
-    """Device and versions, from whichever phases have them."""
+    """Device and versions, from the phases that have them."""
     device: dict[str, Any] = next((phase["device"] for phase in document.values() if "device" in phase), {})
     facts = document.get("facts", {})
     parts = {**device, **facts.get("versions", {}), "commit": facts.get("commit", "unknown")}
@@ -108,7 +112,7 @@ def kernels(document: Document) -> str:
 
 
 def lone_baseline(document: Document) -> str:
-    """torchvision's times where there are none of ours beside them."""
+    """torchvision's times that have none of ours beside them."""
     if cells(document, OURS):
         return ""
     rows = [[*key(cell)[1:], cell.get("us", cell.get("error", ABSENT))] for cell in cells(document, BASELINE)]
@@ -122,7 +126,7 @@ def layers(document: Document) -> str:
 
 
 def overhead(document: Document) -> str:
-    """As of the CPU: one row a call, one column a library."""
+    """As for the CPU: one row per call, one column per library."""
     entries = document.get("layers", {}).get("overhead", [])
     names = list(entries[0]["microseconds"]) if entries else []
     rows = [[e["problem"], e["call"], *(e["microseconds"].get(name, ABSENT) for name in names)] for e in entries]
@@ -130,7 +134,7 @@ def overhead(document: Document) -> str:
 
 
 def variants(document: Document) -> str:
-    """Microseconds of every variant of a kernel, and what that is of the kernel as it is."""
+    """Microseconds of every variant of a kernel, and the ratio to the unmodified kernel."""
     found = cells(document, "variants")
     columns = list(dict.fromkeys(key(cell)[1:5] for cell in found if "us" in cell))
     base = {key(cell)[1:5]: cell["us"] for cell in found if cell["variant"] == AS_IT_IS and "us" in cell}
@@ -177,12 +181,12 @@ SECTIONS: Sequence[tuple[str, Callable[[Document], str]]] = (
 
 
 def text(document: Document) -> str:
-    """All sections that there is something for, the one that matters most last. Never raises."""
+    """All sections that have results, the most important last. Never raises."""
     parts = []
     for title, section in SECTIONS:
         try:
             body = section(document)
-        except Exception as error:  # half a result must not hide the others
+        except Exception as error:  # an incomplete result must not hide the others
             body = f"cannot be shown: {type(error).__name__}: {error}"
         if body:
             parts.append(f"{title}\n{body}")

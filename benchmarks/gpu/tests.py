@@ -1,7 +1,7 @@
 """Tests on the device: `python -m benchmarks.gpu.tests --results FILE`.
 
-The kernels have a process of their own: an error that costs the device fails every later test of its process. What
-another environment brings along, plugins and warnings, is left out.
+The kernels have their own process, because a lost device fails every later test of the process. Plugins and warnings of
+the environment are disabled.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .store import Store
 
 FILE = ROOT / "tests" / "test_cuda_device.py"
 FEWEST_FAILURES = 20
-"""After so many, the others tell nothing new."""
+"""After this many failures, further ones tell nothing new."""
 EVERY = 25
-"""Tests between two notes in the results."""
+"""Tests between two updates of the results."""
 OUTCOME = re.compile(r"^(\S+?::.+?)\s(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 REASON = re.compile(r"^(?:FAILED|ERROR) (\S+?::.+?) - (.*)$")
 STARTED = re.compile(r"^(\S+?::.+?)\s*$")
@@ -36,14 +36,14 @@ def pytest_command(file: Path, chosen: str, failures: int) -> list[str]:
 
 def pytest_environment() -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
-    # Wide lines: pytest shortens reasons to the width of the terminal.
+    # Wide lines, because pytest shortens reasons to the width of the terminal.
     settings = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "400", "OMP_NUM_THREADS": str((cores + 1) // 2)}
     return {**os.environ, **settings}
 
 
 @dataclass
 class Watched:
-    """A run of pytest, noted in the results as a field of a phase while it goes on.
+    """A run of pytest, recorded in the results as a field of a phase while it runs.
 
     The field is `{"state", "passed", "failed", "skipped", "last", "failures": {test: reason}}`.
     """
@@ -54,7 +54,7 @@ class Watched:
     command: Sequence[str]
     folder: Path
     environment: dict[str, str]
-    findings: int | None = None  # the status by which a tool reports findings
+    findings: int | None = None  # the exit status with which a tool reports findings
     passed: int = 0
     failed: int = 0
     skipped: int = 0
@@ -93,10 +93,10 @@ class Watched:
         self.store.update(self.phase, **{self.name: {name: getattr(self, name) for name in names}})
 
     def end(self) -> bool:
-        """Ends what still runs and notes how it ended; whether it passed."""
+        """Ends the run if it still runs, and records the outcome. Returns whether it passed."""
         status = self.child.status()
         if status is None:
-            self.child.interrupt()  # pytest prints what it has
+            self.child.interrupt()  # pytest then prints its results so far
             wait([self.child], GRACE / 2)
         self.child.kill()
         if status is None:
@@ -115,7 +115,7 @@ class Watched:
 
 
 def together(runs: list[Watched]) -> bool:
-    """Runs them side by side until the time of the phase is over; whether all passed."""
+    """Runs them side by side until the time of the phase is over. Returns whether all passed."""
     started: list[Watched] = []
     ended = []
     try:

@@ -1,11 +1,11 @@
-"""Other choices in the CUDA kernels, each one source file compiled anew.
+"""Variants of the CUDA kernels, each with one recompiled source file.
 
 `python -m benchmarks.gpu.variants --results FILE [--build]`. A variant is a list of replacements in a copy of csrc.
-With --build its one .cu file is compiled with the command of the package's build and linked with the package's other
-objects: a library with kernels and glue of its own. Without, every library is loaded beside the package, in a process
-of its own, where its registration takes the place of the package's, and is timed on the cases that it concerns. The
-package itself comes first and last, which shows the noise. The product has no switch for any of this: what is better
-here is written into the sources.
+With --build its .cu file is compiled with the command of the package's build and linked with the package's other
+objects, to a library with its own kernels and glue. Without --build, every library is loaded beside the package, in
+its own process. Its registration there replaces the package's, and it is timed on the cases that it concerns. The
+package itself runs first and last, which shows the noise. The package has no switch for variants: the better choice is
+written into the sources.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ SECONDS_OF_A_COMPILER = 300
 SAMPLES = 20
 WORKLOADS = ("A", "D")
 AGAIN = f"{AS_IT_IS}, again"
-# The kernels over features: forward and backward of averages, channels together and channels apart.
-FORWARD, GRADIENT = "average.cu", "average_gradient.cu"
+# The kernels over features: forward and backward of averages, channels_last and NCHW.
+POOL_TOGETHER, POOL_APART, POOL = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_pool.cu"
+FORWARD, GRADIENT = (POOL_TOGETHER, POOL_APART, POOL), "average_grad_input.cu"
 TOGETHER, APART = ("channels_last",), ("NCHW",)
 BOTH = TOGETHER + APART
 
 
 class Edit(NamedTuple):
-    """One piece of a file of csrc/cuda, which stands there once, and what stands there instead."""
+    """A piece of a file of csrc/cuda, which occurs there once, and its replacement."""
 
     file: str
     old: str
@@ -49,7 +50,7 @@ class Edit(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """What is edited, the file that is compiled for it, and the layouts that it concerns."""
+    """The edits, the compiled file, and the layouts concerned."""
 
     unit: str
     layouts: tuple[str, ...]
@@ -57,7 +58,7 @@ class Variant(NamedTuple):
 
     @property
     def direction(self) -> str:
-        return "forward" if self.unit == FORWARD else "backward"
+        return "forward" if self.unit in FORWARD else "backward"
 
 
 def one(unit: str, layouts: tuple[str, ...], old: str, new: str, file: str = "") -> Variant:
@@ -65,59 +66,28 @@ def one(unit: str, layouts: tuple[str, ...], old: str, new: str, file: str = "")
 
 
 _BLOCKS = "sizeof(Offset) == 8 ? 2 : 3"
-# Pairs and quadruples of integers in one load each.
-_ALIGNED = (
-    Edit("tables.cuh", "struct Span {", "struct alignas(8) Span {"),
-    Edit("tables.cuh", "struct Band {", "struct alignas(16) Band {"),
-)
-_BY_VALUE = Edit(GRADIENT, "const Band& band = axis.band(box, bin);", "const Band band = axis.band(box, bin);")
-# From one channel's address to the next, in place of a product for each.
-_ONE_POINTER = Edit(
-    GRADIENT,
-    """\
-        const Offset at = base + p * bins.stride_y + q * bins.stride_x;
-        for_each_channel<kChannels>(
-            channels.count, [&](int c) { sums[c] += weight * Access<S>::load(bins.data, at + c * bins.stride_c); });
-""",
-    """\
-        const S* one = static_cast<const S*>(bins.data) + (base + p * bins.stride_y + q * bins.stride_x);
-        for_each_channel<kChannels>(channels.count, [&](int c) {
-          sums[c] += weight * Access<S>::load(one, 0);
-          one += bins.stride_c;
-        });
-""",
-)
 VARIANTS = {
-    "forward: aligned spans": Variant(FORWARD, BOTH, _ALIGNED),
-    "gradient: aligned spans, by value": Variant(GRADIENT, BOTH, (*_ALIGNED, _BY_VALUE)),
-    "gradient, NCHW: one pointer": Variant(GRADIENT, APART, (_ONE_POINTER,)),
-    "gradient, NCHW: both": Variant(GRADIENT, APART, (*_ALIGNED, _BY_VALUE, _ONE_POINTER)),
-    "gradient, channels_last: 2 blocks": one(
-        GRADIENT,
-        TOGETHER,
-        "__launch_bounds__(kThreads, AverageSource<S, Offset, VEC>::kBlocks)",
-        "__launch_bounds__(kThreads, 2)",
-    ),
-    "forward: 2 blocks": one(FORWARD, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 2", "work.cuh"),
-    "forward: 4 blocks": one(FORWARD, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
+    "gradient: 2 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 2", "work.cuh"),
     "gradient: 4 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
-    "forward, channels_last: 2 rows": one(FORWARD, TOGETHER, "kRowsAtOnce = 4", "kRowsAtOnce = 2"),
-    "forward, channels_last: 8 rows": one(FORWARD, TOGETHER, "kRowsAtOnce = 4", "kRowsAtOnce = 8"),
-    "forward, NCHW: 1 row": one(FORWARD, APART, "add_rows<2>", "add_rows<1>"),
-    "forward, NCHW: 4 rows": one(FORWARD, APART, "add_rows<2>", "add_rows<4>"),
-    "forward, NCHW: 4 channels": one(FORWARD, APART, "kChannels = 8", "kChannels = 4"),
-    "gradient, channels_last: 4 columns": one(GRADIENT, TOGETHER, "kTileColumns = 8", "kTileColumns = 4"),
-    "gradient, channels_last: 16 columns": one(GRADIENT, TOGETHER, "kTileColumns = 8", "kTileColumns = 16"),
-    "gradient, NCHW: 16 channels": one(GRADIENT, APART, "8 ? 16 : 32", "8 ? 8 : 16"),
+    "forward, channels_last: 3 blocks": one(POOL_TOGETHER, TOGETHER, "== 8 ? 2 : 4", "== 8 ? 2 : 3"),
+    "forward, channels_last: 5 blocks": one(POOL_TOGETHER, TOGETHER, "== 8 ? 2 : 4", "== 8 ? 2 : 5"),
+    "forward, NCHW: never copied": one(POOL, APART, "kCopyBelow = 0.35", "kCopyBelow = 0.0", "tuning.cuh"),
+    "forward, NCHW: pieces of 24 KB": one(
+        POOL_TOGETHER, APART, "kPoolPieceBytes = 36", "kPoolPieceBytes = 24", "tuning.cuh"
+    ),
+    "gradient: 8 bins in tables": one(GRADIENT, BOTH, "kTableBins = 16", "kTableBins = 8", "tuning.cuh"),
+    "gradient: few blocks of many channels": one(
+        GRADIENT, BOTH, "kManyBlocks = 512", "kManyBlocks = 128", "tuning.cuh"
+    ),
 }
 
 
 class BuildError(Exception):
-    """Why there is no library of a variant."""
+    """The reason why a variant has no library."""
 
 
 def apply(variant: Variant, csrc: Path) -> None:
-    """Makes the replacements in a copy of csrc."""
+    """Applies the replacements to a copy of csrc."""
     for edit in variant.edits:
         path = csrc / "cuda" / edit.file
         source = path.read_text()
@@ -126,6 +96,10 @@ def apply(variant: Variant, csrc: Path) -> None:
                 f"{edit.file} has {source.count(edit.old)} times {edit.old!r}: it is newer than the variant"
             )
         path.write_text(source.replace(edit.old, edit.new))
+
+
+# What setup.py puts into every library, whichever its device.
+ANY_DEVICE = ("operators.o", "checks.o", "tensor.o")
 
 
 def library(name: str) -> Path:
@@ -146,7 +120,7 @@ def run(command: list[str] | str, folder: Path, log: Path) -> None:
 
 
 def compile_command(unit: str) -> str:
-    """How ninja compiled a .cu file for the package."""
+    """The command with which ninja compiled a .cu file of the package."""
     target = str(OBJECTS / "csrc" / "cuda" / unit.replace(".cu", ".o"))
     command = ["ninja", "-C", str(OBJECTS), "-t", "commands", "-s", target]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -157,13 +131,13 @@ def compile_command(unit: str) -> str:
 
 
 def link_command(objects: Iterable[Path], output: Path, nvcc: str) -> list[str]:
-    """A library of the objects, with torch's and CUDA's as setup.py names them."""
+    """The command that links the objects with the libraries of torch and CUDA that setup.py names."""
     import torch
     from torch.utils import cpp_extension
 
     toolkit = Path(shutil.which(nvcc) or nvcc).parent.parent
     folders = [Path(torch.__file__).parent / "lib", *(toolkit / name for name in ("lib64", "lib"))]
-    libraries = ["c10", "torch", "torch_cpu", "c10_cuda", "cudart_static", "dl", "rt", "pthread"]
+    libraries = ["torch_cpu", "torch_cuda", "cudart_static", "dl", "rt", "pthread"]
     return [
         *shlex.split(cpp_extension.get_cxx_compiler()),  # type: ignore[no-untyped-call, unused-ignore]
         "-shared",
@@ -176,7 +150,7 @@ def link_command(objects: Iterable[Path], output: Path, nvcc: str) -> list[str]:
 
 
 def build(name: str) -> float:
-    """Compiles the file of a variant and links its library; returns the seconds that it took."""
+    """Compiles the file of a variant and links its library. Returns the seconds taken."""
     started = time.monotonic()
     variant, output = VARIANTS[name], library(name)
     folder = output.parent
@@ -189,7 +163,7 @@ def build(name: str) -> float:
     command = package.replace(str(SOURCES), str(folder / "sources")).replace(str(OBJECTS), str(folder / "objects"))
     run(command, folder / "sources", folder / "log.txt")
     others = [path for path in sorted((OBJECTS / "csrc" / "cuda").glob("*.o")) if path.name != own.name]
-    objects = [own, *others, OBJECTS / "csrc" / "checks.o"]
+    objects = [own, *others, *(OBJECTS / "csrc" / name for name in ANY_DEVICE)]
     nvcc = next(word for word in shlex.split(package) if Path(word).name == "nvcc")
     part = output.with_suffix(".part")
     run(link_command(objects, part, nvcc), folder, folder / "log.txt")
@@ -212,7 +186,7 @@ def build_all(store: Store, names: list[str]) -> int:
 
 
 def is_loaded(operator: str) -> bool:
-    """Whether another library's kernel stands before the package's."""
+    """Whether the kernel of another library has replaced the package's."""
     import torch
 
     lines = torch._C._dispatch_dump(f"roialign_ext::{operator}").splitlines()
@@ -220,7 +194,7 @@ def is_loaded(operator: str) -> bool:
 
 
 def measure_variant(name: str, variant: Variant | None, dtypes: list[str], store: Store, quick: bool) -> None:
-    """The work of one process; without a variant, the package as it is."""
+    """The work of one process; without a variant, the unmodified package."""
     import torch
 
     from ..contestants import OURS
@@ -244,7 +218,7 @@ def measure_variant(name: str, variant: Variant | None, dtypes: list[str], store
 
 
 def turns(names: list[str]) -> Iterator[tuple[str, Variant | None]]:
-    """What is measured one after the other: of what was built."""
+    """The measurements, in order: the built variants, with the package first and last."""
     yield AS_IT_IS, None
     for name in names:
         if library(name).exists():
@@ -253,7 +227,7 @@ def turns(names: list[str]) -> Iterator[tuple[str, Variant | None]]:
 
 
 def measure_all(store: Store, names: list[str], dtypes: list[str], quick: bool) -> int:
-    # Once for all processes; the package's operators are those that a library registers kernels for.
+    # Imported once for all processes; libraries register kernels for the package's operators.
     import roialign_ext  # noqa: F401
 
     from . import forked, measure  # noqa: F401

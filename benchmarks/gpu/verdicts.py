@@ -1,4 +1,4 @@
-"""What first calls, tests, sanitizers and profile said, as text. Needs neither torch nor a GPU."""
+"""Results of first calls, tests, sanitizers and profile as text. Requires neither torch nor a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..markdown import ABSENT, table
 
 Document = dict[str, Any]
 SHOWN = 10
-"""Failures of each kind that are printed; the results have all."""
+"""Printed failures of each kind; the results hold all."""
 COLUMNS = {
     "us": ("ns", 1e-3),
     "instructions, M": ("instructions", 1e-6),
@@ -64,7 +64,7 @@ def profile(document: Document) -> str:
 
 
 def text(document: Document) -> str:
-    """All of it, tables first."""
+    """The whole text, tables first."""
     lines = [profile(document), *first_calls(document)]
     for phase in ("tests", "sanitizers"):
         lines += runs_of_pytest(document, phase)

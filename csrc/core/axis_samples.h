@@ -38,8 +38,7 @@ ROI_HOST_DEVICE bool locate(Rule rule, T position, int64_t length, AxisSample<T>
   return true;
 }
 
-// Grids up to this size are walked whole; in larger ones the part on the map is found by bisection, which is exact
-// since positions never turn back as i grows, rounding included.
+// Larger grids are bisected for the samples on the map; exact, because rounded positions are monotonic in the index.
 constexpr int64_t kBisectionFrom = 32;
 
 // First j in [begin, end) whose key is >= (or, if `strictly`, >) the bound; end if there is none. Keys never decrease.
@@ -57,21 +56,25 @@ ROI_HOST_DEVICE int64_t first_beyond(int64_t begin, int64_t end, T bound, bool s
   return begin;
 }
 
-// Calls visit(i, count, position) for the runs of equal positions of a grid within [from, to], by ascending index i of
-// their first sample, or `backwards`. Far from the origin neighbouring samples round to one position; positions that
-// are no numbers are in no interval. Positions at(i) never decrease or, if `descends`, never increase.
+// Calls visit(i, count, position) for the samples of a grid, by ascending index i or `backwards`. If `bisects`, only
+// for those within [from, to], and once for a run of equal positions, i being its first: far from the origin
+// neighbouring samples round to one position. NaN positions are in no interval. Positions at(i) never decrease or, if
+// `descends`, never increase.
 template <class T, class Position, class Visit>
-ROI_HOST_DEVICE void for_each_run(int64_t grid, bool descends, Position&& at, T from, T to, bool backwards,
-                                  Visit&& visit) {
+ROI_HOST_DEVICE void for_each_run(int64_t grid, bool bisects, bool descends, Position&& at, T from, T to,
+                                  bool backwards, Visit&& visit) {
   // Along j, which counts runs as they are visited, positions times `sign` never decrease.
   const T sign = descends != backwards ? T(-1) : T(1);
   const auto key = [&](int64_t j) { return sign * at(backwards ? grid - 1 - j : j); };
-  int64_t j = first_beyond(int64_t(0), grid, sign > T(0) ? from : -to, false, key);
-  const int64_t end = first_beyond(j, grid, sign > T(0) ? to : -from, true, key);
+  int64_t j = 0, end = grid;
+  if (bisects) {
+    j = first_beyond(int64_t(0), grid, sign > T(0) ? from : -to, false, key);
+    end = first_beyond(j, grid, sign > T(0) ? to : -from, true, key);
+  }
   while (j < end) {
     const T position = key(j);
     int64_t next = j + 1;
-    if (next < end && key(next) == position) next = first_beyond(next, end, position, true, key);
+    if (bisects && next < end && key(next) == position) next = first_beyond(next, end, position, true, key);
     visit(backwards ? grid - next : j, next - j, sign * position);
     j = next;
   }
@@ -125,41 +128,35 @@ ROI_HOST_DEVICE void for_each_cell(const BoxAxis<T>& axis, int64_t p, Visit&& vi
   for (cell.low = begin; cell.low < end; ++cell.low, ++cell.index) visit(cell);
 }
 
-// Calls visit(sample) for the samples of a grid that lie on the map; sample i lies at(i), map pixels.
-template <class T, class Position, class Visit>
-ROI_HOST_DEVICE void for_each_on_map(const BoxAxis<T>& axis, bool ascending_positions, Position&& at, Visit&& visit) {
+// Calls visit(sample) for the samples of bin p that lie on the map, by ascending index or `backwards`.
+template <class T, class Visit>
+ROI_HOST_DEVICE void for_each_on_map(const BoxAxis<T>& axis, int64_t p, bool backwards, Visit&& visit) {
   AxisSample<T> sample = {};
-  const bool backwards = ascending_positions && axis.bin < T(0);
-  if (axis.grid <= kBisectionFrom) {
-    sample.count = 1;
-    sample.weight = T(1);
-    for (int64_t step = 0; step < axis.grid; ++step) {
-      sample.index = backwards ? axis.grid - 1 - step : step;
-      if (locate(axis.rule, at(sample.index), axis.length, sample)) visit(sample);
-    }
-    return;
-  }
-  for_each_run(axis.grid, axis.bin < T(0), at, T(-1), static_cast<T>(axis.length), backwards,
-               [&](int64_t index, int64_t count, T position) {
-                 sample.index = index;
-                 sample.count = count;
-                 sample.weight = static_cast<T>(count);
-                 if (locate(axis.rule, position, axis.length, sample)) visit(sample);
-               });
+  for_each_run(
+      axis.grid, axis.grid > kBisectionFrom, axis.bin < T(0), [&](int64_t i) { return sample_position(axis, p, i); },
+      T(-1), static_cast<T>(axis.length), backwards,
+      [&](int64_t index, int64_t count, T position) {
+        sample.index = index;
+        sample.count = count;
+        sample.weight = static_cast<T>(count);
+        if (locate(axis.rule, position, axis.length, sample)) visit(sample);
+      });
 }
 
-// Calls visit(sample) for what bin p takes from the map, in the order of the index or, if `ascending_positions`, from
-// the smallest position to the largest (which differs for a reversed box). The number of calls is bounded by the map
-// and, for a given sampling ratio, by that ratio; never by the size of the box.
+// Calls visit(sample) for what an average takes from the map in bin p, from the smallest position to the largest. The
+// number of calls is bounded by the map and, for a given sampling ratio, by that ratio; never by the size of the box.
 template <class T, class Visit>
-ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, bool ascending_positions, Visit&& visit) {
+ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
   if (axis.rule == Rule::kPrRoIPool) return for_each_piece(axis, p, visit);
+  for_each_on_map(axis, p, /*backwards=*/axis.bin < T(0), visit);
+}
+
+// The same for a maximum, which chooses among samples in the order of their index: from the largest position to the
+// smallest in a reversed box.
+template <class T, class Visit>
+ROI_HOST_DEVICE void for_each_candidate(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
   if (axis.rule == Rule::kRoiPool) return for_each_cell(axis, p, visit);
-  if (is_crop(axis.rule)) {
-    return for_each_on_map(
-        axis, ascending_positions, [&](int64_t i) { return crop_position(axis, p * axis.grid + i); }, visit);
-  }
-  for_each_on_map(axis, ascending_positions, [&](int64_t i) { return grid_position(axis, p, i); }, visit);
+  for_each_on_map(axis, p, /*backwards=*/false, visit);
 }
 
 // Of samples that share a position, the one that wins a maximum.

@@ -82,40 +82,44 @@ ROI_HOST_DEVICE T bin_measure(const BoxAxis<T>& axis, int64_t p) {
   return size == T(0) ? T(1) : size;
 }
 
+struct SeeNothing {
+  template <class Sample>
+  ROI_HOST_DEVICE void operator()(const Sample&) const {}
+};
+
 // Calls emit(pixel, weights[M]) for the taps of bin p, by ascending pixel. Taps whose weights are all zero are left
-// out: what has no weight is never read.
-template <class W, class T, int M, int ORDER, class Emit>
-ROI_HOST_DEVICE void for_each_tap(const BoxAxis<T>& axis, int64_t p, const TableDerivative<T, M, ORDER>& derivative,
-                                  Emit&& emit) {
+// out: what has no weight is never read. Calls see(sample) for every sample that the taps are made of, before the taps.
+template <class W, class T, class Derivative, class Emit, class See = SeeNothing>
+ROI_HOST_DEVICE void for_each_tap(const BoxAxis<T>& axis, int64_t p, const Derivative& derivative, Emit&& emit,
+                                  See&& see = {}) {
+  constexpr int M = Derivative::M;
   // Positions are linear in the edges and the interpolated map is linear between pixels: means of samples have no
   // second derivative.
-  if (ORDER == 2 && !is_integral(axis.rule)) return;
-  constexpr int64_t kNone = -2;     // a piece may begin at pixel -1, whose weight is dropped
+  if (derivative.order == 2 && !is_integral(axis.rule)) return;
   W current[M] = {}, next[M] = {};  // sums for pixels `pixel` and `pixel + 1`
-  int64_t pixel = kNone;
+  int64_t pixel = -2;               // a piece may begin at pixel -1, whose weight is dropped
   const W measure = static_cast<W>(bin_measure(axis, p));
-  auto flush = [&](int64_t at, W* sum) {
-    bool used = false;
-    for (int m = 0; m < M; ++m) {
-      sum[m] /= measure;
-      used = used || sum[m] != W(0);
-    }
-    if (used && at >= 0 && at < axis.length) emit(at, sum);
-    for (int m = 0; m < M; ++m) sum[m] = W(0);
-  };
-  for_each_sample(axis, p, /*ascending_positions=*/true, [&](const AxisSample<T>& sample) {
-    if (sample.low != pixel) {
-      if (pixel != kNone) flush(pixel, current);
-      if (sample.low == pixel + 1) {
+  // The sums of pixels before `low` are complete.
+  const auto advance = [&](int64_t low) {
+    for (int i = 0; i < 2 && pixel < low; ++i, ++pixel) {
+      if (pixel >= 0 && pixel < axis.length) {
+        bool used = false;
         for (int m = 0; m < M; ++m) {
-          current[m] = next[m];
-          next[m] = W(0);
+          current[m] /= measure;
+          used = used || current[m] != W(0);
         }
-      } else if (pixel != kNone) {
-        flush(pixel + 1, next);
+        if (used) emit(pixel, current);
       }
-      pixel = sample.low;
+      for (int m = 0; m < M; ++m) {
+        current[m] = next[m];
+        next[m] = W(0);
+      }
     }
+    pixel = low;
+  };
+  for_each_sample(axis, p, [&](const AxisSample<T>& sample) {
+    see(sample);
+    advance(sample.low);
     W low[M], high[M];
     sample_weights(axis, p, sample, derivative, low, high);
     for (int m = 0; m < M; ++m) {
@@ -123,10 +127,7 @@ ROI_HOST_DEVICE void for_each_tap(const BoxAxis<T>& axis, int64_t p, const Table
       next[m] += high[m];
     }
   });
-  if (pixel != kNone) {
-    flush(pixel, current);
-    flush(pixel + 1, next);
-  }
+  advance(pixel + 2);
 }
 
 }  // namespace roialign_ext

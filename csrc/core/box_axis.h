@@ -5,16 +5,16 @@
 
 namespace roialign_ext {
 
-// How the edges of a box become the table of an axis.
+// The rule by which the edges of a box become the table of an axis.
 enum class Rule {
   kRoiAlignHalfPixel,  // aligned=True: pixel centres lie at half-integers of the image
-  kRoiAlignLegacy,     // aligned=False: no shift, and a box is at least one map pixel long
-  kRoiWarp,            // legacy, with edges rounded to whole map pixels first
-  kPrRoIPool,          // the integral over each bin instead of samples
+  kRoiAlignLegacy,     // aligned=False: no shift, boxes at least one map pixel long
+  kRoiWarp,            // legacy, after rounding the edges to whole map pixels
+  kPrRoIPool,          // integrals over bins instead of samples
   kRoiPool,            // whole cells of the map, edges rounded twice; maximum only
-  kCropBilinear,  // samples from edge to edge of a box whose unit is the map, centre of first to centre of last pixel
-  kCropNearest,   // the same at the nearest pixels
-  // Boxes with an angle (rotated_box.h): the grid of an axis around the centre of the box.
+  kCropBilinear,       // samples from edge to edge; box unit: 0 and 1 are the centres of the map's first and last pixel
+  kCropNearest,        // the same, moved to the nearest pixels
+  // Rotated boxes (rotated_box.h): the grid of an axis relative to the centre of the box.
   kRotatedHalfPixel,
   kRotatedLegacy,
   kRotatedHalfPixelRadian,
@@ -23,27 +23,27 @@ enum class Rule {
 
 ROI_HOST_DEVICE constexpr bool is_crop(Rule rule) { return rule == Rule::kCropBilinear || rule == Rule::kCropNearest; }
 ROI_HOST_DEVICE constexpr bool is_rotated(Rule rule) { return rule >= Rule::kRotatedHalfPixel; }
-// An integral's table is curved between its kinks; those of samples are piecewise linear in the edges.
+// Tables of samples are piecewise linear in the edges; tables of integrals have a second derivative, (31).
 ROI_HOST_DEVICE constexpr bool is_integral(Rule rule) { return rule == Rule::kPrRoIPool; }
 
 template <class T>
 struct BoxAxis {
   Rule rule;
-  T start;         // where the box begins, map pixels
-  T bin;           // length of one bin, map pixels, negative for a reversed box; crops: from one sample to the next
-  T last;          // crops: where the last sample lies, map pixels
-  int64_t grid;    // samples per bin; 0 when the grid is empty
+  T start;         // start of the box, map pixels
+  T bin;           // length of a bin, map pixels, negative for a reversed box; crops: step between samples
+  T last;          // crops: position of the last sample, map pixels
+  int64_t grid;    // samples per bin; 0 for an empty grid
   int64_t bins;    // bins along the axis (PH or PW)
   int64_t length;  // size of the map along the axis (H or W)
   T scale;         // map pixels per unit of the edges
-  bool size_held;  // the legacy minimum size is active: the far edge no longer moves anything
+  bool size_held;  // the legacy minimum size is active: the far edge has no effect
 };
 
-// An adaptive grid beyond this many samples a bin does not fit 64 bits. The share of such a grid that can fall on a
-// map is below one rounding error of the mean, so the grid counts as empty.
+// Larger adaptive grids per bin would overflow 64 bits. They count as empty, because the samples that can lie on a map
+// weigh less than a rounding error of the mean.
 constexpr double kMaxGrid = 4.0e18;
 
-// Samples per bin: the given number, or as many as a bin is map pixels long, rounded up.
+// Samples per bin, (4): the ratio if positive, else the length of the bin in map pixels, rounded up.
 template <class T>
 ROI_HOST_DEVICE int64_t samples_per_bin(T bin, int64_t sampling_ratio) {
   if (sampling_ratio > 0) return sampling_ratio;
@@ -51,14 +51,14 @@ ROI_HOST_DEVICE int64_t samples_per_bin(T bin, int64_t sampling_ratio) {
   return grid >= T(1) && grid <= T(kMaxGrid) ? static_cast<int64_t>(grid) : 0;  // false for NaN
 }
 
-// A grid of `samples` from edge to edge of the box. One sample lies in its middle.
+// A grid of `samples` from edge to edge of the box, (34). A single sample lies in the middle.
 template <class T>
 ROI_HOST_DEVICE void span_box(BoxAxis<T>& axis, T low, T high, int64_t samples) {
   if (samples > 1) {
     axis.start = multiply(low, axis.scale);
     axis.last = multiply(high, axis.scale);
     axis.bin = multiply(add(high, -low), axis.scale) / static_cast<T>(samples - 1);
-    // Steps that are not finite lead nowhere: no sample of such a grid is on the map.
+    // A step that is not finite rejects every sample.
     if (!std::isfinite(axis.bin)) axis.start = axis.last = static_cast<T>(NAN);
   } else {
     axis.start = axis.last = multiply(multiply(T(0.5), add(low, high)), axis.scale);
@@ -66,7 +66,7 @@ ROI_HOST_DEVICE void span_box(BoxAxis<T>& axis, T low, T high, int64_t samples) 
   }
 }
 
-// `low` and `high` are the box's edges: image pixels, or shares of the map for crops.
+// `low` and `high` are the edges of the box: image pixels, or shares of the map for crops.
 template <class T>
 ROI_HOST_DEVICE BoxAxis<T> make_box_axis(Rule rule, T low, T high, T scale, int64_t bins, int64_t length,
                                          int64_t sampling_ratio) {
@@ -96,14 +96,14 @@ ROI_HOST_DEVICE BoxAxis<T> make_box_axis(Rule rule, T low, T high, T scale, int6
   return axis;
 }
 
-// Where bin p begins, map pixels.
+// Start of bin p, map pixels.
 template <class T>
 ROI_HOST_DEVICE T bin_start(const BoxAxis<T>& axis, int64_t p) {
   return add(axis.start, multiply(static_cast<T>(p), axis.bin));
 }
 
-// Position of sample j of a crop, map pixels. The outer samples lie on the edges of the box: rounded steps would take
-// the last one past a border that the edge lies on, and the border's pixels would be lost.
+// Position of sample j of a crop, map pixels. The outer samples lie exactly on the edges of the box. Rounded steps
+// could move the last sample of a box that ends on the border off the map, and lose the border's pixels.
 template <class T>
 ROI_HOST_DEVICE T crop_position(const BoxAxis<T>& axis, int64_t j) {
   if (j == axis.bins * axis.grid - 1) return axis.last;
@@ -112,10 +112,16 @@ ROI_HOST_DEVICE T crop_position(const BoxAxis<T>& axis, int64_t j) {
   return is_past_last ? axis.last : position;
 }
 
-// Position of sample i of bin p of the other rules, map pixels, in the order of evaluation that the definition fixes.
+// Position of sample i of bin p for the other rules, map pixels, in the evaluation order of (5).
 template <class T>
 ROI_HOST_DEVICE T grid_position(const BoxAxis<T>& axis, int64_t p, int64_t i) {
   return add(bin_start(axis, p), multiply(add(static_cast<T>(i), T(0.5)), axis.bin) / static_cast<T>(axis.grid));
+}
+
+// Position of sample i of bin p, map pixels.
+template <class T>
+ROI_HOST_DEVICE T sample_position(const BoxAxis<T>& axis, int64_t p, int64_t i) {
+  return is_crop(axis.rule) ? crop_position(axis, p * axis.grid + i) : grid_position(axis, p, i);
 }
 
 }  // namespace roialign_ext

@@ -1,4 +1,4 @@
-// What lets one source line run on the host and on the device, and the arithmetic both must agree on.
+// One source for host and device, and the arithmetic that must round alike on both.
 #pragma once
 
 #include <cmath>
@@ -12,9 +12,8 @@
 
 namespace roialign_ext {
 
-// Coordinates decide which pixel a sample falls on, so every backend has to round them alike: a compiler may not
-// fuse these operations into a multiply-add. On the host that is the flag -ffp-contract=off, on the device these
-// intrinsics.
+// Coordinates select the pixel of a sample, so every backend must round them alike. A compiler must not fuse these
+// operations into a multiply-add: -ffp-contract=off prevents it on the host, the intrinsics on the device.
 ROI_HOST_DEVICE float multiply(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);

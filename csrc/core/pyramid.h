@@ -1,4 +1,4 @@
-// Which level of a feature pyramid a box is pooled from: equation (1) of Lin et al., "Feature Pyramid Networks", 2017.
+// The level of a feature pyramid for a box: equation (1) of Lin et al., "Feature Pyramid Networks", 2017.
 #pragma once
 
 #include "host_device.h"
@@ -6,12 +6,12 @@
 namespace roialign_ext {
 
 struct LevelRule {
-  double canonical_scale;  // size in image pixels of a box that goes to the canonical level
+  double canonical_scale;  // side in image pixels of a square box of the canonical level
   double canonical_level;
-  double finest, coarsest;  // numbers of the first and the last level, ascending: a map of scale 2^-k is level k
+  double finest, coarsest;  // first and last level, ascending: a map of scale 2^-k is level k
 };
 
-// Place of the box's level among the given ones, 0 the finest. Edges in image pixels.
+// Index of the box's level, (35), 0 for the finest. Edges in image pixels.
 template <class T>
 ROI_HOST_DEVICE int64_t level_of_box(const LevelRule& rule, T x1, T y1, T x2, T y2) {
   const T size = std::sqrt(multiply(add(x2, -x1), add(y2, -y1)));

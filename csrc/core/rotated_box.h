@@ -116,7 +116,7 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
   if (!window.finite()) return;
   RotatedSample<T> sample = {};
   // Sizes are not negative here: both axes ascend.
-  constexpr bool kDescends = false, kBackwards = false;
+  constexpr bool kBisects = true, kDescends = false, kBackwards = false;
   const auto row_at = [&](int64_t i) { return grid_position(box.y, p, i); };
   const auto column_at = [&](int64_t j) { return grid_position(box.x, q, j); };
   const auto visit_row = [&](int64_t i, int64_t count_y, T up_y) {
@@ -135,9 +135,10 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
       sample.weight = static_cast<T>(count_y) * static_cast<T>(count_x);
       visit(sample);
     };
-    for_each_run(box.x.grid, kDescends, column_at, window.columns.from, window.columns.to, kBackwards, visit_sample);
+    for_each_run(box.x.grid, kBisects, kDescends, column_at, window.columns.from, window.columns.to, kBackwards,
+                 visit_sample);
   };
-  for_each_run(box.y.grid, kDescends, row_at, window.rows.from, window.rows.to, kBackwards, visit_row);
+  for_each_run(box.y.grid, kBisects, kDescends, row_at, window.rows.from, window.rows.to, kBackwards, visit_row);
 }
 
 // How fast a sample moves on the map, or how its speed changes.

@@ -1,15 +1,15 @@
-// How a maximum names the sample that it chose: by its row and its column among those samples of the bin that are on
-// the map, 16 bits each, so that nobody has to divide.
+// The argmax of a maximum: row and column of the chosen sample among the bin's samples on the map (docs/math.md,
+// section 5). They are packed as two 16-bit fields, so that decoding needs no division.
 #pragma once
 
 #include "host_device.h"
 
 namespace roialign_ext {
 
-// A sample off the map, or none at all.
+// The argmax if the chosen sample is off the map, or if there is no sample.
 constexpr int32_t kRejected = -1;
 
-// The most rows or columns of a bin: with one more, the last sample would be called kRejected.
+// Limit of rows and columns of a bin: with one more, the last sample would have the code of kRejected.
 constexpr int64_t kMaxSamples = 65535;
 
 ROI_HOST_DEVICE int32_t make_winner(int64_t row, int64_t column) {

@@ -1,11 +1,6 @@
-// Pooling on the CPU, its input gradient, and their derivatives along box directions: registration, and the averages'
-// threading. The loops are in pool_body.h; those given winners in winners.h, those over rotated boxes in rotated.cpp.
-#include <torch/library.h>
+#include "average.h"
 
-#include "call.h"
-#include "results.h"
-#include "rotated.h"
-#include "winners.h"
+#include "schedule.h"
 
 namespace roialign_ext {
 namespace {
@@ -31,67 +26,97 @@ void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<
             [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
-Tensor pool_cpu(at::TensorList input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                const OptionalTensor& winners, at::IntArrayRef output_size, at::ArrayRef<double> scales,
-                at::ArrayRef<double> canonical, int64_t sampling_ratio, std::string_view rule_name,
-                double extrapolation_value) {
-  const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
-  check_pool_args(input, boxes, u, v, winners, c10::fromIntArrayRefSlow(output_size), rule, extrapolation_value);
-  const BoxCall call = make_box_call(input[0].scalar_type(), sizes_of(input), boxes, u, v, rule);
-  const Tensor output = empty_result({boxes.size(0), input[0].size(1), output_size[0], output_size[1]},
-                                     input[0].options().memory_format(input[0].suggest_memory_format()));
-  if (output.numel() == 0) return output;
-  dispatch_types(input[0].scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {
-    using W = decltype(arithmetic);
-    using T = decltype(coordinate);
-    const BoxParams<T> params = call.params<T>(output_size[0], output_size[1]);
-    const std::vector<const T*> directions = call.direction_pointers<T>();
-    const Pyramid<Input> maps = input_pyramid(input);
-    const Output bins = output_view(output);
-    if (winners.has_value()) return pool_winners<W>(params, directions, winners_view(*winners), maps, bins);
-    if (is_rotated(call.rule)) return pool_rotated<W>(params, directions, maps, bins);
-    const Kernels<W> kernels = select_kernels<W>();
-    AveragePlan<W> plan = make_average_plan<W>(params, directions);
-    if (extrapolation_value != 0) add_extrapolation(plan, params, extrapolation_value);
-    run_average(maps, bins, plan, kernels.lanes, kernels.pool);
-  });
-  return output;
-}
+// Tables of all boxes, of one of the products whose sum is the gradient. Without a direction: the table of one axis as
+// it is, with the other's derivatives by its edges. Along v either factor may be differentiated once more.
+enum class Product { kValueByEdges, kDirectionByEdges, kValueByEdgesAlong };
 
-std::vector<Tensor> pool_grad_input_cpu(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
-                                        const OptionalTensor& v, const OptionalTensor& winners,
-                                        at::IntArrayRef input_size, bool channels_last, at::ArrayRef<double> scales,
-                                        at::ArrayRef<double> canonical, int64_t sampling_ratio,
-                                        std::string_view rule_name) {
-  const RuleArgs rule = {scales, canonical, sampling_ratio, rule_name};
-  check_pool_grad_input_args(grad, boxes, u, v, winners, c10::fromIntArrayRefSlow(input_size), rule);
-  const BoxCall call = make_box_call(grad.scalar_type(), input_size, boxes, u, v, rule);
-  const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  std::vector<Tensor> grad_input;
-  for (const MapLevel& level : call.levels) {
-    grad_input.push_back(
-        empty_result({input_size[0], input_size[1], level.height, level.width}, grad.options().memory_format(format)));
+template <class W, class T>
+EdgePlan<W> make_edge_plan(const BoxParams<T>& params, Product product, const T* v) {
+  EdgePlan<W> plan;
+  TableBuilder<W, 1> other;
+  TableBuilder<W, 2> edges;
+  const auto append_other = [&](auto& table, const BoxAxis<T>& axis, const EdgeRates<T>& rates) {
+    if (product == Product::kDirectionByEdges) {
+      other.append(table, axis, TableDerivative<T, 1, 1>{{rates}, {}});
+    } else {
+      other.append(table, axis, TableValue<T>{});
+    }
+  };
+  const auto append_edges = [&](auto& table, const BoxAxis<T>& axis, const EdgeRates<T>& rates) {
+    if (product == Product::kValueByEdgesAlong) {
+      edges.append(table, axis, by_edges_along(rates));
+    } else {
+      edges.append(table, axis, by_edges<T>());
+    }
+  };
+  for (int64_t k = 0; k < params.boxes; ++k) {
+    const BoxAxis<T> y = params.y_axis(k), x = params.x_axis(k);
+    const EdgeRates<T> y_rates = v == nullptr ? EdgeRates<T>{} : params.y_rates(v, k);
+    const EdgeRates<T> x_rates = v == nullptr ? EdgeRates<T>{} : params.x_rates(v, k);
+    append_other(plan.y, y, y_rates);
+    append_other(plan.x, x, x_rates);
+    append_edges(plan.y_edges, y, y_rates);
+    append_edges(plan.x_edges, x, x_rates);
   }
-  if (input_size[0] * input_size[1] == 0) return grad_input;
-  dispatch_types(grad.scalar_type(), call.coordinates, [&](auto arithmetic, auto coordinate) {
-    using W = decltype(arithmetic);
-    using T = decltype(coordinate);
-    const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
-    const std::vector<const T*> directions = call.direction_pointers<T>();
-    const Pyramid<Output> maps = output_pyramid(grad_input);
-    const Input bins = input_view(grad);
-    if (winners.has_value()) return spread_winners<W>(params, directions, winners_view(*winners), bins, maps);
-    if (is_rotated(call.rule)) return spread_rotated<W>(params, directions, bins, maps);
-    const Kernels<W> kernels = select_kernels<W>();
-    run_average(maps, bins, make_average_plan<W>(params, directions), kernels.lanes, kernels.grad_input);
-  });
-  return grad_input;
+  return plan;
 }
 
-TORCH_LIBRARY_IMPL(roialign_ext, CPU, m) {
-  m.impl("_pool", pool_cpu);
-  m.impl("_pool_grad_input", pool_grad_input_cpu);
+// Adds one product to rows[k][1..4].
+template <class W, class T>
+void add_product(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& grad, const Pyramid<Input>& maps,
+                 T* rows) {
+  const Kernels<W> kernels = select_kernels<W>();
+  const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
+  std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * 4));
+  const BoxGradientJob<W> job = {maps, grad, &plan, params.plane_of_box.data(), blocks, partial.data()};
+  run_units(params.boxes * blocks.count, static_cast<double>(grad.elements()),
+            [&](int64_t begin, int64_t end) { kernels.grad_boxes(job, begin, end); });
+  for (int64_t k = 0; k < params.boxes; ++k) {
+    for (int64_t i = 0; i < blocks.count * 4; ++i) {
+      rows[5 * k + 1 + i % 4] += static_cast<T>(partial[static_cast<size_t>(k * blocks.count * 4 + i)]);
+    }
+  }
 }
 
 }  // namespace
+
+template <class W, class T>
+void average_pool(const BoxParams<T>& params, const std::vector<const T*>& directions, double extrapolation_value,
+                  const Pyramid<Input>& maps, const Output& output) {
+  const Kernels<W> kernels = select_kernels<W>();
+  AveragePlan<W> plan = make_average_plan<W>(params, directions);
+  if (extrapolation_value != 0) add_extrapolation(plan, params, extrapolation_value);
+  run_average(maps, output, plan, kernels.lanes, kernels.pool);
+}
+
+template <class W, class T>
+void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
+                        const Pyramid<Output>& grad_input) {
+  const Kernels<W> kernels = select_kernels<W>();
+  run_average(grad_input, grad, make_average_plan<W>(params, directions), kernels.lanes, kernels.grad_input);
+}
+
+template <class W, class T>
+void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
+                        const Pyramid<Input>& maps, T* rows) {
+  const auto add = [&](Product product) {
+    const T* along = directions.empty() ? nullptr : directions[0];
+    add_product(params, make_edge_plan<W>(params, product, along), grad, maps, rows);
+  };
+  if (directions.empty()) return add(Product::kValueByEdges);
+  add(Product::kDirectionByEdges);
+  if (is_integral(params.rule)) add(Product::kValueByEdgesAlong);
+}
+
+#define INSTANTIATE(W, T)                                                                                            \
+  template void average_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, double, const Pyramid<Input>&, \
+                                   const Output&);                                                                   \
+  template void average_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,            \
+                                         const Pyramid<Output>&);                                                    \
+  template void average_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,            \
+                                         const Pyramid<Input>&, T*);
+INSTANTIATE(float, float)
+INSTANTIATE(float, double)
+INSTANTIATE(double, double)
+
 }  // namespace roialign_ext

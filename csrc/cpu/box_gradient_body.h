@@ -1,7 +1,7 @@
-// Gradient of <G, Wy F Wx^T> by the edges of each box: one table is replaced by its derivative (docs/math.md,
-// section 6). Included as vector_body.h is.
+// Gradient of <G, Wy F Wx^T> with respect to the edges of each box: one table is replaced by its derivative
+// (docs/math.md, section 6). Included like vector_body.h.
 
-// The taps by which one row of the map feeds bins: by the y table as it is, and by its derivatives.
+// Taps from one row of the map to bins: those of the y table and those of its derivatives.
 template <class W>
 struct RowTaps {
   const Tap<W, 1>*begin, *end;
@@ -22,9 +22,9 @@ inline void weighted_sums(const Tap<W, M>* tap, const Tap<W, M>* end, const W* b
   }
 }
 
-// What one row of the map adds, lane by lane, to the derivatives by the two edges of each axis. For every bin column
-// the row is summed by the x tables and the gradient's bins by the y tables; the products pair one derivative with
-// one table as it is.
+// Contribution of one row of the map, lane by lane, to the derivatives with respect to the two edges of each axis. For
+// every column of bins, the x tables reduce the row and the y tables reduce the bins of the gradient. Each product
+// pairs a table with a derivative of the other table.
 template <int NV, class W>
 inline void gradient_of_row(const EdgePlan<W>& plan, int64_t k, Row<W> row, const RowTaps<W>& y, const W* grad,
                             Vec<W> (&by_x)[2], Vec<W> (&by_y)[2]) {
@@ -35,7 +35,7 @@ inline void gradient_of_row(const EdgePlan<W>& plan, int64_t k, Row<W> row, cons
     Vec<W> map[1][NV] = {}, map_edges[2][NV] = {}, bins[1][NV] = {}, bins_edges[2][NV] = {};
     const Tap<W, 1>* taps = plan.x.taps.data();
     const Tap<W, 2>* edge_taps = plan.x_edges.taps.data();
-    // Pixels are read only where both factors have taps, as in the definition.
+    // Pixels are read only if both factors have taps, as in the definition.
     if (y.edges_begin != y.edges_end && x[q] != x[q + 1]) {
       weighted_sums<NV>(taps + x[q], taps + x[q + 1], row.data, row.pitch, map);
       weighted_sums<NV>(y.edges_begin, y.edges_end, grad + q * B, bins_x * B, bins_edges);
@@ -66,7 +66,7 @@ inline void gradient_of_box(const BoxGradientJob<W>& job, int64_t k, int64_t c, 
   const int64_t last = std::max(plan.x.last[k], plan.x_edges.last[k]);
   Vec<W> by_x[2] = {}, by_y[2] = {};
 
-  // The rows of both y tables, merged: mostly the same ones.
+  // Merges the rows of both y tables, which are mostly the same.
   int64_t r = plan.y.begin[k], e = plan.y_edges.begin[k];
   const int64_t r_end = plan.y.begin[k + 1], e_end = plan.y_edges.begin[k + 1];
   while (first < last && (r < r_end || e < e_end)) {

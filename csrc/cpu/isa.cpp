@@ -1,20 +1,36 @@
 #include "isa.h"
 
-#include <string>
-
-#include <ATen/Version.h>
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
 
 namespace roialign_ext {
+namespace {
+
+// torch's conditions for the names that it gives the instruction sets.
+InstructionSet widest() {
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return InstructionSet::kDefault;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  return avx512 ? InstructionSet::kAvx512 : InstructionSet::kAvx2;
+#else
+  return InstructionSet::kDefault;
+#endif
+}
+
+InstructionSet requested() {
+  const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string_view name = variable == nullptr ? "" : variable;
+  if (name == "default") return InstructionSet::kDefault;
+  return name == "avx2" ? InstructionSet::kAvx2 : InstructionSet::kAvx512;
+}
+
+}  // namespace
 
 InstructionSet instruction_set() {
-  static const InstructionSet chosen = [] {
-#if defined(__x86_64__)
-    const std::string capability = at::get_cpu_capability();
-    if (capability == "AVX512") return InstructionSet::kAvx512;
-    if (capability == "AVX2") return InstructionSet::kAvx2;
-#endif
-    return InstructionSet::kDefault;
-  }();
+  // A request is no promise that the processor has the instructions.
+  static const InstructionSet chosen = std::min(requested(), widest());
   return chosen;
 }
 

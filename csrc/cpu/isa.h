@@ -1,12 +1,12 @@
-// Which instruction set the kernels run: chosen once from at::get_cpu_capability(), which honours the environment
-// variable ATEN_CPU_CAPABILITY (default, avx2, avx512).
+// Which instruction set the kernels run: the widest that the processor has, or where the environment variable
+// ATEN_CPU_CAPABILITY (default, avx2, avx512) names a narrower one, that. Chosen once, by the first call.
 #pragma once
 
 #include "kernels.h"
 
 namespace roialign_ext {
 
-enum class InstructionSet { kDefault, kAvx2, kAvx512 };
+enum class InstructionSet { kDefault, kAvx2, kAvx512 };  // narrowest first
 
 InstructionSet instruction_set();
 

@@ -1,10 +1,10 @@
-// Maximum of the interpolated samples of each bin (docs/math.md, section 5). Included as vector_body.h is.
+// Maximum of the interpolated samples of each bin (docs/math.md, section 5). Included like vector_body.h.
 //
-// As for averages, boxes are visited one by one where the block of the map stays in the cache, and rows of the map from
-// top to bottom where it does not; on each, every box takes the samples that lie between it and the next row.
+// As for averages, boxes are visited one by one if the block of the map stays in the cache. Otherwise a sweep visits
+// the rows of the map from top to bottom. On each row, every box takes its samples between that row and the next.
 
-// The running maxima of one bin, NV vectors of channels. Candidates come in the order of their sample index, so the
-// first of equal ones stays; a NaN beats every number, and the first NaN stays.
+// Running maxima of one bin, NV vectors of channels. Candidates come in the order of their sample index, so the first
+// of equal values wins. NaN wins over every number, and the first NaN stays.
 template <int NV, class W>
 struct Best {
   using Index = lane_index_t<W>;
@@ -43,10 +43,10 @@ struct Best {
   }
 };
 
-// The maxima of all bins of one box while its samples come in, [bins][B].
+// Running maxima of all bins of one box, [bins][B].
 //
-// A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the map,
-// after the first row of them, or after all.
+// A rejected sample is a candidate of value 0, in the order of its index: before all samples on the map, after their
+// first row, or after all of them.
 template <int NV, class W>
 class MaxOfBox {
   using Index = lane_index_t<W>;
@@ -56,7 +56,7 @@ class MaxOfBox {
   MaxOfBox(const MaxJob<W>& job, int64_t k, W* values, Index* winners)
       : job_(job), x_(job.plan->samples.x), y_(job.plan->samples.y), k_(k), values_(values), winners_(winners) {}
 
-  // Takes the samples of one row of them, which lie between two rows of the map.
+  // Adds one row of samples, which lies between two rows of the map.
   void add(int64_t row, const Row<W>& upper, const Row<W>& lower) {
     const W fraction = y_.samples[row].fraction;
     const auto* begin = y_.begin.data() + k_ * y_.bins;
@@ -69,7 +69,7 @@ class MaxOfBox {
     }
   }
 
-  // Writes the results, once all rows are in.
+  // Writes the results after all rows were added.
   void finish(int64_t c, int64_t channels) {
     for (int64_t p = 0; p < y_.bins; ++p) {
       const int64_t y_bin = k_ * y_.bins + p;
@@ -92,7 +92,7 @@ class MaxOfBox {
     return load(row.data + x * row.pitch + v * VectorType<W>::lanes);
   }
 
-  // value(x, v) is the map at column x, on the row of samples `index` of bins p.
+  // value(x, v) is the map at column x, interpolated along y on row `index` of the samples of bins p.
   template <class Value>
   void add_row(int64_t p, int64_t index, Value&& value) {
     const bool y_rejected_first = y_.rejected_first[k_ * y_.bins + p];
@@ -102,7 +102,7 @@ class MaxOfBox {
         if (index == 0 && (y_rejected_first || x_.rejected_first[x_bin])) {
           best.set(W(0), kRejected);
         } else if (index == 0) {
-          // Nothing is smaller than -infinity: the first sample wins over it, or is its equal and has its index.
+          // No value is below -infinity: the first sample wins over it, or equals it and has the same argmax.
           best.set(-std::numeric_limits<W>::infinity(), make_winner(0, 0));
         }
         for (int64_t i = begin; i < end; ++i) {
@@ -121,7 +121,7 @@ class MaxOfBox {
     }
   }
 
-  // The state lives in memory between calls.
+  // The state stays in memory between calls.
   template <class Change>
   void update(int64_t p, int64_t q, Change&& change) {
     const int64_t at = (p * x_.bins + q) * B;
@@ -142,14 +142,14 @@ struct Columns {
   int64_t first, last;
 };
 
-// Rows of one block of one map: `kept` neighbours can be held at the same time.
+// Cached rows of one block of one map: up to `kept` neighbouring rows at a time.
 template <int B, class W>
 class RowCache {
  public:
   RowCache(const RowReader<B, W>& reader, int64_t kept)
       : reader_(reader), line_(reader.in_place ? 0 : reader.view.width * B), buffer_(kept * line_), kept_(kept) {}
 
-  // Only these columns of the row need be valid.
+  // Row y; only these columns are valid.
   Row<W> at(int64_t y, const Columns& columns) {
     const int64_t place = y % static_cast<int64_t>(kept_.size());
     Kept& kept = kept_[place];
@@ -186,7 +186,7 @@ inline void max_of_part(const MaxJob<W>& job, const PlanePart& part, int64_t c, 
   const auto box_in = [&](int64_t slot, int64_t k) {
     return MaxOfBox<NV, W>(job, k, values.data() + slot * size, winners.data() + slot * size);
   };
-  // columns(y) are those that row y of the map is read for.
+  // columns(y): the columns to read of row y of the map.
   const auto add = [&](MaxOfBox<NV, W>& box, int64_t row, auto&& columns) {
     const auto read = [&](int64_t y) { return rows.at(y, columns(y)); };
     const PixelRange pixels = plan.pixels(row);

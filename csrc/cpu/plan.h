@@ -1,5 +1,5 @@
-// Everything about the boxes of one call that does not depend on the features: tables per axis, in the two orders
-// that the kernels read them, and which boxes belong to which plane.
+// The data of the boxes of one call, independent of the features: tables per axis, in the two orders in which kernels
+// read them, and the boxes of each plane.
 #pragma once
 
 #include <vector>
@@ -14,9 +14,9 @@ struct MapLevel {
   int64_t height, width;
 };
 
-// What every pooling call knows about its boxes. Rows are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy,
-// w, h, angle); `directions` are rows of the same form, the image column unused (docs/math.md, section 7). A plane is
-// one image at one level: planes are numbered level by level.
+// A view of the boxes of a call (BoxCall). Rows are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy, w, h, angle).
+// Directions are rows of the same form; their image column is unused (docs/math.md, section 7). A plane is one image at
+// one level; planes are numbered level by level.
 template <class T>
 struct BoxParams {
   Rule rule;
@@ -24,8 +24,8 @@ struct BoxParams {
   int64_t boxes, columns;
   int64_t bins_y, bins_x;
   int64_t images;
-  std::vector<MapLevel> levels;
-  std::vector<int64_t> plane_of_box;
+  const std::vector<MapLevel>& levels;
+  const std::vector<int64_t>& plane_of_box;
   const T* rows;
 
   int64_t planes() const { return static_cast<int64_t>(levels.size()) * images; }
@@ -49,7 +49,7 @@ struct Tap {
   W weight[M];
 };
 
-// Tables of the x axis: for each bin of each item its taps, by ascending pixel.
+// Tables of the x axis: the taps of each bin of each item, in ascending pixels.
 template <class W, int M>
 struct TablesByBin {
   int64_t bins;
@@ -60,7 +60,7 @@ struct TablesByBin {
   const int64_t* item(int64_t i) const { return begin.data() + i * bins; }
 };
 
-// Tables of the y axis: for each touched row of each item the bins that it feeds.
+// Tables of the y axis: for each touched row of each item, the bins that it contributes to.
 struct PixelRow {
   int32_t pixel;
   int64_t begin, end;  // into taps
@@ -73,7 +73,7 @@ struct TablesByPixel {
   std::vector<Tap<W, M>> taps;
 };
 
-// Builders append the table of one item.
+// Appends the table of one item.
 template <class W, int M>
 class TableBuilder {
  public:
@@ -98,7 +98,7 @@ class TableBuilder {
   template <class T, int ORDER>
   void append(TablesByPixel<W, M>& tables, const BoxAxis<T>& axis, const TableDerivative<T, M, ORDER>& derivative) {
     entries_.clear();
-    // From the end that is nearer to the origin, so that pixels nearly ascend and insertion is nearly free.
+    // Starts at the end with the lowest positions: pixels then nearly ascend, and insertion costs almost nothing.
     for (int64_t step = 0; step < axis.bins; ++step) {
       const int64_t p = axis.bin < T(0) ? axis.bins - 1 - step : step;
       for_each_tap<W>(axis, p, derivative, [&](int64_t pixel, const W* weight) {
@@ -159,33 +159,32 @@ inline BoxesByPlane group_by_plane(const std::vector<int64_t>& plane_of_box, int
   return groups;
 }
 
-// Tables of an averaging call. An item is one product of a y table and an x table; a box has one of them, or several
-// when its derivative along directions is asked for:
+// Tables of an averaging call. An item is one product of a y table and an x table. A box has one item, or several for a
+// derivative along directions (docs/math.md, (20) to (22')):
 //   A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]
-//   D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v], of which the last two exist for integrals only
+//   D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v]; the last two exist only for integrals
 template <class W>
 struct AveragePlan {
   int64_t terms;  // items per box; item = box * terms + term
   TablesByBin<W, 1> x;
   TablesByPixel<W, 1> y;
   BoxesByPlane by_plane;
-  std::vector<W> outside;  // [K][bins] what samples outside the map add to a bin, the same in all channels; or empty
+  std::vector<W> outside;  // [K][bins] sum of the samples outside the map, the same in all channels; or empty
 
-  // What a row sweep needs to know; with one term, items are boxes.
+  // The interface for a row sweep; with one term, items are boxes.
   int64_t first_row(int64_t k) const { return y.begin[k]; }
   PixelRange pixels(int64_t row) const { return {y.rows[row].pixel, y.rows[row].pixel + 1}; }
   int32_t first_column(int64_t k) const { return x.first[k]; }
   int32_t last_column(int64_t k) const { return x.last[k]; }
 };
 
-// Samples outside the map have this value: it joins the mean of a bin with their share.
+// Samples outside the map have this value; their share of a bin weighs it in the mean.
 template <class W, class T>
 void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double value) {
   const auto samples_on_map = [](const BoxAxis<T>& axis, std::vector<double>& counts) {
     counts.assign(static_cast<size_t>(axis.bins), 0.0);
     for (int64_t p = 0; p < axis.bins; ++p) {
-      for_each_sample(axis, p, false,
-                      [&](const AxisSample<T>& sample) { counts[p] += static_cast<double>(sample.count); });
+      for_each_sample(axis, p, [&](const AxisSample<T>& sample) { counts[p] += static_cast<double>(sample.count); });
     }
   };
   const double samples = static_cast<double>(params.sampling_ratio) * static_cast<double>(params.sampling_ratio);
@@ -213,7 +212,7 @@ AveragePlan<W> make_average_plan(const BoxParams<T>& params, const std::vector<c
   plan.x.begin.reserve(static_cast<size_t>(params.boxes * plan.terms * params.bins_x + 1));
   plan.x.taps.reserve(guess * static_cast<size_t>(params.bins_x));
   plan.y.taps.reserve(guess * static_cast<size_t>(params.bins_y));
-  // The table of one axis along those directions that are not null.
+  // The table of one axis, differentiated along the directions that are not null.
   const auto append = [&](auto& tables, const BoxAxis<T>& axis, const EdgeRates<T>* u, const EdgeRates<T>* v) {
     if (v != nullptr) {
       builder.append(tables, axis, TableDerivative<T, 1, 2>{{*u}, {*v}});

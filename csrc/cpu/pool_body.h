@@ -1,9 +1,9 @@
-// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its transpose in F. Included as vector_body.h is.
+// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its adjoint, grad_input. Included like vector_body.h.
 //
-// Both walk rows of the map. On a row the x tables turn pixels into PW sums, and each sum is added, weighted, to the
-// bins that the row feeds; the transpose runs the same steps backwards.
+// Both walk rows of the map. On a row the x tables reduce pixels to PW sums. Each sum is added, weighted, to the bins
+// that the row contributes to. The adjoint runs the same steps backwards.
 
-// acc[bin][B] += weights of one row of one box.
+// acc[bin][B] += contribution of one row of the map to one box.
 template <int NV, class W>
 inline void pool_row(Row<W> row, const int64_t* x_begin, int64_t bins_x, const Tap<W, 1>* x_taps,
                      const Tap<W, 1>* y_begin, const Tap<W, 1>* y_end, W* acc) {
@@ -24,7 +24,7 @@ inline void pool_row(Row<W> row, const int64_t* x_begin, int64_t bins_x, const T
   }
 }
 
-// row[x][B] += what the bins of one box give to one row.
+// row[x][B] += contribution of the bins of one box to one row of the map.
 template <int NV, class W>
 inline void spread_row(const W* grad, const int64_t* x_begin, int64_t bins_x, const Tap<W, 1>* x_taps,
                        const Tap<W, 1>* y_begin, const Tap<W, 1>* y_end, W* row) {
@@ -45,14 +45,14 @@ inline void spread_row(const W* grad, const int64_t* x_begin, int64_t bins_x, co
   }
 }
 
-// What the bins of box k hold before any pixel is added.
+// Initial values of the bins of box k: the share of samples outside the map, or 0.
 template <int B, class W>
 inline void begin_bins(const AveragePlan<W>& plan, int64_t k, int64_t bins, W* acc) {
   if (plan.outside.empty()) return std::fill(acc, acc + bins * B, W(0));
   for (int64_t i = 0; i < bins; ++i) std::fill(acc + i * B, acc + (i + 1) * B, plan.outside[k * bins + i]);
 }
 
-// Calls visit(item's row, taps by bin) for all rows of all items of box k: the whole product of one box.
+// Calls visit(item, row of the map with its taps) for all rows of all items of box k: the whole product of one box.
 template <class W, class Visit>
 inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& visit) {
   for (int64_t item = k * plan.terms; item < (k + 1) * plan.terms; ++item) {
@@ -61,7 +61,7 @@ inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& v
   }
 }
 
-// The block of the map stays in the cache, packed row by row when first needed, or is read where it lies.
+// For blocks of the map that stay in the cache: packed row by row on first use, or read in place.
 template <int NV, class W>
 inline void pool_by_box(const PoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -13,8 +12,7 @@
 #include <optional>
 #include <sstream>
 
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
+#include "../parallel.h"
 
 namespace roialign_ext {
 namespace {
@@ -32,7 +30,7 @@ constexpr int64_t kFreeBlocksPerBlock = 4;
 // Pages that one thread populates, or looks up, at a time.
 constexpr int64_t kChunk = 2 * kMiB;
 // Nanoseconds for a MiB in which one thread gets it in small pages: huge ones that take longer are a loss.
-constexpr int64_t kStall = 250'000;
+constexpr int64_t kStall = 350'000;
 // Older headers lack the name of Linux 5.14.
 constexpr int kPopulateWrite = 23;
 
@@ -109,9 +107,10 @@ class WholePages {
   PageRange all_;
 };
 
-// Large results that do without huge pages after a stall; twice as many after each. So stalls become rare where they
-// recur, and one at the start of a process, whose memory is cold, does not decide for its life.
-std::atomic<int64_t> results_to_wait{0}, next_wait{4};
+HugePageTrials& trials() {
+  static HugePageTrials of_process;
+  return of_process;
+}
 
 const std::optional<Pages>& forced_pages() {
   static const std::optional<Pages> forced = []() -> std::optional<Pages> {
@@ -128,7 +127,19 @@ HugePageFacts read_huge_page_facts() {
   if (sysconf(_SC_PAGESIZE) != kSmallPage) return {};
   return {chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/enabled")),
           chosen_word(contents_of("/sys/kernel/mm/transparent_hugepage/defrag")), contents_of("/proc/buddyinfo"),
-          results_to_wait > 0};
+          trials().waits()};
+}
+
+void HugePageTrials::record(Pages pages, bool stalled) {
+  if (pages != Pages::kHuge) {
+    if (waits()) --left_;
+  } else if (!stalled) {
+    stalls_ = 0;
+  } else if (++stalls_ == kStallsInARow) {
+    stalls_ = 0;
+    left_ = next_.load();
+    next_ = 2 * next_;
+  }
 }
 
 bool is_stall(int64_t bytes, int64_t nanoseconds) { return nanoseconds / kStall > bytes / kMiB; }
@@ -149,7 +160,7 @@ void supply_pages(void* data, int64_t bytes, Pages pages) {
   if (pages == Pages::kTouched) return;
   const WholePages block(data, bytes);
   if (pages == Pages::kHuge) block.all().advise(MADV_HUGEPAGE);
-  at::parallel_for(0, block.chunks(), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(block.chunks(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const PageRange chunk = block.chunk(i);
       if (!block.resident(chunk)) chunk.advise(kPopulateWrite);
@@ -157,23 +168,18 @@ void supply_pages(void* data, int64_t bytes, Pages pages) {
   });
 }
 
-at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  at::Tensor result = at::empty(sizes, options);
-  const int64_t bytes = static_cast<int64_t>(result.nbytes());
+Tensor empty_result(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last) {
+  Tensor result = empty(sizes, dtype, like, channels_last);
+  const int64_t bytes = result.numel() * static_cast<int64_t>(result.element_size());
   if (bytes < kWorthPopulating) return result;
   void* data = result.mutable_data_ptr();
   if (WholePages(data, bytes).all_resident()) return result;
   const auto& forced = forced_pages();
-  const HugePageFacts facts = read_huge_page_facts();
-  const Pages pages = forced.has_value() ? *forced : choose_pages(bytes, facts);
-  if (facts.stalled && bytes >= kWorthHugePages) --results_to_wait;
+  const Pages pages = forced.has_value() ? *forced : choose_pages(bytes, read_huge_page_facts());
   const auto begin = std::chrono::steady_clock::now();
   supply_pages(data, bytes, pages);
   const std::chrono::nanoseconds taken = std::chrono::steady_clock::now() - begin;
-  if (pages == Pages::kHuge && is_stall(bytes, taken.count())) {
-    results_to_wait = next_wait.load();
-    next_wait = 2 * next_wait;
-  }
+  if (bytes >= kWorthHugePages) trials().record(pages, is_stall(bytes, taken.count()));
   return result;
 }
 
@@ -181,7 +187,7 @@ Pages pages_from_name(const std::string& name) {
   for (const Pages pages : {Pages::kTouched, Pages::kPopulated, Pages::kHuge}) {
     if (name == name_of_pages(pages)) return pages;
   }
-  TORCH_CHECK_VALUE(false, "ROIALIGN_EXT_PAGES must be touched, populated or huge, but is ", name);
+  throw std::invalid_argument("ROIALIGN_EXT_PAGES must be touched, populated or huge, but is " + name);
 }
 
 const char* name_of_pages(Pages pages) {

@@ -2,9 +2,10 @@
 // after every call, and what the kernel then does on the first write to each page can cost more than the pooling.
 #pragma once
 
+#include <atomic>
 #include <string>
 
-#include <ATen/core/Tensor.h>
+#include "../tensor.h"
 
 namespace roialign_ext {
 
@@ -17,13 +18,28 @@ struct HugePageFacts {
   std::string enabled;    // /sys/kernel/mm/transparent_hugepage/enabled, one word: when memory gets them
   std::string defrag;     // /sys/kernel/mm/transparent_hugepage/defrag, one word: who waits until one has been made
   std::string buddyinfo;  // /proc/buddyinfo: free blocks of 2^0, 2^1, ... pages, by node and zone
-  bool stalled = false;   // whether results do without huge pages for a while, after an is_stall()
+  bool stalled = false;   // HugePageTrials::waits()
 };
 HugePageFacts read_huge_page_facts();
 
 // Whether huge pages took longer to come than small ones. A virtual machine may have them free while its host has given
 // their memory to others: the first touch then waits for the host, which no fact above tells.
 bool is_stall(int64_t bytes, int64_t nanoseconds);
+
+// Decides by past results whether the next one asks for huge pages. After two stalls in a row 4 results do without,
+// then 8, then 16: stalls become rare where they recur. One stall alone decides nothing, because the first touch of
+// free memory may wait for the host where memory that the process has just given back comes at once.
+class HugePageTrials {
+ public:
+  bool waits() const { return left_ > 0; }
+  // How one result large enough for huge pages got its memory.
+  void record(Pages pages, bool stalled);
+
+ private:
+  static constexpr int kStallsInARow = 2;
+  std::atomic<int> stalls_{0};
+  std::atomic<int64_t> left_{0}, next_{4};
+};
 
 // The rule.
 Pages choose_pages(int64_t bytes, const HugePageFacts& facts);
@@ -32,8 +48,8 @@ Pages choose_pages(int64_t bytes, const HugePageFacts& facts);
 // refuses, pages come as they are touched, so errors mean nothing.
 void supply_pages(void* data, int64_t bytes, Pages pages);
 
-// at::empty with its pages supplied. The environment variable ROIALIGN_EXT_PAGES takes the place of the rule.
-at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options);
+// empty() with its pages supplied. The environment variable ROIALIGN_EXT_PAGES takes the place of the rule.
+Tensor empty_result(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last);
 
 // The names of the choices: touched, populated, huge. Raises ValueError for another one.
 Pages pages_from_name(const std::string& name);

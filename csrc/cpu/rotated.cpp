@@ -1,9 +1,11 @@
 #include "rotated.h"
 
+#include "schedule.h"
+
 namespace roialign_ext {
 
 template <class W, class T>
-void pool_rotated(const BoxParams<T>& params, const std::vector<const T*>& directions, const Pyramid<Input>& maps,
+void rotated_pool(const BoxParams<T>& params, const std::vector<const T*>& directions, const Pyramid<Input>& maps,
                   const Output& output) {
   const Kernels<W> kernels = select_kernels<W>();
   const RotatedPlan<W> plan = make_rotated_plan<W>(params, directions);
@@ -14,8 +16,8 @@ void pool_rotated(const BoxParams<T>& params, const std::vector<const T*>& direc
 }
 
 template <class W, class T>
-void spread_rotated(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                    const Pyramid<Output>& grad_input) {
+void rotated_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
+                        const Pyramid<Output>& grad_input) {
   const Kernels<W> kernels = select_kernels<W>();
   const RotatedPlan<W> plan = make_rotated_plan<W>(params, directions);
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, grad.channels, grad_input.planes());
@@ -25,8 +27,8 @@ void spread_rotated(const BoxParams<T>& params, const std::vector<const T*>& dir
 }
 
 template <class W, class T>
-void box_gradient_rotated(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                          const Pyramid<Input>& maps, T* rows) {
+void rotated_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
+                        const Pyramid<Input>& maps, T* rows) {
   const Kernels<W> kernels = select_kernels<W>();
   const RotatedPlan<W> plan = make_rotated_gradient_plan<W>(params, directions);
   const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
@@ -43,12 +45,12 @@ void box_gradient_rotated(const BoxParams<T>& params, const std::vector<const T*
 }
 
 #define INSTANTIATE(W, T)                                                                                    \
-  template void pool_rotated<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Pyramid<Input>&, \
+  template void rotated_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Pyramid<Input>&, \
                                    const Output&);                                                           \
-  template void spread_rotated<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,        \
-                                     const Pyramid<Output>&);                                                \
-  template void box_gradient_rotated<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,  \
-                                           const Pyramid<Input>&, T*);
+  template void rotated_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,    \
+                                         const Pyramid<Output>&);                                            \
+  template void rotated_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,    \
+                                         const Pyramid<Input>&, T*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, double)
 INSTANTIATE(double, double)

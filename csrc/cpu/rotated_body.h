@@ -1,8 +1,8 @@
-// Average pooling over rotated boxes, its transpose and its box gradient (docs/math.md, section 14). Included as
-// vector_body.h is. Units are (plane, channel block): the block of the map is packed once and its boxes are visited in
-// order.
+// Average pooling over rotated boxes, grad_input and grad_boxes (docs/math.md, section 14). Included like
+// vector_body.h. A unit of work is a plane and a channel block: the block of the map is packed once and its boxes are
+// visited in order.
 
-// A block of one plane, rows packed when first needed or read where they lie.
+// A block of one plane; rows are packed on first use or read in place.
 template <int B, class W>
 class PackedPlane {
  public:

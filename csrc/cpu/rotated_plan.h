@@ -1,4 +1,4 @@
-// What the loops over rotated boxes are given: the taps of one box at a time, since all of a call would not fit.
+// Taps for the loops over rotated boxes, one box at a time, because the taps of a whole call would not fit in memory.
 #pragma once
 
 #include <functional>
@@ -9,7 +9,7 @@
 
 namespace roialign_ext {
 
-// The taps of one box, bin by bin. `many` weights a tap: one, or one for each parameter of the box.
+// Taps of one box, bin by bin, with `many` weights each: one, or one per parameter of the box.
 template <class W>
 struct PointTaps {
   std::vector<int64_t> begin;  // [bins + 1] into y and x
@@ -19,12 +19,12 @@ struct PointTaps {
 
 template <class W>
 struct RotatedPlan {
-  // Fills `taps` for box k. Compiled once for all instruction sets, so that they take the same taps.
+  // Fills `taps` for box k. Compiled once for all instruction sets, so that they use the same taps.
   std::function<void(int64_t k, PointTaps<W>& taps)> taps_of_box;
   BoxesByPlane by_plane;
 };
 
-// Taps of the derivative of order ORDER along `first` and `second`, M of them at once; rows of parameters.
+// Taps of the derivative of order ORDER along M pairs of directions, which are rows of box parameters.
 template <class W, int M, int ORDER, class T>
 void fill_point_taps(const BoxParams<T>& params, int64_t k, const PointDerivative<T, M, ORDER>& derivative,
                      PointTaps<W>& taps) {
@@ -48,8 +48,8 @@ void fill_point_taps(const BoxParams<T>& params, int64_t k, const PointDerivativ
   }
 }
 
-// Pooling and its transpose: the value, or the derivative along the given directions. `params` and the rows outlive
-// the plan.
+// For pooling and grad_input: the value, or the derivative along the directions. `params` and the rows must outlive the
+// plan.
 template <class W, class T>
 RotatedPlan<W> make_rotated_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
   RotatedPlan<W> plan;
@@ -64,7 +64,7 @@ RotatedPlan<W> make_rotated_plan(const BoxParams<T>& params, const std::vector<c
   return plan;
 }
 
-// The gradient by the parameters, of the value or of its derivative along a direction.
+// For grad_boxes: the gradient with respect to the parameters, of the value or of its derivative along a direction.
 template <class W, class T>
 RotatedPlan<W> make_rotated_gradient_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
   RotatedPlan<W> plan;

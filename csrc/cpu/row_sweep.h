@@ -1,5 +1,5 @@
-// Schedule of a row sweep: the rows of a plane from top to bottom, and on each the boxes that touch it. A box holds
-// a scratch slot from its first row to its last, so scratch is bounded by the boxes alive on one row.
+// Schedule of a row sweep: the rows of a plane from top to bottom, and on each row the boxes that touch it. A box holds
+// a scratch slot from its first row to its last, so the boxes alive on one row bound the scratch memory.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace roialign_ext {
 
 struct SweepEntry {
   int64_t box;
-  int64_t row;  // what the box does with this row of the map: an index into its plan
+  int64_t row;  // index into the plan: the use of this map row by the box
   int32_t slot;
   bool opens, closes;  // the box's first or last entry
 };
@@ -20,18 +20,18 @@ struct PlaneSweep {
   std::vector<int64_t> begin;        // [height + 1] into entries
   std::vector<SweepEntry> entries;   // by row, then in box order
   std::vector<int32_t> first, last;  // [height] columns [first, last) that some box on the row touches
-  std::vector<int64_t> untouched;    // boxes without any row
+  std::vector<int64_t> untouched;    // boxes that touch no row
   int64_t slots = 0;
 };
 
-// Boxes of one plane: those that are visited one by one, and those that a sweep visits.
+// Boxes of one plane: those visited one by one, and those visited by a sweep.
 struct PlanePart {
   int64_t plane;
   std::vector<int64_t> boxes;
-  PlaneSweep sweep;  // empty where all boxes are visited one by one
+  PlaneSweep sweep;  // empty if all boxes are visited one by one
 };
 
-// Every plane in up to `parts` parts of its boxes, in box order, and none of them to be swept yet.
+// Splits the boxes of every plane into up to `parts` parts, in box order, still without sweeps.
 inline std::vector<PlanePart> split_planes(const BoxesByPlane& by_plane, int64_t parts) {
   std::vector<PlanePart> split;
   for (int64_t plane = 0; plane + 1 < static_cast<int64_t>(by_plane.begin.size()); ++plane) {
@@ -45,8 +45,8 @@ inline std::vector<PlanePart> split_planes(const BoxesByPlane& by_plane, int64_t
   return split;
 }
 
-// The plan says of box k which rows of its own it has (first_row(k) up to first_row(k + 1)), which pixels these need
-// (pixels(row), visited on the first of them), and which columns [first_column(k), last_column(k)) the box touches.
+// The plan has, for box k, its plan rows [first_row(k), first_row(k + 1)), the map rows that each needs (pixels(row);
+// it is visited on the first of them), and the columns [first_column(k), last_column(k)) that the box touches.
 template <class Plan>
 PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes, int64_t height) {
   PlaneSweep sweep;

@@ -4,9 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include <c10/util/Exception.h>
-
 #include "../core/winner.h"
+#include "../errors.h"
 #include "plan.h"
 
 namespace roialign_ext {
@@ -33,13 +32,13 @@ struct SampleTables {
     for (int64_t p = 0; p < axis.bins; ++p) {
       int64_t next_index = 0;
       bool first = true;
-      for_each_sample(axis, p, /*ascending_positions=*/false, [&](const AxisSample<T>& sample) {
+      for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
         W low[2], high[2];
         sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
         samples.push_back({static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]});
-        TORCH_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamples,
-                          axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamples,
-                          " samples of a bin may fall on the map along one axis");
+        ROI_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamples,
+                        axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamples,
+                        " samples of a bin may fall on the map along one axis");
         if (sample.index == 0) first = false;
         next_index = sample.index + sample.count;
       });

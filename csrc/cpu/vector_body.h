@@ -1,8 +1,8 @@
-// Vectors of one instruction set and the moves between strided storage and channel blocks. Included inside the
-// namespace and target region of each kernels_*.cpp, after the macro ROI_VECTOR_BYTES is set.
+// Vectors of one instruction set, and copies between strided storage and channel blocks. Included inside the namespace
+// and target region of each kernels_*.cpp, after the macro ROI_VECTOR_BYTES is defined.
 //
-// A channel block is an array [pixels][B] of the arithmetic type: the B channels of one pixel lie side by side and
-// fill NV vectors. Channels beyond the tensor's last are padded with zeros.
+// A channel block is an array [pixels][B] of the arithmetic type. The B channels of a pixel are contiguous and fill NV
+// vectors. Channels past the tensor's last are zeros.
 
 template <class W>
 struct VectorType {
@@ -18,7 +18,7 @@ inline Vec<double> load(const double* p) { return *reinterpret_cast<const Vector
 inline void store(float* p, Vec<float> v) { *reinterpret_cast<VectorType<float>::unaligned*>(p) = v; }
 inline void store(double* p, Vec<double> v) { *reinterpret_cast<VectorType<double>::unaligned*>(p) = v; }
 
-// Integers in lanes as wide as the arithmetic type; in memory they have 32 bits.
+// Integers in lanes as wide as the arithmetic type; 32 bits in memory.
 template <class W>
 using lane_index_t = std::conditional_t<sizeof(W) == 4, int32_t, int64_t>;
 
@@ -76,8 +76,8 @@ inline void store(c10::Half* p, Vec<float> v) {
 #endif
 }
 
-// Stores past the caches, to a 64-byte aligned line at a time: results larger than the caches are not read back soon,
-// and a plain store would first read the line it is about to overwrite.
+// Non-temporal stores, one 64-byte aligned line at a time. Results larger than the caches are not read back soon, and
+// a plain store would first read the line that it overwrites.
 inline void stream(float* p, Vec<float> v) {
 #if ROI_VECTOR_BYTES == 64
   _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
@@ -93,7 +93,7 @@ inline void stream(int32_t* p, Vec<int32_t> v) { stream(reinterpret_cast<float*>
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
 
 // Transposition of an L x L tile in registers: log2(L) steps, each exchanging the off-diagonal halves of all squares
-// of side 2 * s. Lane l of the two results of a step comes from lanes of the pair (a, b) as the two indexes say.
+// of side 2 * s. The two functions give the lane of the pair (a, b) for lane l of the two results of a step.
 template <int s, int L>
 constexpr int transposed_low(int l) {
   return (l & s) == 0 ? l : L + l - s;
@@ -126,8 +126,8 @@ template <int B, class S, class W>
 inline void pack(const S* source, int64_t stride_c, int64_t stride_i, int64_t channels, int64_t count, W* block) {
   constexpr int L = VectorType<W>::lanes;
   if (stride_c == 1 && channels == B) {
-    // Pixel by pixel: where pixels lie a power of two apart their lines share few places of the cache, and would not
-    // stay there from one vector of channels to the next.
+    // Pixel by pixel: lines a power of two apart map to few cache sets, and would be evicted from one vector of
+    // channels to the next.
     for (int64_t i = 0; i < count; ++i) {
       for (int c = 0; c < B; c += L) store(block + i * B + c, load(source + i * stride_i + c));
     }
@@ -141,7 +141,7 @@ inline void pack(const S* source, int64_t stride_c, int64_t stride_i, int64_t ch
       for (int64_t i = 0; i < count; ++i) store(to + i * B, load(from + i * stride_i));
     } else if (present >= L && stride_i == 1 && count >= L) {
       for (int64_t i = 0; i < count; i += L) {
-        if (i > count - L) i = count - L;  // the last tile overlaps the one before
+        if (i > count - L) i = count - L;  // the last tile overlaps the previous one
         Vec<W> tile[L];
         for (int l = 0; l < L; ++l) tile[l] = load(from + l * stride_c + i);
         transpose_step<1>(tile);
@@ -157,7 +157,7 @@ inline void pack(const S* source, int64_t stride_c, int64_t stride_i, int64_t ch
   }
 }
 
-// Block -> storage, the reverse: one rounding to the storage type.
+// Block -> storage, the reverse, with one rounding to the storage type.
 template <int B, class S, class W>
 inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, int64_t stride_i, int64_t channels,
                    bool past_caches) {
@@ -201,7 +201,7 @@ inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, i
   }
 }
 
-// The same for a whole view's plane or bins of one box, rows of any stride.
+// The same for a plane of a view or the bins of one box, with rows of any stride.
 template <int B, class W>
 inline void pack_plane(const Input& view, int64_t n, int64_t c, int64_t channels, W* block) {
   with_storage<W>(view.storage, [&](auto storage) {
@@ -214,7 +214,7 @@ inline void pack_plane(const Input& view, int64_t n, int64_t c, int64_t channels
   });
 }
 
-// Results are contiguous (either layout), so their planes and rows are runs of pixels.
+// Results are contiguous (NCHW or channels_last), so their planes and rows are runs of pixels.
 template <int B, class W>
 inline void unpack_pixels(const W* block, const Output& view, int64_t n, int64_t c, int64_t channels, int64_t first,
                           int64_t count) {
@@ -229,15 +229,15 @@ inline void unpack_plane(const W* block, const Output& view, int64_t n, int64_t 
   unpack_pixels<B>(block, view, n, c, channels, 0, view.pixels());
 }
 
-// A row of the map as the kernels read it: pixel x of the block starts at data + x * pitch.
+// A row of the map for the kernels: pixel x of the block starts at data + x * pitch.
 template <class W>
 struct Row {
   const W* data;
   int64_t pitch;
 };
 
-// Can the kernels read this block of channels where it lies? Pixels a multiple of 4 KiB apart share so few places of
-// the caches that a block of them does not stay there, however small it is.
+// True if the kernels can read this block of channels in place. Pixels a multiple of 4 KiB apart map to so few cache
+// sets that even a small block of them would be evicted.
 template <int B, class W>
 inline bool readable_in_place(const Input& view, int64_t channels) {
   constexpr Storage own = std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat;
@@ -245,8 +245,8 @@ inline bool readable_in_place(const Input& view, int64_t channels) {
   return view.storage == own && view.stride_c == 1 && channels == B && spread_over_cache;
 }
 
-// Reads rows of one block of one image: in place if the layout allows it, otherwise packed into `buffer`, which has
-// room for [width][B]; only columns [first, last) of the row are valid then.
+// Reads rows of one block of one image, in place if the layout allows it. Otherwise packs them into `buffer`, of size
+// [width][B], where only columns [first, last) of the row are valid.
 template <int B, class W>
 struct RowReader {
   const Input& view;
@@ -273,7 +273,7 @@ inline W sum_of_lanes(Vec<W> v) {
   return sum;
 }
 
-// Calls run(NV, part of a plane or box, first channel, channels) for units [begin, end), NV as a constant.
+// Calls run(NV, part of a plane or box, first channel, channels) for units [begin, end), with NV as a constant.
 template <class W, class Run>
 inline void for_each_unit(const ChannelBlocks& blocks, int64_t channels, int64_t begin, int64_t end, Run&& run) {
   for (int64_t unit = begin; unit < end; ++unit) {

@@ -45,13 +45,14 @@ struct Used {
 // A block has one box. Each thread adds up what its share of the bins and channels gives to the four edges (x low, y
 // low, x high, y high), and the sums of all threads are added in a fixed order.
 //
-// Where channels lie together: threads share bins and channels as WorkMap says. Pixels are read only where both factors
-// of some product have weight, as in the definition.
-template <class S>
+// Where channels lie together: threads share bins and channels as WorkMap says, in packs of VEC. Pixels are read only
+// where both factors of some product have weight, as in the definition.
+template <class S, int VEC>
 __global__ void __launch_bounds__(kThreads)
-    by_channels(const __grid_constant__ CallArgs args, const __grid_constant__ Tables<typename Access<S>::W> tables,
-                const WorkMap map) {
+    average_grad_boxes_channels_last(const __grid_constant__ CallArgs args,
+                                     const __grid_constant__ Tables<typename Access<S>::W> tables, const WorkMap map) {
   using W = typename Access<S>::W;
+  constexpr int kPacks = kChannels / VEC;
   ROI_SHARED_BYTES(shared);
   const int64_t box = blockIdx.x;
   const int plane = tables.plane_of_box[box];
@@ -59,17 +60,17 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t threads = plane < 0 ? 0 : map.threads();
   const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
-    const Work work = work_of(map, thread, kChannels, args.channels);
+    const Work work = work_of(map, thread, kChannels, args.channels, VEC);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
     const int64_t at_bin =
         box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
     const int64_t at_map = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
-    W grad[kChannels];
+    W grad[kPacks][VEC] = {};
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c) {
-      grad[c] = c < channels.count ? Access<S>::load(bins.data, at_bin + c * channels.step * bins.stride_c) : W(0);
+    for (int i = 0; i < kPacks; ++i) {
+      if (i < channels.count) Pack<S, VEC>::load(bins.data, at_bin + i * channels.step * bins.stride_c, grad[i]);
     }
     const Band y_band = tables.y.band(box, bin.p), x_band = tables.x.band(box, bin.q);
     for (int first = 0; first < tables.y.tables; first += 3) {
@@ -88,8 +89,12 @@ __global__ void __launch_bounds__(kThreads)
           const int64_t at = row + x * pixels.stride_x;
           W product = W(0);
 #pragma unroll
-          for (int c = 0; c < kChannels; ++c) {
-            if (c < channels.count) product += grad[c] * Access<S>::load(pixels.data, at + c * step);
+          for (int i = 0; i < kPacks; ++i) {
+            if (i >= channels.count) continue;
+            W values[VEC];
+            Pack<S, VEC>::load(pixels.data, at + i * step, values);
+#pragma unroll
+            for (int c = 0; c < VEC; ++c) product += grad[i][c] * values[c];
           }
           if (wx.stays != W(0)) sums.stays += wx.stays * product;
           if (wx.low != W(0)) sums.low += wx.low * product;
@@ -118,7 +123,8 @@ struct ColumnSums {
 
 template <class S>
 __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
-    by_columns(const __grid_constant__ CallArgs args, const __grid_constant__ Tables<typename Access<S>::W> tables) {
+    average_grad_boxes_nchw(const __grid_constant__ CallArgs args,
+                            const __grid_constant__ Tables<typename Access<S>::W> tables) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -204,14 +210,18 @@ void average_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& laun
     const Products products = box_gradient_products(args);
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_tables(args, products, tables, launcher);
+    build_tables(args, products, tables, Groups{}, launcher);
     const size_t sums_bytes = kWarps * 4 * sizeof(W);
     if (channels_lie_together(args)) {
       const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
-      launcher.launch("by_channels", by_channels<S>, args.boxes, kThreads, sums_bytes, args, tables, map);
+      with_pack<S>(args, [&](auto vec) {
+        launcher.launch("average_grad_boxes_channels_last", average_grad_boxes_channels_last<S, vec.value>, args.boxes,
+                        kThreads, sums_bytes, args, tables, map);
+      });
     } else {
       const size_t columns_bytes = kWarps * sizeof(ColumnSums<W>);
-      launcher.launch("by_columns", by_columns<S>, args.boxes, kThreads, columns_bytes + sums_bytes, args, tables);
+      launcher.launch("average_grad_boxes_nchw", average_grad_boxes_nchw<S>, args.boxes, kThreads,
+                      columns_bytes + sums_bytes, args, tables);
     }
   });
 }

@@ -10,7 +10,7 @@ void run(Operation operation, const CallArgs& args, Scratch& scratch, Launcher& 
     case Operation::kPool:
       return rotated ? pool_rotated(args, scratch, launcher) : pool_average(args, scratch, launcher);
     case Operation::kGradInput:
-      return rotated ? spread_rotated(args, scratch, launcher) : spread_average(args, scratch, launcher);
+      return rotated ? spread_rotated(args, scratch, launcher) : average_grad_input(args, scratch, launcher);
     case Operation::kGradBoxes:
       return rotated ? rotated_box_gradient(args, scratch, launcher) : average_box_gradient(args, scratch, launcher);
     case Operation::kMax:

@@ -53,16 +53,20 @@ __device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map
   return {level, image, {y, y + map.tile_rows}, {x, x + map.tile_columns}, chunk};
 }
 
-// The shared memory of for_each_near_box.
-constexpr size_t kNearBytes = (kWarps + kThreads) * sizeof(int);
+// The shared memory of for_each_near_batch.
+constexpr int kLongestBatch = 8;
+constexpr size_t kNearBytes = (kWarps + kThreads + kLongestBatch) * sizeof(int);
 
-// Calls add(box) for the boxes of the tile's plane that may touch it, in their order. All threads of the block call it,
-// and all see the same boxes. `Source` knows what a box may touch (touched_y, touched_x).
-template <class Source, class Add>
-__device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Groups& groups, const Tile& tile,
-                                                  const Source& source, unsigned char* shared, Add&& add) {
+// Calls add(boxes, count) for the boxes of the tile's plane that may touch it, in their order, N at a time but for the
+// last ones. All threads of the block call it, and all see the same boxes. With N above 1 they have to meet at a
+// barrier before `add` returns. `Source` knows what a box may touch (touched_y, touched_x).
+template <int N, class Source, class Add>
+__device__ __forceinline__ void for_each_near_batch(const CallArgs& args, const Groups& groups, const Tile& tile,
+                                                    const Source& source, unsigned char* shared, Add&& add) {
+  static_assert(N <= kLongestBatch);
   int* const counts = reinterpret_cast<int*>(shared);
-  int* const near = counts + kWarps;  // [kThreads]
+  int* const near = counts + kWarps;  // [kThreads + N]: those found last, after those that wait for a batch
+  int waiting = 0;
   const Span segment = groups.segments[tile.level * args.images + tile.image];
   for (int first = segment.begin; first < segment.end; first += kThreads) {
     const int i = first + static_cast<int>(threadIdx.x);
@@ -71,11 +75,25 @@ __device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Gr
         candidate >= 0 && overlap(source.touched_y(candidate), tile.y) && overlap(source.touched_x(candidate), tile.x);
     int listed;
     const int rank = rank_in_block(touches, counts, listed);
-    if (touches) near[rank] = candidate;
+    if (touches) near[waiting + rank] = candidate;
+    waiting += listed;
     __syncthreads();
-    for (int j = 0; j < listed; ++j) add(near[j]);
+    const bool is_last = first + kThreads >= segment.end;
+    int done = 0;
+    for (; waiting - done >= N || (is_last && done < waiting); done += N) {
+      add(near + done, waiting - done < N ? waiting - done : N);
+    }
+    waiting -= done;
+    if (done > 0 && static_cast<int>(threadIdx.x) < waiting) near[threadIdx.x] = near[done + threadIdx.x];
     // No barrier: nobody writes to `near` again before all have met in rank_in_block.
   }
+}
+
+// The same, one box at a time: add(box).
+template <class Source, class Add>
+__device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Groups& groups, const Tile& tile,
+                                                  const Source& source, unsigned char* shared, Add&& add) {
+  for_each_near_batch<1>(args, groups, tile, source, shared, [&](const int* box, int) { add(*box); });
 }
 
 // A thread has one pixel, and the channels that WorkMap says. Source adds what a box gives to the pixel (add); it also

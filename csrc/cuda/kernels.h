@@ -6,7 +6,8 @@
 namespace roialign_ext::cuda {
 
 void pool_average(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void spread_average(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void average_grad_input(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Launcher& launcher);
 void average_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher);
 
 void pool_maximum(const CallArgs& args, Scratch& scratch, Launcher& launcher);

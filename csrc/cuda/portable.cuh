@@ -105,12 +105,38 @@ struct Pack {
   using W = typename Access<S>::W;
   using Word = typename WordOf<VEC * sizeof(S)>::Type;
 
-  static __device__ __forceinline__ void load(const void* data, int64_t i, W (&values)[VEC]) {
-    const Word word = __ldg(reinterpret_cast<const Word*>(static_cast<const S*>(data) + i));
-    S elements[VEC];
-    memcpy(elements, &word, sizeof(word));
+  // A load in two steps, so that several words can be under way before the first is decoded.
+  static __device__ __forceinline__ Word read(const void* data, int64_t i) {
+    return __ldg(reinterpret_cast<const Word*>(static_cast<const S*>(data) + i));
+  }
+  // Half types are decoded two at a time, as they lie in a register.
+  static __device__ __forceinline__ void decode(const Word& word, W (&values)[VEC]) {
+    if constexpr (std::is_same_v<S, __nv_bfloat16> && VEC % 2 == 0) {
+      unsigned pairs[VEC / 2];
+      memcpy(pairs, &word, sizeof(word));
 #pragma unroll
-    for (int c = 0; c < VEC; ++c) values[c] = static_cast<W>(elements[c]);
+      for (int c = 0; c < VEC; c += 2) {
+        values[c] = __uint_as_float(pairs[c / 2] << 16);
+        values[c + 1] = __uint_as_float(pairs[c / 2] & 0xffff0000u);
+      }
+    } else if constexpr (std::is_same_v<S, __half> && VEC % 2 == 0) {
+      __half2 pairs[VEC / 2];
+      memcpy(pairs, &word, sizeof(word));
+#pragma unroll
+      for (int c = 0; c < VEC; c += 2) {
+        const float2 pair = __half22float2(pairs[c / 2]);
+        values[c] = pair.x;
+        values[c + 1] = pair.y;
+      }
+    } else {
+      S elements[VEC];
+      memcpy(elements, &word, sizeof(word));
+#pragma unroll
+      for (int c = 0; c < VEC; ++c) values[c] = static_cast<W>(elements[c]);
+    }
+  }
+  static __device__ __forceinline__ void load(const void* data, int64_t i, W (&values)[VEC]) {
+    decode(read(data, i), values);
   }
   static __device__ __forceinline__ void store(void* data, int64_t i, const W (&values)[VEC]) {
     *place(data, i) = rounded(values);

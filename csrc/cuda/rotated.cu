@@ -4,6 +4,7 @@
 // time.
 #include "../core/rotated_box.h"
 #include "gather.cuh"
+#include "groups.cuh"
 #include "kernels.h"
 
 namespace roialign_ext::cuda {
@@ -40,10 +41,13 @@ __device__ __forceinline__ Span pixels_near(T centre, T half, int64_t length) {
           to < end ? static_cast<int>(to > T(0) ? to : T(0)) : static_cast<int>(length)};
 }
 
-// A thread has one box.
+// A thread has one box, in blocks behind those of the lists.
 template <class T>
-__global__ void __launch_bounds__(kThreads) fill_boxes(const __grid_constant__ CallArgs args, RotatedBoxes<T> boxes) {
-  const int64_t k = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+__global__ void __launch_bounds__(kThreads)
+    fill_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const Groups groups) {
+  const int64_t block = blockIdx.x - list_blocks(args, groups);
+  if (block < 0) return list_boxes<T>(args, groups, static_cast<int>(blockIdx.x));
+  const int64_t k = block * kThreads + threadIdx.x;
   if (k >= args.boxes) return;
   const T* row = static_cast<const T*>(args.rows) + kColumns * k;
   const MapArgs& map = args.maps[0];
@@ -74,7 +78,7 @@ __device__ __forceinline__ PointDerivative<T, 1, ORDER> derivative_of(const Call
 // A thread has one bin of one box and up to kChannels channels (WorkMap).
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
+    rotated_pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
   using W = typename Access<S>::W;
   const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
   const Channels& channels = work.channels;
@@ -108,18 +112,73 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// A bin meets a reach: no sample outside can matter.
+// The bins of an axis that meet a reach: no sample of the others can matter. Bins ascend.
 template <class T>
-__device__ __forceinline__ bool meets(const BoxAxis<T>& axis, int64_t p, const Reach<T>& reach) {
-  return !(bin_start(axis, p) > reach.to || bin_start(axis, p + 1) < reach.from);
+__device__ __forceinline__ Span bins_met(const BoxAxis<T>& axis, const Reach<T>& reach) {
+  const int64_t begin =
+      first_beyond(int64_t(0), axis.bins, reach.from, false, [&](int64_t p) { return bin_start(axis, p + 1); });
+  const int64_t end = first_beyond(begin, axis.bins, reach.to, true, [&](int64_t p) { return bin_start(axis, p); });
+  return {static_cast<int>(begin), static_cast<int>(end)};
 }
 
-// What the bins of rotated boxes give to a pixel: the pixel's neighbourhood is turned into the upright box, and of the
-// bins that it meets the samples near it are walked.
+// What the bins of one rotated box give to a pixel: the pixel's neighbourhood is turned into the upright box, and of
+// the bins that it meets the samples near the pixel are walked.
+template <class T, int ORDER>
+struct PixelOfBox {
+  const RotatedBox<T> box;
+  const PointDerivative<T, 1, ORDER> derivative;
+  const int y, x;
+  const UprightWindow<T> window;
+  const Span rows, columns;  // of bins
+
+  __device__ __forceinline__ PixelOfBox(const CallArgs& args, const RotatedBoxes<T>& boxes, int64_t k, int y, int x)
+      : box(boxes.boxes[k]),
+        derivative(derivative_of<ORDER, T>(args, k)),
+        y(y),
+        x(x),
+        window(turn_back(Window<T>{static_cast<T>(y - 1), static_cast<T>(x - 1), T(2), T(2)}, box)),
+        rows(bins_met(box.y, window.rows)),
+        columns(bins_met(box.x, window.columns)) {}
+
+  template <class W>
+  __device__ __forceinline__ W weight(int p, int q) const {
+    W weight = W(0);
+    for_each_rotated_tap<W>(box, window, p, q, derivative, [&](int64_t tap_y, int64_t tap_x, const W* tap) {
+      if (tap_y == y && tap_x == x) weight += *tap;
+    });
+    return weight;
+  }
+};
+
+// Adds the channels of one bin, `step` elements apart. Their type is looked at once for all of them.
+template <class S, int N, class W>
+__device__ __forceinline__ void add_bin(Storage storage, const void* data, int64_t at, int64_t step, int count,
+                                        W weight, W (&sums)[N]) {
+  const auto add = [&](auto element) {
+    using E = decltype(element);
+    const E* one = static_cast<const E*>(data) + at;
+    for_each_channel<N>(count, [&](int c) {
+      sums[c] += weight * Access<E>::load(one, 0);
+      one += step;
+    });
+  };
+  if constexpr (!std::is_same_v<S, AnyFloat>) {
+    add(S());
+  } else if (storage == Storage::kHalf) {
+    add(__half());
+  } else if (storage == Storage::kBFloat16) {
+    add(__nv_bfloat16());
+  } else {
+    add(float());
+  }
+}
+
+// The input gradient where channels lie apart, for gather.cuh. Most of the time goes into the weight of a pixel in a
+// bin, so a thread has many channels.
 template <class S, class T, int ORDER>
 struct RotatedSource {
   using W = typename Access<S>::W;
-  static constexpr int kChannels = cuda::kChannels, kBlocks = cuda::kBlocks;
+  static constexpr int kChannels = sizeof(W) == 8 ? 8 : 32, kBlocks = cuda::kBlocks;
   RotatedBoxes<T> boxes;
 
   __device__ Span touched_y(int64_t box) const { return boxes.y_pixels[box]; }
@@ -127,37 +186,69 @@ struct RotatedSource {
 
   __device__ __forceinline__ void add(const CallArgs& args, int64_t k, int, int y, int x, const Channels& channels,
                                       W (&sums)[kChannels]) const {
-    const Access<S> access(args.storage);
-    const RotatedBox<T> box = boxes.boxes[k];
-    const Window<T> neighbourhood = {static_cast<T>(y - 1), static_cast<T>(x - 1), T(2), T(2)};
-    const UprightWindow<T> window = turn_back(neighbourhood, box);
+    const PixelOfBox<T, ORDER> pixel(args, boxes, k, y, x);
     const Elements<void>& bins = args.bins;
-    const int64_t base = k * bins.stride_n + channels.first * bins.stride_c, step = channels.step * bins.stride_c;
-    for (int64_t p = 0; p < box.y.bins; ++p) {
-      if (!meets(box.y, p, window.rows)) continue;
-      for (int64_t q = 0; q < box.x.bins; ++q) {
-        if (!meets(box.x, q, window.columns)) continue;
-        W weight = W(0);
-        for_each_rotated_tap<W>(box, window, p, q, derivative_of<ORDER, T>(args, k),
-                                [&](int64_t tap_y, int64_t tap_x, const W* tap) {
-                                  if (tap_y == y && tap_x == x) weight += *tap;
-                                });
+    const int64_t base = k * bins.stride_n + channels.first * bins.stride_c;
+    for (int p = pixel.rows.begin; p < pixel.rows.end; ++p) {
+      for (int q = pixel.columns.begin; q < pixel.columns.end; ++q) {
+        const W weight = pixel.template weight<W>(p, q);
         if (weight == W(0)) continue;
-        const int64_t at = base + p * bins.stride_y + q * bins.stride_x;
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          if (c < channels.count) sums[c] += weight * access.load(bins.data, at + c * step);
-        }
+        add_bin<S>(args.storage, bins.data, base + p * bins.stride_y + q * bins.stride_x, bins.stride_c, channels.count,
+                   weight, sums);
       }
     }
   }
 };
 
+// The input gradient where channels lie together: a warp has a pixel. Its lanes have a bin each while they find the
+// pixel's weights, and then channels, to which a shuffle hands one weight after the other.
+constexpr int kTileRows = 2, kTileColumns = kWarps / kTileRows;
+
+template <class S, class T, int ORDER>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    rotated_grad_input_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+                                     const Groups groups, const RotatedSource<S, T, ORDER> source) {
+  using W = typename Access<S>::W;
+  ROI_SHARED_BYTES(shared);
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const Tile tile = tile_of(args, map, blockIdx.x);
+  const MapArgs& level = args.maps[tile.level];
+  const int y = tile.y.begin + warp / kTileColumns, x = tile.x.begin + warp % kTileColumns;
+  const Channels channels = channels_of(true, tile.chunk, lane, kChannels, args.channels);
+  const bool has_pixel = y < level.height && x < level.width;
+  const Elements<void>&pixels = level.pixels, &bins = args.bins;
+  W sums[kChannels] = {};
+  for_each_near_box(args, groups, tile, source, shared, [&](int box) {
+    if (!has_pixel) return;
+    const PixelOfBox<T, ORDER> pixel(args, source.boxes, box, y, x);
+    const int width = pixel.columns.end - pixel.columns.begin;
+    const int met = (pixel.rows.end - pixel.rows.begin) * width;
+    const int64_t base = box * bins.stride_n + channels.first * bins.stride_c;
+    for (int first = 0; first < met; first += kWarp) {
+      const int own = first + lane, p = pixel.rows.begin + own / width, q = pixel.columns.begin + own % width;
+      const W own_weight = own < met ? pixel.template weight<W>(p, q) : W(0);
+      const int64_t own_bin = p * bins.stride_y + q * bins.stride_x;
+      for (unsigned left = __ballot_sync(kAllLanes, own_weight != W(0)); left != 0; left &= left - 1) {
+        const int from = __ffs(static_cast<int>(left)) - 1;
+        const W weight = __shfl_sync(kAllLanes, own_weight, from);
+        const int64_t bin = __shfl_sync(kAllLanes, own_bin, from);
+        add_bin<S>(args.storage, bins.data, base + bin, channels.step * bins.stride_c, channels.count, weight, sums);
+      }
+    }
+  });
+  if (!has_pixel) return;
+  const Access<S> access(args.storage);
+  const int64_t at =
+      tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
+  for_each_channel<kChannels>(
+      channels.count, [&](int c) { access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]); });
+}
+
 // A block has one box, its threads share the bins and channels (WorkMap); see box_gradient.cu. ORDER 1 is the gradient
 // of <G, A F>, ORDER 2 that of its derivative along a direction.
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    box_gradient(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
+    rotated_grad_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
   using W = typename Access<S>::W;
   constexpr int M = kRotatedParameters;
   ROI_SHARED_BYTES(shared);
@@ -219,8 +310,9 @@ void with_order(const CallArgs& args, Run&& run) {
 }
 
 template <class T>
-void build_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, Launcher& launcher) {
-  launcher.launch("fill_boxes", fill_boxes<T>, blocks_for(args.boxes), kThreads, 0, args, boxes);
+void build_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, const Groups& groups, Launcher& launcher) {
+  launcher.launch("fill_boxes", fill_boxes<T>, list_blocks(args, groups) + blocks_for(args.boxes), kThreads,
+                  kGroupsBytes, args, boxes, groups);
 }
 
 }  // namespace
@@ -231,10 +323,11 @@ void pool_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, launcher);
+    build_boxes(args, boxes, Groups{}, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
     with_order(args, [&](auto order) {
-      launcher.launch("pool", pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, args, boxes, map);
+      launcher.launch("rotated_pool", rotated_pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, args,
+                      boxes, map);
     });
   });
 }
@@ -246,10 +339,15 @@ void spread_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) 
     const auto boxes = take_boxes<T>(args, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, launcher);
-    build_groups(args, boxes.plane_of_box, groups, launcher);
-    with_order(args,
-               [&](auto order) { launch_gather<S>(args, groups, RotatedSource<S, T, order.value>{boxes}, launcher); });
+    build_boxes(args, boxes, groups, launcher);
+    with_order(args, [&](auto order) {
+      const RotatedSource<S, T, order.value> source{boxes};
+      if (!channels_lie_together(args)) return launch_gather<S>(args, groups, source, launcher);
+      const TileMap map = make_tile_map(args, kTileRows, kTileColumns);
+      launcher.launch("rotated_grad_input_channels_last", rotated_grad_input_channels_last<S, T, order.value>,
+                      map.tiles * make_work_map(args, 0, kChannels).chunks, kThreads, kNearBytes, args, map, groups,
+                      source);
+    });
   });
 }
 
@@ -259,11 +357,11 @@ void rotated_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& laun
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
-    build_boxes(args, boxes, launcher);
+    build_boxes(args, boxes, Groups{}, launcher);
     const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
     const size_t shared_bytes = kWarps * kRotatedParameters * sizeof(typename Access<S>::W);
-    const auto kernel = args.direction_count == 0 ? box_gradient<S, T, 1> : box_gradient<S, T, 2>;
-    launcher.launch("box_gradient", kernel, args.boxes, kThreads, shared_bytes, args, boxes, map);
+    const auto kernel = args.direction_count == 0 ? rotated_grad_boxes<S, T, 1> : rotated_grad_boxes<S, T, 2>;
+    launcher.launch("rotated_grad_boxes", kernel, args.boxes, kThreads, shared_bytes, args, boxes, map);
   });
 }
 

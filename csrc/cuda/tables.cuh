@@ -31,8 +31,8 @@ class Scratch {
   int64_t bytes_ = 0;
 };
 
-// Numbers from begin up to end; empty where they are equal.
-struct Span {
+// Numbers from begin up to end; empty where they are equal. One load reads it, as it does a Band.
+struct alignas(8) Span {
   int begin, end;
 };
 
@@ -40,22 +40,26 @@ ROI_HOST_DEVICE bool contains(Span span, int i) { return span.begin <= i && i < 
 ROI_HOST_DEVICE bool overlap(Span a, Span b) { return a.begin < b.end && b.begin < a.end; }
 
 // What one bin has on one axis of the map.
-struct Band {
+struct alignas(16) Band {
   Span pixels;  // those that the bin may touch
   int offset;   // averages: that of pixel i is slot offset + i; maxima: its samples begin at samples[offset]
   int samples;  // maxima: how many samples are on the map
 };
 
-struct AxisBands {
-  Band* bands;           // [boxes][bins]
+struct AxisSpans {
   Span* pixels;          // [boxes] those that any of its bins may touch
-  Span* bins_of_pixel;   // [boxes][length] bins that may touch a pixel among these; null where nobody asks
   int64_t bins, length;  // of the longest map
+};
 
-  __device__ const Band& band(int64_t box, int p) const { return bands[box * bins + p]; }
+struct AxisBands : AxisSpans {
+  Band* bands;          // [boxes][bins]
+  Span* bins_of_pixel;  // [boxes][length] bins that may touch a pixel among these; null where nobody asks
+
+  __device__ Band band(int64_t box, int p) const { return bands[box * bins + p]; }
   // The bins of `box` that may touch the pixel.
   __device__ Span bins_at(int64_t box, int pixel) const {
-    return contains(pixels[box], pixel) ? bins_of_pixel[box * length + pixel] : Span{0, 0};
+    const Span own = pixels[box];
+    return contains(own, pixel) ? bins_of_pixel[box * length + pixel] : Span{0, 0};
   }
 };
 
@@ -84,26 +88,22 @@ struct Products {
 Products average_products(const CallArgs& args);
 Products box_gradient_products(const CallArgs& args);
 
-// Every bin knows where its weights or samples go without asking the others. Bins of even and of odd number have a half
-// of the slots each. There a slot follows from a pixel, and a bin begins PER_BIN slots later than the one before it in
-// its half. Between these two lies a bin, so that rounding cannot make them meet: positions are off by at most an
-// eighth of a bin and two pixels, where boxes have at most kMostBins bins and maps kMostPixels.
-template <int PER_PIXEL, int PER_BIN>
+// Bins find their slots without a prefix sum: even bins have the first half of them, odd bins the second. Within a half
+// pixel i of bin p lies at i + kPerBin * (p / 2), so bin p must end at most kPerBin pixels behind the begin of bin p
+// + 2. A rounded position is off by at most half its last place u, which is at most a pixel on kMostPixels of them, and
+// by an eighth of a bin, since bins are at most kMostBins. So the positions of bin p end before bin p + 2 begins, or,
+// where bins are smaller than 0.54 u and both round to one place, u behind it: one pixel. Every position has a pixel
+// more beside it, and `end` is one beyond: 3. A maximum has at most one sample a pixel, for bins of several samples are
+// as long as half their number at least, and 3 more for the samples that are moved to a border.
 struct Slots {
-  static constexpr int kPerPixel = PER_PIXEL, kPerBin = PER_BIN;
+  static constexpr int kPerBin = 3;
 
-  static int64_t count(int64_t length, int64_t bins) { return 2 * (length * kPerPixel + (bins + 1) / 2 * kPerBin); }
+  static int64_t count(int64_t length, int64_t bins) { return 2 * (length + (bins + 1) / 2 * kPerBin); }
   // Where pixel 0 of the bin would be; `place` counts bins by ascending position.
   static ROI_HOST_DEVICE int begin(int64_t slots, int64_t place) {
     return static_cast<int>((place % 2 == 0 ? 0 : slots / 2) + place / 2 * kPerBin);
   }
 };
-
-// Neighbouring bins share two pixels, and rounding may add two.
-using TableSlots = Slots<1, 4>;
-// Samples of an adaptive grid are more than half a pixel apart, cells one pixel: from the pixel at a bin's first sample
-// to that of the next bin's there are at least half as many as the bin has samples, but for a few at either end.
-using SampleSlots = Slots<2, 8>;
 
 // Weights by pixel, for those who own pixels. Zeros fill the gaps between samples.
 template <class W>
@@ -113,6 +113,11 @@ struct AxisTables : AxisBands {
 
   // Table t of a box: the weight of pixel i in a bin is table[band.offset + i].
   __device__ const W* table(int64_t box, int t) const { return weights + (box * tables + t) * slots; }
+  // The same for any pixel, 0 where the bin may not touch it.
+  __device__ __forceinline__ W weight(int64_t box, int t, int bin, int pixel) const {
+    const Band own = band(box, bin);
+    return contains(own.pixels, pixel) ? table(box, t)[own.offset + pixel] : W(0);
+  }
 };
 
 template <class W>
@@ -136,11 +141,12 @@ struct TapList {
 };
 
 template <class W>
-struct AxisTaps : AxisBands {
+struct AxisTaps : AxisSpans {
   Tap<W>* taps;    // [boxes][tables][slots]
   Span* lists;     // [boxes][tables][bins] slots of each
   double* on_map;  // [boxes][bins] how many samples of a bin are on the map; null where nobody asks
   int64_t tables, slots;
+  int64_t slots_of_bin;  // those of bin p begin at p times as many; 0: where Slots says
 
   // The taps of a bin by table t, by ascending pixel.
   __device__ TapList<W> list(int64_t box, int t, int p) const {
@@ -185,11 +191,11 @@ struct Samples {
 
 // The boxes of each plane, in their order.
 struct Groups {
-  Span* segments;  // [planes] into boxes
-  int* boxes;
+  Span* segments = nullptr;  // [planes] into boxes; null where nobody asks
+  int* boxes = nullptr;
 };
 
-inline int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
+ROI_HOST_DEVICE int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
 
 template <class W>
 Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pixel, Scratch& scratch);
@@ -199,13 +205,14 @@ template <class W>
 Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch);
 Groups take_groups(const CallArgs& args, Scratch& scratch);
 
+// With `groups` the boxes of each plane are listed too, in the same launch.
 template <class W>
-void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, Launcher& launcher);
+void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, const Groups& groups,
+                  Launcher& launcher);
 template <class W>
 void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, Launcher& launcher);
 template <class W>
-void build_samples(const CallArgs& args, const Samples<W>& samples, Launcher& launcher);
-void build_groups(const CallArgs& args, const int* plane_of_box, const Groups& groups, Launcher& launcher);
+void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher);
 
 // The plane of one box; `row` begins with its index.
 template <class T>

@@ -92,18 +92,19 @@ inline WorkMap make_work_map(const CallArgs& args, int64_t places, int width) {
   return {lanes, places, (args.channels + chunk - 1) / chunk};
 }
 
-// The channels of a thread: `count` of them, `step` apart.
+// The channels of a thread: `count` packs of them, `step` apart.
 struct Channels {
   int64_t first, step;
   int count;
 };
 
+// `width` is that of WorkMap; a pack is `vec` channels that lie together.
 __device__ __forceinline__ Channels channels_of(bool lanes_are_channels, int64_t chunk, int lane, int width,
-                                                int64_t channels) {
-  const int64_t step = lanes_are_channels ? kWarp : 1;
-  const int64_t first = lanes_are_channels ? chunk * kWarp * width + lane : chunk * width;
+                                                int64_t channels, int vec = 1) {
+  const int64_t step = lanes_are_channels ? kWarp * vec : 1, packs = width / vec;
+  const int64_t first = chunk * width * (lanes_are_channels ? kWarp : 1) + (lanes_are_channels ? lane * vec : 0);
   const int64_t left = first < channels ? (channels - first + step - 1) / step : 0;
-  return {first, step, static_cast<int>(left < width ? left : width)};
+  return {first, step, static_cast<int>(left < packs ? left : packs)};
 }
 
 struct Work {
@@ -112,11 +113,11 @@ struct Work {
 };
 
 // `thread` counts through the launch.
-__device__ __forceinline__ Work work_of(const WorkMap& map, int64_t thread, int width, int64_t channels) {
+__device__ __forceinline__ Work work_of(const WorkMap& map, int64_t thread, int width, int64_t channels, int vec = 1) {
   const int64_t unit = map.lanes_are_channels ? thread / kWarp : thread;
   const int64_t chunk = unit / map.places;
   return {unit - chunk * map.places,
-          channels_of(map.lanes_are_channels, chunk, static_cast<int>(thread % kWarp), width, channels)};
+          channels_of(map.lanes_are_channels, chunk, static_cast<int>(thread % kWarp), width, channels, vec)};
 }
 
 // A bin of a box.
@@ -147,6 +148,28 @@ __device__ __forceinline__ int rank_in_block(bool flag, int* counts, int& total)
   }
   __syncthreads();
   return rank;
+}
+
+// The sum of `value` over the threads before this one, and over the block. All threads call it; `partial` is shared,
+// kWarps of them.
+__device__ __forceinline__ int sum_before_in_block(int value, int* partial, int& total) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  int up_to = value;  // this lane of the warp
+#pragma unroll
+  for (int distance = 1; distance < kWarp; distance *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, up_to, distance);
+    if (lane >= distance) up_to += other;
+  }
+  if (lane == kWarp - 1) partial[warp] = up_to;
+  __syncthreads();
+  int before = up_to - value;
+  total = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) before += partial[w];
+    total += partial[w];
+  }
+  __syncthreads();
+  return before;
 }
 
 // Sums of M values over the block, always in the same order; thread m < M returns sum m. All threads call it; `partial`

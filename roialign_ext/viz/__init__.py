@@ -1,6 +1,6 @@
-"""Pictures of what the operators do to a box, and of how well each keeps its place.
+"""Figures of how the operators read a box, and of their localisation errors.
 
-Needs matplotlib, the optional extra ``viz``. ``python -m roialign_ext.viz`` writes the gallery of docs/gallery.md.
+Requires matplotlib, the optional extra ``viz``. ``python -m roialign_ext.viz`` writes the gallery of docs/gallery.md.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""One box on one map, as each operator reads it."""
+"""One box on one map, as read by each operator."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .geometry import Axis, operator_axis, taps
 from .operators import WORDS, check_operators, pool
 
 LARGEST_BOX = 40.0
-"""Map pixels along an axis beyond which a picture of a box would show nothing."""
+"""Longest box to draw, map pixels along an axis; a picture of a longer one would show nothing."""
 
-# Okabe and Ito's colours, which the colour-blind tell apart, on a map light enough for black text.
+# Okabe and Ito's colours, distinct for colour-blind readers, on a map light enough for black text.
 BOX, SAMPLE, MARKED = "#D55E00", "#00507A", "#CC79A7"
 MAP_COLOURS = LinearSegmentedColormap.from_list("light", ["#FFFFFF", "#D3E6F0", "#7FB8D6"])
 GRID, TEXT, FAINT, WEIGHT = "#B9C4CC", "#222222", "#555555", "#8A3B00"
@@ -44,7 +44,7 @@ _HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
 
 @dataclass(frozen=True)
 class Reading:
-    """What one operator makes of the box."""
+    """The box as one operator reads it."""
 
     operator: str
     y: Axis
@@ -53,7 +53,7 @@ class Reading:
     """``[PH, PW]``"""
 
     def sample(self, p_y: int, p_x: int) -> tuple[float, float] | None:
-        """The sample ``(y, x)`` of a bin whose four neighbours share most evenly; None where no sample has any."""
+        """The sample ``(y, x)`` of a bin with the most even weights, in map pixels; None if no sample is on the map."""
         length_y, length_x = self.y.weights.shape[1], self.x.weights.shape[1]
 
         def evenness(point: tuple[float, float]) -> float:
@@ -74,31 +74,32 @@ def draw_box(
     sampling_ratio: int = 2,
     operators: Sequence[str] = ("roi_pool", "roi_warp", "roi_align", "prroi_pool"),
 ) -> Figure:
-    """Draws what each operator makes of one box on one map, side by side.
+    """Draws one box on one map as each operator reads it, side by side.
 
-    One column per operator. First row: the map, the box in the operator's own frame, the quantised box where there is
-    one, the bins, and the sampling points (for PrRoIPool the area that it integrates). Second row, for the bin marked
-    in the first: one sample with its four neighbours and their weights (for RoIPool the cells of the bin, for PrRoIPool
-    the weights of the whole bin). Third row: the result of the operator. All maps share one colour scale; numbers are
-    written where they fit.
+    One column per operator. First row: the map, the box in the operator's own frame, the quantised box if there is one,
+    the bins, and the sampling points (for PrRoIPool the integrated area). Second row, for the bin marked in the first
+    row: one sample with its four neighbours and their weights (for RoIPool the cells of the bin, for PrRoIPool the
+    weights of the whole bin). Third row: the result of the operator. All maps share one colour scale. Numbers are
+    written if they fit.
 
     Args:
         input: one map ``[H, W]``, floating point, finite.
         box: ``(x1, y1, x2, y2)`` in image pixels.
-        output_size: bins ``(PH, PW)``, or one number for both.
+        output_size: bins ``(PH, PW)``, or one int for both.
         spatial_scale: map pixels per image pixel.
         sampling_ratio: samples per bin along each axis for RoIWarp and RoIAlign; if not positive, adaptive.
-        operators: which columns, in which order: ``"roi_pool"``, ``"roi_warp"``, ``"roi_align"`` (with
-            ``aligned=False``, its default), ``"roi_align_half_pixel"`` (with ``aligned=True``), ``"prroi_pool"``.
-            The fourth lays box coordinate ``c`` at map position ``c * spatial_scale - 0.5``, the others at
-            ``c * spatial_scale``.
+        operators: the columns, in this order: ``"roi_pool"``, ``"roi_warp"``, ``"roi_align"`` (with ``aligned=False``,
+            its default), ``"roi_align_half_pixel"`` (with ``aligned=True``), ``"prroi_pool"``.
+            ``"roi_align_half_pixel"`` maps box coordinate ``c`` to map position ``c * spatial_scale - 0.5``, the others
+            to ``c * spatial_scale``.
 
     Returns:
-        A matplotlib ``Figure`` that belongs to no window: ``figure.savefig(path)``.
+        A matplotlib ``Figure`` without a window; save it by ``figure.savefig(path)``.
 
     Raises:
-        ValueError: an argument of another shape, a box that misses the map or is longer than 40 map pixels, and what
-            the operators refuse.
+        TypeError: ``input`` is not a tensor, or ``box`` does not hold numbers.
+        ValueError: an argument has another shape, the box misses the map or is longer than 40 map pixels, or an
+            operator rejects its arguments.
     """
     check_operators(operators)
     if not isinstance(input, Tensor):
@@ -143,7 +144,7 @@ def _corners(box: Sequence[float] | Tensor) -> list[float]:
 
 
 def _view(axes: Sequence[Axis], length: int) -> tuple[int, int]:
-    """First and last cell shown along an axis: what is drawn and one cell around it, at most two cells off the map."""
+    """First and last cell shown along an axis: the drawn range and one more cell, at most two cells off the map."""
     drawn = [edge for axis in axes for edge in (*axis.box, *axis.region)]
     low, high = min(drawn), max(drawn)
     if high < -1 or low > length:
@@ -152,7 +153,7 @@ def _view(axes: Sequence[Axis], length: int) -> tuple[int, int]:
 
 
 def _marked(axes: Sequence[Axis]) -> int:
-    """The bin along an axis to look at: of those on the map for every operator the one nearest to the middle."""
+    """The bin to mark along an axis: among those on the map for every operator, the one nearest to the middle."""
     bins = len(axes[0].bins)
     on_map = [p for p in range(bins) if all(axis.weights[p].any() for axis in axes)]
     return min(on_map, key=lambda p: abs(p - bins // 2), default=bins // 2)
@@ -163,7 +164,7 @@ def _number(value: float) -> str:
 
 
 def _fits(words: Iterable[str], size: float, width: float) -> bool:
-    """Whether a cell that is ``width`` inches wide holds each of the words in letters of ``size`` points."""
+    """Whether each word fits into a cell ``width`` inches wide, in letters of ``size`` points."""
     return max(map(len, words)) * size * 0.62 / 72 < width
 
 
@@ -177,7 +178,7 @@ class _Page:
         self.figure = Figure(figsize=(self.width, height), facecolor="white")
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """An empty picture; a map that does not fill it stands in its middle."""
+        """Empty axes; a map that does not fill them is centred."""
         place = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         axes: Axes = self.figure.add_axes(place)
         axes.spines[:].set_color(GRID)
@@ -187,7 +188,7 @@ class _Page:
         return self.axes(LEFT + column * (PANEL + GAP), top, PANEL, height)
 
     def words(self, column: int, top: float, words: str, size: float = NORMAL, weight: str = "normal") -> None:
-        """One line over or under a picture, its baseline ``top`` inches from the upper edge."""
+        """One line above or below a picture, its baseline ``top`` inches from the upper edge."""
         x = (LEFT + column * (PANEL + GAP) + PANEL / 2) / self.width
         y = 1 - top / self.height
         self.figure.text(x, y, words, ha="center", va="baseline", fontsize=size, fontweight=weight, color=TEXT)
@@ -279,7 +280,7 @@ def _dot(colour: str, size: float, label: str) -> Line2D:
 
 
 def _draw_cells(axes: Axes, image: Tensor, norm: Normalize, rows: tuple[int, int], columns: tuple[int, int]) -> None:
-    """The cells of the map between ``rows`` and ``columns``, both inclusive; what is off the map stays grey."""
+    """The cells of the map in ``rows`` and ``columns``, both inclusive; the area off the map stays grey."""
     height, width = image.shape
     axes.set_facecolor("#EEEEEE")
     for r in range(max(rows[0], 0), min(rows[1], height - 1) + 1):
@@ -352,7 +353,7 @@ def _draw_samples(axes: Axes, image: Tensor, reading: Reading, marked: tuple[int
 
 
 def _draw_detail(axes: Axes, image: Tensor, norm: Normalize, reading: Reading, marked: tuple[int, int]) -> str:
-    """The second row; returns the line below the picture."""
+    """The second row. Returns the line below the picture."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -399,7 +400,7 @@ def _detail_of_sample(axes: Axes, image: Tensor, norm: Normalize, sample: tuple[
             total += weight * value
             axes.plot([x, q], [y, r], color=BOX, linewidth=0.8 + 5.0 * weight, solid_capstyle="round", alpha=0.8)
             axes.plot([q], [r], marker="o", markersize=3.5, color=BOX)
-            # Lines run inwards from a pixel centre, so its value and weight stand on the outer side.
+            # Lines run inwards from a pixel centre, so its value and weight are written on the outer side.
             outside = r + (0.27 if r > min(by_row) else -0.27)
             words = f"{_number(value)} ×"
             if _fits([words], NORMAL, 0.3 * DETAIL):

@@ -14,7 +14,7 @@ FORMATS = ("png", "svg")
 
 
 def example_map(height: int = 9, width: int = 10) -> Tensor:
-    """A map ``[height, width]`` in float64 with values from 0 to 1: two blobs of different size."""
+    """Two blobs of different size: a float64 map ``[height, width]`` with values from 0 to 1."""
     y = torch.arange(height, dtype=torch.float64)[:, None]
     x = torch.arange(width, dtype=torch.float64)[None, :]
     large = torch.exp(-((y - 3.0) ** 2 + (x - 3.6) ** 2) / 4.0)
@@ -23,17 +23,18 @@ def example_map(height: int = 9, width: int = 10) -> Tensor:
 
 
 def write_gallery(folder: Path | str, format: str = "png") -> list[Path]:
-    """Writes the pictures of docs/gallery.md into ``folder``, which is made if it does not exist.
+    """Writes the pictures of docs/gallery.md into ``folder``, and creates it if necessary.
 
     Args:
-        folder: where the files go; files of the same names are replaced.
+        folder: destination; files of the same names are replaced.
         format: ``"png"`` or ``"svg"``.
 
     Returns:
         The paths of the files.
 
     Raises:
-        TypeError, ValueError: a folder that is no path, an unknown format.
+        TypeError: ``folder`` is not a path.
+        ValueError: ``format`` is unknown.
     """
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")

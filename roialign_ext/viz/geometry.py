@@ -1,8 +1,8 @@
-"""Where the operators look: boxes, bins, samples and weights of one box along one axis, as the pictures draw them.
+"""Boxes, bins, samples and weights of one box along one axis, as the pictures draw them.
 
-Positions are in map pixels: the cell ``(r, q)`` of a map is the unit square around the point ``(r, q)``. The two axes
-never mix, so everything here is one axis. Equation numbers are those of docs/math.md. The equations are written out
-again in plain Python, apart from the kernels, so that a picture shows the definition.
+Positions are in map pixels: cell ``(r, q)`` of a map is the unit square around the point ``(r, q)``. The two axes never
+mix, so every function handles one axis. Equation numbers are those of docs/math.md. The equations are written again in
+plain Python, independent of the kernels, so that a picture shows the definition.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OPERATORS = ("roi_pool", "roi_warp", "roi_align", "roi_align_half_pixel", "prroi
 
 
 def round_half_away(coordinate: float) -> float:
-    """The nearest whole number, halves away from zero: how RoIPool and RoIWarp quantise a corner."""
+    """The nearest whole number, halves away from zero, as RoIPool and RoIWarp quantise a corner."""
     whole = math.trunc(coordinate)
     return whole + math.copysign(1.0, coordinate) if abs(coordinate - whole) >= 0.5 else float(whole)
 
@@ -30,15 +30,15 @@ def sampling_grid(size: float, bins: int, sampling_ratio: int) -> int:
 
 
 def sample_positions(start: float, size: float, bins: int, grid: int) -> tuple[tuple[float, ...], ...]:
-    """The positions of the samples of each bin, equations (3) and (5)."""
+    """Sample positions of each bin, equations (3) and (5)."""
     step = size / bins
     return tuple(tuple((start + p * step) + (i + 0.5) * step / grid for i in range(grid)) for p in range(bins))
 
 
 def taps(position: float, length: int) -> dict[int, float]:
-    """The pixels of a map ``length`` long that a sample reads and their weights, equations (7) to (9).
+    """The pixels that a sample reads of an axis of ``length`` pixels, with their weights: equations (7) to (9).
 
-    Empty for a sample that is rejected, one pixel for a sample on a pixel centre or moved onto the border.
+    Empty for a rejected sample; one pixel for a sample on a pixel centre or clamped to the border.
     """
     if not -1.0 <= position <= length:
         return {}
@@ -48,24 +48,24 @@ def taps(position: float, length: int) -> dict[int, float]:
 
 
 def hat_integral(offset: float) -> float:
-    """The integral of the hat function ``max(1 - |t|, 0)`` from minus infinity to ``offset``."""
+    """Integral of the hat function ``max(1 - |t|, 0)`` from minus infinity to ``offset``."""
     offset = min(max(offset, -1.0), 1.0)
     return (1.0 + offset) ** 2 / 2.0 if offset <= 0.0 else 1.0 - (1.0 - offset) ** 2 / 2.0
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an operator does along one axis of one box, in map pixels and in the operator's own frame."""
+    """One axis of one box as an operator reads it, in map pixels in the operator's own frame."""
 
     box: tuple[float, float]
-    """The box as it is passed in, scaled."""
+    """The box as passed in, scaled."""
     region: tuple[float, float]
-    """What is divided into bins: the quantised box, for RoIPool from the border of the first cell to that of the last;
-    ``box`` where nothing is rounded."""
+    """The interval divided into bins: the quantised box, or ``box`` if nothing is rounded. For RoIPool it reaches from
+    the outer border of the first cell to that of the last."""
     bins: tuple[tuple[float, float], ...]
     """First and last position of each bin. RoIPool's are whole cells and may overlap."""
     samples: tuple[tuple[float, ...], ...]
-    """Sample positions of each bin; empty for the operators that do not sample."""
+    """Sample positions of each bin; empty if the operator does not sample."""
     weights: Tensor
     """``[bins, length]``, float64: the axis weights, equation (12); for RoIPool 1 for each cell of a bin."""
 
@@ -125,7 +125,7 @@ def operator_axis(
     spatial_scale: float = 1.0,
     sampling_ratio: int = 2,
 ) -> Axis:
-    """What ``operator`` does along one axis.
+    """One axis of one box as ``operator`` reads it.
 
     Args:
         operator: one of ``OPERATORS``.

@@ -1,21 +1,21 @@
-"""How far from its place each operator reads, against a sub-pixel shift of the box.
+"""Localisation error of each operator against a sub-pixel shift of the box.
 
-The box lies at a true place on the map, in map pixels, and bin ``p`` of it covers the positions from
-``start + p * size / P`` to ``start + (p + 1) * size / P``. Each operator gets the box in its own convention: a constant
-half pixel between two conventions is the caller's to allow for, and no error here.
+The box has a true place on the map, in map pixels. Its bin ``p`` covers the positions from ``start + p * size / P`` to
+``start + (p + 1) * size / P``. Each operator gets the box in its own convention. A constant half pixel between two
+conventions is left to the caller and does not count as an error.
 
-- RoIAlign (``aligned=False``), RoIWarp and PrRoIPool lay coordinate ``c`` at map position ``c`` and get ``start`` and
-  ``end``; RoIAlign with ``aligned=True`` lays it at ``c - 0.5`` and gets both half a pixel larger.
+- RoIAlign (``aligned=False``), RoIWarp and PrRoIPool map coordinate ``c`` to map position ``c`` and get ``start`` and
+  ``end``. RoIAlign with ``aligned=True`` maps it to ``c - 0.5`` and gets both half a pixel larger.
 - RoIPool's corners name the first and the last cell, both included, so it gets ``start + 0.5`` and ``end - 0.5``.
 
-**Error of the position.** The map is the ramp ``F(y, x) = x``, whose values are positions, and the mean of the ramp
-over the true bin is the bin's centre. What an averaging operator returns is the position it read. A maximum returns the
-far end of what it read, so the position is taken as ``(pool(F) - pool(-F)) / 2``: the middle of the cells for RoIPool,
-the value itself for an operator that is linear. The error is that position minus the centre of the true bin.
+**Error of the position.** The map is the ramp ``F(y, x) = x``, whose values are positions. Its mean over the true bin
+is the bin's centre. An averaging operator returns the position that it read. A maximum returns the far end of the range
+that it read. So the position is taken as ``(pool(F) - pool(-F)) / 2``: the middle of the cells for RoIPool, the value
+itself for a linear operator. The error is that position minus the centre of the true bin.
 
 **Error of the value.** The map is a Gaussian blob sampled at the cell centres. The ideal is the mean of the blob itself
-over the true bin (by error functions), and for RoIPool, which does not claim a mean, the maximum of the blob over the
-true bin. The error is the root mean square over the bins of a box at 25 places, as a share of the blob's height.
+over the true bin (by error functions). For RoIPool, which computes no mean, it is the maximum of the blob over the true
+bin. The error is the root mean square over the bins of a box at 25 places, as a share of the blob's height.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor
 from .._checks import as_integer, as_number
 from .operators import WORDS, check_operators, pool
 
-# Okabe and Ito's colours; dashes tell curves apart that lie on each other.
+# Okabe and Ito's colours; dashes distinguish coinciding curves.
 _STYLES = {
     "roi_pool": ("#CC79A7", "-"),
     "roi_warp": ("#E69F00", "-"),
@@ -40,13 +40,13 @@ _STYLES = {
     "prroi_pool": ("#009E73", (0, (4, 3))),
 }
 _LENGTH = 32
-"""Pixels of the map along each axis: its border is far from every box below."""
+"""Map pixels along each axis: the border is far from every box below."""
 _START = 11.25
-"""Where the box starts before it is shifted: a quarter pixel from where RoIWarp is exact and from where RoIPool is."""
+"""Start of the unshifted box, map pixels: a quarter pixel from the positions where RoIWarp and RoIPool are exact."""
 
 
 def _rows(operator: str, starts: Tensor, size: float) -> Tensor:
-    """Boxes ``[K, 5]`` that put ``operator`` at the true places ``starts`` ``[K, 2]`` (y, x), all ``size`` long."""
+    """Boxes ``[K, 5]`` of length ``size`` that ``operator`` reads at the true places ``starts`` ``[K, 2]`` (y, x)."""
     first = starts + (0.5 if operator in ("roi_align_half_pixel", "roi_pool") else 0.0)
     last = first + (size - 1.0 if operator == "roi_pool" else size)
     return torch.cat([torch.zeros(len(starts), 1, dtype=starts.dtype), first.flip(1), last.flip(1)], dim=1)
@@ -58,7 +58,7 @@ def _true_bins(starts: Tensor, size: float, bins: int) -> Tensor:
 
 
 def _check(operator: str, shifts: Sequence[float] | Tensor, size: float, bins: int) -> tuple[Tensor, float, int]:
-    """The shifts in float64, the size and the bins, if they are what :func:`position_error` allows."""
+    """The shifts in float64, the size and the bins; raises if :func:`position_error` does not allow them."""
     check_operators([operator])
     message = f"shifts: expected a row of numbers in [-1, 1], got {shifts!r}"
     try:
@@ -80,7 +80,7 @@ def _check(operator: str, shifts: Sequence[float] | Tensor, size: float, bins: i
 def position_error(
     operator: str, shifts: Sequence[float] | Tensor, size: float = 7.0, bins: int = 3, sampling_ratio: int = 2
 ) -> Tensor:
-    """The error of the position of every bin of a shifted box; docs/gallery.md has the definition.
+    """Position error of every bin of a shifted box; docs/gallery.md has the definition.
 
     Args:
         operator: ``"roi_pool"``, ``"roi_warp"``, ``"roi_align"``, ``"roi_align_half_pixel"`` or ``"prroi_pool"``.
@@ -90,10 +90,10 @@ def position_error(
         sampling_ratio: samples per bin along each axis, for RoIAlign and RoIWarp.
 
     Returns:
-        ``[len(shifts), bins]``, float64, in map pixels; positive where the operator read to the right of the true bin.
+        ``[len(shifts), bins]``, float64, in map pixels; positive if the operator read to the right of the true bin.
 
     Raises:
-        ValueError: an unknown operator, a size or a shift outside its range, or no bins.
+        ValueError: ``operator`` is unknown, a size or a shift is outside its range, or there are no bins.
     """
     moved, size, bins = _check(operator, shifts, size, bins)
     ramp = torch.arange(_LENGTH, dtype=torch.float64).expand(1, 1, _LENGTH, _LENGTH)
@@ -105,14 +105,14 @@ def position_error(
 
 
 def mean_of_gaussian(first: Tensor, length: float, deviation: float) -> Tensor:
-    """The mean of ``exp(-t * t / 2 / deviation ** 2)`` over ``[first, first + length]``."""
+    """Mean of ``exp(-t * t / 2 / deviation ** 2)`` over ``[first, first + length]``."""
     scale = deviation * math.sqrt(2.0)
     area = torch.erf((first + length) / scale) - torch.erf(first / scale)
     return area * (deviation * math.sqrt(math.pi / 2.0) / length)
 
 
 def max_of_gaussian(first: Tensor, length: float, deviation: float) -> Tensor:
-    """The maximum of ``exp(-t * t / 2 / deviation ** 2)`` over ``[first, first + length]``."""
+    """Maximum of ``exp(-t * t / 2 / deviation ** 2)`` over ``[first, first + length]``."""
     nearest = torch.zeros_like(first).clamp(first, first + length)
     return torch.exp(-(nearest**2) / 2 / deviation**2)
 
@@ -125,25 +125,25 @@ def value_error(
     sampling_ratio: int = 2,
     deviation: float = 2.0,
 ) -> Tensor:
-    """The error of the value of a shifted box on a Gaussian blob; docs/gallery.md has the definition.
+    """Value error of a shifted box on a Gaussian blob; docs/gallery.md has the definition.
 
-    The box is shifted along both axes, from 5 x 5 places around the blob that are whole map pixels apart.
+    The box is shifted along both axes, from 5 x 5 places around the blob, whole map pixels apart.
 
     Args:
         operator, shifts, size, bins, sampling_ratio: as for :func:`position_error`.
-        deviation: the blob's standard deviation in map pixels.
+        deviation: standard deviation of the blob in map pixels.
 
     Returns:
         ``[len(shifts)]``, float64: the root mean square error as a share of the blob's height.
 
     Raises:
-        ValueError: as :func:`position_error`, or a deviation that is not positive.
+        ValueError: as :func:`position_error`, or ``deviation`` is not positive.
     """
     moved, size, bins = _check(operator, shifts, size, bins)
     deviation = as_number("deviation", deviation)
     if not deviation > 0:
         raise ValueError(f"deviation: expected a positive number, got {deviation!r}")
-    centre = _START + 0.5 + size / 2  # of the box in the middle of the 25, at a shift of 0.5
+    centre = _START + 0.5 + size / 2  # centre of the middle one of the 25 boxes, at a shift of 0.5
     profile = torch.exp(-((torch.arange(_LENGTH, dtype=torch.float64) - centre) ** 2) / 2 / deviation**2)
     blob = (profile[:, None] * profile)[None, None]
     places = torch.cartesian_prod(*[_START + torch.arange(-2.0, 3.0, dtype=torch.float64)] * 2)
@@ -163,21 +163,21 @@ def plot_localisation_error(
 ) -> Figure:
     """Plots the errors of each operator against a shift of the box from 0 to 1 map pixel.
 
-    Left the error of the position on a ramp: a line for the mean over the bins, a band from the smallest to the
-    largest. Right the error of the value on a Gaussian blob. docs/gallery.md has the definitions.
+    Left: the position error on a ramp, a line for the mean over the bins and a band from the smallest to the largest.
+    Right: the value error on a Gaussian blob. docs/gallery.md has the definitions.
 
     Args:
-        operators: which curves: ``"roi_pool"``, ``"roi_warp"``, ``"roi_align"``, ``"roi_align_half_pixel"``,
+        operators: the curves: ``"roi_pool"``, ``"roi_warp"``, ``"roi_align"``, ``"roi_align_half_pixel"``,
             ``"prroi_pool"``.
         size: length of the box in map pixels, from 1 to 12.
         bins: bins along each axis.
         sampling_ratio: samples per bin along each axis, for RoIAlign and RoIWarp.
 
     Returns:
-        A matplotlib ``Figure`` that belongs to no window: ``figure.savefig(path)``.
+        A matplotlib ``Figure`` without a window; save it by ``figure.savefig(path)``.
 
     Raises:
-        ValueError: an unknown operator, a size outside its range, or no bins.
+        ValueError: an operator is unknown, the size is outside its range, or there are no bins.
     """
     check_operators(operators)
     figure = Figure(figsize=(10.0, 4.2), layout="constrained", facecolor="white")

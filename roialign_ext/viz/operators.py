@@ -1,4 +1,4 @@
-"""The operators that the pictures compare: how each is called and what is said about it."""
+"""The operators compared in the pictures: their calls and their captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .geometry import OPERATORS
 
 @dataclass(frozen=True)
 class Words:
-    """What a picture says about one operator."""
+    """Captions of one operator."""
 
     name: str
     rounding: str
@@ -33,7 +33,7 @@ WORDS = {
 
 
 def check_operators(operators: Sequence[str]) -> None:
-    """Raises ValueError unless ``operators`` names at least one operator, and each that it names is known."""
+    """Raises ValueError unless ``operators`` names at least one operator and every name is known."""
     several = isinstance(operators, (list, tuple)) and len(operators) > 0
     if not several or not all(isinstance(one, str) and one in OPERATORS for one in operators):
         raise ValueError(f"operators: expected names out of {', '.join(OPERATORS)}, got {operators!r}")

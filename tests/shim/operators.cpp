@@ -1,27 +1,39 @@
 // csrc/cuda/operators.cpp as it is, for tensors on the CPU and under names of its own:
 // torch.ops.roialign_ext_shim._pool and so on, whose schemas tests/test_cuda_kernels.py defines.
-#include <torch/library.h>
+#define USE_CUDA
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 
-#undef TORCH_LIBRARY_IMPL
-#define TORCH_LIBRARY_IMPL(ns, k, m) _TORCH_LIBRARY_IMPL(roialign_ext_shim, CPU, m, C10_UID)
+#undef STABLE_TORCH_LIBRARY_IMPL
+#define STABLE_TORCH_LIBRARY_IMPL(ns, k, m) _STABLE_TORCH_LIBRARY_IMPL(roialign_ext_shim, CPU, m, C10_UID)
 
-#include "checks.cpp"
-#include "counter.h"
-#include "cuda/args.h"
-#include "cuda_runtime.h"
+#include "../../csrc/checks.cpp"
+#include "../../csrc/cuda/operators.cpp"
+#include "../../csrc/operators.cpp"
+#include "../../csrc/tensor.cpp"
 
-namespace roialign_ext::cuda {
+// Torch's functions of these names, as the library of the shim sees them.
+extern "C" {
 
-// For the shim's stream a better match than the kernels' function of that name, which it calls.
-static std::string enqueue(Operation operation, const CallArgs& args, void* scratch, cudaStream_t stream) {
-  if (shim::counter::begin_plan && shim::counter::begin_plan()) {
-    shim::counter::argument(args);
-    cuda::enqueue(operation, args, scratch, static_cast<void*>(stream));
-    shim::counter::end_plan();
-  }
-  return cuda::enqueue(operation, args, scratch, static_cast<void*>(stream));
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
+  *stream = nullptr;
+  return TORCH_SUCCESS;
 }
 
-}  // namespace roialign_ext::cuda
+// Through the dispatcher, which fills uninitialized memory where tests ask for it.
+AOTITorchError aoti_torch_empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                                        int32_t, int32_t, AtenTensorHandle* result) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  const auto list = [&](const int64_t* numbers) {
+    return from(torch::headeronly::IntHeaderOnlyArrayRef(numbers, static_cast<size_t>(dims)));
+  };
+  StableIValue stack[] = {
+      list(sizes),        list(strides),      from(std::optional(to<torch::headeronly::ScalarType>(from(dtype)))),
+      from(std::nullopt), from(std::nullopt), from(std::nullopt)};
+  const AOTITorchError error = torch_call_dispatcher("aten::empty_strided", "", stack, TORCH_ABI_VERSION);
+  if (error == TORCH_SUCCESS) *result = to<AtenTensorHandle>(stack[0]);
+  return error;
+}
 
-#include "cuda/operators.cpp"
+}  // extern "C"

@@ -13,3 +13,8 @@ struct __half {
 };
 inline float __half2float(__half value) { return static_cast<float>(value); }
 inline __half __float2half_rn(float value) { return __half(value); }
+
+struct alignas(4) __half2 {
+  __half x, y;
+};
+inline float2 __half22float2(__half2 pair) { return {static_cast<float>(pair.x), static_cast<float>(pair.y)}; }

@@ -1,0 +1,26 @@
+// Questions about the CPU library, for its Python module and the tests. They are the library's only exported functions,
+// and nothing in them is torch's.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#pragma GCC visibility push(default)
+
+namespace roialign_ext::hooks {
+
+std::string cpu_capability();
+
+// The number of threads that take part in a parallel loop.
+int64_t num_threads_seen();
+
+// How results get their memory (results.h); `pages` are named as in ROIALIGN_EXT_PAGES.
+std::string choose_pages(int64_t bytes, const std::string& enabled, const std::string& defrag,
+                         const std::string& buddyinfo, bool stalled);
+bool is_stall(int64_t bytes, int64_t nanoseconds);
+std::string try_huge_pages(const std::string& stalls);
+void supply_pages(uintptr_t address, int64_t bytes, const std::string& pages);
+
+}  // namespace roialign_ext::hooks
+
+#pragma GCC visibility pop

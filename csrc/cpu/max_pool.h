@@ -1,0 +1,12 @@
+// Maximum pooling of the interpolated samples: tables and units of work. The loops are in max_body.h.
+#pragma once
+
+#include "kernels.h"
+
+namespace roialign_ext {
+
+template <class W, class T>
+void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Output& values,
+              const WinnersView<int32_t>& winners);
+
+}  // namespace roialign_ext

@@ -1,0 +1,103 @@
+// The private operators on the CPU: the memory of the result, and which family of kernels computes it. Equations:
+// docs/math.md.
+#include "../operators.h"
+#include "average.h"
+#include "call.h"
+#include "max_pool.h"
+#include "results.h"
+#include "rotated.h"
+#include "winners.h"
+
+namespace roialign_ext {
+
+Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+            const OptionalTensor& winners, const Sizes& output_size, const Geometry& geometry,
+            double extrapolation_value) {
+  const ScalarType dtype = input[0].scalar_type(), coordinates = coordinate_type(input[0], boxes);
+  const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, u, v, geometry);
+  const Tensor output = empty_result({boxes.size(0), input[0].size(1), output_size[0], output_size[1]}, dtype, input[0],
+                                     is_channels_last(input[0]));
+  if (output.numel() == 0) return output;
+  dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
+    using W = decltype(arithmetic);
+    using T = decltype(coordinate);
+    const BoxParams<T> params = call.params<T>(output_size[0], output_size[1]);
+    const std::vector<const T*> directions = call.direction_pointers<T>();
+    const Pyramid<Input> maps = input_pyramid(input);
+    const Output bins = output_view(output);
+    if (winners.has_value()) return winners_pool<W>(params, directions, winners_view(*winners), maps, bins);
+    if (is_rotated(geometry.rule)) return rotated_pool<W>(params, directions, maps, bins);
+    average_pool<W>(params, directions, extrapolation_value, maps, bins);
+  });
+  return output;
+}
+
+std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+                                    const Geometry& geometry) {
+  const ScalarType dtype = input[0].scalar_type(), coordinates = coordinate_type(input[0], boxes);
+  const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, {}, {}, geometry);
+  const Sizes sizes = {boxes.size(0), input[0].size(1), output_size[0], output_size[1]};
+  const bool channels_last = is_channels_last(input[0]);
+  const Tensor values = empty_result(sizes, dtype, input[0], channels_last);
+  const Tensor winners = empty_result(sizes, ScalarType::Int, input[0], channels_last);
+  if (values.numel() == 0) return {values, winners};
+  dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
+    using W = decltype(arithmetic);
+    using T = decltype(coordinate);
+    max_pool<W>(call.params<T>(output_size[0], output_size[1]), input_pyramid(input), output_view(values),
+                mutable_winners_view(winners));
+  });
+  return {values, winners};
+}
+
+Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
+                        const OptionalTensor& winners, const Sizes& input_size, bool channels_last,
+                        const Geometry& geometry) {
+  const ScalarType dtype = grad.scalar_type(), coordinates = coordinate_type(grad, boxes);
+  const BoxCall call = make_box_call(coordinates, input_size, boxes, u, v, geometry);
+  Tensors grad_input;
+  for (const MapLevel& level : call.levels) {
+    grad_input.push_back(
+        empty_result({input_size[0], input_size[1], level.height, level.width}, dtype, grad, channels_last));
+  }
+  if (input_size[0] * input_size[1] == 0) return grad_input;
+  dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
+    using W = decltype(arithmetic);
+    using T = decltype(coordinate);
+    const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
+    const std::vector<const T*> directions = call.direction_pointers<T>();
+    const Pyramid<Output> maps = output_pyramid(grad_input);
+    const Input bins = input_view(grad);
+    if (winners.has_value()) return winners_grad_input<W>(params, directions, winners_view(*winners), bins, maps);
+    if (is_rotated(geometry.rule)) return rotated_grad_input<W>(params, directions, bins, maps);
+    average_grad_input<W>(params, directions, bins, maps);
+  });
+  return grad_input;
+}
+
+Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
+                       const OptionalTensor& winners, const Geometry& geometry) {
+  const ScalarType dtype = grad.scalar_type(), coordinates = coordinate_type(grad, boxes);
+  const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, v, {}, geometry);
+  const Tensor grad_rows = zeros({boxes.size(0), boxes.size(1)}, coordinates, boxes);
+  if (grad.numel() == 0) return as_dtype(grad_rows, boxes.scalar_type());
+  dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
+    using W = decltype(arithmetic);
+    using T = decltype(coordinate);
+    const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
+    const std::vector<const T*> directions = call.direction_pointers<T>();
+    const Pyramid<Input> maps = input_pyramid(input);
+    const Input bins = input_view(grad);
+    T* rows = grad_rows.mutable_data_ptr<T>();
+    if (winners.has_value()) {
+      return winners_grad_boxes<W>(params, directions, winners_view(*winners), bins, maps, rows);
+    }
+    if (is_rotated(geometry.rule)) return rotated_grad_boxes<W>(params, directions, bins, maps, rows);
+    average_grad_boxes<W>(params, directions, bins, maps, rows);
+  });
+  return as_dtype(grad_rows, boxes.scalar_type());
+}
+
+STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CPU, m) { register_operators(m); }
+
+}  // namespace roialign_ext

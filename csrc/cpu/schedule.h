@@ -1,0 +1,51 @@
+// How the work of a call is cut into units and laid over threads, with the numbers that decide it.
+#pragma once
+
+#include "../parallel.h"
+#include "isa.h"
+
+namespace roialign_ext {
+
+// Wide blocks, unless narrow ones are needed to give every thread a unit or fit the channels better.
+inline ChannelBlocks choose_blocks(int64_t lanes, int64_t channels, int64_t units_per_block) {
+  const int64_t wide = lanes * kWideBlock;
+  const bool fits = channels > wide / 2 && channels % wide <= channels - channels % wide;
+  const bool enough = (channels + wide - 1) / wide * units_per_block >= num_threads();
+  const int64_t width = fits && enough ? wide : lanes;
+  return {width, (channels + width - 1) / width};
+}
+
+// Does a block of the map stay in a core's second-level cache while boxes are visited one by one? Larger ones are swept
+// row by row.
+template <class W>
+bool stays_in_cache(const Extents& map, const ChannelBlocks& blocks) {
+  return map.pixels() * blocks.width * static_cast<int64_t>(sizeof(W)) <= 1 << 20;
+}
+
+// Where results are summed over channels the width of a block must not depend on the number of threads.
+inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
+  const int64_t width = channels > lanes ? lanes * kWideBlock : lanes;
+  return {width, (channels + width - 1) / width};
+}
+
+// Calls that touch fewer elements do not pay for waking threads.
+constexpr double kWorthThreads = 1 << 16;
+
+// In how many parts the boxes of a plane have to be split to give every thread a unit.
+inline int64_t parts_of_plane(const ChannelBlocks& blocks, int64_t planes, double elements_touched) {
+  const int64_t units = planes * blocks.count, threads = num_threads();
+  return elements_touched < kWorthThreads ? 1 : (threads + units - 1) / units;
+}
+
+// Runs kernel(begin, end) over the units, in parallel if the call is large enough to pay for waking threads. Units
+// are independent and each runs the same way wherever it runs, so results do not depend on the number of threads.
+template <class Kernel>
+void run_units(int64_t units, double elements_touched, Kernel&& kernel) {
+  if (elements_touched < kWorthThreads) {
+    kernel(int64_t(0), units);
+  } else {
+    parallel_for(units, kernel);
+  }
+}
+
+}  // namespace roialign_ext

@@ -1,0 +1,319 @@
+#include "winners.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "schedule.h"
+
+namespace roialign_ext {
+namespace {
+
+// Weights of the two pixels of one axis of one sample.
+template <class W>
+struct TwoTaps {
+  W low, high;
+};
+
+template <class W>
+TwoTaps<W> value_taps(const SampleTap<W>& sample) {
+  return {W(1) - sample.fraction, sample.fraction};
+}
+
+// Derivative of the taps when the position moves at this rate.
+template <class W>
+TwoTaps<W> moving_taps(W rate) {
+  return {-rate, rate};
+}
+
+template <class W>
+bool follows_box(const SampleTap<W>& sample) {
+  return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
+}
+
+// One sample of one bin, chosen by its winner.
+template <class W>
+struct Winner {
+  const SampleTap<W>* y;
+  const SampleTap<W>* x;
+};
+
+// How fast the sample moves when the edges move at these rates, which need not be finite.
+template <class W>
+W edge_rate(const SampleTap<W>& sample, const W* rates) {
+  return follows_box(sample) ? sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2] : W(0);
+}
+
+// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps. Behind a tap without weight there need
+// not be a pixel.
+template <class W, class Visit>
+void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+  const int64_t row = sample.y->low, column = sample.x->low;
+  visit(row, column, y.low * x.low);
+  if (x.high != W(0)) visit(row, column + 1, y.low * x.high);
+  if (y.high == W(0)) return;
+  visit(row + 1, column, y.high * x.low);
+  if (x.high != W(0)) visit(row + 1, column + 1, y.high * x.high);
+}
+
+// The same where weights may be 0, as those of derivatives are: 0 times infinity is not 0.
+template <class W, class Visit>
+void for_each_weighted_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+  for_each_pixel(sample, y, x, [&](int64_t row, int64_t column, W weight) {
+    if (weight != W(0)) visit(row, column, weight);
+  });
+}
+
+constexpr int64_t kMostPixels = 8;  // of a sample: of a derivative, two products of two taps by two
+
+// The rates of up to two directions, [box][4] each, in the arithmetic type.
+template <class W>
+class Rates {
+ public:
+  template <class T>
+  Rates(const BoxParams<T>& params, const std::vector<const T*>& directions)
+      : order_(static_cast<int>(directions.size())) {
+    for (int d = 0; d < order_; ++d) {
+      for (int64_t k = 0; k < params.boxes; ++k) {
+        const T* row = params.row(directions[d], k);
+        rates_[d].insert(rates_[d].end(), row, row + 4);
+      }
+    }
+  }
+
+  // Calls run(pixels_of), and pixels_of(sample, k, visit) calls visit(y, x, weight) for what the sample's value, or its
+  // derivative along the directions, takes from pixels. A derivative is a sum of two products, as for averages, and may
+  // name a pixel twice.
+  template <class Run>
+  void with_pixels(Run&& run) const {
+    if (order_ == 0) {
+      return run([](const Winner<W>& sample, int64_t, auto&& visit) {
+        for_each_pixel(sample, value_taps(*sample.y), value_taps(*sample.x), visit);
+      });
+    }
+    run([this](const Winner<W>& sample, int64_t k, auto&& visit) {
+      const auto y_taps = [&](int d) { return moving_taps(edge_rate(*sample.y, row(d, k) + 1)); };
+      const auto x_taps = [&](int d) { return moving_taps(edge_rate(*sample.x, row(d, k))); };
+      const TwoTaps<W> y = order_ == 1 ? value_taps(*sample.y) : y_taps(1);
+      const TwoTaps<W> x = order_ == 1 ? value_taps(*sample.x) : x_taps(1);
+      for_each_weighted_pixel(sample, y_taps(0), x, visit);
+      for_each_weighted_pixel(sample, y, x_taps(0), visit);
+    });
+  }
+
+  int order() const { return order_; }
+  const W* row(int d, int64_t k) const { return rates_[d].data() + 4 * k; }
+
+ private:
+  int order_;
+  std::vector<W> rates_[2];
+};
+
+// Calls visit(p, q, sample) for the bins of one box and channel whose winner is on the map: not for a rejected sample,
+// which moves nothing, nor for an index that the bin does not have.
+template <class W, class Visit>
+void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t c,
+                     Visit&& visit) {
+  const int32_t* const index = winners.at(k, c);
+  const int64_t height = winners.height, width = winners.width;
+  const int64_t stride_y = winners.stride_y, stride_x = winners.stride_x;
+  const int64_t *const y_begin = plan.y.begin.data() + k * height, *const x_begin = plan.x.begin.data() + k * width;
+  const SampleTap<W>*const y_samples = plan.y.samples.data(), *const x_samples = plan.x.samples.data();
+  for (int64_t p = 0; p < height; ++p) {
+    const SampleTap<W>* const ys = y_samples + y_begin[p];
+    const int64_t rows = y_begin[p + 1] - y_begin[p];
+    for (int64_t q = 0; q < width; ++q) {
+      const int32_t winner = index[p * stride_y + q * stride_x];
+      const int64_t row = winner_row(winner), column = winner_column(winner);
+      if (row < rows && column < x_begin[q + 1] - x_begin[q]) {
+        visit(p, q, Winner<W>{ys + row, x_samples + x_begin[q] + column});
+      }
+    }
+  }
+}
+
+// sums[channels][pixels] -> channels [first, first + channels) of one image of a contiguous map of either layout, a few
+// pixels at a time so that both sides stay in the cache.
+template <class S, class W>
+void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
+  constexpr int64_t kTile = 16;
+  S* target = map.template at<S>(n, first);
+  const int64_t pixels = map.pixels();
+  for (int64_t begin = 0; begin < pixels; begin += kTile) {
+    const int64_t end = std::min(begin + kTile, pixels);
+    for (int64_t c = 0; c < channels; ++c) {
+      const W* from = sums + c * pixels;
+      for (int64_t i = begin; i < end; ++i) target[c * map.stride_c + i * map.stride_x] = static_cast<S>(from[i]);
+    }
+  }
+}
+
+// One channel of a map, a run of pixels in the arithmetic type.
+template <class W>
+struct ChannelSums {
+  W* data;
+  int64_t width;  // pixels per row
+};
+
+// One pixel and what is added to it.
+template <class W>
+struct Addend {
+  int64_t pixel;
+  W value;
+};
+
+// Adds what the bins of one box give to one channel. A winner can be anywhere in its bin: pixels are fetched while
+// `addends`, which has room for all of them, is filled, and are there when it is added up.
+template <class S, class W, class PixelsOf>
+void spread_box(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, const Input& grad, int64_t k,
+                int64_t c, ChannelSums<W> sums, Addend<W>* addends, PixelsOf&& pixels_of) {
+  const S* const bins = grad.template at<S>(k, c);
+  const int64_t stride_y = grad.stride_y, stride_x = grad.stride_x;
+  Addend<W>* last = addends;
+  for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+    const W g = static_cast<W>(bins[p * stride_y + q * stride_x]);
+    W* const upper = sums.data + sample.y->low * sums.width + sample.x->low;
+    __builtin_prefetch(upper, 1);
+    __builtin_prefetch(sample.y->fraction != W(0) ? upper + sums.width : upper, 1);
+    pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) { *last++ = {y * sums.width + x, weight * g}; });
+  });
+  for (const Addend<W>* addend = addends; addend != last; ++addend) sums.data[addend->pixel] += addend->value;
+}
+
+// One channel of a contiguous map, where it can be summed up where it lies; otherwise null.
+template <class W>
+W* channel_in_place(const Output& map, int64_t n, int64_t c) {
+  const bool is_own_type = map.storage == (std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat);
+  return is_own_type && map.stride_x == 1 ? map.template at<W>(n, c) : nullptr;
+}
+
+}  // namespace
+
+template <class W, class T>
+void winners_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                  const WinnersView<const int32_t>& winners, const Pyramid<Input>& maps, const Output& output) {
+  const auto plan = make_sample_plan<W>(params);
+  const Rates<W> rates(params, directions);
+  with_storage<W>(output.storage, [&](auto storage) {
+    using S = decltype(storage);
+    const auto pool = [&](auto&& pixels_of, int64_t begin, int64_t end) {
+      std::vector<W> sums(static_cast<size_t>(output.pixels()));
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t k = unit / output.channels, c = unit % output.channels, plane = params.plane_of_box[k];
+        const Input& map = maps.map(plane);
+        const S* pixels = map.template at<S>(maps.image(plane), c);
+        std::fill(sums.begin(), sums.end(), W(0));
+        for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+          W& sum = sums[p * output.width + q];
+          pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) {
+            sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
+          });
+        });
+        S* bins = output.template at<S>(k, c);
+        for (int64_t i = 0; i < output.pixels(); ++i) bins[i * output.stride_x] = static_cast<S>(sums[i]);
+      }
+    };
+    rates.with_pixels([&](auto&& pixels_of) {
+      run_units(params.boxes * output.channels, static_cast<double>(output.elements()),
+                [&](int64_t begin, int64_t end) { pool(pixels_of, begin, end); });
+    });
+  });
+}
+
+// Every (plane, block of channels) is written by one thread, its boxes added in their order: deterministic.
+template <class W, class T>
+void winners_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                        const WinnersView<const int32_t>& winners, const Input& grad,
+                        const Pyramid<Output>& grad_input) {
+  // A block is one channel, whose sums stay in the cache, or where channels lie together a cache line of them.
+  const int64_t width = grad.stride_c == 1 ? 16 : 1;
+  const auto plan = make_sample_plan<W>(params);
+  const Rates<W> rates(params, directions);
+  const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
+  const int64_t blocks = (grad.channels + width - 1) / width;
+  const double elements = static_cast<double>(grad.elements() + grad_input.elements());
+  const auto spread = [&](auto storage, auto&& pixels_of, int64_t begin, int64_t end) {
+    using S = decltype(storage);
+    std::vector<W> buffer;
+    std::vector<Addend<W>> addends(static_cast<size_t>(kMostPixels * grad.pixels()));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t plane = unit / blocks, first = unit % blocks * width;
+      const Output& map = grad_input.map(plane);
+      const int64_t image = grad_input.image(plane), channels = std::min(width, grad.channels - first);
+      W* const in_place = width == 1 ? channel_in_place<W>(map, image, first) : nullptr;
+      if (in_place == nullptr) buffer.resize(static_cast<size_t>(channels * map.pixels()));
+      W* const sums = in_place == nullptr ? buffer.data() : in_place;
+      std::fill(sums, sums + channels * map.pixels(), W(0));
+      for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
+        for (int64_t c = 0; c < channels; ++c) {
+          spread_box<S>(plan, winners, grad, by_plane.boxes[b], first + c,
+                        ChannelSums<W>{sums + c * map.pixels(), map.width}, addends.data(), pixels_of);
+        }
+      }
+      if (in_place == nullptr) write_channels<S>(sums, map, image, first, channels);
+    }
+  };
+  with_storage<W>(grad.storage, [&](auto storage) {
+    rates.with_pixels([&](auto&& pixels_of) {
+      run_units(params.planes() * blocks, elements,
+                [&](int64_t begin, int64_t end) { spread(storage, pixels_of, begin, end); });
+    });
+  });
+}
+
+template <class W, class T>
+void winners_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                        const WinnersView<const int32_t>& winners, const Input& grad, const Pyramid<Input>& maps,
+                        T* rows) {
+  const auto plan = make_sample_plan<W>(params);
+  const Rates<W> rates(params, directions);
+  with_storage<W>(grad.storage, [&](auto storage) {
+    using S = decltype(storage);
+    run_units(params.boxes, static_cast<double>(grad.elements()), [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t plane = params.plane_of_box[k];
+        const Input& map = maps.map(plane);
+        W by_edge[4] = {};
+        for (int64_t c = 0; c < grad.channels; ++c) {
+          const S* pixels = map.template at<S>(maps.image(plane), c);
+          const S* bins = grad.template at<S>(k, c);
+          for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+            const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
+            const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
+              W sum = 0;
+              for_each_weighted_pixel(sample, y_taps, x_taps, [&](int64_t y, int64_t x, W weight) {
+                sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
+              });
+              return sum;
+            };
+            TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
+            if (rates.order() == 1) {
+              y_taps = moving_taps(edge_rate(*sample.y, rates.row(0, k) + 1));
+              x_taps = moving_taps(edge_rate(*sample.x, rates.row(0, k)));
+            }
+            // A clamped sample has no pixel beyond it to differ from.
+            const W along_y = follows_box(*sample.y) ? g * apply(moving_taps(W(1)), x_taps) : W(0);
+            const W along_x = follows_box(*sample.x) ? g * apply(y_taps, moving_taps(W(1))) : W(0);
+            by_edge[0] += sample.x->by_low_edge * along_x;
+            by_edge[1] += sample.y->by_low_edge * along_y;
+            by_edge[2] += sample.x->by_high_edge * along_x;
+            by_edge[3] += sample.y->by_high_edge * along_y;
+          });
+        }
+        for (int edge = 0; edge < 4; ++edge) rows[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);
+      }
+    });
+  });
+}
+
+#define INSTANTIATE(W, T)                                                                                          \
+  template void winners_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                              \
+                                   const WinnersView<const int32_t>&, const Pyramid<Input>&, const Output&);       \
+  template void winners_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                        \
+                                         const WinnersView<const int32_t>&, const Input&, const Pyramid<Output>&); \
+  template void winners_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                        \
+                                         const WinnersView<const int32_t>&, const Input&, const Pyramid<Input>&, T*);
+INSTANTIATE(float, float)
+INSTANTIATE(float, double)
+INSTANTIATE(double, double)
+
+}  // namespace roialign_ext

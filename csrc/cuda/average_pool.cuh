@@ -1,0 +1,244 @@
+// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its derivatives along box directions: what the
+// kernels of both layouts share.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "tuning.cuh"
+#include "work.cuh"
+
+namespace roialign_ext::cuda {
+
+// What samples outside the map add to a bin: their share of the extrapolation value.
+template <class W>
+__device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, const Bin& bin) {
+  if (taps.y.on_map == nullptr) return W(0);
+  const double samples = static_cast<double>(args.sampling_ratio) * static_cast<double>(args.sampling_ratio);
+  const double inside = taps.y.on_map[bin.box * taps.y.bins + bin.p] * taps.x.on_map[bin.box * taps.x.bins + bin.q];
+  const double share = (samples - inside) / samples;
+  return share == 0 ? W(0) : static_cast<W>(args.extrapolation_value * share);  // 0 times infinity is not 0
+}
+
+// The taps of one axis of the box in shared memory, those of a bin behind those of the bin before it.
+template <class W>
+struct StagedTaps {
+  Tap<W>* taps;
+  int* ends;  // [bins]
+
+  __device__ int begin(int p) const { return p == 0 ? 0 : ends[p - 1]; }
+  __device__ TapList<W> list(int p) const { return {taps + begin(p), ends[p] - begin(p)}; }
+};
+
+// A warp copies the lists of an axis, each lane one at a time. Ends are right where taps exceed the room, too.
+template <class W>
+__device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int table, int room,
+                                      const StagedTaps<W>& staged) {
+  const int lane = threadIdx.x % kWarp, bins = static_cast<int>(axis.bins);
+  int before = 0;
+  for (int first = 0; first < bins; first += kWarp) {
+    const int p = first + lane;
+    const TapList<W> list = p < bins ? axis.list(box, table, p) : TapList<W>{};
+    int end = list.count;
+    for (int distance = 1; distance < kWarp; distance *= 2) {
+      const int sum = __shfl_up_sync(kAllLanes, end, distance);
+      if (lane >= distance) end += sum;
+    }
+    end += before;
+    if (p < bins) staged.ends[p] = end;
+    if (end <= room) {
+      for (int i = 0; i < list.count; ++i) staged.taps[end - list.count + i] = list.taps[i];
+    }
+    before = __shfl_sync(kAllLanes, end, kWarp - 1);
+  }
+}
+
+// What a lane takes from each row at once. Rows are numbers here: compilers take sums of pointers apart, and add all of
+// the parts again for every load.
+
+// VEC channels that lie together, `bytes` behind the begin of the row...
+template <class S, int VEC>
+struct ChannelsTogether {
+  using W = typename Access<S>::W;
+  using Words = typename Pack<S, VEC>::Word;
+  static constexpr int kChannels = VEC;
+  uintptr_t bytes;
+
+  template <class Offset>
+  __device__ explicit ChannelsTogether(Offset offset) : bytes(static_cast<uintptr_t>(offset) * sizeof(S)) {}
+  __device__ __forceinline__ void fetch(uintptr_t row, Words& words) const {
+    words = Pack<S, VEC>::read(reinterpret_cast<const void*>(row + bytes), 0);
+  }
+  __device__ __forceinline__ void add(W weight, const Words& words, W (&sums)[VEC]) const {
+    W values[VEC];
+    Pack<S, VEC>::decode(words, values);
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) sums[c] += weight * values[c];
+  }
+};
+
+// ... or N channels that lie apart; of fewer, the last one several times.
+template <class S, class Offset, int N>
+struct ChannelsApart {
+  using W = typename Access<S>::W;
+  using Words = S[N];
+  static constexpr int kChannels = N;
+  uintptr_t bytes[N];
+
+  __device__ ChannelsApart(Offset offset, Offset stride_c, int count) {
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      bytes[c] = static_cast<uintptr_t>(offset + (c < count ? c : count - 1) * stride_c) * sizeof(S);
+    }
+  }
+  __device__ __forceinline__ void fetch(uintptr_t row, Words& words) const {
+#pragma unroll
+    for (int c = 0; c < N; ++c) words[c] = __ldg(reinterpret_cast<const S*>(row + bytes[c]));
+  }
+  __device__ __forceinline__ void add(W weight, const Words& words, W (&sums)[N]) const {
+#pragma unroll
+    for (int c = 0; c < N; ++c) sums[c] += weight * static_cast<W>(words[c]);
+  }
+};
+
+// Rows of the map that a row of bins takes, and their weights, in registers.
+template <class S, class Offset, int ROWS>
+struct HeldRows {
+  using W = typename Access<S>::W;
+  uintptr_t rows[ROWS];
+  W weights[ROWS];
+
+  __device__ __forceinline__ HeldRows(const S* map, Offset stride_y, const TapList<W>& taps) {
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i) {
+      const Tap<W> tap = taps.taps[i];
+      rows[i] = reinterpret_cast<uintptr_t>(map + tap.pixel * stride_y);
+      weights[i] = tap.weight;
+    }
+  }
+  __device__ static constexpr bool none() { return false; }
+  // Adds what `channels` take of the rows, times their weights. All loads are under way together.
+  template <class Channels>
+  __device__ __forceinline__ void add(const Channels& channels, W (&sums)[Channels::kChannels]) const {
+    typename Channels::Words words[ROWS];
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i) channels.fetch(rows[i], words[i]);
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i) channels.add(weights[i], words[i], sums);
+  }
+};
+
+// The same for any number of rows, whose taps stay where they are.
+template <class S, class Offset, int AT_ONCE>
+struct ListedRows {
+  using W = typename Access<S>::W;
+  const S* map;
+  Offset stride_y;
+  TapList<W> taps;
+
+  __device__ bool none() const { return taps.count == 0; }
+  template <class Channels>
+  __device__ __forceinline__ void add(const Channels& channels, W (&sums)[Channels::kChannels]) const {
+#pragma unroll 1
+    for (int first = 0; first < taps.count; first += AT_ONCE) {
+      typename Channels::Words words[AT_ONCE];
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) {
+        if (first + i < taps.count) {
+          channels.fetch(reinterpret_cast<uintptr_t>(map + taps.taps[first + i].pixel * stride_y), words[i]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) {
+        if (first + i < taps.count) channels.add(taps.taps[first + i].weight, words[i], sums);
+      }
+    }
+  }
+};
+
+// Calls run(rows) with the form of the rows that suits their number: two samples of a bin take two to four.
+template <class S, int AT_ONCE, class Offset, class W, class Run>
+__device__ __forceinline__ void with_rows(const S* map, Offset stride_y, const TapList<W>& taps, Run&& run) {
+  if (taps.count == 2) return run(HeldRows<S, Offset, 2>(map, stride_y, taps));
+  if (taps.count == 3) return run(HeldRows<S, Offset, 3>(map, stride_y, taps));
+  if (taps.count == 4) return run(HeldRows<S, Offset, 4>(map, stride_y, taps));
+  run(ListedRows<S, Offset, AT_ONCE>{map, stride_y, taps});
+}
+
+// Results on their way to NCHW, in shared memory: [channel][bin of the block], `pitch` elements from one channel to the
+// next. Writes `run` elements of each channel, which lie together at `out`, and channels stride_c apart. The whole
+// block calls it.
+template <class S>
+__device__ __forceinline__ void write_piece(const S* piece, int pitch, int run, int channels, S* out,
+                                            int64_t stride_c) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = static_cast<int>(blockDim.x) / kWarp;
+  if (run == pitch && run == stride_c) {  // one stretch of memory
+    constexpr int kWide = 16 / sizeof(S);
+    const int count = channels * run, wide = reinterpret_cast<uintptr_t>(out) % 16 == 0 ? count / kWide : 0;
+    for (int i = threadIdx.x; i < wide; i += blockDim.x) {
+      __stcs(reinterpret_cast<uint4*>(out) + i, reinterpret_cast<const uint4*>(piece)[i]);
+    }
+    for (int i = wide * kWide + threadIdx.x; i < count; i += blockDim.x) __stcs(out + i, piece[i]);
+    return;
+  }
+  for (int c = warp; c < channels; c += warps) {
+    for (int i = lane; i < run; i += kWarp) __stcs(out + c * stride_c + i, piece[c * pitch + i]);
+  }
+}
+
+// How the blocks of a launch are made up: warps have rows of bins.
+struct BlockPlan {
+  int warps;
+  int y_taps, x_taps;  // room in shared memory for the taps of a box; 0 where lists are read from the tables
+  int pitch;           // of results on their way to NCHW; 0 where they are written one by one
+};
+
+// The most bins of a block whose results fit that memory, where `bin_bytes` are those of a bin. The pitch is odd, so
+// that channels of one bin use different banks.
+constexpr int64_t most_bins_collected(int64_t bytes, int64_t bin_bytes) { return (bytes / bin_bytes - 1) | 1; }
+
+// Whether results are collected: those of a box lie channel by channel, without gaps.
+inline bool collects(const CallArgs& args, int64_t most_bins) {
+  const Elements<void>& bins = args.bins;
+  return bins.stride_c != 1 && bins.stride_x == 1 && bins.stride_y == args.bins_x &&
+         bins.stride_c == args.bins_y * args.bins_x && args.bins_x <= most_bins;
+}
+
+// Room for the taps of an axis: as many as a fixed grid can have, and as most boxes of other grids have.
+template <class W>
+int room_for_taps(const CallArgs& args, int64_t bins, int64_t MapArgs::* length) {
+  constexpr int64_t kMost = kPoolListBytes / sizeof(Tap<W>);
+  const bool fixed = args.sampling_ratio > 0 && !is_integral(args.rule);
+  const int64_t of_grid = fixed ? 2 * bins * std::min(args.sampling_ratio, kMost) : kMost;
+  int64_t of_map = 0;
+  for (int i = 0; i < args.levels; ++i) of_map = std::max(of_map, args.maps[i].*length + 2 * bins);
+  return static_cast<int>(std::min({of_grid, of_map, kMost}));
+}
+
+template <class W>
+BlockPlan plan_block(const CallArgs& args, const Products& products, const Taps<W>& taps, int64_t most_bins) {
+  BlockPlan plan = {};
+  int64_t warps = std::min<int64_t>(args.bins_y, kPoolRows);
+  if (collects(args, most_bins)) {
+    warps = std::min(warps, most_bins / args.bins_x);
+    plan.pitch = static_cast<int>(warps * args.bins_x) | 1;
+  }
+  const int64_t rounds = (args.bins_y + warps - 1) / warps;
+  plan.warps = static_cast<int>((args.bins_y + rounds - 1) / rounds);  // the last round has as many, or nearly
+  // Derivatives and values outside the map have tables that are not copied.
+  if (products.terms == 1 && taps.y.on_map == nullptr && std::max(args.bins_y, args.bins_x) <= kPoolListedBins) {
+    plan.y_taps = room_for_taps<W>(args, args.bins_y, &MapArgs::height);
+    plan.x_taps = room_for_taps<W>(args, args.bins_x, &MapArgs::width);
+  }
+  return plan;
+}
+
+// Enqueues the kernel of a layout, after the tables: maps whose channels lie together, and all others.
+template <class S>
+void launch_average_pool_channels_last(const CallArgs& args, const Products& products,
+                                       const Taps<typename Access<S>::W>& taps, Launcher& launcher);
+template <class S>
+void launch_average_pool_nchw(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
+                              Launcher& launcher);
+
+}  // namespace roialign_ext::cuda

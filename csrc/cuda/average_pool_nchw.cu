@@ -1,0 +1,294 @@
+// Average pooling where the channels of a pixel lie apart. A block has one box and 64 channels, a warp a row of bins.
+// Lanes are first columns of the map, which they sum by the y table, so that neighbours read neighbouring memory; and
+// then bins, which take the sums from shared memory by the x table.
+#include "average_pool.cuh"
+
+namespace roialign_ext::cuda {
+namespace {
+
+// A lane sums 8 channels of a column at once. As bins need fewer lanes than columns do, they have 4 groups of lanes,
+// which share the channels. Few columns leave lanes to several sets of channels side by side, as many as groups at
+// most.
+constexpr int kChunk = 64, kChannels = 8, kGroups = 4, kBinsAtOnce = kWarp / kGroups, kOfLane = kChannels / kGroups;
+constexpr int kLoadedAtOnce = 4;         // channels whose loads are under way together
+constexpr int kColumnPitch = kWarp + 1;  // of the columns of one channel in shared memory: groups read different banks
+constexpr int kColumnsOfWarp = kChannels * kColumnPitch;
+constexpr int kRowsAtOnce = 2;  // of those that are too many for registers
+template <class S, class Offset>
+constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 3;
+
+// Neighbouring bins whose taps name at most as many columns as a warp has lanes.
+struct Run {
+  int first_bin, first_column;
+};
+
+// In shared memory: the runs of a box, one more of its end, and the columns of each, a slot for each.
+struct Runs {
+  Run* runs;
+  int* columns;
+  int* count;  // 0 where a bin alone has too many taps
+};
+
+// Forms the runs of a box and puts slots in place of the pixels of its taps. One warp calls it.
+template <class W>
+__device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, const Runs& runs) {
+  const int lane = threadIdx.x % kWarp, rounds = (bins + kBinsAtOnce - 1) / kBinsAtOnce;
+  const int most = (bins + rounds - 1) / rounds;  // bins of a run, so that they are of one length
+  int count = 0, column = 0;
+  for (int first = 0; first < bins; ++count) {
+    const int begin = x.begin(first);
+    const bool fits = lane < most && first + lane < bins && x.ends[first + lane] - begin <= kWarp;
+    const int own = __popc(__ballot_sync(kAllLanes, fits));
+    if (own == 0) {
+      if (lane == 0) *runs.count = 0;
+      return;
+    }
+    const bool has_tap = begin + lane < x.ends[first + own - 1];
+    const int pixel = has_tap ? x.taps[begin + lane].pixel : -1;
+    int same = lane;  // the first lane with that pixel
+    for (int distance = 1; distance < kWarp; ++distance) {
+      const int other = __shfl_up_sync(kAllLanes, pixel, distance);
+      if (lane >= distance && other == pixel) same = lane - distance;
+    }
+    const unsigned distinct = __ballot_sync(kAllLanes, has_tap && same == lane);
+    const int slot = __popc(distinct & ((1u << same) - 1));
+    if (has_tap) {
+      x.taps[begin + lane].pixel = slot;
+      runs.columns[column + slot] = pixel;
+    }
+    if (lane == 0) runs.runs[count] = {first, column};
+    first += own;
+    column += __popc(distinct);
+  }
+  if (lane == 0) {
+    runs.runs[count] = {bins, column};
+    *runs.count = count;
+  }
+}
+
+// The channels of a block, and where their results go.
+template <class S, class Offset>
+struct Results {
+  using W = typename Access<S>::W;
+  S* to;  // of the row of bins and the first channel: in shared memory or where they stay
+  Offset stride_c, stride_x;
+  bool collected;
+
+  __device__ __forceinline__ void store(int channel, int q, W value) const {
+    S* const place = to + (channel * stride_c + q * stride_x);
+    if (collected) {
+      *place = static_cast<S>(value);
+    } else {
+      Access<S>::stream(place, 0, value);
+    }
+  }
+};
+
+// Sums kChannels channels of a column, from an offset on; of fewer, the last one several times, and 0 of none.
+template <class S, class Offset, class W, class Rows>
+__device__ __forceinline__ void sum_columns(const Rows& rows, Offset stride_c, Offset offset, int count, W* columns) {
+#pragma unroll 1
+  for (int c = 0; c < kChannels; c += kLoadedAtOnce) {
+    W sums[kLoadedAtOnce] = {};
+    if (c < count) {
+      rows.add(ChannelsApart<S, Offset, kLoadedAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
+    }
+#pragma unroll
+    for (int i = 0; i < kLoadedAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
+  }
+}
+
+// A row of bins, a run at a time. `columns` is the warp's shared memory for the sums of kChannels channels.
+template <class S, class Offset, class W>
+__device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>& pixels, const TapList<W>& ys,
+                                            const StagedTaps<W>& x, const Runs& runs, int chunk, W* columns,
+                                            const Results<S, Offset>& results) {
+  const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
+#pragma unroll 1
+  for (int r = 0; r < *runs.count; ++r) {
+    const Run run = runs.runs[r], next = runs.runs[r + 1];
+    const int distinct = next.first_column - run.first_column;
+    int sets = kGroups;
+    while (sets > 1 && kWarp / sets < distinct) sets /= 2;
+    const int width = kWarp / sets, set = lane / width, own = lane % width;  // a lane's set, its column
+    const bool has_column = own < distinct;
+    const S* const top = map + (has_column ? runs.columns[run.first_column + own] * pixels.stride_x : 0);
+    const int q = run.first_bin + lane % kBinsAtOnce;
+    const bool has_bin = q < next.first_bin;
+    // Nothing is read without rows, and 0 times infinity is not 0.
+    const TapList<W> xs = has_bin && ys.count > 0 ? x.list(q) : TapList<W>{};
+    with_rows<S, kRowsAtOnce>(top, pixels.stride_y, ys, [&](const auto& rows) {
+#pragma unroll 1
+      for (int channel = 0; channel < chunk; channel += sets * kChannels) {
+        const int own_channel = channel + set * kChannels;
+        const int count = chunk - own_channel < kChannels ? chunk - own_channel : kChannels;
+        sum_columns<S>(rows, pixels.stride_c, own_channel * pixels.stride_c, has_column ? count : 0, columns + lane);
+        __syncwarp();
+        W sums[kGroups][kOfLane] = {};  // of channels group, group + kGroups, ... of every set
+        const auto add = [&](const Tap<W>& tap) {
+          const W* const summed = columns + group * kColumnPitch + tap.pixel;
+#pragma unroll
+          for (int s = 0; s < kGroups; ++s) {
+            if (s >= sets) break;
+#pragma unroll
+            for (int i = 0; i < kOfLane; ++i) {
+              sums[s][i] += tap.weight * summed[s * width + i * kGroups * kColumnPitch];
+            }
+          }
+        };
+        for (int k = 0; k < xs.count; ++k) add(xs.taps[k]);
+        __syncwarp();
+        if (!has_bin) continue;
+#pragma unroll
+        for (int s = 0; s < kGroups; ++s) {
+          if (s >= sets) break;
+#pragma unroll
+          for (int i = 0; i < kOfLane; ++i) {
+            const int c = channel + s * kChannels + group + i * kGroups;
+            if (c < chunk) results.store(c, q, sums[s][i]);
+          }
+        }
+      }
+    });
+  }
+}
+
+// The same for whatever there may be: sums of several products, samples outside the map, boxes of no plane, more taps
+// than a run or shared memory has room for. Columns are all those of a window of the map.
+template <class S, class Offset, class W>
+__device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const Taps<W>& taps,
+                                            const S* map, const Image<S, Offset>& pixels, int box, int p, int plane,
+                                            int chunk, W* columns, const Results<S, Offset>& results) {
+  const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
+  const Span window = plane < 0 ? Span{} : taps.x.pixels[box];
+#pragma unroll 1
+  for (int channel = 0; channel < chunk; channel += kChannels) {
+    const int count = chunk - channel < kChannels ? chunk - channel : kChannels;
+#pragma unroll 1
+    for (int first_bin = 0; first_bin < args.bins_x; first_bin += kBinsAtOnce) {
+      const Bin bin = {box, p, first_bin + lane % kBinsAtOnce};
+      const bool has_bin = bin.q < args.bins_x;
+      W sums[kOfLane];  // of channels group, group + kGroups, ...
+      const W start = plane < 0 ? W(NAN) : has_bin ? outside(args, taps, bin) : W(0);
+#pragma unroll
+      for (int i = 0; i < kOfLane; ++i) sums[i] = start;
+#pragma unroll 1
+      for (int t = 0; plane >= 0 && t < products.terms; ++t) {
+        const TapList<W> ys = taps.y.list(box, products.term[t].y, p);
+        const TapList<W> xs = has_bin ? taps.x.list(box, products.term[t].x, bin.q) : TapList<W>{};
+        if (ys.count == 0) continue;  // nothing is read then, and 0 times an infinite weight is not 0
+        int k = 0;                    // the next tap of the bin
+#pragma unroll 1
+        for (int tile = window.begin; tile < window.end; tile += kWarp) {
+          if (!__any_sync(kAllLanes, k < xs.count && xs.taps[k].pixel < tile + kWarp)) continue;
+          const ListedRows<S, Offset, kRowsAtOnce> rows = {map, pixels.stride_y, ys};
+          sum_columns<S>(rows, pixels.stride_c, channel * pixels.stride_c + (tile + lane) * pixels.stride_x,
+                         tile + lane < window.end ? count : 0, columns + lane);
+          __syncwarp();
+          for (; k < xs.count; ++k) {
+            const Tap<W> tap = xs.taps[k];
+            if (tap.pixel >= tile + kWarp) break;
+            const W* const summed = columns + group * kColumnPitch + tap.pixel - tile;
+#pragma unroll
+            for (int i = 0; i < kOfLane; ++i) sums[i] += tap.weight * summed[i * kGroups * kColumnPitch];
+          }
+          __syncwarp();
+        }
+      }
+      if (!has_bin) continue;
+#pragma unroll
+      for (int i = 0; i < kOfLane; ++i) {
+        const int c = channel + group + i * kGroups;
+        if (c < chunk) results.store(c, bin.q, sums[i]);
+      }
+    }
+  }
+}
+
+// Boxes come before chunks: blocks that run at the same time share a slice of the channels of all maps, which may fit
+// the cache.
+template <class S, class Offset>
+__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
+    average_pool_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
+                      const __grid_constant__ Taps<typename Access<S>::W> taps, const BlockPlan plan) {
+  using W = typename Access<S>::W;
+  ROI_SHARED_BYTES(shared);
+  const int bins_y = static_cast<int>(args.bins_y), bins_x = static_cast<int>(args.bins_x);
+  const int warp = threadIdx.x / kWarp;
+  S* const piece = reinterpret_cast<S*>(shared);
+  W* const columns = reinterpret_cast<W*>(piece + kChunk * plan.pitch);
+  Tap<W>* const lists = reinterpret_cast<Tap<W>*>(columns + plan.warps * kColumnsOfWarp);
+  int* const ends = reinterpret_cast<int*>(lists + plan.y_taps + plan.x_taps);
+  const StagedTaps<W> y = {lists, ends}, x = {lists + plan.y_taps, ends + bins_y};
+  Run* const first_run = reinterpret_cast<Run*>(ends + bins_y + bins_x);
+  int* const run_columns = reinterpret_cast<int*>(first_run + bins_x + 1);
+  const Runs runs = {first_run, run_columns, run_columns + plan.x_taps};
+  const unsigned boxes = static_cast<unsigned>(args.boxes), chunk = blockIdx.x / boxes;
+  const int box = static_cast<int>(blockIdx.x - chunk * boxes), plane = taps.plane_of_box[box];
+  bool staged = plane >= 0 && plan.y_taps > 0;
+  if (staged) {
+    if (warp == 0) stage(taps.y, box, products.term[0].y, plan.y_taps, y);
+    if (warp == plan.warps - 1) {
+      stage(taps.x, box, products.term[0].x, plan.x_taps, x);
+      __syncwarp();
+      if (x.ends[bins_x - 1] <= plan.x_taps) form_runs(x, bins_x, runs);
+    }
+    __syncthreads();
+    staged = y.ends[bins_y - 1] <= plan.y_taps && x.ends[bins_x - 1] <= plan.x_taps && *runs.count > 0;
+  }
+  const unsigned images = static_cast<unsigned>(args.images), place = plane < 0 ? 0 : plane, level = place / images;
+  const Image<S, Offset> pixels(args.maps[level].pixels, place - level * images), bins(args.bins, box);
+  const int64_t first_channel = int64_t(chunk) * kChunk, left = args.channels - first_channel;
+  const int channels = static_cast<int>(left < kChunk ? left : kChunk);
+  const S* const map = static_cast<const S*>(pixels.data) + static_cast<Offset>(first_channel) * pixels.stride_c;
+  S* const out = static_cast<S*>(bins.data) + static_cast<Offset>(first_channel) * bins.stride_c;
+  for (int first = 0; first < bins_y; first += plan.warps) {
+    const int p = first + warp;
+    if (p < bins_y) {
+      Results<S, Offset> results = {out + p * bins.stride_y, bins.stride_c, bins.stride_x, false};
+      if (plan.pitch > 0) results = {piece + warp * bins_x, Offset(plan.pitch), Offset(1), true};
+      W* const own = columns + warp * kColumnsOfWarp;
+      if (staged) {
+        pool_staged(map, pixels, y.list(p), x, runs, channels, own, results);
+      } else {
+        pool_listed(args, products, taps, map, pixels, box, p, plane, channels, own, results);
+      }
+    }
+    if (plan.pitch == 0) continue;
+    __syncthreads();
+    const int rows = bins_y - first < plan.warps ? bins_y - first : plan.warps;
+    write_piece(piece, plan.pitch, rows * bins_x, channels, out + first * bins_x, bins.stride_c);
+    __syncthreads();
+  }
+}
+
+}  // namespace
+
+template <class S>
+void launch_average_pool_nchw(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
+                              Launcher& launcher) {
+  using W = typename Access<S>::W;
+  const BlockPlan plan =
+      plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesApart, kChunk * sizeof(S)));
+  // Without an attribute of the kernel, a block has 48 KB.
+  static_assert(kPoolPieceBytesApart + kPoolRows * kColumnsOfWarp * sizeof(W) + 2 * kPoolListBytes +
+                    (2 * kPoolListedBins + 1) * sizeof(int) + (kPoolListedBins + 1) * sizeof(Run) +
+                    kPoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
+                48 * 1024);
+  size_t bytes = kChunk * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
+  if (plan.y_taps > 0) {
+    bytes += (plan.y_taps + plan.x_taps) * sizeof(Tap<W>) + (args.bins_y + args.bins_x) * sizeof(int) +
+             (args.bins_x + 1) * sizeof(Run) + (plan.x_taps + 1) * sizeof(int);
+  }
+  with_offset(args, [&](auto offset) {
+    launcher.launch("average_pool_nchw", average_pool_nchw<S, decltype(offset)>,
+                    args.boxes * ((args.channels + kChunk - 1) / kChunk), plan.warps * kWarp, bytes, args, products,
+                    taps, plan);
+  });
+}
+template void launch_average_pool_nchw<float>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);
+template void launch_average_pool_nchw<double>(const CallArgs&, const Products&, const Taps<double>&, Launcher&);
+template void launch_average_pool_nchw<__half>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);
+template void launch_average_pool_nchw<__nv_bfloat16>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,153 @@
+// The maximum of the interpolated samples of each bin, and which sample it was (docs/math.md, section 5).
+#include "kernels.h"
+#include "work.cuh"
+
+namespace roialign_ext::cuda {
+namespace {
+
+constexpr int kChannels = 4;  // of a thread
+constexpr int kBlocks = 2;    // of a multiprocessor at least: with more some registers would be spilled
+
+// No candidate yet: the first one wins, whatever it is.
+constexpr int kNoWinner = -2;
+
+// The running maximum of one bin and channel. Candidates come in the order of their sample index, so the first of equal
+// ones stays; a NaN beats every number, and the first NaN stays.
+template <class W>
+struct Best {
+  W value;
+  int winner;
+
+  __device__ __forceinline__ void consider(W candidate, int sample) {
+    const bool wins = candidate > value || (candidate != candidate && value == value) || winner == kNoWinner;
+    value = wins ? candidate : value;
+    winner = wins ? sample : winner;
+  }
+};
+
+// Between two values, rounded as on the CPU, so that winners are the same.
+template <class W>
+__device__ __forceinline__ W interpolate(W fraction, W low, W high) {
+  return add(multiply(W(1) - fraction, low), multiply(fraction, high));
+}
+
+// The samples of one bin along one axis.
+template <class W>
+struct BinSamples {
+  const SampleTap<W>* samples;
+  int count;
+  Rejected rejected;
+
+  __device__ __forceinline__ BinSamples(const AxisSamples<W>& axis, int64_t box, int p)
+      : samples(axis.samples + box * axis.slots + axis.band(box, p).offset),
+        count(axis.band(box, p).samples),
+        rejected(axis.rejected[box * axis.bins + p]) {}
+};
+
+// A thread has one bin of one box and up to kChannels channels (WorkMap), in packs of VEC.
+template <class S, int VEC>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    max_pool(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
+             const WorkMap map) {
+  using W = typename Access<S>::W;
+  constexpr int kPacks = kChannels / VEC;
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels, VEC);
+  const Channels& channels = work.channels;
+  if (channels.count <= 0) return;
+  const Bin bin = bin_of(args, work.place);
+  const int plane = samples.plane_of_box[bin.box];
+  Best<W> best[kPacks][VEC];
+  const auto consider = [&](const W(&candidates)[VEC], int sample, Best<W>(&bests)[VEC]) {
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) bests[c].consider(candidates[c], sample);
+  };
+  // A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the
+  // map, after the first row of them, or after all.
+  const auto consider_zero = [&] {
+    const W zeros[VEC] = {};
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) consider(zeros, kRejected, best[i]);
+  };
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) best[i][c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoWinner};
+  }
+  if (plane >= 0) {
+    const Elements<void>& pixels = args.maps[plane / args.images].pixels;
+    const int64_t step = channels.step * pixels.stride_c;
+    const int64_t base = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
+    const BinSamples<W> ys(samples.y, bin.box, bin.p), xs(samples.x, bin.box, bin.q);
+    if (ys.count == 0 || xs.count == 0 || ys.rejected.first || xs.rejected.first) consider_zero();
+    for (int i = 0; i < ys.count && xs.count > 0; ++i) {
+      const SampleTap<W> y = ys.samples[i];
+      const int64_t row = base + y.low * pixels.stride_y;
+      for (int j = 0; j < xs.count; ++j) {
+        const SampleTap<W> x = xs.samples[j];
+        // Between two values or columns: what has no weight is not read.
+        const auto column = [&](int64_t top, W(&values)[VEC]) {
+          Pack<S, VEC>::load(pixels.data, top, values);
+          if (y.fraction == W(0)) return;
+          W below[VEC];
+          Pack<S, VEC>::load(pixels.data, top + pixels.stride_y, below);
+#pragma unroll
+          for (int c = 0; c < VEC; ++c) values[c] = interpolate(y.fraction, values[c], below[c]);
+        };
+        const int64_t at = row + x.low * pixels.stride_x;
+#pragma unroll
+        for (int k = 0; k < kPacks; ++k) {
+          if (k >= channels.count) continue;
+          W values[VEC];
+          column(at + k * step, values);
+          if (x.fraction != W(0)) {
+            W right[VEC];
+            column(at + k * step + pixels.stride_x, right);
+#pragma unroll
+            for (int c = 0; c < VEC; ++c) values[c] = interpolate(x.fraction, values[c], right[c]);
+          }
+          consider(values, make_winner(i, j), best[k]);
+        }
+      }
+      if (i == 0 && xs.rejected.later) consider_zero();
+    }
+    if (ys.rejected.later) consider_zero();
+  }
+  const Elements<void>& bins = args.bins;
+  const Elements<int32_t>& winners = args.winners;  // where packs fit the values, they fit the winners
+  const int64_t at =
+      bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+  const int64_t at_winners = bin.box * winners.stride_n + channels.first * winners.stride_c + bin.p * winners.stride_y +
+                             bin.q * winners.stride_x;
+#pragma unroll
+  for (int k = 0; k < kPacks; ++k) {
+    if (k >= channels.count) continue;
+    W values[VEC];
+    int32_t chosen[VEC];
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) {
+      values[c] = best[k][c].value;
+      chosen[c] = best[k][c].winner;
+    }
+    Pack<S, VEC>::store(bins.data, at + k * channels.step * bins.stride_c, values);
+    typename WordOf<VEC * sizeof(int32_t)>::Type word;
+    memcpy(&word, chosen, sizeof(word));
+    *reinterpret_cast<decltype(word)*>(winners.data + at_winners + k * channels.step * winners.stride_c) = word;
+  }
+}
+
+}  // namespace
+
+void pool_maximum(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+  with_storage(args.storage, [&](auto element) {
+    using S = decltype(element);
+    const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
+    if (scratch.counts_only()) return;
+    build_samples(args, samples, Groups{}, launcher);
+    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
+    with_pack<S>(args, [&](auto vec) {
+      launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
+    });
+  });
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,171 @@
+#include "transpose.cuh"
+
+#include "tuning.cuh"
+#include "work.cuh"
+
+namespace roialign_ext::cuda {
+namespace {
+
+constexpr int kVectorBytes = 16, kVectorsOfRow = 8;  // eight lanes write 128 bytes of a pixel's channels
+
+// How a tile is read: element by element; by vectors within a channel; or by vectors of one piece of memory that holds
+// all channels of the tile one after another.
+enum class Reading { kElements, kVectors, kPiece };
+
+// A tile is `channels` channels times `places` pixels of one image, and has these numbers of tiles.
+struct TransposeMap {
+  Reading reading;
+  int channels, places;
+  unsigned channel_tiles, place_tiles;
+};
+
+// Shared memory has the tile as the source has it, channel by channel. Channels of one vector of the result form a
+// group, which is a whole number of vectors long. One vector of padding after each group makes that number odd: eight
+// lanes at the same place of eight groups, times four neighbouring places, then read 32 banks.
+template <class Word>
+struct TileLayout {
+  static constexpr int kGroup = kVectorBytes / sizeof(Word);  // channels of a vector
+  int places, padding;                                        // in vectors, after a group
+
+  __device__ explicit TileLayout(int places_of_tile) : places(places_of_tile), padding(1 - places_of_tile % 2) {}
+
+  // Index of an element; and of a vector, whose number counts those of the tile without padding.
+  __device__ __forceinline__ int element(int group, int channel, int place) const {
+    return group * (places + padding) * kGroup + channel * places + place;
+  }
+  __device__ __forceinline__ int vector(int group, int number) const { return group * padding + number; }
+};
+
+// The numbers of a thread, threadIdx.x and every kThreads further, divided by one that stays.
+struct Division {
+  int divisor, quotient, rest, quotient_of_step, rest_of_step;
+
+  __device__ explicit Division(unsigned by)
+      : divisor(by),
+        quotient(threadIdx.x / by),
+        rest(threadIdx.x % by),
+        quotient_of_step(kThreads / by),
+        rest_of_step(kThreads % by) {}
+
+  __device__ __forceinline__ void next() {
+    quotient += quotient_of_step;
+    rest += rest_of_step;
+    if (rest >= divisor) {
+      rest -= divisor;
+      ++quotient;
+    }
+  }
+};
+
+// Word is an unsigned integer of the elements' size: values are moved, not read.
+template <class Word>
+__global__ void __launch_bounds__(kThreads)
+    transpose_channels(const TransposeMap map, const Sizes sizes, const __grid_constant__ Elements<void> source,
+                       const __grid_constant__ Elements<void> copy) {
+  constexpr int kGroup = TileLayout<Word>::kGroup;
+  ROI_SHARED_BYTES(shared);
+  uint4* const vectors = reinterpret_cast<uint4*>(shared);
+  Word* const elements = reinterpret_cast<Word*>(shared);
+  // Tiles of the channels come first: neighbouring blocks complete the pixels of the copy. All of these numbers are at
+  // most that of the blocks, and have 32 bits.
+  const unsigned row = blockIdx.x / map.channel_tiles, image = row / map.place_tiles;
+  const int64_t first_channel = int64_t(blockIdx.x - row * map.channel_tiles) * map.channels;
+  const int64_t first_place = int64_t(row - image * map.place_tiles) * map.places;
+  const int channels = static_cast<int>(min(sizes.c - first_channel, int64_t(map.channels)));
+  const int places = static_cast<int>(min(sizes.h * sizes.w - first_place, int64_t(map.places)));
+  const TileLayout<Word> layout(places);
+  const Word* const from =
+      static_cast<const Word*>(source.data) + image * source.stride_n + first_channel * source.stride_c;
+  if (map.reading == Reading::kElements) {
+    const unsigned width = static_cast<unsigned>(sizes.w);
+    const int64_t first_y = first_place / sizes.w;
+    const unsigned first_x = static_cast<unsigned>(first_place - first_y * sizes.w);
+    Division own(places);  // into channels and places
+    for (int i = threadIdx.x; i < channels * places; i += kThreads, own.next()) {
+      const unsigned x = first_x + own.rest, rows = x / width;
+      elements[layout.element(own.quotient / kGroup, own.quotient % kGroup, own.rest)] =
+          __ldg(from + own.quotient * source.stride_c + (first_y + rows) * source.stride_y +
+                int64_t(x - rows * width) * source.stride_x);
+    }
+  } else {
+    const bool is_piece = map.reading == Reading::kPiece;
+    Division own(is_piece ? places : places / kGroup);  // into groups, or channels, and vectors
+    for (int i = threadIdx.x; i < channels * places / kGroup; i += kThreads, own.next()) {
+      const int64_t at =
+          is_piece ? int64_t(i) * kGroup : own.quotient * source.stride_c + first_place + own.rest * kGroup;
+      vectors[layout.vector(is_piece ? own.quotient : own.quotient / kGroup, i)] =
+          __ldg(reinterpret_cast<const uint4*>(from + at));
+    }
+  }
+  __syncthreads();
+  // Eight lanes of a warp have the groups of channels, and its four eights neighbouring places.
+  const int groups = (channels + kGroup - 1) / kGroup, lane = threadIdx.x % kVectorsOfRow;
+  Word* const to = static_cast<Word*>(copy.data) + image * copy.stride_n + first_channel;
+  for (int place = threadIdx.x / kVectorsOfRow; place < places; place += kThreads / kVectorsOfRow) {
+    for (int group = lane; group < groups; group += kVectorsOfRow) {
+      Word own[kGroup];
+#pragma unroll
+      for (int c = 0; c < kGroup; ++c) own[c] = elements[layout.element(group, c, place)];
+      uint4 vector;
+      memcpy(&vector, own, sizeof(vector));
+      *reinterpret_cast<uint4*>(to + (first_place + place) * copy.stride_x + group * kGroup) = vector;
+    }
+  }
+}
+
+unsigned tiles_of(int64_t length, int64_t size) { return static_cast<unsigned>((length + size - 1) / size); }
+
+template <class Word>
+TransposeMap make_map(const Sizes& sizes, const Elements<void>& source) {
+  constexpr int kGroup = TileLayout<Word>::kGroup;
+  const int64_t places = sizes.h * sizes.w;
+  TransposeMap map;
+  map.places = static_cast<int>(places <= kMostPlacesOfTile ? places : kPlacesOfTile);
+  map.channels = kVectorsOfRow * kGroup * (map.places <= kNarrowTile ? 2 : 1);
+  map.channel_tiles = tiles_of(sizes.c, map.channels);
+  map.place_tiles = tiles_of(places, map.places);
+  const auto aligned = [](int64_t elements) { return elements % kGroup == 0; };
+  const bool planes_are_contiguous = source.stride_x == 1 && (sizes.h == 1 || source.stride_y == sizes.w) &&
+                                     reinterpret_cast<uintptr_t>(source.data) % kVectorBytes == 0 &&
+                                     aligned(source.stride_n);
+  const bool is_piece = map.places == places && source.stride_c == places && aligned(sizes.c);
+  map.reading = !planes_are_contiguous                        ? Reading::kElements
+                : is_piece                                    ? Reading::kPiece
+                : aligned(places) && aligned(source.stride_c) ? Reading::kVectors
+                                                              : Reading::kElements;
+  return map;
+}
+
+template <class Word>
+void launch(const Sizes& sizes, const Elements<void>& source, const Elements<void>& copy, Launcher& launcher) {
+  const TransposeMap map = make_map<Word>(sizes, source);
+  const int64_t blocks = sizes.n * map.place_tiles * map.channel_tiles;
+  const int64_t groups = map.channels / TileLayout<Word>::kGroup;
+  launcher.launch("transpose_channels", transpose_channels<Word>, blocks, kThreads,
+                  groups * (map.places + 1) * kVectorBytes, map, sizes, source, copy);
+}
+
+int64_t bytes_of(Storage storage) { return storage == Storage::kDouble ? 8 : storage == Storage::kFloat ? 4 : 2; }
+
+}  // namespace
+
+Elements<void> take_channels_last(Storage storage, const Sizes& sizes, Scratch& scratch) {
+  const int64_t bytes = bytes_of(storage), group = kVectorBytes / bytes;
+  const int64_t pixel = (sizes.c + group - 1) / group * group;
+  void* const data = scratch.take<char>(sizes.n * sizes.h * sizes.w * pixel * bytes);
+  return {data, sizes.h * sizes.w * pixel, 1, sizes.w * pixel, pixel};
+}
+
+void build_channels_last(Storage storage, const Sizes& sizes, const Elements<void>& source, const Elements<void>& copy,
+                         Launcher& launcher) {
+  switch (bytes_of(storage)) {
+    case 2:
+      return launch<uint16_t>(sizes, source, copy, launcher);
+    case 4:
+      return launch<uint32_t>(sizes, source, copy, launcher);
+    default:
+      return launch<uint64_t>(sizes, source, copy, launcher);
+  }
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,45 @@
+// The schemas of every operator, and nothing else. Kernels are registered by csrc/operators.cpp, once for each device;
+// derivatives, shape functions and batching rules in Python. Equations: docs/math.md.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(roialign_ext, m) {
+  // The public operators. Boxes are rows (batch index, x1, y1, x2, y2) in image pixels; rotated ones (batch index, cx,
+  // cy, w, h, angle); those of crops (y1, x1, y2, x2) in shares of the map.
+  m.def(
+      "roi_align(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
+      "bool aligned=False, str mode=\"avg\") -> Tensor");
+  m.def(
+      "multiscale_roi_align(Tensor[] features, Tensor boxes, SymInt[2] output_size, float[] scales, "
+      "int sampling_ratio=-1, bool aligned=False, str mode=\"avg\", float canonical_scale=224.0, "
+      "float canonical_level=4.0) -> Tensor");
+  m.def("prroi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
+  m.def(
+      "roi_warp(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
+      "str mode=\"avg\") -> Tensor");
+  m.def("roi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
+  m.def(
+      "roi_align_rotated(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, "
+      "int sampling_ratio=-1, bool aligned=True, bool clockwise=False, str angle_unit=\"degree\") -> Tensor");
+  m.def(
+      "crop_and_resize(Tensor input, Tensor boxes, Tensor box_indices, SymInt[2] crop_size, str method=\"bilinear\", "
+      "float extrapolation_value=0.0, int samples_per_bin=1, str mode=\"avg\") -> Tensor");
+
+  // The four operators below are closed under differentiation. input holds one map per level, scales their scales, and
+  // canonical (canonical_scale, canonical_level) sends boxes to levels. u and v are directions in the space of boxes:
+  // A(b) F with none of them, its derivative along u with one, along u and v with two. winners selects one sample per
+  // output element (max pooling) instead of the mean over all samples. input_size is (N, C, H, W), H and W once more
+  // for each further level. Samples of a crop that lie outside the map have extrapolation_value, which derivatives do
+  // not know.
+  m.def(
+      "_pool(Tensor[] input, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[2] output_size, "
+      "float[] scales, float[] canonical, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor");
+  m.def(
+      "_pool_max(Tensor[] input, Tensor boxes, SymInt[2] output_size, float[] scales, float[] canonical, "
+      "int sampling_ratio, str rule) -> (Tensor, Tensor)");
+  m.def(
+      "_pool_grad_input(Tensor grad, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[] input_size, "
+      "bool channels_last, float[] scales, float[] canonical, int sampling_ratio, str rule) -> Tensor[]");
+  m.def(
+      "_pool_grad_boxes(Tensor grad, Tensor[] input, Tensor boxes, Tensor? v, Tensor? winners, float[] scales, "
+      "float[] canonical, int sampling_ratio, str rule) -> Tensor");
+}

@@ -1,0 +1,258 @@
+"""The form that every operator comes from, and all of its derivatives (docs/math.md, sections 7 and 8).
+
+    Phi(F, G, b; u, v) = <G, D_u D_v A(b) F>
+
+F are the feature maps, one per level, G a gradient of the output, b the boxes, A(b) the average or, with fixed argmax,
+the maximum, and D_u the derivative along a direction u in the space of boxes. Phi is linear in F, G, u and v. Every
+private operator is the derivative of Phi with respect to one argument, which the operator leaves out:
+
+    with respect to G: ``_pool``, ``_pool_max``        F: ``_pool_grad_input``        b: ``_pool_grad_boxes``
+
+So a backward pass puts the cotangent into the place that was left out and differentiates by the other arguments, and a
+tangent is the sum over the arguments of the value with the tangent in the place of the argument.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+ops = torch.ops.roialign_ext
+
+Maps: TypeAlias = list[Tensor]  # of all levels, finest first
+Sizes: TypeAlias = Sequence[Any]  # of ints and of sizes of a graph
+Rule: TypeAlias = tuple[list[float], list[float], int, str]  # scales, canonical, sampling_ratio, name
+
+Directions: TypeAlias = tuple[Tensor | None, ...]  # u and v, as far as there are any; a third one in third derivatives
+Bound: TypeAlias = tuple[Any, ...]
+
+MAX_DIRECTIONS = 2
+CANONICAL = [224.0, 4.0]  # canonical_scale and canonical_level, read only with more than one level
+NO_BOX_GRADIENT = "roi_pool has no gradient by the boxes: detach them (boxes.detach()), or use roi_align"
+
+
+class Settings(NamedTuple):
+    """A form without its tensors."""
+
+    rule: Rule
+    output_size: Sizes
+    input_size: Sizes  # [N, C, H0, W0, H1, W1, ...]
+    channels_last: bool  # of the gradient of the maps
+    extrapolation_value: float = 0.0  # a constant of the value, which derivatives do not have
+
+
+# Without a look at names and defaults, which takes three times as long as the tuple.
+_settings: Callable[[tuple[Any, ...]], Settings] = functools.partial(tuple.__new__, Settings)
+
+
+class Form:
+    """Phi, complete but for the argument by which it is differentiated next."""
+
+    def __init__(
+        self, settings: Settings, maps: Maps, grad: Tensor | None, boxes: Tensor, directions: Directions,
+        argmax: Tensor | None,
+    ) -> None:  # fmt: skip
+        self.settings = settings
+        self.maps = maps
+        self.grad = grad
+        self.boxes = boxes
+        self.directions = directions
+        self.argmax = argmax
+
+    # --- Phi with another argument
+
+    def with_maps(self, maps: Maps) -> Form:
+        return Form(self.settings, maps, self.grad, self.boxes, self.directions, self.argmax)
+
+    def with_grad(self, grad: Tensor) -> Form:
+        return Form(self.settings, self.maps, grad, self.boxes, self.directions, self.argmax)
+
+    def with_directions(self, *directions: Tensor | None) -> Form:
+        padding = (None,) * (MAX_DIRECTIONS - len(directions))
+        return Form(self.settings, self.maps, self.grad, self.boxes, (*directions, *padding), self.argmax)
+
+    def along(self, one_more: Tensor) -> Form:
+        return self.with_directions(*defined(*self.directions), one_more)
+
+    # --- derivatives with respect to one argument
+
+    def by_grad(self) -> Tensor:
+        u, v, *third = self.directions
+        size, rule = self.settings.output_size, self.settings.rule
+        if third:
+            self._check_third_derivative()
+            return self.maps[0].new_zeros((self.boxes.shape[0], self.maps[0].shape[1], *size))
+        return ops._pool(self.maps, self.boxes, u, v, self.argmax, size, *rule)  # type: ignore[no-any-return]
+
+    def by_maps(self) -> Maps:
+        u, v, *third = self.directions
+        rule, _, size, last, _ = self.settings
+        if third:
+            self._check_third_derivative()
+            assert self.grad is not None
+            return zero_maps([None] * (len(size) // 2 - 1), size, self.grad)
+        return ops._pool_grad_input(self.grad, self.boxes, u, v, self.argmax, size, last, *rule)  # type: ignore[no-any-return]
+
+    def by_boxes(self) -> Tensor:
+        v, second, *_ = self.directions
+        rule = self.settings.rule
+        if rule[3] == "roi_pool":
+            raise NotImplementedError(NO_BOX_GRADIENT)
+        if second is not None:
+            self._check_third_derivative()
+            return torch.zeros_like(self.boxes)
+        return ops._pool_grad_boxes(self.grad, self.maps, self.boxes, v, self.argmax, *rule)  # type: ignore[no-any-return]
+
+    def by_direction(self, place: int) -> Tensor:
+        """With respect to one of the directions, in which Phi is linear: the gradient by the boxes along the other."""
+        direction = self.directions[place]
+        assert direction is not None
+        return self.with_directions(self.directions[1 - place]).by_boxes().to(direction.dtype)
+
+    def _check_third_derivative(self) -> None:
+        """Third derivatives by the boxes are zero where tables are piecewise linear in the edges, else refused."""
+        name = self.settings.rule[3]
+        if name == "prroi_pool" or name.startswith("rotated_"):
+            raise NotImplementedError(f"third derivatives by the boxes are not implemented for {name}")
+
+    # --- what a private operator makes of it
+
+    def value(self, operator: str) -> Any:
+        """The derivative that is the operator's value."""
+        if operator == "_pool_grad_input":
+            return self.by_maps()
+        if operator == "_pool_grad_boxes":
+            return self.by_boxes()
+        return self.by_grad()
+
+    def complete(self, operator: str, cotangents: Sequence[Tensor | None]) -> None:
+        """Puts the cotangent, of which some part is there, into the place that the operator leaves out."""
+        if operator == "_pool_grad_input":
+            self.maps = zero_maps(cotangents, self.settings.input_size, defined(*cotangents)[0])
+        elif operator == "_pool_grad_boxes":
+            self.directions = (*defined(self.directions[0]), cotangents[0], None)[:MAX_DIRECTIONS]
+        else:
+            self.grad = cotangents[0]
+
+    def gradients(self, needed: Sequence[bool]) -> list[Any]:
+        """With respect to every map, G, boxes, u and v, as far as needed; and to the argmax, which has none."""
+        *maps, grad, boxes, u, v, _ = needed
+        by_maps = self.by_maps() if True in maps else maps
+        return [
+            *[one if need else None for one, need in zip(by_maps, maps, strict=True)],
+            self.by_grad() if grad else None,
+            self.by_boxes() if boxes else None,
+            self.by_direction(0) if u else None,
+            self.by_direction(1) if v else None,
+            None,
+        ]
+
+    def tangent(self, operator: str, tangents: Sequence[Tensor | None]) -> Any:
+        """Of the operator's value, along tangents of every map, G, boxes, u, v and the argmax, some of them None."""
+        *maps, grad, boxes, u, v, _ = tangents
+        moved = []
+        if defined(*maps):
+            pairs = zip(maps, self.maps, strict=True)
+            moved.append(self.with_maps([torch.zeros_like(one) if by is None else by for by, one in pairs]))
+        if grad is not None:
+            moved.append(self.with_grad(grad))
+        if boxes is not None:
+            moved.append(self.along(boxes))
+        if u is not None:
+            moved.append(self.with_directions(u, self.directions[1]))
+        if v is not None:
+            moved.append(self.with_directions(self.directions[0], v))
+        terms = [form.value(operator) for form in moved]
+        if operator == "_pool_grad_input":
+            return [sum(level[1:], start=level[0]) for level in zip(*terms, strict=True)]
+        return sum(terms[1:], start=terms[0])
+
+
+def defined(*tensors: Tensor | None) -> list[Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def zero_maps(maps: Sequence[Tensor | None], input_size: Sizes, like: Tensor) -> Maps:
+    """Gradients of maps, with zeros in the dtype and on the device of ``like`` where there is none."""
+    planes = zip(input_size[2::2], input_size[3::2], strict=True)
+    return [
+        like.new_zeros((*input_size[:2], *plane)) if one is None else one
+        for one, plane in zip(maps, planes, strict=True)
+    ]
+
+
+def is_channels_last(maps: Maps) -> bool:
+    """Of the finest level, which decides for all gradients: by its strides, also where it has gaps."""
+    strides = maps[0].stride()
+    # The first comparison of suggest_memory_format, which most NCHW maps fail, at a tenth of its cost.
+    return not strides[3] < strides[1] and suggest_memory_format(maps[0]) == torch.channels_last
+
+
+def sizes_of(maps: Maps) -> Sizes:
+    """[N, C, H0, W0, H1, W1, ...]."""
+    sizes = maps[0].shape
+    return sizes if len(maps) == 1 else [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
+
+
+# --- the arguments of the operators, and those of the functions of torch.autograd, which follow no tensors in lists:
+# the operator's name, Settings, every map, G, boxes, u, v and argmax; None stands for what the operator leaves out
+
+
+def _bind_pool(
+    input: list[Tensor], boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, output_size: Any,
+    scales: Any, canonical: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
+) -> Bound:  # fmt: skip
+    constants = (scales, canonical, sampling_ratio, rule)
+    settings = _settings((constants, output_size, sizes_of(input), is_channels_last(input), extrapolation_value))
+    return ("_pool", settings, *input, None, boxes, u, v, argmax)
+
+
+def _bind_pool_max(input: list[Tensor], boxes: Tensor, output_size: Any, *rule: Any) -> Bound:
+    settings = Settings(rule, output_size, sizes_of(input), is_channels_last(input))
+    return ("_pool_max", settings, *input, None, boxes, None, None, None)
+
+
+def _bind_pool_grad_input(
+    grad: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, input_size: Any,
+    channels_last: bool, *rule: Any,
+) -> Bound:  # fmt: skip
+    return ("_pool_grad_input", Settings(rule, grad.shape[2:], input_size, channels_last), grad, boxes, u, v, argmax)
+
+
+def _bind_pool_grad_boxes(
+    grad: Tensor, input: list[Tensor], boxes: Tensor, v: Tensor | None, argmax: Tensor | None, *rule: Any
+) -> Bound:
+    settings = Settings(rule, grad.shape[2:], sizes_of(input), is_channels_last(input))
+    return ("_pool_grad_boxes", settings, *input, grad, boxes, v, None, argmax)
+
+
+BIND: dict[str, Callable[..., Bound]] = {
+    "_pool": _bind_pool,
+    "_pool_max": _bind_pool_max,
+    "_pool_grad_input": _bind_pool_grad_input,
+    "_pool_grad_boxes": _bind_pool_grad_boxes,
+}
+
+
+def arguments_of(name: str, settings: Settings, *tensors: Any) -> tuple[Any, ...]:
+    """The arguments of the operator, of which ``BIND[name]`` makes these."""
+    *maps, grad, boxes, u, v, argmax = tensors
+    rule, output_size, input_size, channels_last, extrapolation_value = settings
+    if name == "_pool":
+        return (maps, boxes, u, v, argmax, output_size, *rule, extrapolation_value)
+    if name == "_pool_max":
+        return (maps, boxes, output_size, *rule)
+    if name == "_pool_grad_input":
+        return (grad, boxes, u, v, argmax, input_size, channels_last, *rule)
+    return (grad, maps, boxes, u, argmax, *rule)
+
+
+def call(name: str, settings: Settings, *tensors: Any) -> Any:
+    """The operator through the dispatcher; several results in a tuple."""
+    result = getattr(ops, name)(*arguments_of(name, settings, *tensors))
+    return tuple(result) if name == "_pool_grad_input" else result

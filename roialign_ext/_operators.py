@@ -1,0 +1,169 @@
+"""The public operators: each is a choice of rule and mode, and its derivatives are those of what it is made of.
+
+csrc/operators.cpp says the same to programs without Python, which have no derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._checks import INDEX_DTYPES
+from ._form import CANONICAL
+from ._shapes import check_device, check_output_size, check_samples, check_scale, check_tensor, holds, is_wide
+
+
+def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
+    """The public operators by name, in terms of ``_pool`` and ``_pool_max``. All take the keys of the call first."""
+
+    def pool_by_mode(keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
+        if mode == "avg":
+            return pool(keys, maps, boxes, None, None, None, output_size, *rule)
+        if mode == "max":
+            return pool_max(keys, maps, boxes, output_size, *rule)[0]
+        raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
+
+    def roi_align(
+        keys: Any,
+        input: Tensor,
+        boxes: Tensor,
+        output_size: Any,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        aligned: bool = False,
+        mode: str = "avg",
+    ) -> Any:
+        rule = ([spatial_scale], CANONICAL, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
+        if mode == "avg":  # the one operator whose calls may be as short as what is done here
+            return pool(keys, [input], boxes, None, None, None, output_size, *rule)
+        return pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
+
+    def multiscale_roi_align(
+        keys: Any,
+        features: list[Tensor],
+        boxes: Tensor,
+        output_size: Any,
+        scales: list[float],
+        sampling_ratio: int = -1,
+        aligned: bool = False,
+        mode: str = "avg",
+        canonical_scale: float = 224.0,
+        canonical_level: float = 4.0,
+    ) -> Any:
+        if len(features) == 1 and len(scales) == 1:  # of one map the private operators name other arguments
+            check_tensor("features[0]", features[0])
+            check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
+        rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
+        canonical = [canonical_scale, canonical_level]
+        return pool_by_mode(keys, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
+
+    def prroi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, 0, "prroi_pool")
+
+    def roi_warp(
+        keys: Any,
+        input: Tensor,
+        boxes: Tensor,
+        output_size: Any,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        mode: str = "avg",
+    ) -> Any:
+        return pool_by_mode(
+            keys, [input], boxes, output_size, mode, [spatial_scale], CANONICAL, sampling_ratio, "roi_warp"
+        )
+
+    def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return pool_max(keys, [input], boxes, output_size, [spatial_scale], CANONICAL, 0, "roi_pool")[0]
+
+    def roi_align_rotated(
+        keys: Any,
+        input: Tensor,
+        boxes: Tensor,
+        output_size: Any,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        aligned: bool = True,
+        clockwise: bool = False,
+        angle_unit: str = "degree",
+    ) -> Any:
+        if angle_unit not in ("degree", "radian"):
+            raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
+        rule = "rotated_half_pixel" if aligned else "rotated_legacy"
+        rule += "_radian" if angle_unit == "radian" else ""
+        if clockwise:
+            check_tensor("boxes", boxes)
+            if boxes.dim() == 2:  # else refused below
+                boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
+        return pool(
+            keys, [input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, sampling_ratio, rule
+        )
+
+    def crop_and_resize(
+        keys: Any,
+        input: Tensor,
+        boxes: Tensor,
+        box_indices: Tensor,
+        crop_size: Any,
+        method: str = "bilinear",
+        extrapolation_value: float = 0.0,
+        samples_per_bin: int = 1,
+        mode: str = "avg",
+    ) -> Any:
+        if method not in ("bilinear", "nearest"):
+            raise ValueError(f"method: expected 'bilinear' or 'nearest', got '{method}'")
+        if mode not in ("avg", "max"):
+            raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
+        if samples_per_bin <= 0:
+            raise ValueError(f"samples_per_bin: expected a positive number, got {samples_per_bin}")
+        check_output_size("crop_size", crop_size)
+        check_samples("samples_per_bin", samples_per_bin, crop_size)
+        check_tensor("input", input)
+        check_tensor("boxes", boxes)
+        if input.dim() != 4:
+            raise ValueError(f"input: expected a 4-D tensor [N, C, H, W], got shape {list(input.shape)}")
+        rows = _rows_of_crops(input, boxes, box_indices)
+        # Without channels the two modes are one, and max_pool2d refuses.
+        is_max = mode == "max" and samples_per_bin > 1 and input.shape[1] != 0
+        averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
+        size = [crop_size[0] * pooled, crop_size[1] * pooled]
+        crop = pool(
+            keys,
+            [input],
+            rows,
+            None,
+            None,
+            None,
+            size,
+            [1.0],
+            CANONICAL,
+            averaged,
+            f"crop_{method}",
+            extrapolation_value,
+        )
+        return torch.max_pool2d(crop, [pooled, pooled]) if is_max else crop
+
+    operators = (
+        roi_align, multiscale_roi_align, prroi_pool, roi_warp, roi_pool, roi_align_rotated, crop_and_resize,
+    )  # fmt: skip
+    return {operator.__name__: operator for operator in operators}
+
+
+def _rows_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
+    """Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images."""
+    if boxes.dim() != 2 or not holds(boxes.shape[1] == 4):
+        raise ValueError(f"boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape {list(boxes.shape)}")
+    if box_indices.dim() != 1 or not holds(box_indices.shape[0] == boxes.shape[0]):
+        raise ValueError(
+            f"box_indices: expected one index per box, [{boxes.shape[0]}], got shape {list(box_indices.shape)}"
+        )
+    if box_indices.dtype not in INDEX_DTYPES:
+        raise TypeError(f"box_indices: expected an integer tensor, got {box_indices.dtype}")
+    check_device("boxes", boxes, "input", input)
+    check_device("box_indices", box_indices, "input", input)
+    rows = boxes if boxes.dtype == torch.float64 else boxes.float()  # half precision would not hold large indices
+    y1, x1, y2, x2 = rows.unbind(1)
+    return torch.stack([box_indices.to(rows.dtype), x1, y1, x2, y2], 1)

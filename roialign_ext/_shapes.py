@@ -1,0 +1,346 @@
+"""The private operators without data: what they accept, and shapes, dtypes and memory formats of their results.
+
+Fake tensors, export and compilation run on these, with sizes that may be symbols. Kernels check the same before they
+touch memory; where they refuse, the words are those of this file. Wrong shapes, devices and values raise ValueError,
+wrong dtypes TypeError. What boxes hold is data, which only kernels see. Empty tensors pass, and so does a map without
+pixels (H or W is 0): it rejects every sample, so its outputs are 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+from ._checks import check_dense, check_dtype
+from ._form import NO_BOX_GRADIENT
+
+MOST_LEVELS = 8
+MOST_SAMPLES = 2**31 - 1  # along one axis of a box
+LARGEST_FLOAT = torch.finfo(torch.float32).max
+NAMES = (
+    "roi_align_half_pixel",
+    "roi_align_legacy",
+    "roi_warp",
+    "prroi_pool",
+    "roi_pool",
+    "crop_bilinear",
+    "crop_nearest",
+    "rotated_half_pixel",
+    "rotated_legacy",
+    "rotated_half_pixel_radian",
+    "rotated_legacy_radian",
+)
+
+
+# --- what public operators check too
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """A dense tensor of a floating-point type that kernels know."""
+    check_dense(name, tensor)
+    check_dtype(name, tensor)
+
+
+def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(f"{name}: expected a tensor on {other.device} like {other_name}, got one on {tensor.device}")
+
+
+def check_output_size(name: str, size: Sequence[Any]) -> None:
+    """Two positive integers, each an int32."""
+    if len(size) != 2 or not all(holds(bins > 0) for bins in size):
+        raise ValueError(f"{name}: expected two positive integers (height, width), got {list(size)}")
+    for bins in size:
+        if isinstance(bins, int) and bins > MOST_SAMPLES:
+            raise ValueError(f"{name}: expected at most {MOST_SAMPLES} along an axis, got {list(size)}")
+
+
+def check_samples(name: str, per_bin: int, bins: Sequence[Any]) -> None:
+    """Samples along each axis of so many bins fit an int32. Kernels check numbers of bins that are symbols here."""
+    for size in bins:
+        known = size if isinstance(size, int) else 1
+        if per_bin > 0 and per_bin > MOST_SAMPLES // known:
+            raise ValueError(
+                f"{name}: expected at most {MOST_SAMPLES} samples along an axis of a box, got {per_bin} in each of "
+                f"{known} bins"
+            )
+
+
+def check_scale(name: str, scale: float, is_wide: bool) -> None:
+    """A finite number above 0 in the type in which coordinates are read: float64 if ``is_wide``, else float32."""
+    smallest = 0.0 if is_wide else 2.0**-150  # which rounds to 0 as a float32
+    if not (scale > smallest and scale <= (math.inf if is_wide else LARGEST_FLOAT) and scale < math.inf):
+        read = "" if is_wide else " in float32, as which coordinates are read"
+        raise ValueError(f"{name}: expected a finite number above 0{read}, got {scale:g}")
+
+
+def is_wide(features: Tensor, boxes: Tensor) -> bool:
+    """Whether coordinates are read as float64."""
+    return torch.float64 in (features.dtype, boxes.dtype)
+
+
+def holds(condition: Any) -> bool:
+    """Whether it does; of symbols a condition of the graph."""
+    if isinstance(condition, torch.SymBool):
+        from torch.fx.experimental.symbolic_shapes import expect_true  # which imports sympy
+
+        return expect_true(condition)
+    return bool(condition)
+
+
+# --- the parts of the private operators' arguments
+
+
+def _has_shape(tensor: Tensor, *sizes: Any) -> bool:
+    return tensor.dim() == len(sizes) and all(holds(a == b) for a, b in zip(tensor.shape, sizes, strict=True))
+
+
+def _check_map(name: str, one: Tensor) -> None:
+    check_dense(name, one)
+    if one.dim() != 4:
+        raise ValueError(f"{name}: expected a 4-D tensor [N, C, H, W], got shape {list(one.shape)}")
+    check_tensor(name, one)
+
+
+def _check_levels(levels: int, rule: str) -> None:
+    if not 1 <= levels <= MOST_LEVELS:
+        raise ValueError(f"features: expected 1 to {MOST_LEVELS} feature maps, got {levels}")
+    if levels > 1 and rule.startswith(("rotated", "crop")):
+        raise ValueError(f"features: expected one feature map, got {levels}")
+
+
+def _check_maps(maps: Sequence[Tensor], rule: str) -> None:
+    _check_levels(len(maps), rule)
+    if len(maps) == 1:
+        _check_map("input", maps[0])
+        return
+    for level, one in enumerate(maps):
+        name = f"features[{level}]"
+        _check_map(name, one)
+        check_device(name, one, "features[0]", maps[0])
+        if one.dtype != maps[0].dtype:
+            raise TypeError(f"{name}: expected the dtype of features[0], {maps[0].dtype}, got {one.dtype}")
+        if not all(holds(one.shape[axis] == maps[0].shape[axis]) for axis in (0, 1)):
+            images, channels = maps[0].shape[:2]
+            raise ValueError(
+                f"{name}: expected the images and channels of features[0], [{images}, {channels}, H, W], got shape "
+                f"{list(one.shape)}"
+            )
+
+
+def _check_boxes(boxes: Tensor, rule: str) -> None:
+    check_dense("boxes", boxes)
+    row = "[K, 5] of rows (batch index, x1, y1, x2, y2)"
+    if rule.startswith("rotated"):
+        row = "[K, 6] of rows (batch index, cx, cy, w, h, angle)"
+    if boxes.dim() != 2 or not holds(boxes.shape[1] == int(row[4])):
+        raise ValueError(f"boxes: expected a tensor {row}, got shape {list(boxes.shape)}")
+    check_tensor("boxes", boxes)
+
+
+def _check_direction(name: str, direction: Tensor | None, boxes: Tensor, rule: str) -> None:
+    if direction is None:
+        return
+    if rule == "roi_pool":
+        raise NotImplementedError("roi_pool has no derivative by the boxes: detach them")
+    if not _has_shape(direction, *boxes.shape):
+        raise ValueError(f"{name}: expected the shape of boxes, {list(boxes.shape)}, got shape {list(direction.shape)}")
+    check_tensor(name, direction)
+    check_device(name, direction, "boxes", boxes)
+
+
+def _check_directions(u: Tensor | None, v: Tensor | None, boxes: Tensor, rule: str) -> None:
+    if u is None and v is not None:
+        raise ValueError("v: expected none where u is none, got a tensor")
+    _check_direction("u", u, boxes, rule)
+    _check_direction("v", v, boxes, rule)
+
+
+def _check_output_shaped(name: str, tensor: Tensor, boxes: Tensor, *sizes: Any) -> None:
+    """[K, *sizes], the shape of the output."""
+    sizes = (boxes.shape[0], *sizes)
+    if not _has_shape(tensor, *sizes):
+        raise ValueError(f"{name}: expected the shape of the output, {list(sizes)}, got shape {list(tensor.shape)}")
+    check_device(name, tensor, "boxes", boxes)
+
+
+def _has_maximum(rule: str) -> bool:
+    return not rule.startswith(("prroi", "rotated"))
+
+
+def _check_argmax(argmax: Tensor | None, boxes: Tensor, rule: str, *sizes: Any) -> None:
+    if argmax is None:
+        if rule == "roi_pool":
+            raise ValueError(f'winners: expected those of a maximum for rule "{rule}"')
+        return
+    if not _has_maximum(rule):
+        raise ValueError(f'winners: expected none for rule "{rule}", got a tensor')
+    _check_output_shaped("winners", argmax, boxes, *sizes)
+    if argmax.dtype != torch.int32:
+        raise TypeError(f"winners: expected an int32 tensor, got {argmax.dtype}")
+
+
+def _check_rule(
+    scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str, levels: int, is_wide: bool,
+    output_size: Sequence[Any],
+) -> None:  # fmt: skip
+    if len(scales) != levels:
+        raise ValueError(f"scales: expected one number per feature map, which are {levels}, got {len(scales)}")
+    for level, scale in enumerate(scales):
+        check_scale("spatial_scale" if levels == 1 else f"scales[{level}]", scale, is_wide)
+    if sorted(scales, reverse=True) != list(scales):
+        raise ValueError(
+            "scales: expected 1 / stride of each level, from the finest level to the coarsest, none larger than the "
+            f"one before, got [{', '.join(f'{scale:g}' for scale in scales)}]"
+        )
+    if len(canonical) != 2:
+        raise ValueError(
+            f"canonical: expected the two numbers canonical_scale and canonical_level, got {len(canonical)}"
+        )
+    check_scale("canonical_scale", canonical[0], is_wide)
+    if not abs(canonical[1]) <= LARGEST_FLOAT:
+        raise ValueError(f"canonical_level: expected a finite number, got {canonical[1]:g}")
+    if rule.startswith("crop") and sampling_ratio <= 0:
+        raise ValueError(f"samples_per_bin: expected a positive number, got {sampling_ratio}")
+    check_samples("samples_per_bin" if rule.startswith("crop") else "sampling_ratio", sampling_ratio, output_size)
+
+
+def _check_name(rule: str) -> None:
+    if rule not in NAMES:
+        raise ValueError(f'rule: expected the name of a pooling rule, got "{rule}"')
+
+
+# --- the private operators
+
+
+def check_pool_max(
+    input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], scales: Sequence[float],
+    canonical: Sequence[float], sampling_ratio: int, rule: str,
+) -> None:  # fmt: skip
+    if rule in NAMES and not _has_maximum(rule):
+        raise ValueError(f'rule: expected one that has a maximum, got "{rule}"')
+    _check_pooling(input, boxes, output_size, scales, canonical, sampling_ratio, rule)
+
+
+def _check_pooling(
+    input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], scales: Sequence[float],
+    canonical: Sequence[float], sampling_ratio: int, rule: str,
+) -> None:  # fmt: skip
+    _check_name(rule)
+    _check_maps(input, rule)
+    _check_boxes(boxes, rule)
+    check_device("boxes", boxes, "input", input[0])
+    check_output_size("output_size", output_size)
+    _check_rule(scales, canonical, sampling_ratio, rule, len(input), is_wide(input[0], boxes), output_size)
+
+
+def check_pool(
+    input: Sequence[Tensor], boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None,
+    output_size: Sequence[Any], scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str,
+    extrapolation_value: float = 0.0,
+) -> None:  # fmt: skip
+    _check_pooling(input, boxes, output_size, scales, canonical, sampling_ratio, rule)
+    if extrapolation_value != 0 and not (rule.startswith("crop") and u is None and argmax is None):
+        raise ValueError(f"extrapolation_value: expected 0 but for the value of a crop, got {extrapolation_value:g}")
+    _check_directions(u, v, boxes, rule)
+    _check_argmax(argmax, boxes, rule, input[0].shape[1], *output_size)
+
+
+def check_pool_grad_input(
+    grad: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, input_size: Sequence[Any],
+    channels_last: bool, scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str,
+) -> None:  # fmt: skip
+    _check_name(rule)
+    if len(input_size) < 4 or len(input_size) % 2:
+        raise ValueError(
+            f"input_size: expected the integers (N, C, H, W), and H and W of each further level, got {list(input_size)}"
+        )
+    if not all(holds(size >= 0) for size in input_size):
+        raise ValueError(f"input_size: expected no negative size, got {list(input_size)}")
+    levels = len(input_size) // 2 - 1
+    _check_levels(levels, rule)
+    _check_map("grad", grad)
+    _check_boxes(boxes, rule)
+    bins = grad.shape[2:]
+    _check_output_shaped("grad", grad, boxes, input_size[1], *bins)
+    check_output_size("output_size", bins)
+    _check_directions(u, v, boxes, rule)
+    _check_argmax(argmax, boxes, rule, input_size[1], *bins)
+    _check_rule(scales, canonical, sampling_ratio, rule, levels, is_wide(grad, boxes), bins)
+
+
+def check_pool_grad_boxes(
+    grad: Tensor, input: Sequence[Tensor], boxes: Tensor, v: Tensor | None, argmax: Tensor | None,
+    scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str,
+) -> None:  # fmt: skip
+    _check_name(rule)
+    if rule == "roi_pool":
+        raise NotImplementedError(NO_BOX_GRADIENT)
+    _check_map("grad", grad)
+    _check_maps(input, rule)
+    if grad.dtype != input[0].dtype:
+        raise TypeError(f"grad: expected the dtype of input, {input[0].dtype}, got {grad.dtype}")
+    _check_boxes(boxes, rule)
+    check_device("boxes", boxes, "input", input[0])
+    bins = grad.shape[2:]
+    _check_output_shaped("grad", grad, boxes, input[0].shape[1], *bins)
+    check_output_size("output_size", bins)
+    _check_direction("v", v, boxes, rule)
+    _check_argmax(argmax, boxes, rule, input[0].shape[1], *bins)
+    _check_rule(scales, canonical, sampling_ratio, rule, len(input), is_wide(grad, boxes), bins)
+
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "_pool": check_pool,
+    "_pool_max": check_pool_max,
+    "_pool_grad_input": check_pool_grad_input,
+    "_pool_grad_boxes": check_pool_grad_boxes,
+}
+
+
+def _bins(input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], dtype: torch.dtype) -> Tensor:
+    return torch.empty(
+        (boxes.shape[0], input[0].shape[1], *output_size), dtype=dtype, device=input[0].device,
+        memory_format=suggest_memory_format(input[0]),
+    )  # fmt: skip
+
+
+def pool(*arguments: Any) -> Tensor:
+    check_pool(*arguments)
+    return _bins(arguments[0], arguments[1], arguments[5], arguments[0][0].dtype)
+
+
+def pool_max(*arguments: Any) -> tuple[Tensor, Tensor]:
+    check_pool_max(*arguments)
+    input, boxes, output_size = arguments[:3]
+    return _bins(input, boxes, output_size, input[0].dtype), _bins(input, boxes, output_size, torch.int32)
+
+
+def pool_grad_input(*arguments: Any) -> list[Tensor]:
+    check_pool_grad_input(*arguments)
+    grad, input_size, channels_last = arguments[0], arguments[5], arguments[6]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    planes = zip(input_size[2::2], input_size[3::2], strict=True)
+    return [
+        torch.empty((*input_size[:2], *plane), dtype=grad.dtype, device=grad.device, memory_format=layout)
+        for plane in planes
+    ]
+
+
+def pool_grad_boxes(*arguments: Any) -> Tensor:
+    check_pool_grad_boxes(*arguments)
+    boxes = arguments[2]
+    return torch.empty(boxes.shape, dtype=boxes.dtype, device=boxes.device)
+
+
+SHAPES: dict[str, Callable[..., Any]] = {
+    "_pool": pool,
+    "_pool_max": pool_max,
+    "_pool_grad_input": pool_grad_input,
+    "_pool_grad_boxes": pool_grad_boxes,
+}
