@@ -315,9 +315,15 @@ def test_small_bins_far_from_the_origin_keep_apart(shim: Operators) -> None:
     """Bins of half a pixel whose positions are rounded to whole pixels: one ends behind the next but one's begin."""
     features = random_tensor(1, 1, 1, 8388732, dtype=torch.float32)
     boxes = torch.tensor([[0.0, 8408335.0, 0.0, 8388654.0, 1.0]])  # reversed, so that few bins are on the map
-    arguments = (None, None, None, (1, 39337), [1.0], [8.0, 1.0], 2158, "roi_align_half_pixel")
-    actual, wanted = (ops("_pool", [features], boxes, *arguments) for ops in (shim, CPU))
-    assert actual[0].count_nonzero() > 10
+    arguments = ([1.0], [8.0, 1.0], 2158, "roi_align_half_pixel")
+    # Positions are whole numbers: the pixel behind one has weight in derivatives alone.
+    for direction in (None, torch.ones_like(boxes)):
+        call = ("_pool", [features], boxes, direction, None, None, (1, 39337), *arguments)
+        actual, wanted = (ops(*call) for ops in (shim, CPU))
+        assert actual[0].count_nonzero() > 10
+        assert_close(actual[0], wanted[0])
+    grad = random_tensor(1, 1, 1, 39337, dtype=torch.float32)
+    actual, wanted = (ops("_pool_grad_boxes", grad, [features], boxes, None, None, *arguments) for ops in (shim, CPU))
     assert_close(actual[0], wanted[0])
 
 
