@@ -21,7 +21,7 @@ from torch._C._functorch import (
 )
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from . import vmap
 from ._form import BIND, CANONICAL, Form, Settings, call, defined, is_channels_last
@@ -54,9 +54,9 @@ class Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, call: tuple[Any, ...], *bound: Any) -> Any:
+    def forward(ctx: Any, keys_and_arguments: tuple[Any, ...], *bound: Any) -> Any:
         name = bound[0]
-        result = _redispatch[name](*call)
+        result = _redispatch[name](*keys_and_arguments)
         result = tuple(result) if name == "_pool_grad_input" else result
         _save(ctx, bound, result)
         return result
@@ -66,7 +66,7 @@ class Differentiable(torch.autograd.Function):
         saved = ctx.saved_tensors  # whose hooks may run forward passes
         if torch.compiler.is_compiling():  # Dynamo, of compiled autograd, which follows neither engine nor dispatcher
             return _gradients(ctx, saved, cotangents, ctx.needs_input_grad)
-        if torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or _is_watched() or torch._C._are_functorch_transforms_active():
             return _gradients(ctx, saved, cotangents, _wanted(ctx))
         with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
             return _gradients(ctx, saved, cotangents, _wanted(ctx))
@@ -182,13 +182,23 @@ _is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requ
 _number_of_modes = torch._C._len_torch_dispatch_stack
 
 
-def _any_dual(*arguments: Any) -> bool:
-    """Whether a tensor has a tangent: forward_ad does not know of the levels that graphs of Dynamo open."""
+def _is_watched() -> bool:
+    """Whether forward mode is on, or a mode sees every call, as those do that record graphs."""
+    return forward_ad._current_level >= 0 or _number_of_modes() > 0
+
+
+def _is_followed(*arguments: Any) -> bool:
+    """Whether a tensor, also in a list, requires grad or has a tangent."""
+    if _any_requires_grad(*arguments):
+        return True
     if "torch._dynamo" not in sys.modules:
         return False
-    return any(
-        torch._unpack_dual(one, level=0).tangent is not None for one in tree_leaves(arguments) if one is not None
-    )
+    # forward_ad does not know of the levels that graphs of Dynamo open.
+    for argument in arguments:
+        for one in argument if isinstance(argument, list) else [argument]:
+            if one is not None and torch._unpack_dual(one, level=0).tangent is not None:
+                return True
+    return False
 
 
 def differentiated(name: str) -> Kernel:
@@ -206,24 +216,20 @@ def differentiated(name: str) -> Kernel:
     return kernel
 
 
-def under_autograd(name: str, is_differentiated: Kernel) -> Kernel:
-    """Autograd: straight to the kernel if nothing is to be differentiated and no mode watches, else what is given."""
+def under_autograd(name: str, otherwise: Kernel) -> Kernel:
+    """Autograd: straight to the kernel where values are all there is to a call, else ``otherwise``."""
     redispatch: Kernel = getattr(ops, name).default._handle.redispatch_boxed
     # So many arguments may be differentiated, the first ones.
     tensors = 4 if name in ("_pool", "_pool_grad_input", "_pool_grad_boxes") else 2
 
     def kernel(keys: Any, *arguments: Any) -> Any:
-        if forward_ad._current_level >= 0 or _number_of_modes() > 0:
-            return is_differentiated(keys, *arguments)
-        if _is_grad_enabled():
-            leading = arguments[:tensors]
-            if _any_requires_grad(*leading) or _any_dual(*leading):
-                return is_differentiated(keys, *arguments)
         try:
-            return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
+            if not (_is_watched() or (_is_grad_enabled() and _is_followed(*arguments[:tensors]))):
+                return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
         except Exception:
-            is_differentiated(keys, *arguments)  # what it refuses it explains
+            otherwise(keys, *arguments)  # which explains what it refuses
             raise
+        return otherwise(keys, *arguments)
 
     return kernel
 

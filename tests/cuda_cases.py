@@ -415,9 +415,10 @@ def _average_pool(rule: str) -> Iterator[Case]:
     # more bins than its lists may have.
     for channels, layout in ((3, "contiguous"), (33, "channels_last"), (132, "contiguous")):
         large = partial(Case, rule, images=1, boxes="8", channels=channels, layout=layout, ratio=-1)
-        yield large(((30, 130),), bins=(2, 3))
-        yield large(((3, 900),), bins=(1, 9))
-        yield large(((900, 3),), bins=(9, 1), dtype=double)
+        yield large(((30, 130),), bins=(2, 1))
+        yield large(((3, 1500),), bins=(1, 9), boxes="24")
+        yield large(((1500, 3),), bins=(9, 1), boxes="24")
+        yield large(((3, 600),), bins=(1, 3), dtype=double)
         yield large(((4, 5),), bins=(2, 131))
         yield large(((4, 5),), bins=(131, 2))
 

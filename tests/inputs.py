@@ -1,4 +1,4 @@
-"""What the tests pool: numbers of a seed, maps of every layout, boxes of every kind."""
+"""Inputs of the tests: numbers of a seed, maps of every layout, boxes of every kind."""
 
 from __future__ import annotations
 
@@ -141,3 +141,11 @@ ROTATED_BOX_SETS: dict[str, Tensor] = {
 def large_map(dtype: torch.dtype, channels: int, layout: torch.memory_format, images: int = 2) -> Tensor:
     """Images of 300 rows and 301 columns."""
     return random_tensor(images, channels, 300, 301, seed=8, dtype=dtype).contiguous(memory_format=layout)
+
+
+def pyramid_boxes(count: int, seed: int = 13) -> Tensor:
+    """Boxes of 8 to 200 px, on every one of the levels 1/4 to 1/32 if the canonical size is 40."""
+    random = torch.rand(count, 4, generator=generator(seed), dtype=torch.float64)
+    size = 8.0 * 25.0 ** random[:, 2:]
+    corner = random[:, :2] * 140.0 - 20.0
+    return torch.cat([torch.arange(count)[:, None].double() * 5 % 2, corner, corner + size], 1)

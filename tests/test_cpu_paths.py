@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import inputs
 import roialign_ext
 from inputs import FORMATS, large_map, random_tensor
 from operators import ON_ONE_MAP, OPERATORS, MultiscaleCall, OperatorCall, each_operator, large_boxes
@@ -207,9 +206,7 @@ def child(code: str, capability: str | None, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
     if capability is not None:
         environment["ATEN_CPU_CAPABILITY"] = capability
-    package = Path(roialign_ext.__file__).parent.parent
-    paths = [str(Path(__file__).parent), str(Path(inputs.__file__).parent), str(package)]
-    environment["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [environment.get("PYTHONPATH")])])
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", code, *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr[-2000:]

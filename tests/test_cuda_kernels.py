@@ -144,10 +144,10 @@ def bad_rows(case: Case) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("rule", ["roi_align_legacy", "prroi_pool", "roi_pool", "crop_bilinear", "rotated_half_pixel"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels_last: bool) -> None:
+@pytest.mark.parametrize(("channels", "channels_last"), [(3, False), (34, False), (34, True)])
+def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: int, channels_last: bool) -> None:
     """Their bins are NaN, their winners -1, their gradients 0; the other rows do not notice."""
-    case = Case(rule=rule, boxes="20", channels=34, layout="channels_last" if channels_last else "contiguous")
+    case = Case(rule=rule, boxes="20", channels=channels, layout="channels_last" if channels_last else "contiguous")
     rows, good = bad_rows(case)
     maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
     winners = good_winners = None
@@ -178,6 +178,15 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels_las
         assert (by_boxes[~good] == 0).all()
         assert_close(by_boxes[good], wanted)
         assert (by_boxes[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("channels", [3, 33])
+def test_boxes_of_no_images_are_nan(shim: Operators, channels: int) -> None:
+    arguments = (None, None, None, (2, 3), [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+    for format in (torch.contiguous_format, torch.channels_last):
+        maps = [torch.empty(0, channels, 4, 5).contiguous(memory_format=format)]
+        (out,) = shim("_pool", maps, torch.tensor([[0.0, 1.0, 1.0, 3.0, 3.0]]), *arguments)
+        assert out.isnan().all()
 
 
 def test_boxes_choose_their_pixels(shim: Operators) -> None:

@@ -97,7 +97,11 @@ def expanded(entry: str) -> list[str]:
     """What a shell makes of braces."""
     if (braces := re.search(r"\{([^}]*)\}", entry)) is None:
         return [entry]
-    return [f"{entry[: braces.start()]}{part}{entry[braces.end() :]}" for part in braces[1].split(",")]
+    return [
+        before_and_part + rest
+        for before_and_part in (entry[: braces.start()] + part for part in braces[1].split(","))
+        for rest in expanded(entry[braces.end() :])
+    ]
 
 
 def named_files() -> set[str]:

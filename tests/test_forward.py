@@ -293,7 +293,7 @@ def test_crop_and_pool_recipe(mode: str, method: str) -> None:
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30])
 def test_extrapolation_value_stays_outside(value: float) -> None:
-    """Whatever it is: inside, the numbers are those of any other value."""
+    """Any value: inside, the numbers are those of any other value."""
     boxes, index = torch.tensor([[0.25, 0.25, 0.75, 0.75], [-0.5, 0.25, 0.5, 0.75]]), torch.tensor([0, 1])
     out = crop_and_resize(FEATURES.float(), boxes, index, 3, extrapolation_value=value)
     plain = crop_and_resize(FEATURES.float(), boxes, index, 3)

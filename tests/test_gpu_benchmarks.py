@@ -367,10 +367,8 @@ def test_kernels_are_known_by_their_names() -> None:
         "roi_align_forward_kernel_impl<float>"
     )
     names: list[str] = []
-    files = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_grad_input.cu", "gather.cuh", "tables.cu"
-    for file in (*files, "transpose.cu"):
-        text = (ROOT / "csrc" / "cuda" / file).read_text()
-        names += re.findall(r"__global__ void (?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(const", text)
+    for path in sorted((ROOT / "csrc" / "cuda").glob("*.cu*")):
+        names += re.findall(r"__global__ void (?:__launch_bounds__\([^;{]*?\)\s+)?(\w+)\(const", path.read_text())
     assert set(names) >= {
         "average_pool_channels_last",
         "average_pool_nchw",

@@ -96,7 +96,7 @@ def test_every_ratio(aligned: bool, mode: str, ratio: int) -> None:
     call = RoIAlignCall((3, 2), 0.9, ratio, aligned, mode)
     for dtype, layout in zip((torch.float64, torch.float32), FORMATS, strict=True):
         if mode == "max" and dtype == torch.float32:
-            continue  # rounding leaves the winner open
+            continue  # rounding decides which sample is the largest
         boxes, features = all_boxes(2).to(dtype), FEATURES.to(dtype).contiguous(memory_format=layout)
         grad = random_tensor(len(boxes), 3, 3, 2, seed=4, dtype=dtype).contiguous(memory_format=layout)
         assert_gradients_match_oracle(call, features, boxes, grad)
@@ -215,7 +215,7 @@ def test_minimum_size_passes_no_gradient_to_the_size() -> None:
     assert grad[0].tolist() == pytest.approx([0, 1, 10, 0, 0, 0.25 * 10 * torch.pi / 180])
 
 
-def test_clamped_and_rejected_samples_pass_no_by_boxes() -> None:
+def test_clamped_and_rejected_samples_pass_no_box_gradient() -> None:
     for x in ((-1.0, 1.0), (7.5, 8.5), (0.0, 1.0)):  # clamped
         box = rows((x[0], 2.2, x[1], 4.2))
         assert by_boxes(RoIAlignCall((1, 1), 1.0, 1, True), box, RAMP) == pytest.approx([0, 0, 5, 0, 5])

@@ -189,7 +189,7 @@ def test_memory_format_of_a_cropped_map() -> None:
 
 
 def allocated_bytes(function: Callable[[], object]) -> int:
-    """What tensors allocate while ``function`` runs, freed or not."""
+    """Bytes that tensors allocate while ``function`` runs, freed or not."""
     function()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
@@ -235,7 +235,7 @@ def test_backward_allocates_one_map(layout: torch.memory_format) -> None:
 @pytest.mark.parametrize(("dtype", "channels"), [(torch.float32, 70), (torch.float64, 19), (torch.bfloat16, 19)])
 @pytest.mark.parametrize("operator", ["avg", "max", "roi_pool"])
 def test_order_of_boxes_and_rows(layout: torch.memory_format, dtype: torch.dtype, channels: int, operator: str) -> None:
-    """A large map is swept row by row, of a small one boxes are visited one by one: the same bits, winners too, among
+    """A large map is swept row by row, of a small one boxes are visited one by one: the same bits, argmax too, among
     equal samples and NaN, whichever way round a box is and wherever it leaves the map."""
 
     def pool(features: Tensor, boxes: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import reference_multiscale
-from inputs import BOX_SETS, DTYPES, FORMATS, LAYOUTS, MODES, as_array, random_tensor, with_layout
+from inputs import BOX_SETS, DTYPES, FORMATS, LAYOUTS, MODES, as_array, pyramid_boxes, random_tensor, with_layout
 from operators import MultiscaleCall, coordinate_type
 from roialign_ext import MultiScaleRoIAlign, multiscale_roi_align, roi_align
-from test_reference_multiscale import pyramid_boxes
 from tolerance import assert_within_rounding
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)

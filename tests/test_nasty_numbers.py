@@ -350,11 +350,11 @@ def test_directions_that_are_not_finite(rule: str, value: float) -> None:
     moves = rule.startswith("crop") or rule == "prroi_pool"  # crops have no such samples, integrals no such rule
     boxes = torch.cat([beyond, boxes])
     grad = torch.cat([grad[:2], grad])
-    winners = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    argmax = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
         u[:, column] = value
-        for chosen in [None, winners] if case.has_maximum else [None]:
+        for chosen in [None, argmax] if case.has_maximum else [None]:
             for v in (None, random_tensor(*boxes.shape, dtype=boxes.dtype)):
                 (out,) = CPU("_pool", maps, boxes, u, v, chosen, case.bins, *arguments)
                 CPU("_pool_grad_input", grad, boxes, u, v, chosen, case.input_size, False, *arguments)

@@ -22,6 +22,7 @@ from torch.testing import assert_close
 
 import roialign_ext
 from conftest import BOX_SETS, Call, assert_within_rounding, random_tensor, spread
+from detectors import detector
 from operators import CropCall, OperatorCall, RoIPoolCall, RoIWarpCall, RotatedCall
 from roialign_ext import (
     MultiScaleRoIAlign,
@@ -353,8 +354,6 @@ def test_the_table_holds_the_translations_of_the_exporter() -> None:
 def test_a_detector_of_torchvision() -> None:
     """Its detections with these layers in onnxruntime are those of torchvision's own, run and exported."""
     torchvision: ModuleType = pytest.importorskip("torchvision", reason="torchvision is not installed")
-    from test_replace import detector
-
     before = detector(torchvision, "MaskRCNN").float().eval()
     after = copy.deepcopy(before)
     assert [record.reason for record in replace_roi_layers(after)] == ["", ""]

@@ -31,14 +31,14 @@ PLANES = ((4, 5), (3, 3), (2, 3))
 
 @dataclass(frozen=True)
 class Case:
-    """A rule on so many levels, with the maximum's winners fixed or not."""
+    """A rule on so many levels, with the argmax of the maximum fixed or not."""
 
     rule: str
-    winners: bool = False
+    argmax: bool = False
     levels: int = 1
 
     def __str__(self) -> str:
-        return f"{self.rule}-{'winners' if self.winners else 'mean'}-{self.levels}"
+        return f"{self.rule}-{'argmax' if self.argmax else 'mean'}-{self.levels}"
 
     @property
     def call(self) -> OperatorCall:
@@ -72,16 +72,16 @@ class Arguments:
             self.boxes[:, 5] = self.boxes[:, 5].deg2rad()
         self.u = random_tensor(*self.boxes.shape, seed=6)
         self.v = random_tensor(*self.boxes.shape, seed=7)
-        self.winners = ops._pool_max(self.input, self.boxes, BINS, *self.rule)[1] if case.winners else None
+        self.argmax = ops._pool_max(self.input, self.boxes, BINS, *self.rule)[1] if case.argmax else None
 
     def of(self, name: str, directions: int) -> tuple[Any, ...]:
         u = self.u if directions > 0 else None
         v = self.v if directions > 1 else None
         return {
-            "_pool": (self.input, self.boxes, u, v, self.winners, BINS, *self.rule),
+            "_pool": (self.input, self.boxes, u, v, self.argmax, BINS, *self.rule),
             "_pool_max": (self.input, self.boxes, BINS, *self.rule),
-            "_pool_grad_input": (self.grad, self.boxes, u, v, self.winners, self.size, False, *self.rule),
-            "_pool_grad_boxes": (self.grad, self.input, self.boxes, u, self.winners, *self.rule),
+            "_pool_grad_input": (self.grad, self.boxes, u, v, self.argmax, self.size, False, *self.rule),
+            "_pool_grad_boxes": (self.grad, self.input, self.boxes, u, self.argmax, *self.rule),
         }[name]
 
 
@@ -89,7 +89,7 @@ LEVELS = {"roi_align_half_pixel": 2, "roi_align_legacy": 3}
 """On one level tests/test_operators.py has them."""
 ROWS = [(call, rule) for call in FIRST.values() if call.levels == 1 for rule in call.rules]
 MEANS = [Case(rule, levels=LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_mean]
-MAXIMA = [Case(rule, winners=True, levels=LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_argmax]
+MAXIMA = [Case(rule, argmax=True, levels=LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_argmax]
 
 
 @pytest.mark.parametrize("name", ["_pool", "_pool_grad_input", "_pool_grad_boxes"])
@@ -134,7 +134,7 @@ def differentiable_form(name: str, directions: int, case: Case) -> tuple[Functio
         grad = rest.pop(0) if bins else None
         boxes = arguments.boxes if fixed else torch.cat([image, rest.pop(0)], 1)
         along = [*rest, *[None] * (2 - directions)]
-        chosen, rule = arguments.winners, arguments.rule
+        chosen, rule = arguments.argmax, arguments.rule
         if name == "_pool":
             return ops._pool(features, boxes, *along, chosen, BINS, *rule)
         if name == "_pool_grad_input":
@@ -146,18 +146,18 @@ def differentiable_form(name: str, directions: int, case: Case) -> tuple[Functio
     return call, tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
 
 
-# roi_warp is left out: its derivatives by the boxes are straight through the rounding, which differences do not see.
+# roi_warp is left out: its box derivatives go straight through the rounding, which differences do not see.
 @pytest.mark.parametrize(("name", "directions"), VARIANTS)
 @pytest.mark.parametrize(
     "case",
     [
         Case("prroi_pool"),
         Case("crop_bilinear"),
-        Case("crop_bilinear", winners=True),
+        Case("crop_bilinear", argmax=True),
         Case("rotated_half_pixel"),
         Case("rotated_legacy_radian"),
         Case("roi_align_half_pixel", levels=2),
-        Case("roi_align_legacy", winners=True, levels=3),
+        Case("roi_align_legacy", argmax=True, levels=3),
     ],
     ids=str,
 )
@@ -172,12 +172,12 @@ def test_first_order(name: str, directions: int, case: Case) -> None:
 @pytest.mark.parametrize("case", [Case("prroi_pool"), Case("rotated_half_pixel")], ids=str)
 @pytest.mark.parametrize(("name", "directions"), [("_pool", 2), ("_pool_grad_input", 2), ("_pool_grad_boxes", 1)])
 def test_third_derivatives_that_do_not_exist(name: str, directions: int, case: Case) -> None:
-    """Only those by the boxes are refused, and only when they are asked for."""
+    """Only those with respect to the boxes are refused, and only when they are asked for."""
     function, tensors = differentiable_form(name, directions, case)
     gradients = torch.autograd.grad(function(*tensors).sum() if name != "_pool_grad_input" else
                                     function(*tensors)[0].sum(), tensors)  # fmt: skip
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
     arguments = with_grad(case.arguments().of(name, directions), "all")
     result = getattr(ops, name)(*arguments)
-    with pytest.raises(NotImplementedError, match="third derivatives by the boxes"):
+    with pytest.raises(NotImplementedError, match="third derivatives"):
         (result[0] if name == "_pool_grad_input" else result).sum().backward()

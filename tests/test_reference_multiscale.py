@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import reference
 import reference_multiscale
-from conftest import NAN, all_boxes, as_array, generator, random_tensor, rows
+from inputs import NAN, all_boxes, as_array, pyramid_boxes, random_tensor, rows
 from reference import Params
 
 PYRAMID = [random_tensor(2, 3, 32 // 2**level, 40 // 2**level, seed=20 + level) for level in range(4)]
@@ -40,14 +39,6 @@ def test_levels_of_odd_boxes() -> None:
     params = pyramid_params(canonical_scale=448.0, canonical_level=5.0)
     assert reference_multiscale.levels(as_array(boxes[1:2]), params) == [2]
     assert reference_multiscale.levels(as_array(boxes[1:2]), pyramid_params(canonical_level=2.0)) == [0]
-
-
-def pyramid_boxes(count: int, seed: int = 13) -> Tensor:
-    """Boxes of 8 to 200 px, on every level of ``PYRAMID`` if the canonical size is 40."""
-    random = torch.rand(count, 4, generator=generator(seed), dtype=torch.float64)
-    size = 8.0 * 25.0 ** random[:, 2:]
-    corner = random[:, :2] * 140.0 - 20.0
-    return torch.cat([torch.arange(count)[:, None].double() * 5 % 2, corner, corner + size], 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

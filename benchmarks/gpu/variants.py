@@ -69,8 +69,8 @@ _BLOCKS = "sizeof(Offset) == 8 ? 2 : 3"
 VARIANTS = {
     "gradient: 2 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 2", "work.cuh"),
     "gradient: 4 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
-    "forward, channels_last: 3 blocks": one(POOL_TOGETHER, TOGETHER, "== 8 ? 2 : 4", "== 8 ? 2 : 3"),
-    "forward, channels_last: 5 blocks": one(POOL_TOGETHER, TOGETHER, "== 8 ? 2 : 4", "== 8 ? 2 : 5"),
+    "forward, channels_last: 3 blocks": one(POOL_TOGETHER, TOGETHER, "kMostBlocks = 4", "kMostBlocks = 3"),
+    "forward, channels_last: 5 blocks": one(POOL_TOGETHER, TOGETHER, "kMostBlocks = 4", "kMostBlocks = 5"),
     "forward, NCHW: never copied": one(POOL, APART, "kCopyBelow = 0.35", "kCopyBelow = 0.0", "tuning.cuh"),
     "forward, NCHW: pieces of 24 KB": one(
         POOL_TOGETHER, APART, "kPoolPieceBytes = 36", "kPoolPieceBytes = 24", "tuning.cuh"

@@ -15,7 +15,7 @@ template <class W, class T>
 void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Output>& grad_input);
 
-// Adds to rows[k][1..4] the gradient of <G, A F>, or with a direction that of <G, D_v A F>, by the edges of box k.
+// Adds to rows[k][1..4] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the edges of box k.
 template <class W, class T>
 void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Input>& maps, T* rows);

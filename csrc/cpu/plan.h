@@ -14,9 +14,9 @@ struct MapLevel {
   int64_t height, width;
 };
 
-// A view of the boxes of a call (BoxCall). Rows are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy, w, h, angle).
-// Directions are rows of the same form; their image column is unused (docs/math.md, section 7). A plane is one image at
-// one level; planes are numbered level by level.
+// A view of the boxes of a call (BoxCall). Rows are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy, w, h,
+// angle). Directions are rows of the same form; their image column is unused (docs/math.md, section 7). A plane is one
+// image at one level; planes are numbered level by level.
 template <class T>
 struct BoxParams {
   Rule rule;

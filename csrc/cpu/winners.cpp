@@ -19,7 +19,7 @@ TwoTaps<W> value_taps(const SampleTap<W>& sample) {
   return {W(1) - sample.fraction, sample.fraction};
 }
 
-// Derivative of the taps when the position moves at this rate.
+// Derivative of the taps for a position that moves at this rate, (17).
 template <class W>
 TwoTaps<W> moving_taps(W rate) {
   return {-rate, rate};
@@ -30,21 +30,21 @@ bool follows_box(const SampleTap<W>& sample) {
   return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
 }
 
-// One sample of one bin, chosen by its winner.
+// The sample of a bin that its argmax selects.
 template <class W>
 struct Winner {
   const SampleTap<W>* y;
   const SampleTap<W>* x;
 };
 
-// How fast the sample moves when the edges move at these rates, which need not be finite.
+// Rate of the sample's position for these rates of the edges, which need not be finite.
 template <class W>
 W edge_rate(const SampleTap<W>& sample, const W* rates) {
   return follows_box(sample) ? sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2] : W(0);
 }
 
-// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps. Behind a tap without weight there need
-// not be a pixel.
+// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps. A high tap of weight 0 may lie past the
+// map, so it is never visited.
 template <class W, class Visit>
 void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   const int64_t row = sample.y->low, column = sample.x->low;
@@ -55,7 +55,7 @@ void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<
   if (x.high != W(0)) visit(row + 1, column + 1, y.high * x.high);
 }
 
-// The same where weights may be 0, as those of derivatives are: 0 times infinity is not 0.
+// The same for weights that may be 0, such as those of derivatives: 0 times infinity is not 0.
 template <class W, class Visit>
 void for_each_weighted_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   for_each_pixel(sample, y, x, [&](int64_t row, int64_t column, W weight) {
@@ -63,9 +63,9 @@ void for_each_weighted_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const
   });
 }
 
-constexpr int64_t kMostPixels = 8;  // of a sample: of a derivative, two products of two taps by two
+constexpr int64_t kMostPixels = 8;  // per sample; a derivative has two products of 2 x 2 taps
 
-// The rates of up to two directions, [box][4] each, in the arithmetic type.
+// Rates of up to two directions, [box][4] each, in the arithmetic type.
 template <class W>
 class Rates {
  public:
@@ -80,9 +80,9 @@ class Rates {
     }
   }
 
-  // Calls run(pixels_of), and pixels_of(sample, k, visit) calls visit(y, x, weight) for what the sample's value, or its
-  // derivative along the directions, takes from pixels. A derivative is a sum of two products, as for averages, and may
-  // name a pixel twice.
+  // Calls run(pixels_of). pixels_of(sample, k, visit) calls visit(y, x, weight) for the pixels of the sample's value,
+  // or of its derivative along the directions. A derivative is a sum of two products, as for averages, and may visit a
+  // pixel twice.
   template <class Run>
   void with_pixels(Run&& run) const {
     if (order_ == 0) {
@@ -108,8 +108,8 @@ class Rates {
   std::vector<W> rates_[2];
 };
 
-// Calls visit(p, q, sample) for the bins of one box and channel whose winner is on the map: not for a rejected sample,
-// which moves nothing, nor for an index that the bin does not have.
+// Calls visit(p, q, sample) for the bins of one box and channel whose argmax is a sample on the map. Skips rejected
+// samples, which have no gradient, and an argmax that is out of range for its bin.
 template <class W, class Visit>
 void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t c,
                      Visit&& visit) {
@@ -131,8 +131,8 @@ void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>
   }
 }
 
-// sums[channels][pixels] -> channels [first, first + channels) of one image of a contiguous map of either layout, a few
-// pixels at a time so that both sides stay in the cache.
+// sums[channels][pixels] -> channels [first, first + channels) of one image of a map, NCHW or channels_last. Copies a
+// few pixels at a time, so that source and target stay in the cache.
 template <class S, class W>
 void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
   constexpr int64_t kTile = 16;
@@ -147,22 +147,22 @@ void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, 
   }
 }
 
-// One channel of a map, a run of pixels in the arithmetic type.
+// One channel of a map: contiguous pixels in the arithmetic type.
 template <class W>
 struct ChannelSums {
   W* data;
   int64_t width;  // pixels per row
 };
 
-// One pixel and what is added to it.
+// A value and the pixel to add it to.
 template <class W>
 struct Addend {
   int64_t pixel;
   W value;
 };
 
-// Adds what the bins of one box give to one channel. A winner can be anywhere in its bin: pixels are fetched while
-// `addends`, which has room for all of them, is filled, and are there when it is added up.
+// Adds the contribution of the bins of one box to one channel. The chosen sample can be anywhere in its bin, so pixels
+// are prefetched while `addends` is filled, and added afterwards. `addends` has room for all of them.
 template <class S, class W, class PixelsOf>
 void spread_box(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, const Input& grad, int64_t k,
                 int64_t c, ChannelSums<W> sums, Addend<W>* addends, PixelsOf&& pixels_of) {
@@ -179,7 +179,7 @@ void spread_box(const SamplePlan<W>& plan, const WinnersView<const int32_t>& win
   for (const Addend<W>* addend = addends; addend != last; ++addend) sums.data[addend->pixel] += addend->value;
 }
 
-// One channel of a contiguous map, where it can be summed up where it lies; otherwise null.
+// One channel of a contiguous map if sums can be formed in place; otherwise null.
 template <class W>
 W* channel_in_place(const Output& map, int64_t n, int64_t c) {
   const bool is_own_type = map.storage == (std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat);
@@ -219,12 +219,12 @@ void winners_pool(const BoxParams<T>& params, const std::vector<const T*>& direc
   });
 }
 
-// Every (plane, block of channels) is written by one thread, its boxes added in their order: deterministic.
+// One thread writes each (plane, block of channels) and adds its boxes in their order, so the result is deterministic.
 template <class W, class T>
 void winners_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
                         const WinnersView<const int32_t>& winners, const Input& grad,
                         const Pyramid<Output>& grad_input) {
-  // A block is one channel, whose sums stay in the cache, or where channels lie together a cache line of them.
+  // A block is one channel, whose sums stay in the cache; for channels_last it is a cache line of channels.
   const int64_t width = grad.stride_c == 1 ? 16 : 1;
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
@@ -290,7 +290,7 @@ void winners_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>&
               y_taps = moving_taps(edge_rate(*sample.y, rates.row(0, k) + 1));
               x_taps = moving_taps(edge_rate(*sample.x, rates.row(0, k)));
             }
-            // A clamped sample has no pixel beyond it to differ from.
+            // A clamped sample has derivative 0: the pixel next to it may lie past the map.
             const W along_y = follows_box(*sample.y) ? g * apply(moving_taps(W(1)), x_taps) : W(0);
             const W along_x = follows_box(*sample.x) ? g * apply(y_taps, moving_taps(W(1))) : W(0);
             by_edge[0] += sample.x->by_low_edge * along_x;

@@ -1,5 +1,5 @@
-// Pooling with the winners fixed: each output is one bilinear sample, so the operator is linear in the features again
-// (docs/math.md, section 5). Its transpose and box gradient, and the derivatives of all three along box directions.
+// Pooling with a fixed argmax: each output is one bilinear sample, so the operator is linear in the features
+// (docs/math.md, section 5). Also grad_input and grad_boxes, and the derivatives of all three along box directions.
 #pragma once
 
 #include "kernels.h"
@@ -15,7 +15,7 @@ void winners_grad_input(const BoxParams<T>& params, const std::vector<const T*>&
                         const WinnersView<const int32_t>& winners, const Input& grad,
                         const Pyramid<Output>& grad_input);
 
-// Adds to rows[k][1..4] the gradient of <G, A F>, or with a direction that of <G, D_v A F>, by the edges of box k.
+// Adds to rows[k][1..4] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the edges of box k.
 template <class W, class T>
 void winners_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
                         const WinnersView<const int32_t>& winners, const Input& grad, const Pyramid<Input>& maps,

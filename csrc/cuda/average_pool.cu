@@ -7,10 +7,9 @@ namespace {
 
 // Whether a map whose channels lie apart is copied to channels_last before it is pooled. Bins of a large box take few
 // pixels of a row, and a load of single pixels moves a sector of eight for each; lanes that are channels use all that
-// they load. A copy moves every element twice. Counted on boxes of 16 to 512 px, it costs less than it saves where the
-// pixels of a map are fewer than kCopyBelow of those that its boxes take: at most (2 n P)^2 each, of n x n samples in
-// P x P bins, and no more than the map has. Adaptive grids count as n = 2. Boxes of a pyramid are about as wide as
-// their samples, so that its maps are read as they lie.
+// they load. A copy moves every element twice, which costs less than it saves where the map has few pixels beside those
+// that its boxes take: at most (2 n P)^2 each, of n x n samples in P x P bins, and no more than the map has. Adaptive
+// grids count as n = 2. Boxes of a pyramid are about as wide as their samples, so its maps are read in place.
 bool pays_to_copy(const CallArgs& args) {
   if (args.levels > 1 || args.channels < kWarp) return false;
   const MapArgs& map = args.maps[0];

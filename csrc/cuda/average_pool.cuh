@@ -20,7 +20,7 @@ __device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, 
   return share == 0 ? W(0) : static_cast<W>(args.extrapolation_value * share);  // 0 times infinity is not 0
 }
 
-// The taps of one axis of the box in shared memory, those of a bin behind those of the bin before it.
+// The taps of one axis of a box in shared memory, bin after bin.
 template <class W>
 struct StagedTaps {
   Tap<W>* taps;
@@ -30,7 +30,7 @@ struct StagedTaps {
   __device__ TapList<W> list(int p) const { return {taps + begin(p), ends[p] - begin(p)}; }
 };
 
-// A warp copies the lists of an axis, each lane one at a time. Ends are right where taps exceed the room, too.
+// A warp copies the lists of an axis, a lane the list of one bin. Ends count taps that exceed the room too.
 template <class W>
 __device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int table, int room,
                                       const StagedTaps<W>& staged) {
@@ -53,10 +53,10 @@ __device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int tabl
   }
 }
 
-// What a lane takes from each row at once. Rows are numbers here: compilers take sums of pointers apart, and add all of
-// the parts again for every load.
+// The channels of one row that a lane takes at once. Addresses of rows are integers: of pointers nvcc splits every sum
+// and adds its parts again for each load, which makes 13 of 70 instructions for a column of four rows.
 
-// VEC channels that lie together, `bytes` behind the begin of the row...
+// VEC channels that are contiguous, `bytes` after the begin of the row...
 template <class S, int VEC>
 struct ChannelsTogether {
   using W = typename Access<S>::W;
@@ -77,7 +77,7 @@ struct ChannelsTogether {
   }
 };
 
-// ... or N channels that lie apart; of fewer, the last one several times.
+// ... or N channels that lie apart; if fewer are left, the last one several times.
 template <class S, class Offset, int N>
 struct ChannelsApart {
   using W = typename Access<S>::W;
@@ -116,7 +116,6 @@ struct HeldRows {
       weights[i] = tap.weight;
     }
   }
-  __device__ static constexpr bool none() { return false; }
   // Adds what `channels` take of the rows, times their weights. All loads are under way together.
   template <class Channels>
   __device__ __forceinline__ void add(const Channels& channels, W (&sums)[Channels::kChannels]) const {
@@ -136,7 +135,6 @@ struct ListedRows {
   Offset stride_y;
   TapList<W> taps;
 
-  __device__ bool none() const { return taps.count == 0; }
   template <class Channels>
   __device__ __forceinline__ void add(const Channels& channels, W (&sums)[Channels::kChannels]) const {
 #pragma unroll 1
@@ -165,9 +163,9 @@ __device__ __forceinline__ void with_rows(const S* map, Offset stride_y, const T
   run(ListedRows<S, Offset, AT_ONCE>{map, stride_y, taps});
 }
 
-// Results on their way to NCHW, in shared memory: [channel][bin of the block], `pitch` elements from one channel to the
-// next. Writes `run` elements of each channel, which lie together at `out`, and channels stride_c apart. The whole
-// block calls it.
+// Writes results that were collected in shared memory, [channel][bin of the block] with `pitch` elements from one
+// channel to the next: `run` contiguous elements of each channel, and channels stride_c apart. The whole block calls
+// it.
 template <class S>
 __device__ __forceinline__ void write_piece(const S* piece, int pitch, int run, int channels, S* out,
                                             int64_t stride_c) {
@@ -193,11 +191,11 @@ struct BlockPlan {
   int pitch;           // of results on their way to NCHW; 0 where they are written one by one
 };
 
-// The most bins of a block whose results fit that memory, where `bin_bytes` are those of a bin. The pitch is odd, so
-// that channels of one bin use different banks.
+// The most bins of a block whose results fit `bytes` of shared memory, `bin_bytes` each. The pitch is odd, so that the
+// channels of one bin use different banks.
 constexpr int64_t most_bins_collected(int64_t bytes, int64_t bin_bytes) { return (bytes / bin_bytes - 1) | 1; }
 
-// Whether results are collected: those of a box lie channel by channel, without gaps.
+// Whether results are collected: those of a box are contiguous, channel by channel.
 inline bool collects(const CallArgs& args, int64_t most_bins) {
   const Elements<void>& bins = args.bins;
   return bins.stride_c != 1 && bins.stride_x == 1 && bins.stride_y == args.bins_x &&
@@ -218,13 +216,11 @@ int room_for_taps(const CallArgs& args, int64_t bins, int64_t MapArgs::* length)
 template <class W>
 BlockPlan plan_block(const CallArgs& args, const Products& products, const Taps<W>& taps, int64_t most_bins) {
   BlockPlan plan = {};
-  int64_t warps = std::min<int64_t>(args.bins_y, kPoolRows);
-  if (collects(args, most_bins)) {
-    warps = std::min(warps, most_bins / args.bins_x);
-    plan.pitch = static_cast<int>(warps * args.bins_x) | 1;
-  }
-  const int64_t rounds = (args.bins_y + warps - 1) / warps;
+  const bool collected = collects(args, most_bins);
+  const int64_t most = collected ? std::min<int64_t>(kPoolRows, most_bins / args.bins_x) : kPoolRows;
+  const int64_t rounds = (args.bins_y + most - 1) / most;
   plan.warps = static_cast<int>((args.bins_y + rounds - 1) / rounds);  // the last round has as many, or nearly
+  if (collected) plan.pitch = static_cast<int>(plan.warps * args.bins_x) | 1;
   // Derivatives and values outside the map have tables that are not copied.
   if (products.terms == 1 && taps.y.on_map == nullptr && std::max(args.bins_y, args.bins_x) <= kPoolListedBins) {
     plan.y_taps = room_for_taps<W>(args, args.bins_y, &MapArgs::height);

@@ -6,9 +6,10 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// Four blocks of seven warps at 72 registers; doubles and wide offsets need more of these.
-template <class S, class Offset>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 4;
+// Four blocks of seven warps leave 72 registers to a lane, and three 80, as eight channels need on some architectures.
+constexpr int kMostBlocks = 4;
+template <class S, class Offset, int VEC>
+constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : kMostBlocks - (VEC == 8);
 constexpr int kRowsAtOnce = 4;  // of those that are too many for registers
 template <class S, int VEC>
 constexpr int64_t kMostBinsCollected = most_bins_collected(kPoolPieceBytes, kWarp * VEC * sizeof(S));
@@ -23,7 +24,7 @@ __device__ __forceinline__ void pool_staged(const Rows& rows, const StagedTaps<W
 #pragma unroll 1
   for (int q = 0; q < bins_x; ++q) {
     W sums[VEC] = {};
-    const int end = rows.none() ? 0 : x.ends[q];  // nothing is read without rows: 0 times infinity is not 0
+    const int end = x.ends[q];
 #pragma unroll 1
     for (; k < end; ++k) {
       const Tap<W> tap = x.taps[k];
@@ -65,7 +66,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
     for (int t = 0; plane >= 0 && t < products.terms; ++t) {
       const ListedRows<S, Offset, kRowsAtOnce> rows = {map, stride_y, taps.y.list(box, products.term[t].y, p)};
       const TapList<W> xs = taps.x.list(box, products.term[t].x, q);
-      if (rows.none()) continue;
+      if (rows.taps.count == 0) continue;  // nothing is read then, and 0 times an infinite weight is not 0
 #pragma unroll 1
       for (int k = 0; k < xs.count; ++k) {
         const Tap<W> tap = xs.taps[k];
@@ -82,7 +83,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
 // Boxes come before chunks: blocks that run at the same time share a slice of the channels of all maps, which may fit
 // the cache.
 template <class S, class Offset, int VEC>
-__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
+__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset, VEC>)
     average_pool_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                                const __grid_constant__ Taps<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;
@@ -103,8 +104,8 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
     __syncthreads();
     staged = y.ends[bins_y - 1] <= plan.y_taps && x.ends[bins_x - 1] <= plan.x_taps;
   }
-  const unsigned images = static_cast<unsigned>(args.images), place = plane < 0 ? 0 : plane, level = place / images;
-  const Image<S, Offset> pixels(args.maps[level].pixels, place - level * images), bins(args.bins, box);
+  const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
+  const Image<S, Offset> pixels(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images), bins(args.bins, box);
   const int64_t first_channel = int64_t(chunk) * kChunk, left = args.channels - first_channel;
   const int own_channel = lane * VEC;
   const Offset channel = static_cast<Offset>(first_channel + own_channel);

@@ -26,12 +26,12 @@ struct Run {
 struct Runs {
   Run* runs;
   int* columns;
-  int* count;  // 0 where a bin alone has too many taps
+  int* count;  // 0 where a bin alone has too many taps, or the box
 };
 
 // Forms the runs of a box and puts slots in place of the pixels of its taps. One warp calls it.
 template <class W>
-__device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, const Runs& runs) {
+__device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, int room, const Runs& runs) {
   const int lane = threadIdx.x % kWarp, rounds = (bins + kBinsAtOnce - 1) / kBinsAtOnce;
   const int most = (bins + rounds - 1) / rounds;  // bins of a run, so that they are of one length
   int count = 0, column = 0;
@@ -39,7 +39,7 @@ __device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, cons
     const int begin = x.begin(first);
     const bool fits = lane < most && first + lane < bins && x.ends[first + lane] - begin <= kWarp;
     const int own = __popc(__ballot_sync(kAllLanes, fits));
-    if (own == 0) {
+    if (own == 0 || x.ends[bins - 1] > room) {
       if (lane == 0) *runs.count = 0;
       return;
     }
@@ -115,8 +115,7 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
     const S* const top = map + (has_column ? runs.columns[run.first_column + own] * pixels.stride_x : 0);
     const int q = run.first_bin + lane % kBinsAtOnce;
     const bool has_bin = q < next.first_bin;
-    // Nothing is read without rows, and 0 times infinity is not 0.
-    const TapList<W> xs = has_bin && ys.count > 0 ? x.list(q) : TapList<W>{};
+    const TapList<W> xs = has_bin ? x.list(q) : TapList<W>{};
     with_rows<S, kRowsAtOnce>(top, pixels.stride_y, ys, [&](const auto& rows) {
 #pragma unroll 1
       for (int channel = 0; channel < chunk; channel += sets * kChannels) {
@@ -231,13 +230,13 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
     if (warp == plan.warps - 1) {
       stage(taps.x, box, products.term[0].x, plan.x_taps, x);
       __syncwarp();
-      if (x.ends[bins_x - 1] <= plan.x_taps) form_runs(x, bins_x, runs);
+      form_runs(x, bins_x, plan.x_taps, runs);
     }
     __syncthreads();
-    staged = y.ends[bins_y - 1] <= plan.y_taps && x.ends[bins_x - 1] <= plan.x_taps && *runs.count > 0;
+    staged = y.ends[bins_y - 1] <= plan.y_taps && *runs.count > 0;
   }
-  const unsigned images = static_cast<unsigned>(args.images), place = plane < 0 ? 0 : plane, level = place / images;
-  const Image<S, Offset> pixels(args.maps[level].pixels, place - level * images), bins(args.bins, box);
+  const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
+  const Image<S, Offset> pixels(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images), bins(args.bins, box);
   const int64_t first_channel = int64_t(chunk) * kChunk, left = args.channels - first_channel;
   const int channels = static_cast<int>(left < kChunk ? left : kChunk);
   const S* const map = static_cast<const S*>(pixels.data) + static_cast<Offset>(first_channel) * pixels.stride_c;
