@@ -89,17 +89,13 @@ def cuobjdump() -> str | None:
 def loops_of_kernels(tool: str, target: Path, kernels: Iterable[Kernel]) -> Iterator[tuple[Kernel, list[Loop]]]:
     """The innermost loops of these kernels of an object."""
     wanted = {(kernel.symbol, kernel.architecture): kernel for kernel in kernels}
-    if not wanted:
-        return
-    symbols = ",".join(sorted({symbol for symbol, _ in wanted}))
-    command = [tool, "--dump-sass", "--function", symbols, str(target)]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for part in re.split(r"^\s+code for sm_", text, flags=re.MULTILINE)[1:]:
-        architecture = part.split()[0]
-        for function in re.split(r"^\s+Function : ", part, flags=re.MULTILINE)[1:]:
+    for architecture in sorted({architecture for _, architecture in wanted}):
+        symbols = ",".join(symbol for symbol, own in wanted if own == architecture)
+        command = [tool, "--dump-sass", "--gpu-architecture", f"sm_{architecture}", "--function", symbols, str(target)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for function in re.split(r"^\s+Function : ", text, flags=re.MULTILINE)[1:]:
             symbol, code = function.split("\n", 1)
-            yield wanted.pop((symbol, architecture)), innermost_loops(code)
-    assert not wanted, f"cuobjdump does not list {sorted(wanted)}"
+            yield wanted[symbol, architecture], innermost_loops(code)
 
 
 def innermost_loops(code: str) -> list[Loop]:
