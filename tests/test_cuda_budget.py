@@ -85,6 +85,12 @@ LOOPS = {
         "average_grad_boxes_nchw": Loop(279, 8),
     },
     "max_pool": {"max_pool": Loop(249, 16)},
+    "rotated": {
+        "gather": Loop(2035, 192),
+        "rotated_grad_boxes": Loop(1850, 24),
+        "rotated_grad_input_channels_last": Loop(334, 48),
+        "rotated_pool": Loop(527, 48),
+    },
     "transpose": {"transpose_channels": Loop(211, 4)},
 }
 
