@@ -37,8 +37,9 @@ NO_BOX_GRADIENT = "roi_pool has no gradient by the boxes: detach them (boxes.det
 
 
 class Settings(NamedTuple):
-    """A form without its tensors."""
+    """A form without its tensors, and the operator that takes it."""
 
+    operator: str
     rule: Rule
     output_size: Sizes
     input_size: Sizes  # [N, C, H0, W0, H1, W1, ...]
@@ -91,7 +92,7 @@ class Form:
 
     def by_maps(self) -> Maps:
         u, v, *third = self.directions
-        rule, _, size, last, _ = self.settings
+        _, rule, _, size, last, _ = self.settings
         if third:
             self._check_third_derivative()
             assert self.grad is not None
@@ -120,18 +121,20 @@ class Form:
         if name == "prroi_pool" or name.startswith("rotated_"):
             raise NotImplementedError(f"third derivatives by the boxes are not implemented for {name}")
 
-    # --- what a private operator makes of it
+    # --- what the operator makes of it
 
-    def value(self, operator: str) -> Any:
+    def value(self) -> Any:
         """The derivative that is the operator's value."""
+        operator = self.settings.operator
         if operator == "_pool_grad_input":
             return self.by_maps()
         if operator == "_pool_grad_boxes":
             return self.by_boxes()
         return self.by_grad()
 
-    def complete(self, operator: str, cotangents: Sequence[Tensor | None]) -> None:
+    def complete(self, cotangents: Sequence[Tensor | None]) -> None:
         """Puts the cotangent, of which some part is there, into the place that the operator leaves out."""
+        operator = self.settings.operator
         if operator == "_pool_grad_input":
             self.maps = zero_maps(cotangents, self.settings.input_size, defined(*cotangents)[0])
         elif operator == "_pool_grad_boxes":
@@ -140,21 +143,21 @@ class Form:
             self.grad = cotangents[0]
 
     def gradients(self, needed: Sequence[bool]) -> list[Any]:
-        """With respect to every map, G, boxes, u and v, as far as needed; and to the argmax, which has none."""
-        *maps, grad, boxes, u, v, _ = needed
+        """With respect to boxes, u, v, the argmax (which has none), G and every map, as far as needed."""
+        boxes, u, v, _, grad, *maps = needed
         by_maps = self.by_maps() if True in maps else maps
         return [
-            *[one if need else None for one, need in zip(by_maps, maps, strict=True)],
-            self.by_grad() if grad else None,
             self.by_boxes() if boxes else None,
             self.by_direction(0) if u else None,
             self.by_direction(1) if v else None,
             None,
+            self.by_grad() if grad else None,
+            *[one if need else None for one, need in zip(by_maps, maps, strict=True)],
         ]
 
-    def tangent(self, operator: str, tangents: Sequence[Tensor | None]) -> Any:
-        """Of the operator's value, along tangents of every map, G, boxes, u, v and the argmax, some of them None."""
-        *maps, grad, boxes, u, v, _ = tangents
+    def tangent(self, tangents: Sequence[Tensor | None]) -> Any:
+        """Of the operator's value, along tangents of boxes, u, v, the argmax, G and every map, some of them None."""
+        boxes, u, v, _, grad, *maps = tangents
         moved = []
         if defined(*maps):
             pairs = zip(maps, self.maps, strict=True)
@@ -167,8 +170,8 @@ class Form:
             moved.append(self.with_directions(u, self.directions[1]))
         if v is not None:
             moved.append(self.with_directions(self.directions[0], v))
-        terms = [form.value(operator) for form in moved]
-        if operator == "_pool_grad_input":
+        terms = [form.value() for form in moved]
+        if self.settings.operator == "_pool_grad_input":
             return [sum(level[1:], start=level[0]) for level in zip(*terms, strict=True)]
         return sum(terms[1:], start=terms[0])
 
@@ -186,21 +189,18 @@ def zero_maps(maps: Sequence[Tensor | None], input_size: Sizes, like: Tensor) ->
     ]
 
 
-def is_channels_last(maps: Maps) -> bool:
-    """Of the finest level, which decides for all gradients: by its strides, also where it has gaps."""
-    strides = maps[0].stride()
+def layout_of(maps: Maps) -> tuple[Sizes, bool]:
+    """[N, C, H0, W0, H1, W1, ...], and whether the finest is channels_last, which decides for all gradients."""
+    finest = maps[0]
+    sizes, strides = finest.shape, finest.stride()
+    if len(maps) > 1:
+        sizes = [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
     # The first comparison of suggest_memory_format, which most NCHW maps fail, at a tenth of its cost.
-    return not strides[3] < strides[1] and suggest_memory_format(maps[0]) == torch.channels_last
-
-
-def sizes_of(maps: Maps) -> Sizes:
-    """[N, C, H0, W0, H1, W1, ...]."""
-    sizes = maps[0].shape
-    return sizes if len(maps) == 1 else [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
+    return sizes, not strides[3] < strides[1] and suggest_memory_format(finest) == torch.channels_last
 
 
 # --- the arguments of the operators, and those of the functions of torch.autograd, which follow no tensors in lists:
-# the operator's name, Settings, every map, G, boxes, u, v and argmax; None stands for what the operator leaves out
+# Settings, boxes, u, v, argmax, G and every map; None stands for what the operator leaves out
 
 
 def _bind_pool(
@@ -208,27 +208,27 @@ def _bind_pool(
     scales: Any, canonical: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
 ) -> Bound:  # fmt: skip
     constants = (scales, canonical, sampling_ratio, rule)
-    settings = _settings((constants, output_size, sizes_of(input), is_channels_last(input), extrapolation_value))
-    return ("_pool", settings, *input, None, boxes, u, v, argmax)
+    settings = _settings(("_pool", constants, output_size, *layout_of(input), extrapolation_value))
+    return (settings, boxes, u, v, argmax, None, *input)
 
 
 def _bind_pool_max(input: list[Tensor], boxes: Tensor, output_size: Any, *rule: Any) -> Bound:
-    settings = Settings(rule, output_size, sizes_of(input), is_channels_last(input))
-    return ("_pool_max", settings, *input, None, boxes, None, None, None)
+    return (Settings("_pool_max", rule, output_size, *layout_of(input)), boxes, None, None, None, None, *input)
 
 
 def _bind_pool_grad_input(
     grad: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, input_size: Any,
     channels_last: bool, *rule: Any,
 ) -> Bound:  # fmt: skip
-    return ("_pool_grad_input", Settings(rule, grad.shape[2:], input_size, channels_last), grad, boxes, u, v, argmax)
+    settings = Settings("_pool_grad_input", rule, grad.shape[2:], input_size, channels_last)
+    return (settings, boxes, u, v, argmax, grad)
 
 
 def _bind_pool_grad_boxes(
     grad: Tensor, input: list[Tensor], boxes: Tensor, v: Tensor | None, argmax: Tensor | None, *rule: Any
 ) -> Bound:
-    settings = Settings(rule, grad.shape[2:], sizes_of(input), is_channels_last(input))
-    return ("_pool_grad_boxes", settings, *input, grad, boxes, v, None, argmax)
+    settings = Settings("_pool_grad_boxes", rule, grad.shape[2:], *layout_of(input))
+    return (settings, boxes, v, None, argmax, grad, *input)
 
 
 BIND: dict[str, Callable[..., Bound]] = {
@@ -239,20 +239,16 @@ BIND: dict[str, Callable[..., Bound]] = {
 }
 
 
-def arguments_of(name: str, settings: Settings, *tensors: Any) -> tuple[Any, ...]:
-    """The arguments of the operator, of which ``BIND[name]`` makes these."""
-    *maps, grad, boxes, u, v, argmax = tensors
-    rule, output_size, input_size, channels_last, extrapolation_value = settings
-    if name == "_pool":
-        return (maps, boxes, u, v, argmax, output_size, *rule, extrapolation_value)
-    if name == "_pool_max":
-        return (maps, boxes, output_size, *rule)
-    if name == "_pool_grad_input":
-        return (grad, boxes, u, v, argmax, input_size, channels_last, *rule)
-    return (grad, maps, boxes, u, argmax, *rule)
-
-
-def call(name: str, settings: Settings, *tensors: Any) -> Any:
+def call(
+    settings: Settings, boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None,
+    grad: Tensor | None, *maps: Tensor,
+) -> Any:  # fmt: skip
     """The operator through the dispatcher; several results in a tuple."""
-    result = getattr(ops, name)(*arguments_of(name, settings, *tensors))
-    return tuple(result) if name == "_pool_grad_input" else result
+    operator, rule, output_size, input_size, channels_last, extrapolation_value = settings
+    if operator == "_pool":
+        return ops._pool(list(maps), boxes, u, v, argmax, output_size, *rule, extrapolation_value)
+    if operator == "_pool_max":
+        return ops._pool_max(list(maps), boxes, output_size, *rule)
+    if operator == "_pool_grad_input":
+        return tuple(ops._pool_grad_input(grad, boxes, u, v, argmax, input_size, channels_last, *rule))
+    return ops._pool_grad_boxes(grad, list(maps), boxes, u, argmax, *rule)

@@ -24,13 +24,16 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from . import vmap
-from ._form import BIND, CANONICAL, Form, Settings, call, defined, is_channels_last
+from ._form import BIND, CANONICAL, Form, Settings, call, defined, layout_of
 from ._shapes import CHECKS
 from .functional import roi_align
 
 ops = torch.ops.roialign_ext
 
 Kernel: TypeAlias = Callable[..., Any]
+
+_is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+_number_of_modes = torch._C._len_torch_dispatch_stack  # of those that see every call, as they do that record graphs
 
 
 def _explain(name: str, arguments: tuple[Any, ...]) -> None:
@@ -54,11 +57,12 @@ class Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, keys_and_arguments: tuple[Any, ...], *bound: Any) -> Any:
-        name = bound[0]
-        result = _redispatch[name](*keys_and_arguments)
-        result = tuple(result) if name == "_pool_grad_input" else result
-        _save(ctx, bound, result)
+    def forward(ctx: Any, keys_and_arguments: tuple[Any, ...], settings: Settings, *tensors: Any) -> Any:
+        operator = settings.operator
+        result = _redispatch[operator](*keys_and_arguments)
+        if operator == "_pool_grad_input":
+            result = tuple(result)
+        _save(ctx, settings, result, *tensors)
         return result
 
     @staticmethod
@@ -66,7 +70,12 @@ class Differentiable(torch.autograd.Function):
         saved = ctx.saved_tensors  # whose hooks may run forward passes
         if torch.compiler.is_compiling():  # Dynamo, of compiled autograd, which follows neither engine nor dispatcher
             return _gradients(ctx, saved, cotangents, ctx.needs_input_grad)
-        if torch.is_grad_enabled() or _is_watched() or torch._C._are_functorch_transforms_active():
+        if (
+            _is_grad_enabled()
+            or forward_ad._current_level >= 0
+            or _number_of_modes() > 0
+            or torch._C._are_functorch_transforms_active()
+        ):
             return _gradients(ctx, saved, cotangents, _wanted(ctx))
         with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
             return _gradients(ctx, saved, cotangents, _wanted(ctx))
@@ -87,7 +96,8 @@ class Transformed(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _save(ctx, inputs[1:], output)
+        _, settings, *tensors = inputs
+        _save(ctx, settings, output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
@@ -113,23 +123,25 @@ class Transformed(torch.autograd.Function):
         return tree_map_only(Tensor, lambda tensor: _wrap_for_grad(tensor, level), results)
 
 
-def _save(ctx: Any, bound: tuple[Any, ...], output: Any) -> None:
-    name, settings, *maps, grad, boxes, u, v, argmax = bound
-    ctx.operator, ctx.settings = name, settings
+def _save(
+    ctx: Any, settings: Settings, output: Any, boxes: Tensor, u: Tensor | None, v: Tensor | None,
+    argmax: Tensor | None, grad: Tensor | None, *maps: Tensor,
+) -> None:  # fmt: skip
+    ctx.settings = settings
     ctx.set_materialize_grads(False)
-    if name == "_pool_max":
+    if settings.operator == "_pool_max":
         argmax = output[1]
         ctx.mark_non_differentiable(argmax)
-    ctx.save_for_forward(*maps, grad, boxes, u, v, argmax)
+    ctx.save_for_forward(boxes, u, v, argmax, grad, *maps)
     # Phi is linear in the maps and in G: a derivative by an argument does not need the argument itself. So the usual
     # training case keeps no map alive.
-    needed = ctx.needs_input_grad
-    by_boxes = needed[-4] or needed[-3] or needed[-2]
-    if not (by_boxes or needed[-5]):
-        maps = ()
-    if not (by_boxes or any(needed[:-5])):
-        grad = None
-    ctx.save_for_backward(*maps, grad, boxes, u, v, argmax)
+    _, _, by_boxes, by_u, by_v, _, by_grad, *by_maps = ctx.needs_input_grad
+    if not (by_boxes or by_u or by_v):
+        if not by_grad:
+            maps = ()
+        if True not in by_maps:
+            grad = None
+    ctx.save_for_backward(boxes, u, v, argmax, grad, *maps)
 
 
 def _wanted(ctx: Any) -> Sequence[bool]:
@@ -151,19 +163,21 @@ def _is_executed(node: Any) -> bool:
 def _gradients(ctx: Any, saved: Sequence[Any], cotangents: Sequence[Tensor | None], needed: Sequence[bool]) -> Any:
     if cotangents[0] is None and not defined(*cotangents):
         return (None,) * len(needed)
-    *maps, grad, boxes, u, v, argmax = saved
-    form = Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
-    form.complete(ctx.operator, cotangents)
-    return (None, None, None, *form.gradients(needed[3:]))
+    form = _form_of(ctx, saved)
+    form.complete(cotangents)
+    return (None, None, *form.gradients(needed[2:]))
 
 
 def _tangent(ctx: Any, saved: Sequence[Any], tangents: Sequence[Any]) -> Any:
-    *maps, grad, boxes, u, v, argmax = saved
-    form = Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
-    tangent = form.tangent(ctx.operator, tangents[3:])
-    if ctx.operator == "_pool_max":
+    tangent = _form_of(ctx, saved).tangent(tangents[2:])
+    if ctx.settings.operator == "_pool_max":
         return tangent, None
-    return tuple(tangent) if ctx.operator == "_pool_grad_input" else tangent
+    return tuple(tangent) if ctx.settings.operator == "_pool_grad_input" else tangent
+
+
+def _form_of(ctx: Any, saved: Sequence[Any]) -> Form:
+    boxes, u, v, argmax, grad, *maps = saved
+    return Form(ctx.settings, maps, grad, boxes, (u, v), argmax)
 
 
 _operators = {name: getattr(ops, name).default for name in BIND}
@@ -178,16 +192,7 @@ _BELOW_AUTOGRAD = torch._C._after_autograd_keyset
 # --- kernels, which take the keys of the call first
 
 
-_is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
-_number_of_modes = torch._C._len_torch_dispatch_stack
-
-
-def _is_watched() -> bool:
-    """Whether forward mode is on, or a mode sees every call, as those do that record graphs."""
-    return forward_ad._current_level >= 0 or _number_of_modes() > 0
-
-
-def _is_followed(*arguments: Any) -> bool:
+def _is_followed(arguments: tuple[Any, ...]) -> bool:
     """Whether a tensor, also in a list, requires grad or has a tangent."""
     if _any_requires_grad(*arguments):
         return True
@@ -224,7 +229,11 @@ def under_autograd(name: str, otherwise: Kernel) -> Kernel:
 
     def kernel(keys: Any, *arguments: Any) -> Any:
         try:
-            if not (_is_watched() or (_is_grad_enabled() and _is_followed(*arguments[:tensors]))):
+            if not (
+                forward_ad._current_level >= 0
+                or _number_of_modes() > 0
+                or (_is_grad_enabled() and _is_followed(arguments[:tensors]))
+            ):
                 return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
         except Exception:
             otherwise(keys, *arguments)  # which explains what it refuses
@@ -331,7 +340,7 @@ class RoIAlignFunction(torch.autograd.Function):
         name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
         ctx.rule = ([spatial_scale], CANONICAL, sampling_ratio, name)
         ctx.is_max = mode == "max"
-        ctx.input_size, ctx.channels_last = input.shape, is_channels_last([input])
+        ctx.input_size, ctx.channels_last = layout_of([input])
         ctx.save_for_backward(input if ctx.is_max or ctx.needs_input_grad[1] else None, boxes)
         return roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode)
 
@@ -340,7 +349,7 @@ class RoIAlignFunction(torch.autograd.Function):
         input, boxes = ctx.saved_tensors
         # Only the value is an output of forward(), so a traced backward finds the argmax anew.
         argmax = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
-        settings = Settings(ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
+        settings = Settings("_pool", ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
         form = Form(settings, [input], grad, boxes, (None, None), argmax)
         by_input = form.by_maps()[0] if ctx.needs_input_grad[0] else None
         by_boxes = form.by_boxes() if ctx.needs_input_grad[1] else None

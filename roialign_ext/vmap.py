@@ -87,25 +87,23 @@ def _size_without(tensor: Tensor, dim: int | None) -> list[int]:
     return size
 
 
-def batched(
-    info: Any, in_dims: tuple[Any, ...], _: None, name: str, settings: Settings, *tensors: Any
-) -> tuple[Any, Any]:
+def batched(info: Any, in_dims: tuple[Any, ...], _: None, settings: Settings, *tensors: Any) -> tuple[Any, Any]:
     """Results, and the position of the batch dimension in each. Arguments are those of the operator's function."""
-    batch = info.batch_size
-    *maps, grad, boxes, u, v, argmax = tensors
-    *map_dims, grad_dim, boxes_dim, u_dim, v_dim, argmax_dim = in_dims[3:]
+    batch, operator = info.batch_size, settings.operator
+    boxes, u, v, argmax, grad, *maps = tensors
+    boxes_dim, u_dim, v_dim, argmax_dim, grad_dim, *map_dims = in_dims[2:]
     images, channels, *planes = settings.input_size
     naming: Any = nullcontext()
     # _pool_grad_boxes adds up the channels, so that they cannot hold a batch.
-    if boxes_dim is None and u_dim is None and v_dim is None and name != "_pool_grad_boxes":
+    if boxes_dim is None and u_dim is None and v_dim is None and operator != "_pool_grad_boxes":
         into, place, parts = _into_channels, 1, channels
         maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
         input_size = [images, batch * channels, *planes]
     else:
         into, place = _into_rows, 0
-        parts = images if name == "_pool_grad_input" else _size_without(boxes, boxes_dim)[0]
+        parts = images if operator == "_pool_grad_input" else _size_without(boxes, boxes_dim)[0]
         naming = _as_given(boxes, boxes_dim, images)
-        shares_images = name != "_pool_grad_input" and all(dim is None for dim in map_dims)
+        shares_images = operator != "_pool_grad_input" and all(dim is None for dim in map_dims)
         if not shares_images:
             maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
         boxes = _boxes_into_rows(boxes, boxes_dim, batch, None if shares_images else images)
@@ -113,9 +111,9 @@ def batched(
         input_size = [batch * images, channels, *planes]
     grad, argmax = into(grad, grad_dim, batch), into(argmax, argmax_dim, batch)
     with naming:
-        results = call(name, settings._replace(input_size=input_size), *maps, grad, boxes, u, v, argmax)
-    if name == "_pool_grad_boxes":
-        results = results.to(tensors[-4].dtype)
+        results = call(settings._replace(input_size=input_size), boxes, u, v, argmax, grad, *maps)
+    if operator == "_pool_grad_boxes":
+        results = results.to(tensors[0].dtype)
     if isinstance(results, Tensor):
         return results.unflatten(place, (batch, parts)), place
     return tuple(one.unflatten(place, (batch, parts)) for one in results), (place,) * len(results)
@@ -126,7 +124,7 @@ def _with_older_batch(tensor: Tensor, dim: int, level: int) -> Tensor:
     return torch._add_batch_dim(tensor.movedim(dim, 0).contiguous(), 0, level)
 
 
-def under_older_vmap(name: str, settings: Settings, *tensors: Any) -> Any:
+def under_older_vmap(settings: Settings, *tensors: Any) -> Any:
     """The operator under torch's older vmap, whose innermost batch is taken off."""
     innermost = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
@@ -140,9 +138,9 @@ def under_older_vmap(name: str, settings: Settings, *tensors: Any) -> Any:
         dims = tuple(0 if batch else None for batch in is_batched)
         chosen = [new if batch else old for new, old, batch in zip(bare, tensors, is_batched, strict=True)]
         info = SimpleNamespace(batch_size=batches.pop())
-        results, places = batched(info, (None, None, None, *dims), None, name, settings, *chosen)
+        results, places = batched(info, (None, None, *dims), None, settings, *chosen)
         if isinstance(results, Tensor):
             return _with_older_batch(results, places, level)
         wrapped = [_with_older_batch(one, place, level) for one, place in zip(results, places, strict=True)]
-        return wrapped if name == "_pool_grad_input" else tuple(wrapped)
-    raise ValueError(f"{name}: expected a batch of one call or more, got an empty one")
+        return wrapped if settings.operator == "_pool_grad_input" else tuple(wrapped)
+    raise ValueError(f"{settings.operator}: expected a batch of one call or more, got an empty one")
