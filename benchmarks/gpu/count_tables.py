@@ -57,7 +57,7 @@ def section(before: list[Cell], after: list[Cell], predicted: dict[str, list[str
         case = new["case"]
         assert old["case"] == case, f"counts before are of {old['case']}, now of {case}"
         one, two = totals(old), totals(new)
-        times = " → ".join(predicted.get(" ".join(case.values()), ["-", "-"]))
+        times = " → ".join(predicted.get(" ".join(case.values()), ["-"]))
         row = [*(case[name] for name in ("workload", "direction", "dtype", "layout"))]
         row += [change(one, two, name, 1e6, 2) for name in ("loads",)]
         row += [change(one, two, "sectors", 1, 1)]

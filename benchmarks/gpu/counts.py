@@ -31,6 +31,8 @@ from cuda_counts import Counter, Launch  # noqa: E402
 FEATURES = ("maps", "bins")
 SECTOR = 32
 CANONICAL = [224.0, 4.0]
+# Blocks that are counted of each launch. Forward, a block has one box, and boxes differ more than tiles of a map do.
+BLOCKS = {"forward": 500, "backward": 100}
 # Files without kernels that these calls launch, which need no counting.
 OTHERS = ("argmax", "box_gradient", "enqueue", "max_pool", "rotated")
 
@@ -157,7 +159,9 @@ def main() -> None:
     parser.add_argument("--directions", nargs="+", default=["forward", "backward"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--layouts", nargs="+", default=["channels_last", "NCHW"])
-    parser.add_argument("--blocks", type=int, default=200, help="that are counted of each launch")
+    parser.add_argument(
+        "--blocks", type=int, help="that are counted of each launch, by default 500 forward and 100 backward"
+    )
     parser.add_argument("--small", action="store_true", help="a quarter of the boxes, as the tests do")
     parser.add_argument("--lines", metavar="KERNEL", help="list the lines of this kernel")
     parser.add_argument("--by-kernel", action="store_true", help="print what the tests hold against their budget")
@@ -175,7 +179,7 @@ def main() -> None:
         if case.layout not in options.layouts:
             continue
         workload = small(WORKLOADS[case.workload]) if options.small else WORKLOADS[case.workload]
-        launches = count(counter, operators, case, workload, options.blocks)
+        launches = count(counter, operators, case, workload, options.blocks or BLOCKS[case.direction])
         outputs = math.prod(workload.output_shape)
         cells.append({"case": vars(case), "outputs": outputs, "launches": [figures(launch) for launch in launches]})
         print(title(case), file=sys.stderr, flush=True)
