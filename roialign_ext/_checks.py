@@ -68,6 +68,11 @@ def as_spatial_scale(value: Any, columns: int = 5) -> Any:
     return as_number("spatial_scale", value)
 
 
+def as_tensor_or_list(boxes: Any) -> Any:
+    """A tuple of tensors is as good as a list."""
+    return list(boxes) if isinstance(boxes, tuple) else boxes
+
+
 def listed(tensors: Any) -> Any:
     """Where ``__torch_function__`` may be overridden: a list's elements, or the one tensor."""
     return tensors if isinstance(tensors, (list, tuple)) else (tensors,)

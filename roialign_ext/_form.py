@@ -192,7 +192,8 @@ def zero_maps(maps: Sequence[Tensor | None], input_size: Sizes, like: Tensor) ->
 def layout_of(maps: Maps) -> tuple[Sizes, bool]:
     """[N, C, H0, W0, H1, W1, ...], and whether the finest is channels_last, which decides for all gradients."""
     finest = maps[0]
-    sizes, strides = finest.shape, finest.stride()
+    sizes: Sizes = finest.shape
+    strides = finest.stride()
     if len(maps) > 1:
         sizes = [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
     # The first comparison of suggest_memory_format, which most NCHW maps fail, at a tenth of its cost.

@@ -184,7 +184,7 @@ _operators = {name: getattr(ops, name).default for name in BIND}
 # Straight to the kernel of the keys that are left: neither the schema nor the tensors are looked at again.
 _redispatch: dict[str, Kernel] = {name: operator._handle.redispatch_boxed for name, operator in _operators.items()}
 # torch.autograd.Function.apply looks for transforms of torch.func first: under the Autograd key there are none left.
-_apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
+_apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply
 _apply_transformed: Kernel = Transformed.apply
 _BELOW_AUTOGRAD = torch._C._after_autograd_keyset
 

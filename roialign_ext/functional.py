@@ -13,6 +13,7 @@ from ._checks import (
     as_integer,
     as_number,
     as_pair,
+    as_tensor_or_list,
     check_call,
     check_crop,
     check_flag,
@@ -78,8 +79,7 @@ def roi_align(
         output_size, spatial_scale, sampling_ratio = check_call(
             input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
         )
-        if isinstance(boxes, tuple):
-            boxes = list(boxes)
+        boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
 
@@ -127,8 +127,7 @@ def prroi_pool(
             check_corners(tensors)
             return call_override(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
-        if isinstance(boxes, tuple):
-            boxes = list(boxes)
+        boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.prroi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -183,8 +182,7 @@ def roi_warp(
         output_size, spatial_scale, sampling_ratio = check_call(
             input, boxes, output_size, spatial_scale, sampling_ratio, mode=mode
         )
-        if isinstance(boxes, tuple):
-            boxes = list(boxes)
+        boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_warp(input, rows, output_size, spatial_scale, sampling_ratio, mode)  # type: ignore[no-any-return]
 
@@ -231,8 +229,7 @@ def roi_pool(
             check_corners(tensors)
             return call_override(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
-        if isinstance(boxes, tuple):
-            boxes = list(boxes)
+        boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -362,8 +359,7 @@ def roi_align_rotated(
         )
         check_flag("clockwise", clockwise)
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
-        if isinstance(boxes, tuple):
-            boxes = list(boxes)
+        boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.roi_align_rotated(  # type: ignore[no-any-return]
         input, rows, output_size, spatial_scale, sampling_ratio, aligned, clockwise, angle_unit
@@ -432,8 +428,7 @@ def multiscale_roi_align(
         output_size, _, sampling_ratio = check_call(features[0], boxes, output_size, 1.0, sampling_ratio, aligned, mode)
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
-        if isinstance(boxes, tuple):
-            boxes = list(boxes)
+        boxes = as_tensor_or_list(boxes)
     rows = boxes_to_rows(boxes, features[0])
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
         features, rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level

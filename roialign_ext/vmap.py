@@ -115,7 +115,7 @@ def batched(info: Any, in_dims: tuple[Any, ...], _: None, settings: Settings, *t
     if operator == "_pool_grad_boxes":
         results = results.to(tensors[0].dtype)
     if isinstance(results, Tensor):
-        return results.unflatten(place, (batch, parts)), place
+        return results.unflatten(place, (batch, parts)), place  # type: ignore[no-untyped-call]
     return tuple(one.unflatten(place, (batch, parts)) for one in results), (place,) * len(results)
 
 

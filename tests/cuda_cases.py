@@ -395,6 +395,7 @@ def _average_pool(rule: str) -> Iterator[Case]:
     yield copied(channels=160, bins=(7, 7), layout="channels_last")
     yield copied(channels=132, bins=(14, 14))
     yield copied(channels=132, bins=(8, 3))
+    yield copied(channels=128, bins=(21, 7))  # rounds of an odd number of bins
     yield copied(channels=128, bins=(3, 80))  # more bins than can be collected of so many channels
     yield copied(channels=33, bins=(2, 300))  # or of any
     yield copied(channels=264, bins=(7, 7), dtype=brain)
@@ -409,6 +410,7 @@ def _average_pool(rule: str) -> Iterator[Case]:
     yield direct(channels=70, bins=(7, 7))
     yield direct(channels=64, bins=(14, 14))
     yield direct(channels=3, bins=(3, 20))
+    yield direct(channels=5, bins=(9, 81))  # more bins than can be collected, and rows that fill no second round
     yield direct(channels=65, bins=(2, 17), dtype=double)
     yield direct(channels=66, bins=(8, 9), dtype=brain)
     # Bins whose taps are more than a warp has lanes, boxes whose taps are more than shared memory has room for, and

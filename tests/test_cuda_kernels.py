@@ -380,12 +380,15 @@ def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, lay
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("channels", [3, 33, 132])
 def test_gradients_reach_the_pixels_with_weight(shim: Operators, channels: int, channels_last: bool) -> None:
-    """Infinite ones too: the bins of the first box have pixels without weight between their samples."""
-    rows = torch.tensor([[0.0, 1.0, 1.0, 30.0, 25.0], [0.0, 3.5, 2.25, 9.0, 8.5], [0.0, 11.0, 4.0, 19.0, 12.0]])
-    grad = random_tensor(3, channels, 2, 2, dtype=torch.float32)
+    """Infinite ones too. The bins of the first box have pixels without weight between their samples; the last box has
+    samples on pixels, so that the first pixel of a bin is one that the bin before may touch, without weight."""
+    corners = [(1.0, 1.0, 30.0, 25.0), (3.5, 2.25, 9.0, 8.5), (11.0, 4.0, 19.0, 12.0), (20.5, 16.5, 24.5, 20.5)]
+    rows = torch.tensor([[0.0, *box] for box in corners])
+    grad = random_tensor(len(rows), channels, 2, 2, dtype=torch.float32)
     grad[0, 1::2, 1, 0] = float("inf")
     grad[1, ::2, 0, 1] = float("nan")
     grad[2, ::3, 1, 1] = float("-inf")
+    grad[3, :, 0, 0] = float("inf")
     for given in (grad, grad.contiguous(memory_format=torch.channels_last)):
         tail = (rows, None, None, None, [1, channels, 28, 33], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
         (actual,), (wanted,) = shim("_pool_grad_input", given, *tail), CPU("_pool_grad_input", grad, *tail)
@@ -549,6 +552,31 @@ def test_gradients_of_many_elements_are_copied(shim: Operators, strides: tuple[i
         tail = (boxes, None, None, None, [1, 33, 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
         (by_input,) = shim("_pool_grad_input", spread_out, *tail)
         (wanted,) = CPU("_pool_grad_input", grad, *tail)
+        assert_close(by_input, wanted)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "strides", "offset"),
+    [
+        ((2, 36, 5, 4), (720, 20, 4, 1), 0),
+        ((2, 36, 5, 4), (720, 20, 4, 1), 1),
+        ((2, 36, 5, 4), (721, 20, 4, 1), 0),
+        ((2, 36, 5, 4), (864, 24, 4, 1), 0),
+        ((2, 36, 5, 4), (756, 21, 4, 1), 0),
+        ((2, 36, 5, 4), (900, 25, 5, 1), 0),
+        ((2, 36, 5, 4), (1440, 40, 8, 2), 0),
+        ((2, 33, 7, 5), (1156, 35, 5, 1), 0),
+    ],
+)
+def test_gradients_at_any_address_are_copied(
+    shim: Operators, sizes: tuple[int, ...], strides: tuple[int, ...], offset: int
+) -> None:
+    """Vectors are read where they are aligned; the sanitizers see those that are not."""
+    boxes = torch.tensor([[0.0, 0.5, 0.5, 3.0, 4.0], [0.0, 1.0, 2.0, 5.0, 5.5]])
+    grad = random_tensor(3000, dtype=torch.float32).as_strided(sizes, strides, offset)
+    for channels_last in (False, True):
+        tail = (boxes, None, None, None, [1, sizes[1], 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+        (by_input,), (wanted,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
         assert_close(by_input, wanted)
 
 
