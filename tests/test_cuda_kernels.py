@@ -36,7 +36,6 @@ from cuda_cases import (
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
 SEEDS = ("0", "1")
 CSRC = cuda_shim.ROOT / "csrc"
-SCHEMAS: list[torch.library.Library] = []  # which would undefine their operators with their end
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 
 pytestmark = [
@@ -48,19 +47,14 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernels of that kind, and the glue without sanitizers."""
-    folder = Path(os.environ.get("ROIALIGN_EXT_SHIM_FOLDER") or tmp_path_factory.mktemp("kernels"))
+    folder = Path(os.environ.get("ROIALIGN_EXT_SHIM_FOLDER") or cuda_shim.shared_folder(tmp_path_factory))
     return cuda_shim.build(folder, "kernels", KIND, KERNELS, [cuda_shim.SHIM / "operators.cpp"])
 
 
 @pytest.fixture(scope="module")
 def shim(library: Path) -> Operators:
     """The private operators on the shim."""
-    schemas = torch.library.Library("roialign_ext_shim", "DEF")
-    for name in ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes"):
-        schemas.define(str(getattr(torch.ops.roialign_ext, name).default._schema).removeprefix("roialign_ext::"))
-    torch.ops.load_library(library)
-    SCHEMAS.append(schemas)
-    return Operators(torch.ops.roialign_ext_shim)
+    return Operators(cuda_shim.load_operators(library))
 
 
 @pytest.fixture(autouse=True)

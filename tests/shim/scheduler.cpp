@@ -263,6 +263,19 @@ const char* name_of(Exchange kind) {
   }
 }
 
+counter::Meeting meeting_of(Exchange kind) {
+  switch (kind) {
+    case Exchange::kSync:
+      return counter::Meeting::kSync;
+    case Exchange::kBallot:
+    case Exchange::kAny:
+    case Exchange::kAll:
+      return counter::Meeting::kVote;
+    default:
+      return counter::Meeting::kShuffle;
+  }
+}
+
 Fiber& fiber_of(Scheduler& s, unsigned thread) { return s.fibers[s.fiber_of_thread[thread]]; }
 
 std::string stuck(Scheduler& s) {
@@ -300,9 +313,11 @@ void run_block(Scheduler& s) {
       progress = true;
       s.running = &fiber;
       threadIdx = fiber.index;
+      if (counter::enter_thread) counter::enter_thread(t, fiber.stack, kStackBytes);
       switch_to(s.main, fiber, fiber.stack, kStackBytes);
       if (!s.error.empty()) return;
     }
+    if (counter::end_round) counter::end_round();
     if (!progress) {
       s.error = stuck(s) + " [block " + text(blockIdx) + "]";
       return;
@@ -345,6 +360,7 @@ unsigned char* dynamic_shared() { return scheduler().shared; }
 void run_grid(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, void (*thread)(void*), void* argument) {
   Scheduler& s = scheduler();
   check_launch(s, kernel, grid, block, shared_bytes);
+  if (counter::begin_launch && !counter::begin_launch(kernel, grid, block)) return;
   const char* seed = std::getenv("SHIM_SEED");
   s.seed = seed == nullptr ? 0 : std::strtoull(seed, nullptr, 10);
   s.random = s.seed * 0x9E3779B97F4A7C15u + 1;
@@ -378,7 +394,8 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, vo
       std::memset(s.shared, 0xFF, shared_bytes);
       s.sync_block = static_cast<uint64_t*>(std::malloc((1 + s.threads) * sizeof(uint64_t)));
     }
-    run_block(s);
+    if (!counter::begin_block || counter::begin_block(b, s.shared, shared_bytes)) run_block(s);
+    if (counter::end_block) counter::end_block();
     const Unseen unseen;
     std::free(s.shared);
     std::free(s.sync_block);
@@ -419,6 +436,7 @@ int barrier(Reduction reduction, int value, Place place) {
       fiber.result = reduction == Reduction::kCount ? sum : reduction == Reduction::kAnd ? sum == s.threads : sum > 0;
     }
     s.waiting = 0;
+    if (counter::barrier) counter::barrier();
     // Whoever comes last does not run on: the next round decides who does.
     leave_fiber();
   }
@@ -482,11 +500,14 @@ uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int operand, int
       if (kind == Exchange::kAll) fiber.result = ballot == mask;
       fiber.state = State::kReady;
     }
+    if (counter::met) counter::met(first / 32, mask, meeting_of(kind));
   }
   leave_fiber();
   if (kind == Exchange::kSync) acquire(sync);
   return self.result;
 }
+
+void counter::pause() { leave_fiber(); }
 
 }  // namespace shim
 

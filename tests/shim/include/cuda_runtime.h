@@ -10,6 +10,8 @@
 #include <tuple>
 #include <type_traits>
 
+#include "../counter.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -121,6 +123,7 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {
   if (shim::next_launch_fails()) return cudaErrorLaunchOutOfResources;
+  if (shim::counter::begin_launch) (shim::counter::argument(arguments), ...);
   shim::launch(kernel, config->gridDim, config->blockDim, config->dynamicSmemBytes, arguments...);
   return cudaSuccess;
 }
