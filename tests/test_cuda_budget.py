@@ -79,7 +79,7 @@ LOOPS = {
     },
     "average_grad_input_few_channels": {"gather": Loop(456, 16)},
     "average_pool_channels_last": {"average_pool_channels_last": Loop(125, 4)},
-    "average_pool_nchw": {"average_pool_nchw": Loop(100, 16)},
+    "average_pool_nchw": {"average_pool_nchw": Loop(101, 16)},
     "box_gradient": {
         "average_grad_boxes_channels_last": Loop(680, 8),
         "average_grad_boxes_nchw": Loop(279, 8),
