@@ -32,7 +32,7 @@ FEATURES = ("maps", "bins")
 SECTOR = 32
 CANONICAL = [224.0, 4.0]
 # Blocks that are counted of each launch. Forward, a block has one box, and boxes differ more than tiles of a map do.
-BLOCKS = {"forward": 500, "backward": 100}
+BLOCKS = {"forward": 500, "backward": 300}
 # Files without kernels that these calls launch, which need no counting.
 OTHERS = ("argmax", "box_gradient", "enqueue", "max_pool", "rotated")
 
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--layouts", nargs="+", default=["channels_last", "NCHW"])
     parser.add_argument(
-        "--blocks", type=int, help="that are counted of each launch, by default 500 forward and 100 backward"
+        "--blocks", type=int, help="that are counted of each launch, by default 500 forward and 300 backward"
     )
     parser.add_argument("--small", action="store_true", help="a quarter of the boxes, as the tests do")
     parser.add_argument("--lines", metavar="KERNEL", help="list the lines of this kernel")
