@@ -19,7 +19,8 @@ SANITIZED = build/sanitized
 SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_double_backward.py \
     test_gradients.py test_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
-    tests/core/*.cu tests/shim/*.cpp tests/shim/include/*.h tests/shim/include/torch/csrc/stable/*.h examples/cpp/*.cpp)
+    tests/core/*.cu tests/shim/*.cpp tests/shim/*.h tests/shim/include/*.h \
+    tests/shim/include/torch/csrc/stable/*.h examples/cpp/*.cpp)
 # ninja prints whole commands; of those of the compiler the file is enough. That there is no GPU is no news.
 PROGRESS = sed -u -E -e 's|^(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|' -e '/No CUDA runtime is found/d'
 # Compiles in sight; pip, which would do it in silence, packs what is there and installs it.
