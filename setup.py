@@ -287,6 +287,9 @@ class Build(cpp_extension.BuildExtension):
         # An editable install would build in a folder that is deleted afterwards, and put the module into the sources.
         if self.build_temp is None:
             self.build_temp = str(ROOT / BUILD_FOLDER / f"objects-{sys.implementation.cache_tag}")
+        self.toolkit, self.no_toolkit = toolkit_or_reason()
+        cuda = [] if self.toolkit is None else [cuda_library(self.toolkit)]
+        self.distribution.ext_modules = [cpu_library(), python_module(), *cuda]
         super().finalize_options()
         if self.editable_mode:
             self.inplace = False
@@ -294,15 +297,16 @@ class Build(cpp_extension.BuildExtension):
         self.force = True
 
     def run(self) -> None:
-        compiler = compiler_version()
-        toolkit, reason = toolkit_or_reason()
-        cpu, module = self.extensions
+        compiler, toolkit = compiler_version(), self.toolkit
+        cpu, module, *cuda = self.extensions
         module.extra_objects = [self.get_ext_fullpath(cpu.name)]
-        for extension in self.extensions:
+        for extension in (cpu, module):
             extension.extra_compile_args.append(fingerprint(compiler, TORCH_VERSION))
-        if toolkit is not None:
-            self.extensions.append(cuda_library(toolkit, cpu.extra_compile_args))
-        print(f"roialign_ext: torch {TORCH_VERSION}, {compiler}; CUDA kernels: {toolkit or f'no, {reason}'}")
+        for extension in cuda:
+            nvcc = ask_nvcc(toolkit.home, "--version")
+            extension.extra_compile_args["cxx"].append(fingerprint(compiler, TORCH_VERSION))
+            extension.extra_compile_args["nvcc"].append(fingerprint(nvcc, compiler, TORCH_VERSION))
+        print(f"roialign_ext: torch {TORCH_VERSION}, {compiler}; CUDA kernels: {toolkit or f'no, {self.no_toolkit}'}")
         super().run()
         info = {
             "TORCH_VERSION": TORCH_VERSION,
@@ -310,13 +314,16 @@ class Build(cpp_extension.BuildExtension):
             "FLAGS": shlex.join(compile_flags()),
             "CUDA": "" if toolkit is None else toolkit.version,
             "CUDA_ARCHITECTURES": "" if toolkit is None else toolkit.architectures,
-            "NO_CUDA": reason,
+            "NO_CUDA": self.no_toolkit,
         }
         lines = ['"""Written by setup.py: what the libraries were built with."""', ""]
         lines += [f"{name} = {value!r}" for name, value in info.items()]
         self.build_info().write_text("\n".join(lines) + "\n")
         if self.editable_mode:
             self.put_into_environment()
+
+    def _define_torch_extension_name(self, extension: setuptools.Extension) -> None:
+        """Nothing reads that macro, and files that two libraries share would be compiled for each."""
 
     def get_ext_filename(self, fullname: str) -> str:
         """Libraries have no suffix that names a Python."""
@@ -402,7 +409,7 @@ def cpu_library() -> setuptools.Extension:
     return library(CPU_LIBRARY, [CSRC / "schemas.cpp", *ANY_DEVICE, *(CSRC / "cpu").glob("*.cpp")], "torch_cpu")
 
 
-def cuda_library(toolkit: Toolkit, flags: list[str]) -> setuptools.Extension:
+def cuda_library(toolkit: Toolkit) -> setuptools.Extension:
     """The kernels for CUDA; torch is told which toolkit compiles them, and for what."""
     os.environ["TORCH_CUDA_ARCH_LIST"] = toolkit.architectures
     cpp_extension.CUDA_HOME = str(toolkit.home)
@@ -411,11 +418,10 @@ def cuda_library(toolkit: Toolkit, flags: list[str]) -> setuptools.Extension:
     runtime = ["cudart_static", "dl", "rt", "pthread"]
     extension = library(CUDA_LIBRARY, [*ANY_DEVICE, *kernels], "torch_cuda", "torch_cpu", *runtime)
     extension.extra_compile_args = {
-        "cxx": flags,
+        "cxx": extension.extra_compile_args,
         # torch's flags take the conversions of half precision away, which the kernels use.
         "nvcc": ["-std=c++17", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
-        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")]
-        + [fingerprint(ask_nvcc(toolkit.home, "--version"), compiler_version(), TORCH_VERSION)],
+        + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")],
     }
     extension.library_dirs += [str(toolkit.home / name) for name in ("lib64", "lib") if (toolkit.home / name).is_dir()]
     return extension
@@ -437,7 +443,7 @@ def python_module() -> setuptools.Extension:
 
 options: dict[str, dict[str, Any]] = {"build": {"build_base": BUILD_FOLDER}, "bdist_wheel": {"py_limited_api": "cp310"}}
 setuptools.setup(
-    ext_modules=[cpu_library(), python_module()],
+    ext_modules=[python_module()],  # Build adds the libraries
     cmdclass={"build": CleanBuild, "build_ext": Build, "egg_info": Metadata, "sdist": SourceArchive},
     options=options,
 )

@@ -196,12 +196,12 @@ def test_everything_that_was_looked_at_is_listed(setup: ModuleType, monkeypatch:
 def test_the_library_for_cuda(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
-    library = setup.cuda_library(setup.find_toolkit(), ["-O2"])
+    library = setup.cuda_library(setup.find_toolkit())
     kernels = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc" / "cuda").glob("*.cu")}
     assert kernels | {"csrc/cuda/operators.cpp"} < set(library.sources)
     assert not [source for source in library.sources if source.startswith("csrc/cpu/")]
     assert str(toolkit) == cpp_extension.CUDA_HOME
-    assert library.extra_compile_args["cxx"] == ["-O2"]
+    assert library.extra_compile_args["cxx"] == setup.cpu_library().extra_compile_args
     assert {"torch_cpu", "torch_cuda", "cudart_static"} <= set(library.libraries)
     assert str(toolkit / "lib64") in library.library_dirs
 

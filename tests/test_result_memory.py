@@ -130,6 +130,12 @@ def test_refusals_of_the_kernel_are_harmless(choice: str, length: int) -> None:
     _C.supply_pages(PAGE, length, choice)
 
 
+def test_an_allocation_that_fails_names_the_result() -> None:
+    shape = "[1, 2, 1048576, 1048576]"
+    with pytest.raises(RuntimeError, match=re.escape(f"out of memory: a Float tensor of shape {shape} could not")):
+        roi_align(torch.zeros(1, 2, 3, 3), torch.zeros(1, 5), 2**20)
+
+
 def test_an_unknown_choice_is_refused() -> None:
     with pytest.raises(ValueError, match="ROIALIGN_EXT_PAGES must be touched, populated or huge, but is sometimes"):
         _C.supply_pages(0, 0, "sometimes")
