@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
+from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
 from torch.testing import assert_close
 
@@ -152,6 +153,22 @@ def test_around_torch_func(mode: str) -> None:
     for function in functions:
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         assert_close(compiled(*arguments), function(*arguments))
+
+
+@modes
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_dual_numbers(mode: str, backend: str) -> None:
+    """Graphs open the level of forward mode on their own, past torch.autograd.forward_ad."""
+
+    def tangent(x: Tensor, along: Tensor, boxes: Tensor) -> Tensor:
+        with forward_ad.dual_level():
+            out = roi_align(forward_ad.make_dual(x, along), boxes, SIZE, SCALE, RATIO, True, mode)
+            result = forward_ad.unpack_dual(out * 2).tangent
+            assert result is not None
+            return result
+
+    arguments = (features(), features(1), rows(corners()))
+    assert_close(torch.compile(tangent, fullgraph=True, backend=backend)(*arguments), tangent(*arguments))
 
 
 def test_per_sample_gradients() -> None:
