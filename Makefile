@@ -16,11 +16,11 @@ SHELL = bash
 VENV = .venv-make
 IN_VENV = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SANITIZED = build/sanitized
-SANITIZER_TESTS ?= test_bad_input.py test_layouts.py test_max_pool.py test_double_backward.py \
-    test_gradients.py test_nasty_numbers.py
+SANITIZER_TESTS ?= robustness/test_bad_input.py numbers/test_layouts.py numbers/test_maximum.py \
+    numbers/test_double_backward.py numbers/test_gradients.py robustness/test_nasty_numbers.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
-    tests/core/*.cu tests/shim/*.cpp tests/shim/*.h tests/shim/include/*.h \
-    tests/shim/include/torch/csrc/stable/*.h examples/cpp/*.cpp)
+    tests/core/*.cu tests/cuda/shim/*.cpp tests/cuda/shim/*.h tests/cuda/shim/include/*.h \
+    tests/cuda/shim/include/torch/csrc/stable/*.h examples/cpp/*.cpp)
 # ninja prints whole commands; of those of the compiler the file is enough. That there is no GPU is no news.
 PROGRESS = sed -u -E -e 's|^(\[[0-9]+/[0-9]+\]) .* -c [^ ]*/(csrc/[^ ]+) .*|\1 \2|' -e '/No CUDA runtime is found/d'
 # Compiles in sight; pip, which would do it in silence, packs what is there and installs it.
@@ -88,7 +88,7 @@ sanitize: $(VENV)/installed
 
 # Compiles the CUDA kernels for every architecture of a release (minutes; needs nvcc, no GPU).
 cuda-architectures: installed
-	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES=release ../$(VENV)/bin/python -m pytest test_cuda_budget.py
+	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES=release ../$(VENV)/bin/python -m pytest cuda/test_budget.py
 
 clean:
 	rm -rf .venv-make .venv-lint .venv-torch-* build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache \

@@ -26,7 +26,7 @@ import roialign_ext
 from roialign_ext import _build_info
 assert "-fsanitize=address" in _build_info.FLAGS, "this build has no sanitizers"
 print("kernels:", roialign_ext.cpu_capability())'
-  [ "$capability" = "$widest" ] || set -- test_layouts.py test_max_pool.py test_gradients.py
+  [ "$capability" = "$widest" ] || set -- numbers/test_layouts.py numbers/test_maximum.py numbers/test_gradients.py
   # shellcheck disable=SC2086
   ATEN_CPU_CAPABILITY=$capability LD_PRELOAD=$libraries "$python" -m pytest -q ${TEST_OPTIONS:-} -p no:cacheprovider "$@"
 done

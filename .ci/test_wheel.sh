@@ -8,8 +8,9 @@ shift 2
 cd "$(dirname "$0")/../tests"
 "$python" -m pip install --quiet --no-deps --force-reinstall "$wheel"
 "$python" -m roialign_ext
-[ $# -gt 0 ] || set -- test_environment.py test_forward.py test_gradients.py test_bad_input.py test_functorch.py \
-  test_functionalize.py test_compile.py test_operators.py test_registration.py test_family_transforms.py \
-  test_family_integration.py test_onnx.py test_cpp.py
+[ $# -gt 0 ] || set -- package/test_environment.py numbers/test_forward.py numbers/test_gradients.py \
+  robustness/test_bad_input.py torch/test_functorch.py torch/test_functionalize.py torch/test_compile.py \
+  torch/test_operators.py torch/test_registration.py torch/test_transforms.py torch/test_integration.py \
+  torch/test_onnx.py package/test_cpp.py
 # shellcheck disable=SC2086
 "$python" -m pytest -q ${TEST_OPTIONS:-} "$@"

@@ -8,11 +8,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from inputs import *  # noqa: F403  (for files that import from here)
-from operators import RoIAlignCall as Call  # noqa: F401
-from operators import smooth_boxes  # noqa: F401
-from tolerance import *  # noqa: F403
-
 # The same examples on every run, so that what passes here passes everywhere; `--hypothesis-profile=search` looks for
 # new ones.
 settings.register_profile(

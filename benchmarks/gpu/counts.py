@@ -1,8 +1,8 @@
 """Counts requests to memory without a GPU: `python -m benchmarks.gpu.counts A B D E --json FILE`.
 
-The kernels are compiled for the CPU (tests/shim) and run on a part of the blocks of each workload, spread over all of
-them; counts are scaled to all blocks. `--lines KERNEL` also lists what each line of that kernel does.
-`python -m benchmarks.gpu.count_tables` writes the tables of docs/performance.md from the counts in results/.
+The kernels are compiled for the CPU (tests/cuda/shim) and run on a part of the blocks of each workload, spread over all
+of them; counts are scaled to all blocks. `--lines KERNEL` also lists what each line of that kernel does. `python -m
+benchmarks.gpu.count_tables` writes the tables of docs/performance.md from the counts in results/.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..workloads import DTYPES, LAYOUTS, SEED, WORKLOADS, Workload, make_boxes
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
 
-import cuda_shim  # noqa: E402
-from cuda_counts import Counter, Launch  # noqa: E402
+from support import cuda_shim  # noqa: E402
+from support.cuda_counts import Counter, Launch  # noqa: E402
 
 FEATURES = ("maps", "bins")
 SECTOR = 32

@@ -124,7 +124,7 @@ FIRST = Table(
         ),
         _LIMITS,
         phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=BUILT),
-        phase("tests", 75, "tests/test_cuda_device.py", needs=BUILT),
+        phase("tests", 75, "tests/cuda/test_device.py", needs=BUILT),
         phase("ours", 75, "this package on the same workloads", f"measure --who roialign_ext {_GOALS}", needs=BUILT),
         phase("layers", 20, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
         phase("profile", 70, "ncu on A and D", _PROFILES, needs=BUILT, least=20),

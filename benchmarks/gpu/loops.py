@@ -17,7 +17,7 @@ from ..markdown import table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
 
-import cuda_sass  # noqa: E402
+from support import cuda_sass  # noqa: E402
 
 SOURCES = ("average*.cu", "transpose.cu")
 

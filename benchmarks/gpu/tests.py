@@ -19,7 +19,7 @@ from .environment import ROOT
 from .logs import LogFile
 from .store import Store
 
-FILE = ROOT / "tests" / "test_cuda_device.py"
+FILE = ROOT / "tests" / "cuda" / "test_device.py"
 FEWEST_FAILURES = 20
 """After this many failures, further ones tell nothing new."""
 EVERY = 25

@@ -1,5 +1,5 @@
 // What the kernels need of CUDA beyond the language: launches, shared memory, and elements in memory. The one condition
-// is all that differs where kernels run on the CPU for tests (tests/shim).
+// is all that differs where kernels run on the CPU for tests (tests/cuda/shim).
 #pragma once
 
 #include <cuda_bf16.h>

@@ -1,5 +1,5 @@
-// csrc/core as plain functions for tests/test_axis_weights.py. It includes nothing but csrc/core, which shows that the
-// headers stand alone.
+// csrc/core as plain functions for tests/core/test_axis_weights.py. It includes nothing but csrc/core, which shows that
+// the headers stand alone.
 #include <type_traits>
 
 #include "axis_weights.h"

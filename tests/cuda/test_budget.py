@@ -1,0 +1,148 @@
+"""The CUDA kernels compile without a warning, and within a budget of registers, spills and instructions.
+
+``ROIALIGN_EXT_TEST_ARCHITECTURES`` names the architectures ("7.5 9.0"; "release": those that setup.py lists), as CI and
+`make cuda-architectures` do. More than 128 registers leave a block of 256 threads alone on its multiprocessor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from support import cuda_sass, cuda_shim
+from support.cuda_sass import Kernel, Loop
+
+KERNELS = sorted((cuda_shim.ROOT / "csrc" / "cuda").glob("*.cu"))
+
+
+def architectures() -> list[str]:
+    """Those to compile for."""
+    request = os.environ.get("ROIALIGN_EXT_TEST_ARCHITECTURES", "9.0")
+    if request != "release":
+        return request.split()
+    listed = re.search(r"^RELEASE_ARCHITECTURES = \((.*)\)$", (cuda_shim.ROOT / "setup.py").read_text(), re.MULTILINE)
+    assert listed is not None
+    return re.findall(r'"([\d.]+)"', listed[1])
+
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("nvcc") is None, reason="no CUDA compiler: kernels cannot be compiled here"
+)
+
+
+class Taken(NamedTuple):
+    """What one kernel takes of a multiprocessor, or may take at most."""
+
+    registers: int
+    spilled_bytes: int  # stored plus loaded
+
+
+# Kernels that are held to three blocks of a multiprocessor spill a few values, which stay out of their inner loops.
+BUDGETS = {
+    "average_pool_channels_last": Taken(128, 0),
+    "average_pool_nchw": Taken(128, 0),
+    "average_grad_input": Taken(108, 24),
+    "average_grad_input_few_channels": Taken(96, 0),
+    "box_gradient": Taken(128, 0),
+    "argmax": Taken(88, 0),
+    "max_pool": Taken(80, 0),
+    "rotated": Taken(240, 0),  # derivatives of rotated boxes: rare, and bound by their arithmetic
+    "tables": Taken(136, 0),  # coordinates of float64
+    "transpose": Taken(40, 0),
+}
+# Other architectures have other instructions for addresses, and calling conventions.
+BUDGETS_ELSEWHERE = {
+    "average_pool_channels_last": Taken(128, 180),
+    "average_pool_nchw": Taken(128, 0),
+    "average_grad_input": Taken(128, 64),
+    "average_grad_input_few_channels": Taken(128, 64),
+    "box_gradient": Taken(128, 80),
+    "argmax": Taken(104, 0),
+    "max_pool": Taken(104, 0),
+    "rotated": Taken(255, 0),  # all there are, without a spill: second derivatives in float64
+    "tables": Taken(184, 0),  # taps of float64
+    "transpose": Taken(64, 0),
+}
+# The innermost loops around loads of features on 9.0: at most so many instructions, and loads among them, in any of a
+# kernel's loops, by file and kernel. Rare types are left out.
+LOOPS = {
+    "argmax": {"argmax_grad_boxes": Loop(442, 9), "argmax_grad_input": Loop(260, 1)},
+    "average_grad_input": {
+        "average_grad_input_channels_last": Loop(118, 4),
+        "average_grad_input_nchw": Loop(118, 4),
+    },
+    "average_grad_input_few_channels": {"gather": Loop(456, 16)},
+    "average_pool_channels_last": {"average_pool_channels_last": Loop(125, 4)},
+    "average_pool_nchw": {"average_pool_nchw": Loop(101, 16)},
+    "box_gradient": {
+        "average_grad_boxes_channels_last": Loop(680, 8),
+        "average_grad_boxes_nchw": Loop(279, 8),
+    },
+    "max_pool": {"max_pool": Loop(249, 16)},
+    "rotated": {
+        "gather": Loop(2035, 192),
+        "rotated_grad_boxes": Loop(1850, 24),
+        "rotated_grad_input_channels_last": Loop(334, 48),
+        "rotated_pool": Loop(527, 48),
+    },
+    "transpose": {"transpose_channels": Loop(211, 4)},
+}
+
+
+class Compiled(NamedTuple):
+    """A file of kernels: what ptxas says of each, and the object for all architectures."""
+
+    source: Path
+    kernels: list[Kernel]
+    target: Path
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"nvcc {path.stem}")) for path in KERNELS],
+)
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """Every file once."""
+    target = tmp_path_factory.mktemp("nvcc") / "kernels.o"
+    return Compiled(request.param, cuda_sass.compile_kernels(request.param, architectures(), target), target)
+
+
+def test_registers_and_spills(compiled: Compiled) -> None:
+    assert bool(compiled.kernels) == (compiled.source.stem in BUDGETS)
+    assert len({kernel.architecture for kernel in compiled.kernels}) == (
+        len(architectures()) if compiled.kernels else 0
+    )
+    exceeded = []
+    for kernel in compiled.kernels:
+        budget = (BUDGETS if kernel.architecture == "90" else BUDGETS_ELSEWHERE)[compiled.source.stem]
+        if kernel.registers > budget.registers or kernel.spilled_bytes > budget.spilled_bytes:
+            exceeded.append(f"{kernel}: the budget is {budget}")
+    assert not exceeded, "\n".join(exceeded)
+
+
+def test_instructions_of_inner_loops(compiled: Compiled) -> None:
+    """Of every kernel that loads features in a loop."""
+    tool = cuda_sass.cuobjdump()
+    if tool is None:
+        pytest.skip("no cuobjdump, neither beside nvcc nor in a package of Triton: instructions cannot be counted here")
+    if "9.0" not in architectures():
+        pytest.skip("the budget is that of 9.0, which is not among the architectures to compile for")
+    wanted = [kernel for kernel in compiled.kernels if kernel.architecture == "90"]
+    wanted = [kernel for kernel in wanted if not cuda_sass.RARE.search(kernel.name)]
+    budgets, largest = LOOPS.get(compiled.source.stem, {}), {}
+    for kernel, loops in cuda_sass.loops_of_kernels(tool, compiled.target, wanted):
+        if loops:
+            name = kernel.name.partition("<")[0]
+            largest[name] = Loop(*map(max, zip(largest.get(name, Loop(0, 0)), *loops, strict=True)))
+    assert sorted(largest) == sorted(budgets), f"every kernel has a row, and no other: {largest}"
+    exceeded = [
+        f"{name}: {loop}, the budget is {budgets[name]}"
+        for name, loop in largest.items()
+        if loop.instructions > budgets[name].instructions or loop.loads > budgets[name].loads
+    ]
+    assert not exceeded, "\n".join(exceeded)

@@ -1,0 +1,277 @@
+"""The operators on a GPU: the cases of the host shim, and what only a device can show."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import deterministic
+
+import roialign_ext
+from roialign_ext import _checks
+from support.cuda_cases import CASES, PYRAMID, Case, Operators, assert_agree, calculations, same_bits
+from support.inputs import generator, random_tensor
+
+pytestmark = pytest.mark.skipif(
+    not (torch.cuda.is_available() and _checks.HAS_CUDA), reason="needs a GPU and a build with CUDA kernels"
+)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CUDA = Operators(torch.ops.roialign_ext, "cuda")
+Call = Callable[[Tensor, Tensor], Tensor]
+OPERATORS: dict[str, Call] = {
+    "roi_align": lambda x, boxes: roialign_ext.roi_align(x, boxes, 7, 0.25, 2),
+    "roi_align_max": lambda x, boxes: roialign_ext.roi_align(x, boxes, 7, 0.25, mode="max"),
+    "prroi_pool": lambda x, boxes: roialign_ext.prroi_pool(x, boxes, 7, 0.25),
+    "roi_warp": lambda x, boxes: roialign_ext.roi_warp(x, boxes, 7, 0.25),
+    "roi_pool": lambda x, boxes: roialign_ext.roi_pool(x, boxes, 7, 0.25),
+    "roi_align_rotated": lambda x, boxes: roialign_ext.roi_align_rotated(x, turned(boxes), 7, 0.25, 2),
+    "multiscale_roi_align": lambda x, boxes: roialign_ext.multiscale_roi_align(
+        [x, x[:, :, ::2, ::2]], boxes, 7, [0.25, 0.125], 2, canonical_scale=56.0, canonical_level=2
+    ),
+}
+
+
+def overlapping_boxes(count: int = 300, images: int = 2) -> Tensor:
+    """Boxes of 8 to 160 px that all cover the same part of the images."""
+    unit = torch.rand(count, 4, generator=generator(3))
+    low, size = 40 * unit[:, :2], 8 + 152 * unit[:, 2:]
+    image = (torch.arange(count) % images).float()
+    return torch.cat([image[:, None], low, low + size], dim=1)
+
+
+def steps(count: int, like: Tensor) -> Tensor:
+    """Numbers from -1 to 1 that every dtype holds exactly and every device computes alike."""
+    return torch.arange(count, dtype=torch.int32, device=like.device).remainder(257).sub(128).to(like.dtype) / 128
+
+
+def turned(boxes: Tensor) -> Tensor:
+    """Rotated boxes at the places of upright ones."""
+    centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
+    angle = 90 * steps(len(boxes), boxes)
+    return torch.cat([boxes[:, :1], centre, size, angle[:, None]], dim=1)
+
+
+def features(dtype: torch.dtype = torch.float32, channels: int = 66, channels_last: bool = False) -> Tensor:
+    one = random_tensor(2, channels, 50, 68, dtype=dtype).cuda()
+    return one.contiguous(memory_format=torch.channels_last) if channels_last else one
+
+
+def forward_and_backward(call: Call, x: Tensor, boxes: Tensor, by_boxes: bool) -> list[Tensor]:
+    """The output, the gradient of the features and, if asked for, of the boxes, for a fixed output gradient."""
+    x, boxes = x.detach().requires_grad_(), boxes.detach().requires_grad_(by_boxes)
+    out = call(x, boxes)
+    grad = steps(out.numel(), out).view(out.shape)
+    return [out.detach(), *torch.autograd.grad(out, [x, boxes] if by_boxes else [x], grad)]
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """New tensors hold NaN and the largest integers."""
+    monkeypatch.setattr(deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernels_agree_with_the_cpu(case: Case) -> None:
+    for calculation in calculations(case):
+        result = calculation.run(CUDA)
+        assert_agree(case, calculation, result)
+        assert same_bits(calculation.run(CUDA), result), calculation.name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, channels_last: bool) -> None:
+    call, by_boxes = OPERATORS[name], name != "roi_pool"
+    x, boxes = features(dtype, channels_last=channels_last), overlapping_boxes(40).cuda()
+    on_cuda = forward_and_backward(call, x, boxes, by_boxes)
+    on_cpu = forward_and_backward(call, x.cpu(), boxes.cpu(), by_boxes)
+    wide = forward_and_backward(call, x.cpu().double(), boxes.cpu(), by_boxes)
+    for actual, wanted, exact in zip(on_cuda, on_cpu, wide, strict=True):
+        assert (actual.dtype, actual.stride()) == (wanted.dtype, wanted.stride())
+        scale = float(exact.abs().max())
+        # Both within the rounding of the result and of float32 coordinates.
+        tolerance = max(4 * torch.finfo(dtype).eps, 2e-4 if dtype != torch.float64 else 1e-11) * scale
+        if name.endswith("max") or name == "roi_pool":
+            # Near ties may choose another winner, and then another pixel's gradient.
+            far = (actual.cpu().double() - wanted.double()).abs() > tolerance
+            assert far.double().mean() < 1e-3
+        else:
+            torch.testing.assert_close(actual.cpu(), wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_backward_is_deterministic(name: str, dtype: torch.dtype) -> None:
+    """Fifty runs, equal to the last bit; use_deterministic_algorithms changes nothing."""
+    x, boxes = features(dtype), overlapping_boxes().cuda()
+    by_boxes = name != "roi_pool"
+    first = tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes))
+    for _ in range(50):
+        assert same_bits(tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes)), first)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert same_bits(tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes)), first)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_nothing_waits_for_the_device(name: str) -> None:
+    x, boxes = features(), overlapping_boxes().cuda()
+    boxes[0, 0] = 7.0  # a bad batch index does not make it wait either
+    forward_and_backward(OPERATORS[name], x, boxes, name != "roi_pool")
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        out, grad, *_ = forward_and_backward(OPERATORS[name], x, boxes, name != "roi_pool")
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert out[0].isnan().all()
+    assert not out[1:].isnan().any()
+    assert not grad.isnan().any()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_graphs_replay_with_other_boxes(name: str) -> None:
+    x, boxes = features().requires_grad_(), overlapping_boxes().cuda()
+    other = boxes.flip(0).contiguous() + torch.tensor([0.0, 3.0, 1.0, 2.0, 5.0], device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        forward_and_backward(OPERATORS[name], x, boxes, False)
+    torch.cuda.current_stream().wait_stream(side)
+    graph, static = torch.cuda.CUDAGraph(), boxes.clone()
+    with torch.cuda.graph(graph):
+        captured = forward_and_backward(OPERATORS[name], x, static, False)
+    for replayed in (boxes, other):
+        static.copy_(replayed)
+        graph.replay()
+        torch.cuda.synchronize()
+        wanted = forward_and_backward(OPERATORS[name], x, replayed, False)
+        assert same_bits(tuple(captured), tuple(wanted))
+
+
+def test_calls_run_on_the_current_stream() -> None:
+    """On a side stream behind a slow producer of the features."""
+    boxes, wanted_x = overlapping_boxes().cuda(), features()
+    wanted = forward_and_backward(OPERATORS["roi_align"], wanted_x, boxes, True)
+    side = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(side):
+        x = torch.zeros_like(wanted_x)
+        torch.cuda._sleep(50_000_000)
+        x.copy_(wanted_x)
+        result = forward_and_backward(OPERATORS["roi_align"], x, boxes, True)
+    side.synchronize()
+    assert same_bits(tuple(result), tuple(wanted))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_calls_run_on_the_device_of_their_tensors() -> None:
+    x, boxes = features(), overlapping_boxes().cuda()
+    wanted = forward_and_backward(OPERATORS["roi_align"], x, boxes, True)
+    with torch.cuda.device(0):
+        result = forward_and_backward(OPERATORS["roi_align"], x.to("cuda:1"), boxes.to("cuda:1"), True)
+    assert all(one.device.index == 1 for one in result)
+    assert same_bits(tuple(one.cpu() for one in result), tuple(one.cpu() for one in wanted))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7, 9), (0, 3, 7, 9), (2, 0, 7, 9), (2, 3, 0, 9)])
+def test_empty_inputs(shape: tuple[int, ...]) -> None:
+    for count in {0, 3} if shape[0] > 0 else {0}:
+        x = torch.zeros(shape, device="cuda", requires_grad=True)
+        boxes = torch.zeros(count, 5, device="cuda", requires_grad=True)
+        out = roialign_ext.roi_align(x, boxes, 2)
+        assert out.shape == (count, shape[1], 2, 2)
+        assert not out.any()
+        by_x, by_boxes = torch.autograd.grad(out.sum(), [x, boxes])
+        # The three boxes are empty, and their smallest size gives them bins on the first pixels of a map that has any.
+        assert bool(by_x.any()) == (out.numel() > 0 and x.numel() > 0)
+        assert not by_boxes.any()
+
+
+def test_checks_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, boxes = features(), overlapping_boxes(3).cuda()
+    boxes[1, 0] = 2.0
+    monkeypatch.setenv("ROIALIGN_EXT_CHECK", "1")
+    with pytest.raises(IndexError, match=r"batch index in row 1 must be a whole number in \[0, 2\), got 2"):
+        roialign_ext.roi_align(x, boxes, 7, 0.25)
+    assert os.environ["ROIALIGN_EXT_CHECK"] == "1"
+
+
+def test_devices_may_not_be_mixed() -> None:
+    x, boxes = features(), overlapping_boxes(3)
+    with pytest.raises(ValueError, match=r"boxes: expected a tensor on cuda:0 like input, got one on cpu"):
+        roialign_ext.roi_align(x, boxes, 7)
+    with pytest.raises(ValueError, match=r"boxes: expected a tensor on cpu like input, got one on cuda:0"):
+        roialign_ext.roi_align(x.cpu(), boxes.cuda(), 7)
+
+
+def test_float64_derivatives_are_right() -> None:
+    """gradcheck and gradgradcheck of the features and the corners; a step in the batch index would name no image."""
+    x = random_tensor(1, 2, 6, 7).cuda().requires_grad_()
+    corners = torch.tensor([[1.13, 0.71, 4.87, 4.41]], dtype=torch.float64, device="cuda", requires_grad=True)
+
+    def call(x: Tensor, corners: Tensor) -> Tensor:
+        boxes = torch.cat([corners.new_zeros(len(corners), 1), corners], dim=1)
+        return roialign_ext.roi_align(x, boxes, 2, 1.0, 2, aligned=True)
+
+    assert torch.autograd.gradcheck(call, (x, corners))
+    assert torch.autograd.gradgradcheck(call, (x, corners))
+
+
+def test_memory_of_a_call() -> None:
+    """A forward and backward pass need little beyond their results."""
+    x, boxes = features(channels=256).requires_grad_(), overlapping_boxes(1000).cuda()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    out = OPERATORS["roi_align"](x, boxes)
+    (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    results = (out.numel() * 2 + grad.numel()) * 4  # the output's gradient too
+    assert torch.cuda.max_memory_allocated() - before <= 1.25 * results
+
+
+@pytest.mark.large
+def test_outputs_beyond_two_to_the_31st() -> None:
+    free, _ = torch.cuda.mem_get_info()
+    if free < 24 << 30:
+        pytest.skip("needs 24 GB of free memory")
+    channels, bins = 1024, 64
+    count = 2**31 // (channels * bins * bins) + 2
+    x = torch.zeros(1, channels, 4, 4, dtype=torch.float16, device="cuda", requires_grad=True)
+    with torch.no_grad():
+        x += torch.arange(channels, device="cuda").view(1, -1, 1, 1).remainder(64)
+    boxes = torch.tensor([[0.0, 0.5, 0.5, 2.5, 2.5]], device="cuda").repeat(count, 1)
+    out = roialign_ext.roi_align(x, boxes, bins, 1.0, 1)
+    assert out.numel() > 2**31
+    channel_values = torch.arange(channels, device="cuda", dtype=torch.float16).remainder(64)
+    assert torch.equal(out[-1], channel_values.view(-1, 1, 1).expand(channels, bins, bins))
+    # Sums that float16 can hold. The 64 samples of an axis lie evenly on [0.5, 2.5].
+    scale = 2.0**-6
+    (grad,) = torch.autograd.grad(out, x, torch.full_like(out, scale))
+    weights = torch.tensor([4.0, 28.0, 28.0, 4.0], device="cuda")
+    wanted = (scale * count * torch.outer(weights, weights)).expand(x.shape)
+    torch.testing.assert_close(grad.float(), wanted, rtol=2.0**-10, atol=0)
+
+
+@pytest.mark.parametrize("levels", [1, len(PYRAMID)])
+def test_compiled_calls(levels: int) -> None:
+    maps = [random_tensor(2, 8, *plane, dtype=torch.float32).cuda() for plane in PYRAMID[:levels]]
+    boxes = (overlapping_boxes(30) * torch.tensor([1.0, 0.1, 0.1, 0.1, 0.1])).cuda()
+
+    def call(maps: list[Tensor], boxes: Tensor) -> Tensor:
+        scales = [2.0**-level for level in range(levels)]
+        return roialign_ext.multiscale_roi_align(maps, boxes, 3, scales, 2, canonical_scale=4.0, canonical_level=1)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    assert same_bits((compiled(maps, boxes),), (call(maps, boxes),))

@@ -1,0 +1,283 @@
+"""``multiscale_roi_align``: every box from its level, in one call, with the numbers of one ``roi_align`` per level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from oracle import reference_multiscale
+from roialign_ext import MultiScaleRoIAlign, multiscale_roi_align, roi_align
+from support.inputs import (
+    BOX_SETS,
+    DTYPES,
+    FORMATS,
+    LAYOUTS,
+    MODES,
+    as_array,
+    pyramid_boxes,
+    random_tensor,
+    with_layout,
+)
+from support.operators import MultiscaleCall, coordinate_type
+from support.tolerance import assert_within_rounding
+
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+
+
+@dataclass(frozen=True)
+class Pooler(MultiscaleCall):
+    """``multiscale_roi_align`` of the maps of ``pyramid()``, and a loop over its levels."""
+
+    scales: tuple[float, ...] = SCALES
+    sampling_ratio: int = 2
+    canonical_scale: float = 40.0
+    canonical_level: float = 4.0
+
+    def levels_of(self, features: list[Tensor], boxes: Tensor) -> list[int]:
+        return reference_multiscale.levels(as_array(boxes), self.params(features, boxes))
+
+    def one_by_one(self, features: list[Tensor], boxes: Tensor) -> Tensor:
+        """A loop over the levels with this package's ``roi_align``."""
+        out = features[0].new_zeros(len(boxes), features[0].shape[1], *self.output_size)
+        levels = torch.tensor(self.levels_of(features, boxes), dtype=torch.int64)
+        arguments = self.sampling_ratio, self.aligned, self.mode
+        for level, scale in enumerate(self.scales):
+            chosen = torch.nonzero(levels == level)[:, 0]
+            pooled = roi_align(features[level], boxes[chosen], self.output_size, scale, *arguments)
+            out = out.index_copy(0, chosen, pooled)
+        return out
+
+
+def pyramid(dtype: torch.dtype = torch.float64, channels: int = 3, layout: str = "contiguous") -> list[Tensor]:
+    """Four levels for images of 128 x 160 pixels; sizes are not exactly halves."""
+    sizes = [(32, 40), (16, 20), (9, 11), (4, 5)]
+    maps = [random_tensor(2, channels, *size, seed=30 + level, dtype=dtype) for level, size in enumerate(sizes)]
+    return [with_layout(level, layout) for level in maps]
+
+
+def assert_matches_oracle(call: Pooler, features: list[Tensor], boxes: Tensor) -> Tensor:
+    """Forward and all gradients."""
+    leaves = [level.detach().requires_grad_() for level in features]
+    rows = boxes.detach().requires_grad_()
+    out = call(leaves, rows)
+    assert out.dtype == features[0].dtype
+    assert_within_rounding(out, call.forward(features, boxes), call.forward([level.abs() for level in features], boxes))
+    grad = random_tensor(*out.shape, seed=40, dtype=out.dtype)
+    *by_levels, by_boxes = torch.autograd.grad(out, [*leaves, rows], grad)
+    expected, terms = (call.input_gradients(g, features, boxes) for g in (grad, grad.abs()))
+    for actual, exact, term, leaf in zip(by_levels, expected, terms, leaves, strict=True):
+        assert actual.dtype == leaf.dtype
+        assert_within_rounding(actual, exact, term)
+    bound = call.box_terms(grad, features, boxes)
+    double = features[0].dtype == boxes.dtype == torch.float64
+    arithmetic = torch.float64 if double else torch.float32
+    assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), bound, arithmetic)
+    return out.detach()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("mode", MODES)
+def test_matches_oracle(dtype: torch.dtype, layout: str, mode: str) -> None:
+    features = pyramid(dtype, layout=layout)
+    boxes = pyramid_boxes(40).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    call = Pooler((3, 2), aligned=True, mode=mode)
+    assert set(call.levels_of(features, boxes)) == {0, 1, 2, 3}
+    out = assert_matches_oracle(call, features, boxes)
+    assert out.is_contiguous(memory_format=FORMATS[layout == "channels_last"])
+    assert_matches_oracle(Pooler((2, 2), sampling_ratio=-1, mode=mode), features, boxes)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("box_dtype", DTYPES)
+def test_layouts_and_box_dtypes(layout: str, box_dtype: torch.dtype) -> None:
+    assert_matches_oracle(Pooler(), pyramid(torch.float32, 19, layout), pyramid_boxes(6).to(box_dtype))
+
+
+def test_every_level_has_its_own_layout() -> None:
+    features = [with_layout(level, layout) for level, layout in zip(pyramid(), LAYOUTS[:4], strict=True)]
+    boxes = pyramid_boxes(30)
+    out = assert_matches_oracle(Pooler(), features, boxes)
+    assert torch.equal(out, Pooler()([level.contiguous() for level in features], boxes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("channels", [3, 70])
+def test_equals_one_call_per_level_bit_for_bit(dtype: torch.dtype, layout: str, mode: str, channels: int) -> None:
+    """Value, the gradient of every level, the box gradient."""
+    boxes = pyramid_boxes(150).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    for call in (Pooler((3, 2), aligned=True, mode=mode), Pooler((7, 7), sampling_ratio=-1, mode=mode)):
+        results = []
+        for function in (call, call.one_by_one):
+            features = [level.requires_grad_() for level in pyramid(dtype, channels, layout)]
+            rows = boxes.clone().requires_grad_()
+            out = function(features, rows)
+            grad = random_tensor(*out.shape, seed=41, dtype=dtype)
+            results.append([out, *torch.autograd.grad(out, [*features, rows], grad)])
+        for together, alone in zip(*results, strict=True):
+            assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 5, 8])
+def test_any_number_of_levels(levels: int) -> None:
+    """Up to eight, of any size, whatever the coarsest has left."""
+    features = [random_tensor(2, 5, max(40 >> level, 1), max(52 >> level, 1), seed=level) for level in range(levels)]
+    call = Pooler((2, 2), tuple(0.5**level for level in range(levels)), 2, True, "avg", 4.0, 0.5)
+    boxes = pyramid_boxes(60)
+    boxes[:, 3:] = boxes[:, 1:3] + 2.0 ** torch.linspace(0.0, 11.0, 60, dtype=torch.float64)[:, None]
+    assert len(set(call.levels_of(features, boxes))) == levels
+    assert torch.equal(assert_matches_oracle(call, features, boxes), call.one_by_one(features, boxes))
+
+
+def test_level_boundaries() -> None:
+    """Boxes of exactly the sizes where the level changes, and one rounding below; in both types of coordinates."""
+    features = [torch.full((1, 1, 4, 4), float(level)) for level in range(4)]
+    sides = torch.tensor([1e-3, 111.99999, 112.0, 223.99998, 224.0, 447.99997, 448.0, 896.0, 1e9])
+    boxes = torch.zeros(len(sides), 5)
+    boxes[:, 3] = boxes[:, 4] = sides
+    for kind in (torch.float32, torch.float64):
+        call = Pooler((1, 1), canonical_scale=224.0, sampling_ratio=1)
+        expected = call.levels_of(features, boxes.to(kind))
+        assert {0, 1, 2, 3} == set(expected)
+        centres = boxes.to(kind, copy=True)
+        centres[:, 1:] -= sides[:, None].to(kind) / 2  # so that the only sample is at the origin
+        assert call.levels_of(features, centres) == expected
+        assert call(features, centres).flatten().tolist() == [float(level) for level in expected]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nasty_boxes(mode: str, dtype: torch.dtype) -> None:
+    """Boxes without an area, or with one that is no number, have a level too."""
+    boxes = torch.cat(list(BOX_SETS.values())).to(dtype)
+    boxes[:, 1:] *= 16.0
+    features = pyramid(dtype)
+    out = assert_matches_oracle(Pooler(mode=mode), features, boxes)
+    assert bool(out.isfinite().all())
+    assert torch.equal(out, Pooler(mode=mode).one_by_one(features, boxes))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("images", "channels", "count"), [(2, 3, 0), (0, 3, 0), (2, 0, 4), (0, 0, 0)])
+def test_empty_results(mode: str, images: int, channels: int, count: int) -> None:
+    for dtype in DTYPES:
+        features = [torch.ones(images, channels, 8 >> i, 8 >> i, dtype=dtype, requires_grad=True) for i in range(4)]
+        boxes = torch.zeros(count, 5, requires_grad=True)
+        out = Pooler(mode=mode)(features, boxes)
+        assert out.shape == (count, channels, 2, 2)
+        assert out.dtype == dtype
+        for gradient, leaf in zip(torch.autograd.grad(out.sum(), [*features, boxes]), [*features, boxes], strict=True):
+            assert torch.equal(gradient, torch.zeros_like(leaf))
+
+
+def test_levels_without_boxes_get_zeros() -> None:
+    """A level that no box goes to has a gradient of zeros, and its values do not matter."""
+    features = pyramid()
+    features[0].fill_(float("nan"))
+    boxes = pyramid_boxes(40)
+    boxes = boxes[torch.tensor(Pooler().levels_of(features, boxes)) > 0]
+    leaves = [level.requires_grad_() for level in features]
+    out = Pooler()(leaves, boxes)
+    assert bool(out.isfinite().all())
+    by_levels = torch.autograd.grad(out.sum(), leaves)
+    assert not bool(by_levels[0].any())
+    assert all(bool(gradient.any()) for gradient in by_levels[1:])
+
+
+def test_gradients_only_where_required() -> None:
+    features, boxes = pyramid(), pyramid_boxes(40)
+    everything = [level.clone().requires_grad_() for level in features]
+    expected = torch.autograd.grad(Pooler()(everything, boxes).sum(), everything)
+    one = [features[0], features[1].clone().requires_grad_(), *features[2:]]
+    (gradient,) = torch.autograd.grad(Pooler()(one, boxes).sum(), one[1])
+    assert torch.equal(gradient, expected[1])
+    assert not Pooler()(features, boxes).requires_grad
+
+
+def listed(boxes: Tensor) -> list[Tensor]:
+    return [boxes[boxes[:, 0] == image, 1:] for image in range(2)]
+
+
+def test_list_of_boxes_equals_rows() -> None:
+    boxes = pyramid_boxes(40)
+    boxes = boxes[boxes[:, 0].argsort(stable=True)]
+    assert torch.equal(Pooler()(pyramid(), listed(boxes)), Pooler()(pyramid(), boxes))
+
+
+def test_defaults_and_argument_order() -> None:
+    features, boxes, scales = pyramid(), pyramid_boxes(40), list(SCALES)
+    boxes[:, 1:] *= 4.0
+    long = multiscale_roi_align(
+        features=features, boxes=boxes, output_size=(3, 3), scales=scales, sampling_ratio=-1, aligned=False,
+        mode="avg", canonical_scale=224.0, canonical_level=4.0,
+    )  # fmt: skip
+    assert torch.equal(multiscale_roi_align(features, boxes, 3, scales), long)
+    assert torch.equal(multiscale_roi_align(features, boxes, [3, 3], scales, 0, False, "avg", 224, 4), long)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("canonical", [{}, {"canonical_scale": 40, "canonical_level": 4}, {"canonical_level": 5}])
+def test_module_equals_torchvision(dtype: torch.dtype, canonical: dict[str, Any]) -> None:
+    """Inferred scales, levels, values and gradients; maps of other names are passed over."""
+    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
+    boxes = listed(pyramid_boxes(60).to(dtype))
+    results = []
+    for kind in (MultiScaleRoIAlign, ops.MultiScaleRoIAlign):
+        layer = kind(["0", "1", "2", "3"], (3, 2), 2, **canonical)
+        maps = [level.requires_grad_() for level in pyramid(dtype, 20)]
+        named = {str(i): level for i, level in enumerate(maps)}
+        named["pool"] = torch.full((2, 20, 2, 2), float("nan"), dtype=dtype)
+        out = layer(named, boxes, [(128, 160), (120, 150)])
+        grad = random_tensor(*out.shape, seed=42, dtype=dtype)
+        results.append([out, *torch.autograd.grad(out, maps, grad)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12 if dtype == torch.float64 else 2e-5, rtol=0)
+
+
+def test_module_with_explicit_arguments() -> None:
+    boxes, features = listed(pyramid_boxes(40)), pyramid()
+    layer = MultiScaleRoIAlign(
+        ["a", "b", "c", "d"], 2, -1, canonical_scale=40, scales=list(SCALES), aligned=True, mode="max"
+    )
+    out = layer(dict(zip("abcd", features, strict=True)), boxes, [(1, 1), (1, 1)])
+    assert torch.equal(out, Pooler(sampling_ratio=-1, aligned=True, mode="max")(features, boxes))
+
+
+@given(st.data())
+def test_drawn_pyramids_equal_one_call_per_level(data: Any) -> None:
+    draw = data.draw
+    levels, images, channels = draw(st.integers(1, 8)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 18]))
+    dtype, layout = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(LAYOUTS))
+    sizes = [(draw(st.integers(1, 12)), draw(st.integers(1, 12))) for _ in range(levels)]
+    features = [
+        with_layout(random_tensor(images, channels, *size, seed=level, dtype=dtype), layout)
+        for level, size in enumerate(sizes)
+    ]
+    first = draw(st.integers(-2, 3))
+    scales = tuple(2.0 ** -(first + level) for level in range(levels))
+    ratio, mode = draw(st.sampled_from([-1, 1, 2])), draw(st.sampled_from(MODES))
+    canonical = draw(st.floats(1.0, 300.0)), draw(st.integers(0, 5))
+    call = Pooler((2, 3), scales, ratio, draw(st.booleans()), mode, *canonical)
+    place = st.one_of(st.floats(-20.0, 500.0, width=32), st.sampled_from([0.0, 1e4, float("nan"), float("inf"), -1e4]))
+    count = draw(st.integers(0, 6))
+    table = [[draw(st.integers(0, images - 1)), *(draw(place) for _ in range(4))] for _ in range(count)]
+    boxes = torch.tensor(table, dtype=torch.float64).reshape(-1, 5).to(draw(st.sampled_from(DTYPES)))
+    assert torch.equal(call(features, boxes), call.one_by_one(features, boxes))
+
+
+def test_oracle_and_package_agree_on_the_type_of_coordinates() -> None:
+    """float64 where the maps or the boxes are, float32 elsewhere."""
+    for dtype in DTYPES:
+        for box_dtype in DTYPES:
+            double = torch.float64 in (dtype, box_dtype)
+            kind = coordinate_type(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=box_dtype))
+            assert kind is (np.float64 if double else np.float32)

@@ -1,0 +1,75 @@
+"""The definition of ``multiscale_roi_align``: the pyramid level of a box; the rest is ``roi_align``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oracle import reference
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Params:
+    """The arguments of ``multiscale_roi_align`` after ``features`` and ``boxes``, and the type of coordinates."""
+
+    pooling: reference.Params  # its spatial_scale is not used
+    scales: tuple[float, ...]
+    mode: str = "avg"
+    canonical_scale: float = 224.0
+    canonical_level: float = 4.0
+
+    def of_level(self, level: int) -> reference.Params:
+        """The parameters of ``roi_align`` on one level."""
+        return replace(self.pooling, spatial_scale=self.scales[level])
+
+
+def levels(boxes: Array, params: Params) -> list[int]:
+    """Equation (1) of Lin et al., "Feature Pyramid Networks", 2017, clamped to the existing levels.
+
+    Level 0 is the finest. A box with a NaN area goes to it.
+    """
+    kind = params.pooling.coordinate
+    finest, coarsest = (int(-np.log2(np.float32(scale))) for scale in (params.scales[0], params.scales[-1]))
+    result = []
+    for row in boxes:
+        x1, y1, x2, y2 = (kind(value) for value in row[1:])
+        with np.errstate(all="ignore"):
+            size = np.sqrt((x2 - x1) * (y2 - y1))
+            level = kind(params.canonical_level) + np.log2(size / kind(params.canonical_scale))
+            level = np.floor(level + kind(1e-6))
+        level = finest if math.isnan(level) else min(max(level, finest), coarsest)
+        result.append(min(int(level) - finest, len(params.scales) - 1))
+    return result
+
+
+def forward(features: Sequence[Array], boxes: Array, params: Params) -> Array:
+    """Every box pooled from its level."""
+    out = np.zeros((len(boxes), features[0].shape[1], *params.pooling.output_size))
+    for k, level in enumerate(levels(boxes, params)):
+        out[k] = reference.forward(features[level], boxes[k : k + 1], params.of_level(level), params.mode)[0]
+    return out
+
+
+def input_gradients(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> list[Array]:
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. every level."""
+    result = [np.zeros(level.shape) for level in features]
+    for k, level in enumerate(levels(boxes, params)):
+        arrays = grad[k : k + 1], features[level], boxes[k : k + 1]
+        result[level] += reference.input_gradient(*arrays, params.of_level(level), params.mode)
+    return result
+
+
+def box_gradient(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> Array:
+    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the boxes; the choice of level has none."""
+    result = np.zeros((len(boxes), 5))
+    for k, level in enumerate(levels(boxes, params)):
+        arrays = grad[k : k + 1], features[level], boxes[k : k + 1]
+        result[k] = reference.box_gradient(*arrays, params.of_level(level), params.mode)[0]
+    return result

@@ -1,0 +1,135 @@
+"""The documentation holds: its code runs, it names what there is, and links between files lead somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import roialign_ext
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = [page for page in (README, *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)\)")
+# What a code block needs beside this package, by a word in it.
+OPTIONAL = {"torchvision": "torchvision", "onnx": "onnxscript", "roialign_ext.viz": "matplotlib"}
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The code blocks of a page that are programs; doctests have a test of their own (numbers/test_forward.py)."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [block for block in blocks if not block.startswith(">>>")]
+
+
+def run(block: str) -> dict[str, Any]:
+    for word, package in OPTIONAL.items():
+        if word in block:
+            pytest.importorskip(package, reason=f"{package} is not installed")
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(compile(block, "a code block", "exec"), names)
+    return names
+
+
+BLOCKS = [
+    pytest.param(block, id=f"{page.name} {number}")
+    for page in PAGES
+    for number, block in enumerate(python_blocks(page), start=1)
+]
+needs_readme = pytest.mark.skipif(not README.is_file(), reason="the README is not part of this copy")
+
+
+# torch's own exporter to ONNX calls what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
+@pytest.mark.parametrize("block", BLOCKS)
+def test_code_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # what a block writes
+    run(block)
+
+
+def block_with(page: str, words: str) -> str:
+    (block,) = (block for block in python_blocks(ROOT / page) if words in block)
+    return block
+
+
+@needs_readme
+def test_numbers_of_the_first_call() -> None:
+    names = run(block_with("README.md", "roi_align(features"))
+    assert names["pooled"].flatten().tolist() == [22.5, 24.5, 38.5, 40.5]
+    assert names["boxes"][0].grad.tolist() == [[2.0, 16.0, 2.0, 16.0]]
+
+
+@needs_readme
+def test_the_trained_box_is_found() -> None:
+    box = run(block_with("docs/guide.md", "optimizer"))["box"]
+    torch.testing.assert_close(box.detach(), torch.tensor([[12.0, 10.0, 36.0, 30.0]]), atol=0.05, rtol=0)
+
+
+@needs_readme
+def test_the_readme_is_short_and_names_every_function_and_module() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    words = set(re.findall(r"\w+", text))
+    assert set(roialign_ext.__all__) - words == {"BoxShapeError", "LayerReplacement", "__version__", "cpu_capability"}
+
+
+WITHOUT_TYPES = {"BoxShapeError", "RoIAlignFunction", "__version__"}
+
+
+@pytest.mark.parametrize("name", sorted(set(roialign_ext.__all__) - WITHOUT_TYPES))
+def test_help_names_the_type_of_every_argument(name: str) -> None:
+    """TorchScript's own BroadcastingList2 is None outside of scripts, and help() would show None."""
+    for parameter in inspect.signature(getattr(roialign_ext, name)).parameters.values():
+        assert parameter.annotation not in (None, inspect.Parameter.empty), parameter
+
+
+@needs_readme
+def test_the_version_for_uv() -> None:
+    assert f'\nversion = "{roialign_ext.__version__}"\n' in (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+
+
+def expanded(entry: str) -> list[str]:
+    """What a shell makes of braces."""
+    if (braces := re.search(r"\{([^}]*)\}", entry)) is None:
+        return [entry]
+    return [
+        before_and_part + rest
+        for before_and_part in (entry[: braces.start()] + part for part in braces[1].split(","))
+        for rest in expanded(entry[braces.end() :])
+    ]
+
+
+def named_files() -> set[str]:
+    """The files of the map in docs/design.md: lines of `path[, name in the same folder ...]  what it holds`."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    found: set[str] = set()
+    for line in re.findall(r"^    (\S.*)$", text.split("## File map")[1].split("\n## ")[0], flags=re.MULTILINE):
+        first, *others = re.split(r" {2,}", line)[0].split(", ")
+        paths = [first, *(f"{first.rpartition('/')[0]}/{name}" for name in others)]
+        for pattern in (pattern for path in paths for pattern in expanded(path)):
+            matches = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern.rstrip("/"))}
+            assert matches, f"docs/design.md names {pattern}, which is not there"
+            found |= matches
+    return found
+
+
+@needs_readme
+def test_the_file_map_names_every_source() -> None:
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("csrc", "roialign_ext")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"} and path.name not in {"__init__.py", "_build_info.py"}
+    }
+    assert sources - named_files() == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_files(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -1,0 +1,239 @@
+"""What counts as a number: numpy's and 0-d tensors, as in torchvision; no bool, nothing that the types cannot hold."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from roialign_ext import (
+    CropAndResize,
+    MultiScaleRoIAlign,
+    PrRoIPool,
+    RoIAlign,
+    RoIAlignRotated,
+    RoIPool,
+    RoIWarp,
+    crop_and_resize,
+    multiscale_roi_align,
+    prroi_pool,
+    roi_align,
+    roi_align_rotated,
+    roi_pool,
+    roi_warp,
+)
+from support.inputs import random_tensor
+
+FEATURES = random_tensor(1, 2, 16, 16, seed=1, dtype=torch.float32)
+BOXES = torch.tensor([[0.0, 1, 1, 9, 9]])
+ROTATED = torch.tensor([[0.0, 5, 5, 4, 4, 30]])
+CROPS, INDICES = torch.tensor([[0.1, 0.1, 0.8, 0.9]]), torch.zeros(1, dtype=torch.int64)
+
+Make = Callable[..., Any]
+SAMPLED: dict[str, Callable[..., Tensor]] = {
+    "roi_align": lambda ratio: roi_align(FEATURES, BOXES, 3, 1.0, ratio),
+    "roi_warp": lambda ratio: roi_warp(FEATURES, BOXES, 3, 1.0, ratio),
+    "roi_align_rotated": lambda ratio: roi_align_rotated(FEATURES, ROTATED, 3, 1.0, ratio),
+    "multiscale_roi_align": lambda ratio: multiscale_roi_align([FEATURES], BOXES, 3, [1.0], ratio),
+}
+SCALED: dict[str, Callable[..., Tensor]] = {
+    "roi_align": lambda scale, **to: roi_align(FEATURES.to(**to), BOXES, 3, scale),
+    "prroi_pool": lambda scale, **to: prroi_pool(FEATURES.to(**to), BOXES, 3, scale),
+    "roi_warp": lambda scale, **to: roi_warp(FEATURES.to(**to), BOXES, 3, scale),
+    "roi_pool": lambda scale, **to: roi_pool(FEATURES.to(**to), BOXES, 3, scale),
+    "roi_align_rotated": lambda scale, **to: roi_align_rotated(FEATURES.to(**to), ROTATED, 3, scale),
+    "multiscale_roi_align": lambda scale, **to: multiscale_roi_align([FEATURES.to(**to)], BOXES, 3, [scale]),
+}
+
+
+# --- numbers of other libraries
+
+
+@pytest.mark.parametrize("size", [np.int64(3), np.uint8(3), torch.tensor(3), (np.int32(3), 3), (torch.tensor(3), 3)])
+def test_sizes(size: Any) -> None:
+    assert torch.equal(roi_align(FEATURES, BOXES, size), roi_align(FEATURES, BOXES, 3))
+    crop = crop_and_resize(FEATURES, CROPS, INDICES, 3)
+    assert torch.equal(crop_and_resize(FEATURES, CROPS, INDICES, size), crop)
+    assert torch.equal(RoIAlign(size, 1.0, -1)(FEATURES, BOXES), roi_align(FEATURES, BOXES, 3))
+    layer = MultiScaleRoIAlign(["0"], size, np.int64(2))
+    expected = roi_align(FEATURES, BOXES, 3, sampling_ratio=2)
+    assert torch.equal(layer({"0": FEATURES}, [BOXES[:, 1:]], [(16, 16)]), expected)
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5)])
+def test_scales(scale: Any) -> None:
+    for call in SCALED.values():
+        assert torch.equal(call(scale), call(0.5))
+    assert torch.equal(roi_align(FEATURES, BOXES, 3, np.int64(1)), roi_align(FEATURES, BOXES, 3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ratio", [np.int64(2), torch.tensor(2)])
+def test_ratios(ratio: Any) -> None:
+    for call in SAMPLED.values():
+        assert torch.equal(call(ratio), call(2))
+    crops = [crop_and_resize(FEATURES, CROPS, INDICES, 3, samples_per_bin=samples) for samples in (ratio, 2)]
+    assert torch.equal(*crops)
+
+
+@pytest.mark.parametrize("layer", [RoIAlign, RoIWarp])
+def test_layers_with_numpy_numbers_can_be_scripted(layer: Make) -> None:
+    numbers = layer((np.int64(3), 2), np.float32(0.5), np.int64(2))
+    assert torch.equal(torch.jit.script(numbers)(FEATURES, BOXES), layer((3, 2), 0.5, 2)(FEATURES, BOXES))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, boxes: roi_align(x, boxes, (x.shape[2] // 4, x.shape[3] // 4)),
+        lambda x, boxes: roi_align(x, boxes, 2, x.shape[-1] / x.shape[-2]),
+    ],
+)
+def test_trace_with_numbers_from_shapes(call: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """They become constants of the trace, as in torchvision."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(call, (FEATURES, BOXES))
+    assert torch.equal(traced(FEATURES, BOXES), call(FEATURES, BOXES))
+    assert torch.equal(
+        torch.compile(call, fullgraph=True, backend="eager", dynamic=True)(FEATURES, BOXES), call(FEATURES, BOXES)
+    )
+
+
+# --- what is no number
+
+
+@pytest.mark.parametrize("flag", [True, False, torch.tensor(True)])
+def test_a_bool_is_no_number(flag: Any) -> None:
+    for size in (flag, (2, flag)):
+        with pytest.raises(TypeError, match="output_size"):
+            roi_align(FEATURES, BOXES, size)
+        with pytest.raises(TypeError, match="crop_size"):
+            crop_and_resize(FEATURES, CROPS, INDICES, size)
+    for ratio in SAMPLED.values():
+        with pytest.raises(TypeError, match="sampling_ratio"):
+            ratio(flag)
+    with pytest.raises(TypeError, match="samples_per_bin"):
+        crop_and_resize(FEATURES, CROPS, INDICES, 2, samples_per_bin=flag)
+    for name, scale in SCALED.items():
+        with pytest.raises(TypeError, match=r"scales\[0\]" if name == "multiscale_roi_align" else "spatial_scale"):
+            scale(flag)
+    for scale in (np.True_, torch.ones(2), np.ones(2), 10**400, 1j):
+        with pytest.raises(TypeError, match="spatial_scale: expected a number"):
+            roi_align(FEATURES, BOXES, 2, scale)  # type: ignore[arg-type]
+    for size in (torch.tensor(2.0), np.float32(2), torch.ones(2, dtype=torch.int64), np.True_):
+        with pytest.raises(TypeError, match="output_size"):
+            roi_align(FEATURES, BOXES, size)
+
+
+@pytest.mark.parametrize("value", [None, 2.5, "no", 1, torch.tensor(True)])
+def test_only_a_bool_is_a_bool(value: Any) -> None:
+    with pytest.raises(TypeError, match="aligned: expected a bool"):
+        roi_align(FEATURES, BOXES, 2, aligned=value)
+    with pytest.raises(TypeError, match="aligned: expected a bool"):
+        multiscale_roi_align([FEATURES], BOXES, 2, [1.0], aligned=value)
+    for name in ("aligned", "clockwise"):
+        arguments: dict[str, Any] = {name: value}
+        with pytest.raises(TypeError, match=f"{name}: expected a bool"):
+            roi_align_rotated(FEATURES, ROTATED, 2, **arguments)
+
+
+# --- numbers that the types cannot hold
+
+
+@pytest.mark.parametrize("ratio", [2**31, 2**31 - 1, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("name", list(SAMPLED))
+def test_more_samples_than_an_int32_counts(name: str, ratio: int) -> None:
+    with pytest.raises(ValueError, match=rf"sampling_ratio: expected at most 2147483647.*got {ratio}"):
+        SAMPLED[name](ratio)
+    grad = torch.ones(1, 2, 3, 3)
+    rule = ([1.0], [224.0, 4.0], ratio, "roi_align_legacy")
+    with pytest.raises(ValueError, match="sampling_ratio"):
+        torch.ops.roialign_ext._pool_grad_input(grad, BOXES, None, None, None, [1, 2, 16, 16], False, *rule)
+    with pytest.raises(ValueError, match="sampling_ratio"):
+        torch.ops.roialign_ext._pool_grad_boxes(grad, [FEATURES], BOXES, None, None, *rule)
+
+
+@pytest.mark.parametrize("ratio", [2**63, 2**100, -(2**63) - 1])
+def test_ratios_of_more_than_64_bits(ratio: int) -> None:
+    for call in SAMPLED.values():
+        with pytest.raises(ValueError, match=rf"sampling_ratio: expected an int of at most 64 bits, got {ratio}"):
+            call(ratio)
+
+
+@pytest.mark.parametrize("ratio", [0, -1, -(2**62)])
+def test_ratios_that_are_not_positive_are_adaptive(ratio: int) -> None:
+    for call in SAMPLED.values():
+        assert torch.equal(call(ratio), call(-1))
+
+
+@pytest.mark.parametrize("samples", [2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**63])
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_crops_of_more_samples_than_an_int32_counts(samples: int, mode: str, device: str) -> None:
+    """The product with the size of the crop overflowed: another size, garbage, or a call that did not return."""
+    tensors = [tensor.to(device) for tensor in (FEATURES, CROPS, INDICES)]
+    with pytest.raises(ValueError, match=rf"samples_per_bin: expected .*got {samples}"):
+        crop_and_resize(*tensors, 3, samples_per_bin=samples, mode=mode)
+
+
+@pytest.mark.parametrize("size", [2**31, 2**62, (2, 2**62)])
+def test_sizes_beyond_an_int32(size: Any) -> None:
+    with pytest.raises(ValueError, match="output_size: expected at most 2147483647"):
+        roi_align(FEATURES, BOXES, size)
+    with pytest.raises(ValueError, match="crop_size: expected at most 2147483647"):
+        crop_and_resize(FEATURES, CROPS, INDICES, size)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+@pytest.mark.parametrize("name", list(SCALED))
+def test_scales_that_float32_does_not_hold(name: str, scale: float) -> None:
+    """They would be 0 or infinite in the type of the coordinates, which is float64 beside float64 features."""
+    argument = r"scales\[0\]" if name == "multiscale_roi_align" else "spatial_scale"
+    with pytest.raises(ValueError, match=rf"{argument}: expected .* above 0 in float32.*got {scale}".replace("+", ".")):
+        SCALED[name](scale)
+    assert SCALED[name](scale, dtype=torch.float64).shape == (1, 2, 3, 3)
+
+
+# --- layers check when they are made
+
+BAD_LAYERS: list[tuple[Make, str, type[Exception]]] = [
+    (lambda: RoIAlign(-3, 1.0, 2), "output_size", ValueError),
+    (lambda: RoIAlign((1, 2, 3), 1.0, 2), "output_size", ValueError),  # type: ignore[arg-type]
+    (lambda: RoIAlign(2.5, 1.0, 2), "output_size", TypeError),  # type: ignore[arg-type]
+    (lambda: RoIAlign(2, "a", 2), "spatial_scale", TypeError),  # type: ignore[arg-type]
+    (lambda: RoIAlign(2, 0.0, 2), "spatial_scale", ValueError),
+    (lambda: RoIAlign(2, 1.0, None), "sampling_ratio", TypeError),  # type: ignore[arg-type]
+    (lambda: RoIAlign(2, 1.0, 2, aligned=None), "aligned", TypeError),  # type: ignore[arg-type]
+    (lambda: RoIAlign(2, 1.0, 2, mode="median"), "mode", ValueError),
+    (lambda: RoIWarp(2, 1.0, 2, mode=1), "mode", TypeError),  # type: ignore[arg-type]
+    (lambda: RoIPool(0, 1.0), "output_size", ValueError),
+    (lambda: PrRoIPool(2, float("nan")), "spatial_scale", ValueError),
+    (lambda: CropAndResize(0), "crop_size", ValueError),
+    (lambda: CropAndResize(2, "cubic"), "method", ValueError),
+    (lambda: CropAndResize(2, extrapolation_value="0"), "extrapolation_value", TypeError),  # type: ignore[arg-type]
+    (lambda: CropAndResize(2, samples_per_bin=0), "samples_per_bin", ValueError),
+    (lambda: RoIAlignRotated(2, 1.0, 2, clockwise=1), "clockwise", TypeError),  # type: ignore[arg-type]
+    (lambda: RoIAlignRotated(2, 1.0, 2, angle_unit="degrees"), "angle_unit", ValueError),
+    (lambda: MultiScaleRoIAlign("feat10", 2, 2), "featmap_names", TypeError),  # type: ignore[arg-type]
+    (lambda: MultiScaleRoIAlign([0], 2, 2), "featmap_names", TypeError),  # type: ignore[list-item]
+    (lambda: MultiScaleRoIAlign(["0"], 2, 2, scales=[0.0]), "scales", ValueError),
+    (lambda: MultiScaleRoIAlign(["0"], 2, 2, canonical_scale=-1), "canonical_scale", ValueError),
+]
+
+
+@pytest.mark.parametrize(("make", "argument", "kind"), BAD_LAYERS)
+def test_constructors(make: Make, argument: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=rf"^{argument}.*: expected"):
+        make()
+
+
+def test_layers_keep_their_arguments() -> None:
+    assert RoIAlign(7, 1, 2).output_size == 7
+    assert RoIAlign([7, 6], 1, 2).output_size == (7, 6)
+    assert isinstance(RoIAlign(7, 1, 2).spatial_scale, float)
+    assert MultiScaleRoIAlign(("0", "1"), 7, 2).featmap_names == ["0", "1"]  # type: ignore[arg-type]

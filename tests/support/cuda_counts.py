@@ -1,0 +1,100 @@
+"""What kernels of a counted build (``cuda_shim``) do to memory, launch by launch: requests of warps, and how they meet.
+
+A request is one instruction of a warp. Sectors have 32 bytes, lines 128; a wavefront is what shared memory serves at
+once. Spaces: ``maps`` and ``bins`` are the features of a launch, ``tables`` all other memory of the device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from support.cuda_sass import without_parameters
+
+
+class Requests(NamedTuple):
+    """Of some accesses together, in all blocks of the launch if only a part of them was counted."""
+
+    requests: float = 0
+    lanes: float = 0
+    bytes: float = 0
+    sectors: float = 0
+    lines: float = 0
+    wavefronts: float = 0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch. Barriers and what follows them are instructions of warps, in all blocks."""
+
+    kernel: str  # with its template arguments
+    blocks: int
+    counted_blocks: int
+    threads: int
+    barriers: float
+    syncs: float
+    votes: float
+    shuffles: float
+    distinct_sectors: dict[str, float]  # read by each block, and counted once for the block
+    sites: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The kernel without template arguments."""
+        return self.kernel.split("<")[0]
+
+    @property
+    def scale(self) -> float:
+        return self.blocks / self.counted_blocks
+
+    def requests(self, *spaces: str, write: bool) -> Requests:
+        """Those to the spaces, of all places in the program."""
+        chosen = [site for site in self.sites if site["space"] in spaces and site["write"] == write]
+        values = [sum(site[field] for site in chosen) for field in ("requests", "lanes", "sectors", "lines")]
+        moved = sum(site["lanes"] * site["bytes"] for site in chosen)
+        wavefronts = sum(site["wavefronts"] for site in chosen)
+        requests, lanes, sectors, lines = (value * self.scale for value in values)
+        return Requests(requests, lanes, moved * self.scale, sectors, lines, wavefronts * self.scale)
+
+
+class Counter:
+    """A library of a counted build."""
+
+    def __init__(self, library: Path) -> None:
+        self.path = library
+        self.library = ctypes.CDLL(str(library))
+        self.library.shim_counts.restype = ctypes.c_char_p
+        listed = subprocess.run(["nm", "--demangle", str(library)], capture_output=True, text=True, check=True).stdout
+        symbols = (line.split(" ", 2) for line in listed.splitlines() if not line.startswith(" "))
+        self._names = {int(place, 16): name for place, kind, name in symbols if kind.lower() in "tw"}
+
+    def launches(self, run: Callable[[], object], most_blocks: int = 1 << 40) -> list[Launch]:
+        """Those of ``run``; of each so many blocks count, spread over all of them."""
+        self.library.shim_count(ctypes.c_int64(most_blocks))
+        run()
+        result = []
+        for launch in json.loads(self.library.shim_counts()):
+            scale = launch["blocks"] / launch["counted_blocks"]
+            numbers = {name: launch[name] * scale for name in ("barriers", "syncs", "votes", "shuffles")}
+            distinct = {space: sectors * scale for space, sectors in launch["distinct_sectors"].items()}
+            fixed = {name: launch[name] for name in ("blocks", "counted_blocks", "threads", "sites")}
+            result.append(
+                Launch(without_parameters(self._names[launch["kernel"]]), **fixed, **numbers, distinct_sectors=distinct)
+            )
+        return result
+
+    def lines(self, launch: Launch) -> Iterable[tuple[str, dict[str, Any]]]:
+        """The sites of a launch, each with the line of the kernel's own file that it is at."""
+        places = [hex(site["place"] - 1) for site in launch.sites]
+        command = ["addr2line", "--inlines", "--addresses", f"--exe={self.path}", *places]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for site, frames in zip(launch.sites, re.split(r"^0x\w+\n", text, flags=re.MULTILINE)[1:], strict=True):
+            files = [frame.split(" (")[0].rsplit("/", 1)[-1] for frame in frames.splitlines()]
+            own = [file for file in files if not file.startswith(("cuda_runtime.h", "portable.cuh", "tables.cuh"))]
+            yield (own or files)[0], site

@@ -1,0 +1,156 @@
+"""CUDA sources compiled for the CPU: libraries made with the host shim (tests/cuda/shim), in four builds.
+
+``plain``; ``asan`` with the address and undefined-behaviour sanitizers; ``tsan`` with the thread sanitizer, which sees
+CUDA threads as threads; ``counted``, which counts requests to memory (shim/counter.cpp in place of the thread
+sanitizer's runtime). Libraries with sanitizers can be loaded in a process of their own alone: ``sanitized_python``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+import roialign_ext  # noqa: F401  (its operators have the schemas)
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIM = ROOT / "tests" / "cuda" / "shim"
+SCHEDULER = SHIM / "scheduler.cpp"
+COUNTER, COUNTED_CALLS = SHIM / "counter.cpp", SHIM / "counted_calls.cpp"
+# Calls of the kernels go through COUNTED_CALLS in a counted build.
+WRAPPED = "-Wl,--wrap=_ZN12roialign_ext4cuda7enqueueB5cxx11ENS0_9OperationERKNS0_8CallArgsEPvS5_"
+FLAGS = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas"]
+# GCC 12 sees uninitialised values in inlined callbacks that are not there.
+FLAGS += ["-Wno-maybe-uninitialized", "-ffp-contract=off", "-DROIALIGN_EXT_SHIM"]
+BUILDS = {
+    "plain": ["-O1"],
+    "asan": [
+        *("-O1", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
+        # Checks that are calls take half the time to compile.
+        "--param=asan-instrumentation-with-call-threshold=0",
+    ],
+    "tsan": ["-O1", "-g1", "-fsanitize=thread"],
+    # An object is loaded as a whole, as on the device, and blocks of code lie in the order of the program.
+    "counted": [
+        *("-O1", "-g1", "-fsanitize=thread", "-fsanitize-coverage=trace-pc"),
+        *("-fno-tree-sra", "-fno-reorder-blocks", "-fno-thread-jumps"),
+    ],
+}
+SCHEMAS: list[torch.library.Library] = []  # which would undefine their operators with their end
+LINKED = {kind: flags for kind, flags in BUILDS.items() if kind != "counted"}
+RUNTIMES = {
+    "plain": [],
+    "asan": ["libasan.so", "libubsan.so", "libstdc++.so"],
+    "tsan": ["libtsan.so", "libstdc++.so"],
+}
+OPTIONS = {
+    # Python and torch keep memory until exit, so a leak report would speak of them.
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
+}
+
+
+def compiler() -> list[str]:
+    """The C++ compiler that built Python, unless CXX names another."""
+    return shlex.split(os.environ.get("CXX") or (sysconfig.get_config_var("CXX") or "c++").split()[0])
+
+
+def needs_gcc() -> pytest.MarkDecorator:
+    """For tests of counted builds: other compilers have other flags."""
+    version = ""
+    if shutil.which(compiler()[0]) is not None:
+        version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    return pytest.mark.skipif("Free Software Foundation" not in version, reason="counted builds need GCC")
+
+
+def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: list[Path] | None = None) -> Path:
+    """A library of ``checked``, compiled for that kind of build, and of what is compiled without sanitizers."""
+    # The shim's headers come first: they stand in for CUDA's, and for those of torch that need CUDA's.
+    includes = [f"-I{SHIM / 'include'}", f"-I{ROOT / 'csrc'}"]
+    includes += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
+    plain, linked = [SCHEDULER], list(LINKED.get(kind, []))
+    if kind == "counted":
+        plain.append(COUNTER)
+    if unchecked:
+        plain += unchecked
+        linked += [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu"]
+        if kind == "counted":
+            plain.append(COUNTED_CALLS)
+            linked.append(WRAPPED)
+    sources = [(source, kind) for source in checked] + [(source, "plain") for source in plain]
+    objects = [folder / f"{source.parent.name}-{source.name}-{kind_of_object}.o" for source, kind_of_object in sources]
+
+    read = [path for part in (ROOT / "csrc", SHIM) for path in part.rglob("*") if path.is_file()]
+    newest = max(path.stat().st_mtime for path in read)
+
+    def compile_one(job: tuple[tuple[Path, str], Path]) -> None:
+        (source, kind_of_object), target = job
+        if not target.exists() or target.stat().st_mtime < newest:
+            flags = [*FLAGS, abi, *BUILDS[kind_of_object], *includes, "-x", "c++", "-c", str(source)]
+            run([*compiler(), *flags, "-o", str(target)])
+
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+        list(pool.map(compile_one, zip(sources, objects, strict=True)))
+    library = folder / f"{name}-{kind}.so"
+    # Its own functions first: where torch has CUDA, those of CUDA's runtime have the same names.
+    run([*compiler(), "-shared", "-Wl,-Bsymbolic", *map(str, objects), *linked, "-o", str(library)])
+    return library
+
+
+def run(command: list[str]) -> None:
+    """Runs a command that has to succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests of one process keep objects for each other; those in an xdist group are of one process."""
+    folder = tmp_path_factory.getbasetemp() / "shim"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def load_operators(library: Path) -> Any:
+    """The private operators of a library with tests/cuda/shim/operators.cpp, once in a process."""
+    schemas = torch.library.Library("roialign_ext_shim", "DEF")
+    for name in ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes"):
+        schemas.define(str(getattr(torch.ops.roialign_ext, name).default._schema).removeprefix("roialign_ext::"))
+    torch.ops.load_library(library)
+    SCHEMAS.append(schemas)
+    return torch.ops.roialign_ext_shim
+
+
+def sanitized_python(kind: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs this Python with the sanitizers' runtimes; skips the test where the compiler has none."""
+    found = [
+        subprocess.run(
+            [*compiler(), f"-print-file-name={library}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for library in RUNTIMES[kind]
+    ]
+    missing = [path for path in found if not Path(path).is_absolute()]
+    if missing:
+        pytest.skip(f"the compiler has no {missing[0]}")
+    command = [sys.executable, *arguments]
+    if kind == "tsan":
+        # The runtime of GCC 12 wants its addresses where a randomised process does not have them.
+        if shutil.which("setarch") is None:
+            pytest.skip("the thread sanitizer needs setarch (util-linux)")
+        command = ["setarch", platform.machine(), "-R", *command]
+    environment = {**os.environ, **OPTIONS, **variables, "LD_PRELOAD": " ".join(found)}
+    return subprocess.run(
+        command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )

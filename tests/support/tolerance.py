@@ -1,0 +1,68 @@
+"""The one tolerance of the tests, and what holds the package against an oracle with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from support.operators import OperatorCall
+
+SUM_ROUNDINGS = 32
+"""Roundings of the arithmetic type that one result may collect, in units of the sum of absolute terms."""
+
+
+def assert_within_rounding(
+    actual: Tensor, expected: Tensor, magnitude: Tensor, arithmetic: torch.dtype | None = None
+) -> None:
+    """``actual`` is the float64 ``expected`` up to rounding.
+
+    The tolerance is a ratio, for every dtype: twice the error of rounding the exact result once to ``actual.dtype``,
+    plus what sums in the arithmetic type (by default float32, float64 for float64) may collect on terms whose absolute
+    values add up to ``magnitude``, or to the largest finite one where it is infinite. Infinite results are exact.
+    """
+    assert actual.shape == expected.shape
+    storage = torch.finfo(actual.dtype)
+    sums = torch.finfo(arithmetic or (torch.float64 if actual.dtype == torch.float64 else torch.float32))
+    smallest = storage.smallest_normal * storage.eps
+    finite = magnitude.abs().masked_fill(~magnitude.isfinite(), 0.0)
+    largest = float(finite.max()) if finite.numel() > 0 else 0.0
+    terms = torch.where(magnitude.isinf(), expected.abs().clamp(min=largest), magnitude.abs())
+    bound = storage.eps * expected.abs() + SUM_ROUNDINGS * sums.eps * terms + smallest
+    bound = bound.masked_fill(expected.isinf(), 0.0)
+    actual = actual.detach().double()
+    right = ((actual - expected).abs() <= bound) | (actual == expected) | (actual.isnan() & expected.isnan())
+    if not bool(right.all()):
+        first = tuple(int(i) for i in (~right).nonzero()[0])
+        raise AssertionError(
+            f"{int((~right).sum())} of {right.numel()} elements off; at {first}: got {actual[first].item()}, expected"
+            f" {expected[first].item()}, allowed error {bound[first].item():.3g}"
+        )
+
+
+def assert_matches_oracle(call: OperatorCall, features: Tensor, boxes: Tensor) -> Tensor:
+    """Runs the package, holds the result against the oracle, returns it."""
+    out = call(features, boxes)
+    assert out.dtype == features.dtype
+    assert_within_rounding(out, call.forward(features, boxes), call.forward_terms(features, boxes))
+    return out
+
+
+def assert_are_gradients(
+    actual: list[Tensor], expected: list[tuple[Tensor, Tensor]], features: Tensor, boxes: Tensor
+) -> None:
+    """Gradients of the input, and of the boxes where there is one, against ``expected_gradients()`` of an operator."""
+    for gradient, (exact, terms), leaf in zip(actual, expected, (features, boxes)[: len(expected)], strict=True):
+        assert gradient.dtype == leaf.dtype
+        double = leaf.dtype == features.dtype == torch.float64
+        assert_within_rounding(gradient, exact, terms, torch.float64 if double else torch.float32)
+    assert len(expected) < 2 or not bool(actual[1][:, 0].any())
+
+
+def assert_gradients_match_oracle(call: OperatorCall, features: Tensor, boxes: Tensor, grad: Tensor) -> list[Tensor]:
+    """Runs forward and backward, holds every gradient that the operator has against the oracle, returns them."""
+    actual = call.gradients(call.leaves(features, boxes), grad)
+    assert_are_gradients(actual, call.expected_gradients(grad, features, boxes), features, boxes)
+    return actual
