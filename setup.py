@@ -298,14 +298,14 @@ class Build(cpp_extension.BuildExtension):
 
     def run(self) -> None:
         compiler, toolkit = compiler_version(), self.toolkit
-        cpu, module, *cuda = self.extensions
+        cpu, module = self.extensions[:2]
         module.extra_objects = [self.get_ext_fullpath(cpu.name)]
         for extension in (cpu, module):
             extension.extra_compile_args.append(fingerprint(compiler, TORCH_VERSION))
-        for extension in cuda:
-            nvcc = ask_nvcc(toolkit.home, "--version")
-            extension.extra_compile_args["cxx"].append(fingerprint(compiler, TORCH_VERSION))
-            extension.extra_compile_args["nvcc"].append(fingerprint(nvcc, compiler, TORCH_VERSION))
+        if toolkit is not None:
+            arguments = self.extensions[2].extra_compile_args
+            arguments["cxx"].append(fingerprint(compiler, TORCH_VERSION))
+            arguments["nvcc"].append(fingerprint(ask_nvcc(toolkit.home, "--version"), compiler, TORCH_VERSION))
         print(f"roialign_ext: torch {TORCH_VERSION}, {compiler}; CUDA kernels: {toolkit or f'no, {self.no_toolkit}'}")
         super().run()
         info = {
