@@ -7,10 +7,10 @@
 #undef STABLE_TORCH_LIBRARY_IMPL
 #define STABLE_TORCH_LIBRARY_IMPL(ns, k, m) _STABLE_TORCH_LIBRARY_IMPL(roialign_ext_shim, CPU, m, C10_UID)
 
-#include "../../csrc/checks.cpp"
-#include "../../csrc/cuda/operators.cpp"
-#include "../../csrc/operators.cpp"
-#include "../../csrc/tensor.cpp"
+#include "../../../csrc/checks.cpp"
+#include "../../../csrc/cuda/operators.cpp"
+#include "../../../csrc/operators.cpp"
+#include "../../../csrc/tensor.cpp"
 
 // Torch's functions of these names, as the library of the shim sees them.
 extern "C" {
