@@ -50,12 +50,11 @@ __device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, int 
       const int other = __shfl_up_sync(kAllLanes, pixel, distance);
       if (lane >= distance && other == pixel) same = lane - distance;
     }
-    const unsigned distinct = __ballot_sync(kAllLanes, has_tap && same == lane);
+    const bool is_first = has_tap && same == lane;
+    const unsigned distinct = __ballot_sync(kAllLanes, is_first);
     const int slot = __popc(distinct & ((1u << same) - 1));
-    if (has_tap) {
-      x.taps[begin + lane].pixel = slot;
-      runs.columns[column + slot] = pixel;
-    }
+    if (has_tap) x.taps[begin + lane].pixel = slot;
+    if (is_first) runs.columns[column + slot] = pixel;
     if (lane == 0) runs.runs[count] = {first, column};
     first += own;
     column += __popc(distinct);
