@@ -22,7 +22,7 @@ settings.register_profile("search", deadline=None, max_examples=1000, suppress_h
 settings.load_profile("repeatable")
 
 # TorchScript is deprecated in torch and still deployed: the tests that use it do so on purpose. AOTInductor of torch
-# 2.11 copies graphs in a way that torch itself deprecates.
+# 2.11 and 2.13 copies graphs in a way that torch itself deprecates.
 KNOWN_WARNINGS = (
     *(
         f"ignore:`torch.jit.*` is {state}:{category}"
