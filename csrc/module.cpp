@@ -1,5 +1,6 @@
 // The Python module: questions of the tests to the CPU library beside it. No operator needs it. Python's limited API
 // serves every version from 3.10 on.
+#undef Py_LIMITED_API  // torch's build defines the oldest Python of torch
 #define Py_LIMITED_API 0x030a0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
