@@ -8,7 +8,6 @@
 namespace roialign_ext {
 namespace {
 
-constexpr size_t kMaxLevels = 8;
 constexpr int64_t kMaxSamplesOfAxis = std::numeric_limits<int32_t>::max();  // of a box
 
 // Under vmap the same stands in roialign_ext/vmap.py.
@@ -59,8 +58,8 @@ void check_map(const char* name, const Tensor& map) {
 }
 
 void check_levels(size_t levels, Rule rule) {
-  ROI_CHECK_VALUE(levels >= 1 && levels <= kMaxLevels, "features: expected 1 to ", kMaxLevels, " feature maps, got ",
-                  levels);
+  ROI_CHECK_VALUE(levels >= 1 && levels <= kMaxLevels, "features: expected 1 to ", kMaxLevels,
+                  " feature maps, got ", levels);
   ROI_CHECK_VALUE(levels == 1 || !(is_rotated(rule) || is_crop(rule)), "features: expected one feature map, got ",
                   levels);
 }

@@ -8,15 +8,10 @@
 
 #include "../core/argmax.h"
 #include "../core/box_axis.h"
+#include "../core/limits.h"
 #include "../core/pyramid.h"
 
 namespace roialign_ext::cuda {
-
-constexpr int kMaxLevels = 8;
-constexpr int kMaxDirections = 2;
-
-// Elements in memory. Half precision is storage only: arithmetic is float, or double on doubles.
-enum class Storage { kFloat, kDouble, kHalf, kBFloat16 };
 
 // Elements of a tensor [N, C, H, W] or [K, C, PH, PW]; strides in elements, any of them, zero included.
 template <class Void>
