@@ -143,6 +143,15 @@ struct RowRange {
 
 // Boxes grouped by plane, in box order.
 struct BoxesByPlane {
+// One row of the map in one product of tables: the taps of the x table by bin, and those of the y table.
+template <class W>
+struct RowProduct {
+  const int64_t* x_begin;  // [bins_x + 1] into x_taps
+  int64_t bins_x;
+  const Tap<W, 1>* x_taps;
+  const Tap<W, 1>*y_begin, *y_end;
+};
+
   std::vector<int64_t> begin;  // [planes + 1] into boxes
   std::vector<int64_t> boxes;
 };
@@ -171,6 +180,10 @@ struct AveragePlan {
   TablesByPixel<W, 1> y;
   BoxesByPlane by_plane;
   std::vector<W> outside;  // [K][bins] sum of the samples outside the map, the same in all channels; or empty
+  RowProduct<W> on_row(int64_t term, const PixelTaps& row) const {
+    return {x.term(term), x.bins, x.taps.data(), y.taps.data() + row.begin, y.taps.data() + row.end};
+  }
+
 
   // The interface for a row sweep, of one term per box. A use is a row of the map that a box touches.
   int64_t first_use(int64_t k) const { return y.begin[k]; }
