@@ -9,29 +9,7 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// Weights of the two pixels of one axis of one sample.
-template <class W>
-struct TwoTaps {
-  W low, high;
-};
-
-template <class W>
-__device__ __forceinline__ TwoTaps<W> value_taps(const SampleTap<W>& sample) {
-  return {W(1) - sample.fraction, sample.fraction};
-}
-
-// Derivative of the taps when the position moves at this rate.
-template <class W>
-__device__ __forceinline__ TwoTaps<W> moving_taps(W rate) {
-  return {-rate, rate};
-}
-
-template <class W>
-__device__ __forceinline__ bool follows_box(const SampleTap<W>& sample) {
-  return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
-}
-
-// The winning sample of an output.
+// The sample of an output that its argmax selects.
 template <class W>
 struct ChosenSample {
   bool found;  // not for a rejected sample, which moves nothing, nor for an index that the bin does not have
@@ -51,16 +29,14 @@ __device__ __forceinline__ ChosenSample<W> chosen_sample(const CallArgs& args, c
           samples.x.samples[bin.box * samples.x.slots + x.offset + sample_x]};
 }
 
-// How fast the sample moves along direction d of the box, which need not be finite.
+// Rates of a box as a function of the direction and the edge.
 template <class W>
-__device__ __forceinline__ W rate_along(const CallArgs& args, int d, int64_t box, const SampleTap<W>& sample,
-                                        bool is_y) {
-  const int64_t low = 5 * box + (is_y ? 2 : 1), high = low + 2;
-  const auto rate = [&](int64_t at) {
+__device__ __forceinline__ auto rates_of(const CallArgs& args, int64_t box) {
+  return [&args, box](int d, int edge) {
+    const int64_t at = 5 * box + 1 + edge;
     return args.wide_boxes ? static_cast<W>(static_cast<const double*>(args.directions[d])[at])
                            : static_cast<W>(static_cast<const float*>(args.directions[d])[at]);
   };
-  return follows_box(sample) ? sample.by_low_edge * rate(low) + sample.by_high_edge * rate(high) : W(0);
 }
 
 // The pixels of a chosen sample with their weights: a product of y taps and x taps, or along directions the sum of two.
@@ -69,28 +45,18 @@ struct Stencil {
   W weight[2][2];
 
   __device__ __forceinline__ void add_product(const TwoTaps<W>& y, const TwoTaps<W>& x) {
-    // Without weight there need not be a pixel, and 0 times infinity is not 0.
-    weight[0][0] += y.low * x.low;
-    if (x.high != W(0)) weight[0][1] += y.low * x.high;
-    if (y.high == W(0)) return;
-    weight[1][0] += y.high * x.low;
-    if (x.high != W(0)) weight[1][1] += y.high * x.high;
+    for_each_pixel(y, x, [&](int i, int j, W product) { weight[i][j] += product; });
   }
 };
 
 template <class W>
 __device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t box, const ChosenSample<W>& chosen) {
   Stencil<W> stencil = {};
-  const auto y_taps = [&](int d) { return moving_taps(rate_along(args, d, box, chosen.y, true)); };
-  const auto x_taps = [&](int d) { return moving_taps(rate_along(args, d, box, chosen.x, false)); };
+  const auto add = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) { stencil.add_product(y, x); };
   if (args.direction_count == 0) {
-    stencil.add_product(value_taps(chosen.y), value_taps(chosen.x));
-  } else if (args.direction_count == 1) {
-    stencil.add_product(y_taps(0), value_taps(chosen.x));
-    stencil.add_product(value_taps(chosen.y), x_taps(0));
+    add(value_taps(chosen.y), value_taps(chosen.x));
   } else {
-    stencil.add_product(y_taps(0), x_taps(1));
-    stencil.add_product(y_taps(1), x_taps(0));
+    for_each_derived_product(args.direction_count, chosen.y, chosen.x, rates_of<W>(args, box), add);
   }
   return stencil;
 }
@@ -255,27 +221,16 @@ __global__ void __launch_bounds__(kThreads)
     bin.box = box;
     const ChosenSample<W> chosen = chosen_sample(args, samples, bin, channel);
     if (!chosen.found) continue;
-    TwoTaps<W> y_taps = value_taps(chosen.y), x_taps = value_taps(chosen.x);
-    if (args.direction_count == 1) {
-      y_taps = moving_taps(rate_along(args, 0, box, chosen.y, true));
-      x_taps = moving_taps(rate_along(args, 0, box, chosen.x, false));
-    }
     const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
     const int64_t at = offset_of(args, plane, channel, chosen);
     const W grad = Access<S>::load(
         bins.data, box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x);
-    const auto along = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
+    const auto apply_taps = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
       Stencil<W> stencil = {};
       stencil.add_product(y, x);
       return grad * apply<S>(stencil, pixels, at);
     };
-    // A clamped sample has no pixel beyond it to differ from.
-    const W along_y = follows_box(chosen.y) ? along(moving_taps(W(1)), x_taps) : W(0);
-    const W along_x = follows_box(chosen.x) ? along(y_taps, moving_taps(W(1))) : W(0);
-    by_edge[0] += chosen.x.by_low_edge * along_x;
-    by_edge[1] += chosen.y.by_low_edge * along_y;
-    by_edge[2] += chosen.x.by_high_edge * along_x;
-    by_edge[3] += chosen.y.by_high_edge * along_y;
+    add_edge_gradient(args.direction_count, chosen.y, chosen.x, rates_of<W>(args, box), apply_taps, by_edge);
   }
   const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
   store_grad_boxes<4>(args, box, sum);

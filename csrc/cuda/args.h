@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <string>
 
-#include "../core/argmax.h"
 #include "../core/box_axis.h"
 #include "../core/limits.h"
 #include "../core/pyramid.h"

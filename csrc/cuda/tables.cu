@@ -9,10 +9,6 @@ namespace {
 
 constexpr int kBlocks = 1;  // of a multiprocessor at least: for more some registers would be spilled
 
-constexpr TableKind kValue = {0, kAlongU, kAlongU};
-constexpr TableKind along(Along first) { return {1, first, first}; }
-constexpr TableKind along(Along first, Along second) { return {2, first, second}; }
-
 int64_t longest(const CallArgs& args, int64_t MapArgs::* length) {
   int64_t longest = 0;
   for (int i = 0; i < args.levels; ++i) longest = args.maps[i].*length > longest ? args.maps[i].*length : longest;
@@ -168,29 +164,16 @@ template <class T>
 struct AnyDerivative {
   static constexpr int M = 1;
   int order;
-  EdgeRates<T> first, second;
+  EdgeRates<T> first[1], second[1];
 };
 
 template <class T>
 __device__ __forceinline__ AnyDerivative<T> derivative_of(const CallArgs& args, const TableKind& kind, int64_t box,
                                                           bool is_y) {
   AnyDerivative<T> derivative = {kind.order, {}, {}};
-  if (kind.order > 0) derivative.first = rates_along<T>(args, kind.first, box, is_y);
-  if (kind.order > 1) derivative.second = rates_along<T>(args, kind.second, box, is_y);
+  if (kind.order > 0) derivative.first[0] = rates_along<T>(args, kind.first, box, is_y);
+  if (kind.order > 1) derivative.second[0] = rates_along<T>(args, kind.second, box, is_y);
   return derivative;
-}
-
-// For for_each_tap.
-template <class T, class W>
-__device__ __forceinline__ void sample_weights(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample,
-                                               const AnyDerivative<T>& derivative, W* low, W* high) {
-  if (derivative.order == 0) {
-    sample_weights(axis, p, sample, TableValue<T>{}, low, high);
-  } else if (derivative.order == 1) {
-    sample_weights(axis, p, sample, TableDerivative<T, 1, 1>{{derivative.first}, {}}, low, high);
-  } else {
-    sample_weights(axis, p, sample, TableDerivative<T, 1, 2>{{derivative.first}, {derivative.second}}, low, high);
-  }
 }
 
 // Writes the taps of one bin by one table as they come; `pixels` are those that the bin may touch, as far as known.
@@ -294,24 +277,17 @@ __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const Axis
                                          const BoxAxis<T>& axis, int64_t p) {
   Band band = {nothing(), static_cast<int>(most * p), 0};
   SampleTap<W>* const taps = target.samples + box * target.slots;
-  int64_t next_index = 0;
-  bool first = true;
-  for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
+  const Rejected rejected = for_each_kept(axis, p, [&](const AxisSample<T>& sample) {
     if (adaptive && band.samples == 0) {
       band.offset = Slots::begin(target.slots, p) + static_cast<int>(sample.low);
     }
-    if (sample.index == 0) first = false;
-    next_index = sample.index + sample.count;
     if (band.samples == kMaxSamplesOfBin || band.offset + band.samples >= target.slots) return;
-    W low[2], high[2];
-    sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
-    taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction), high[0],
-                                          high[1]};
+    taps[band.offset + band.samples++] = sample_tap<W>(axis, p, sample);
     band.pixels = unite(band.pixels, touched(sample, axis.length));
   });
   band.pixels = proper(band.pixels);
   target.bands[box * axis.bins + p] = band;
-  target.rejected[box * axis.bins + p] = {first, next_index > 0 && next_index < axis.grid};
+  target.rejected[box * axis.bins + p] = rejected;
   return band.pixels;
 }
 
@@ -326,20 +302,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 }
 
 }  // namespace
-
-Products average_products(const CallArgs& args) {
-  if (args.direction_count == 0) return {1, {kValue}, 1, {{0, 0}}};
-  if (args.direction_count == 1) return {2, {kValue, along(kAlongU)}, 2, {{1, 0}, {0, 1}}};
-  if (!is_integral(args.rule)) return {2, {along(kAlongU), along(kAlongV)}, 2, {{0, 1}, {1, 0}}};
-  return {4, {along(kAlongU), along(kAlongV), along(kAlongU, kAlongV), kValue}, 4, {{0, 1}, {1, 0}, {2, 3}, {3, 2}}};
-}
-
-Products grad_boxes_products(const CallArgs& args) {
-  const TableKind low = along(kAlongLowEdge), high = along(kAlongHighEdge);
-  if (args.direction_count == 0) return {3, {kValue, low, high}, 0, {}};
-  if (!is_integral(args.rule)) return {3, {along(kAlongU), low, high}, 0, {}};
-  return {6, {along(kAlongU), low, high, kValue, along(kAlongLowEdge, kAlongU), along(kAlongHighEdge, kAlongU)}, 0, {}};
-}
 
 int64_t max_samples_of_bin(const CallArgs& args) {
   if (!is_adaptive(args)) return args.sampling_ratio;

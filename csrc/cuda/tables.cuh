@@ -4,7 +4,8 @@
 // box is measured once, not once for each block of its channels.
 #pragma once
 
-#include "../core/axis_weights.h"
+#include "../core/argmax.h"
+#include "../core/products.h"
 #include "portable.cuh"
 
 namespace roialign_ext::cuda {
@@ -62,31 +63,6 @@ struct AxisBands : AxisSpans {
     return contains(own, pixel) ? bins_of_pixel[box * length + pixel] : Span{0, 0};
   }
 };
-
-// A derivative of an axis' table: order 0 is the table; `first` and `second` say along what.
-enum Along { kAlongU, kAlongV, kAlongLowEdge, kAlongHighEdge };
-struct TableKind {
-  int order;
-  Along first, second;
-};
-
-// Which tables a call needs, the same on both axes, and the products of a y table and an x table whose sum it is:
-//   A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]
-//   D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v], of which the last two exist for integrals only
-// The box gradient reads its tables in threes instead: the factor that stays, the other one by its low edge and by its
-// high edge.
-constexpr int kMaxTables = 6;
-constexpr int kMaxTerms = 4;
-struct Products {
-  int tables;
-  TableKind kinds[kMaxTables];
-  int terms;
-  struct {
-    int y, x;
-  } term[kMaxTerms];
-};
-Products average_products(const CallArgs& args);
-Products grad_boxes_products(const CallArgs& args);
 
 // Bins find their slots without a prefix sum: even bins have the first half of them, odd bins the second. Within a half
 // pixel i of bin p lies at i + kPerBin * (p / 2), so bin p must end at most kPerBin pixels behind the begin of bin p
@@ -161,19 +137,6 @@ struct Taps {
   using Weight = W;
   int* plane_of_box;
   AxisTaps<W> y, x;
-};
-
-// One sample of a maximum.
-template <class W>
-struct SampleTap {
-  int low;                      // pixels low and, where fraction or a slope is not 0, low + 1
-  W fraction;                   // weight of pixel low + 1
-  W by_low_edge, by_high_edge;  // derivatives of the position by the box's edges, 0 where clamped
-};
-
-// Where rejected samples, which count as 0, stand among those of a bin.
-struct Rejected {
-  bool first, later;  // the bin's first sample is rejected; some later one is, after those on the map
 };
 
 template <class W>
