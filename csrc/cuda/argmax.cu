@@ -1,5 +1,6 @@
-// Pooling with the argmax of a maximum fixed: each output is one bilinear sample, so the operator is linear in the
-// features again (docs/math.md, section 5), with a transpose, a box gradient and derivatives along box directions.
+// Pooling with a fixed argmax. Each output is one bilinear sample, so the operator is linear in the features
+// (docs/math.md, section 5). It has an input gradient, a gradient w.r.t. the boxes, and derivatives along box
+// directions.
 #include <climits>
 
 #include "gather.cuh"
@@ -9,7 +10,7 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// Weights of the two pixels of one axis of one sample.
+// Weights of the two pixels of a sample, on one axis.
 template <class W>
 struct TwoTaps {
   W low, high;
@@ -20,7 +21,7 @@ __device__ __forceinline__ TwoTaps<W> value_taps(const SampleTap<W>& sample) {
   return {W(1) - sample.fraction, sample.fraction};
 }
 
-// Derivative of the taps when the position moves at this rate.
+// Derivative of the taps if the position moves at this rate.
 template <class W>
 __device__ __forceinline__ TwoTaps<W> moving_taps(W rate) {
   return {-rate, rate};
@@ -31,10 +32,10 @@ __device__ __forceinline__ bool follows_box(const SampleTap<W>& sample) {
   return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
 }
 
-// The winning sample of an output.
+// The sample that the argmax of an output names.
 template <class W>
 struct ChosenSample {
-  bool found;  // not for a rejected sample, which moves nothing, nor for an index that the bin does not have
+  bool found;  // false for rejected samples, which never move, and for an index that the bin does not have
   SampleTap<W> y, x;
 };
 
@@ -51,7 +52,7 @@ __device__ __forceinline__ ChosenSample<W> chosen_sample(const CallArgs& args, c
           samples.x.samples[bin.box * samples.x.slots + x.offset + sample_x]};
 }
 
-// How fast the sample moves along direction d of the box, which need not be finite.
+// Rate of the sample's position along direction d of the box; may be infinite or NaN.
 template <class W>
 __device__ __forceinline__ W rate_along(const CallArgs& args, int d, int64_t box, const SampleTap<W>& sample,
                                         bool is_y) {
@@ -63,13 +64,13 @@ __device__ __forceinline__ W rate_along(const CallArgs& args, int d, int64_t box
   return follows_box(sample) ? sample.by_low_edge * rate(low) + sample.by_high_edge * rate(high) : W(0);
 }
 
-// The pixels of a chosen sample with their weights: a product of y taps and x taps, or along directions the sum of two.
+// The four pixels of a sample with their weights: one product of y taps and x taps, or the sum of two along directions.
 template <class W>
 struct Stencil {
   W weight[2][2];
 
   __device__ __forceinline__ void add_product(const TwoTaps<W>& y, const TwoTaps<W>& x) {
-    // Without weight there need not be a pixel, and 0 times infinity is not 0.
+    // A tap without weight may have no pixel, and 0 * infinity is not 0.
     weight[0][0] += y.low * x.low;
     if (x.high != W(0)) weight[0][1] += y.low * x.high;
     if (y.high == W(0)) return;
@@ -95,7 +96,7 @@ __device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t b
   return stencil;
 }
 
-// The sum of a stencil over one plane of the map; `at` is the chosen sample's upper left pixel.
+// The weighted sum of a stencil over one plane of the map; `at` is the offset of its upper left pixel.
 template <class S>
 __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Access<S>::W>& stencil,
                                                        const Elements<void>& pixels, int64_t at) {
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(kThreads)
                    value);
 }
 
-// What for_each_near_box asks.
+// The Source of for_each_near_box.
 template <class W>
 struct SampleReach {
   const Samples<W>& samples;
@@ -156,11 +157,12 @@ struct SampleReach {
   __device__ Span touched_x(int64_t box) const { return samples.x.pixels[box]; }
 };
 
-// The input gradient. A warp has a tile of one plane, kTilePixels of them, and 32 channels, one for each lane, whose
-// sums are in shared memory: every bin near the tile is visited once, its sample found, and its pixels among those of
-// the tile get their share. Each lane adds to sums of its own, in the order of the boxes and bins. Where there are
-// fewer channels than warps, warps share a higher tile, whose list of boxes is then made once.
-constexpr int kBlocks = 2;  // of a multiprocessor at least: with more some registers would be spilled
+// Input gradient. A warp has a tile of kTilePixels pixels of one plane and 32 channels, one per lane; sums are in
+// shared memory. It visits every bin near the tile once, finds the sample of the argmax, and adds to the pixels inside
+// the tile. So the cost depends on the number of bins, not on the size of the boxes. Each lane adds to its own sums, in
+// the order of boxes and bins. With fewer chunks of channels than warps, the warps share a higher tile, whose list of
+// boxes is made once.
+constexpr int kBlocks = 2;  // per multiprocessor at least; more blocks would spill registers
 constexpr int kTileRows = 4, kPitch = kWarp + 1;
 template <class W>
 constexpr int kTileColumns = sizeof(W) == 8 ? 4 : 8;
@@ -182,7 +184,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int64_t first = (tile.chunk * chunks_of_block + warp % chunks_of_block) * kWarp, channel = first + lane;
   for (int i = 0; i < kPixels; ++i) sums[i * kPitch + lane] = W(0);
   for_each_near_box(args, groups, tile, SampleReach<W>{samples}, shared, [&](int box) {
-    // The bins of the tile's rows and columns, found by a lane for each and put together.
+    // One lane finds the bins of each pixel row or column of the tile; the spans are then united.
     const bool is_y = lane < kLanesOfAxis;
     const int own = lane % kLanesOfAxis;
     Span bins = {INT_MAX, 0};
@@ -222,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     }
   });
   __syncwarp();
-  // Lanes are channels where these lie together, and else pixels.
+  // channels_last: lanes are channels; else lanes are pixels.
   const Elements<void>& pixels = level.pixels;
   const bool lanes_are_channels = pixels.stride_c == 1;
   for (int i = lane; i < kPixels * kWarp; i += kWarp) {
@@ -236,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// A block has one box, its threads share the outputs (WorkMap); see box_gradient.cu.
+// A block has one box; threads share the outputs (WorkMap). See box_gradient.cu.
 template <class S>
 __global__ void __launch_bounds__(kThreads)
     argmax_grad_boxes(const __grid_constant__ CallArgs args,
@@ -269,7 +271,7 @@ __global__ void __launch_bounds__(kThreads)
       stencil.add_product(y, x);
       return grad * apply<S>(stencil, pixels, at);
     };
-    // A clamped sample has no pixel beyond it to differ from.
+    // A clamped sample does not move, and may have no next pixel.
     const W along_y = follows_box(chosen.y) ? along(moving_taps(W(1)), x_taps) : W(0);
     const W along_x = follows_box(chosen.x) ? along(y_taps, moving_taps(W(1))) : W(0);
     by_edge[0] += chosen.x.by_low_edge * along_x;

@@ -1,4 +1,4 @@
-// The transpose of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
+// Input gradient of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
 // Lanes are pixels.
 #include "gather.cuh"
 #include "kernels.h"
@@ -30,10 +30,10 @@ struct AverageSource {
         for (int t = 0; t < products.terms; ++t) {
           const W wy = tables.y.weight(box, products.term[t].y, p, y);
           const W wx = tables.x.weight(box, products.term[t].x, q, x);
-          if (wy != W(0) && wx != W(0)) weight += wy * wx;  // 0 times an infinite weight is not 0
+          if (wy != W(0) && wx != W(0)) weight += wy * wx;  // avoids 0 * infinity
         }
         if (weight == W(0)) continue;
-        // From one channel's address to the next, in place of a product for each.
+        // Adding the stride is cheaper than one product per channel.
         const S* grad = static_cast<const S*>(bins.data) + (base + p * bins.stride_y + q * bins.stride_x);
         for_each_channel<kChannels>(channels.count, [&](int c) {
           sums[c] += weight * Access<S>::load(grad, 0);

@@ -1,4 +1,4 @@
-// From an operation to the family of kernels that has it.
+// Chooses the family of kernels for an operation.
 #include "kernels.h"
 
 namespace roialign_ext::cuda {

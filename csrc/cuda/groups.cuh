@@ -1,5 +1,5 @@
-// The boxes of each plane. The kernels that measure boxes list them too, in blocks of their own: a list follows from
-// the boxes alone.
+// Lists of the boxes of each plane. The kernels that measure boxes also write these lists, in separate blocks: a list
+// depends on the rows alone.
 #pragma once
 
 #include "tables.cuh"
@@ -9,14 +9,13 @@ namespace roialign_ext::cuda {
 
 constexpr size_t kGroupsBytes = kWarps * sizeof(int);  // of shared memory
 
-// Blocks that a launch has for lists, before the others; none where nobody asks.
+// Number of blocks that write lists; they come first in the launch. Zero if no lists are requested.
 ROI_HOST_DEVICE int64_t list_blocks(const CallArgs& args, const Groups& groups) {
   return groups.segments == nullptr ? 0 : planes_of(args);
 }
 
-// A block lists the boxes of one plane, in their order. Lists lie image by image, and of an image level by level: so
-// the level of a box is found for the planes of its own image alone. A thread has as many boxes as any other, side by
-// side.
+// A block lists the boxes of one plane, in ascending order. Lists are ordered by image, then by level, so a block
+// computes the level only for boxes of its own image. Every thread handles one contiguous share of the boxes.
 template <class T>
 __device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& groups, int plane) {
   ROI_SHARED_BYTES(shared);

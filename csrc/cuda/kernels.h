@@ -1,4 +1,5 @@
-// The families of kernels. Each function enqueues one operation, or without scratch memory only counts its bytes.
+// The families of kernels. Each function enqueues one operation; without scratch memory it only counts the bytes it
+// needs.
 #pragma once
 
 #include "tables.cuh"

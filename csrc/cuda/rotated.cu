@@ -1,7 +1,6 @@
-// Average pooling over rotated boxes, its transpose and its box gradient (docs/math.md, section 14). Both axes depend
-// on all parameters of a box, so there are no tables: threads walk the samples of their bins, with the geometry of a
-// box made once for all of them. Most of the time goes into that, so the type of the features is told apart at run
-// time.
+// Average pooling of rotated boxes, its input gradient and its gradient w.r.t. the boxes (docs/math.md, section 14).
+// Both axes depend on all parameters of a box, so there are no tables. Threads walk the samples of their bins; the
+// geometry of each box is computed once per call. This arithmetic dominates, so the feature type is chosen at run time.
 #include "../core/rotated_box.h"
 #include "gather.cuh"
 #include "groups.cuh"
@@ -10,16 +9,16 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kRotatedChannels = 8;  // of a thread
-constexpr int kBlocks = 1;  // of a multiprocessor at least: more would leave too few registers for the geometry
+constexpr int kRotatedChannels = 8;  // per thread
+constexpr int kBlocks = 1;           // per multiprocessor at least; the geometry needs the registers
 constexpr int kColumns = kRotatedParameters + 1;
 
-// What is known of the boxes before their samples are.
+// Geometry of the boxes, before their samples.
 template <class T>
 struct RotatedBoxes {
   int* plane_of_box;
   RotatedBox<T>* boxes;
-  Span *y_pixels, *x_pixels;  // [boxes] those that a box may touch
+  Span *y_pixels, *x_pixels;  // [boxes] pixels that a box may touch
 };
 
 template <class T>
@@ -32,16 +31,16 @@ RotatedBoxes<T> take_boxes(const CallArgs& args, Scratch& scratch) {
   return boxes;
 }
 
-// The pixels within reach of an interval of positions; all of them where it is not a number.
+// Pixels near the interval centre +- half, in map pixels; the whole map if the interval is NaN.
 template <class T>
 __device__ __forceinline__ Span pixels_near(T centre, T half, int64_t length) {
-  const T margin = T(2) + T(4e-6) * (std::fabs(centre) + half);  // one pixel, and roundings
+  const T margin = T(2) + T(4e-6) * (std::fabs(centre) + half);  // one pixel, and rounding errors
   const T from = centre - half - margin, to = centre + half + margin, end = static_cast<T>(length);
   return {from > T(0) ? static_cast<int>(from < end ? from : end) : 0,
           to < end ? static_cast<int>(to > T(0) ? to : T(0)) : static_cast<int>(length)};
 }
 
-// A thread has one box, in blocks behind those of the lists.
+// A thread has one box. Blocks that write lists come first.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     fill_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const Groups groups) {
@@ -66,7 +65,7 @@ __device__ __forceinline__ const T* direction_of(const CallArgs& args, int d, in
   return static_cast<const T*>(args.directions[d]) + kColumns * box + 1;
 }
 
-// What taps are wanted: the value's, or those of its derivative along the ORDER directions of the call.
+// The taps to compute: the value's, or those of its derivative along the ORDER directions of the call.
 template <int ORDER, class T>
 __device__ __forceinline__ PointDerivative<T, 1, ORDER> derivative_of(const CallArgs& args, int64_t box) {
   PointDerivative<T, 1, ORDER> derivative = {};
@@ -112,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// The bins of an axis that meet a reach: no sample of the others can matter. Bins ascend.
+// Bins of an axis that meet a reach; no other bin has a sample there. Bins ascend.
 template <class T>
 __device__ __forceinline__ Span bins_met(const BoxAxis<T>& axis, const Reach<T>& reach) {
   const int64_t begin =
@@ -121,8 +120,8 @@ __device__ __forceinline__ Span bins_met(const BoxAxis<T>& axis, const Reach<T>&
   return {static_cast<int>(begin), static_cast<int>(end)};
 }
 
-// What the bins of one rotated box give to a pixel: the pixel's neighbourhood is turned into the upright box, and of
-// the bins that it meets the samples near the pixel are walked.
+// Contribution of the bins of one rotated box to a pixel. The pixel's neighbourhood is turned into the frame of the
+// upright box. Only bins that meet it are visited, and only their samples near the pixel.
 template <class T, int ORDER>
 struct PixelOfBox {
   const RotatedBox<T> box;
@@ -150,7 +149,7 @@ struct PixelOfBox {
   }
 };
 
-// Adds the channels of one bin, `step` elements apart. Their type is looked at once for all of them.
+// Adds the channels of one bin, `step` elements apart. The storage type is tested once for all channels.
 template <class S, int N, class W>
 __device__ __forceinline__ void add_bin(Storage storage, const void* data, int64_t at, int64_t step, int count,
                                         W weight, W (&sums)[N]) {
@@ -173,8 +172,8 @@ __device__ __forceinline__ void add_bin(Storage storage, const void* data, int64
   }
 }
 
-// The input gradient where channels lie apart, for gather.cuh. Most of the time goes into the weight of a pixel in a
-// bin, so a thread has many channels.
+// NCHW input gradient, for gather.cuh. Computing the weight of a pixel in a bin dominates, so a thread has many
+// channels.
 template <class S, class T, int ORDER>
 struct RotatedSource {
   using W = typename Access<S>::W;
@@ -200,8 +199,8 @@ struct RotatedSource {
   }
 };
 
-// The input gradient where channels lie together: a warp has a pixel. Its lanes have a bin each while they find the
-// pixel's weights, and then channels, to which a shuffle hands one weight after the other.
+// channels_last input gradient: a warp has one pixel. Its lanes first have one bin each and compute the pixel's
+// weights. Then lanes are channels, and shuffles broadcast one weight after another.
 constexpr int kTileRows = 2, kTileColumns = kWarps / kTileRows;
 
 template <class S, class T, int ORDER>
@@ -244,8 +243,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       channels.count, [&](int c) { access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]); });
 }
 
-// A block has one box, its threads share the bins and channels (WorkMap); see box_gradient.cu. ORDER 1 is the gradient
-// of <G, A F>, ORDER 2 that of its derivative along a direction.
+// A block has one box; threads share the bins and channels (WorkMap). See box_gradient.cu. ORDER 1 is the gradient of
+// <G, A F>, ORDER 2 the gradient of its derivative along a direction.
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     rotated_grad_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
@@ -293,7 +292,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   store_grad_boxes<M>(args, k, sum);
 }
 
-// Calls run(S(), T()) with the types of the features and of the coordinates.
+// Calls run(S(), T()), where S is the feature type and T the coordinate type.
 template <class Run>
 void with_types(const CallArgs& args, Run&& run) {
   if (args.storage == Storage::kDouble) return run(double(), double());
@@ -301,7 +300,7 @@ void with_types(const CallArgs& args, Run&& run) {
   run(AnyFloat(), float());
 }
 
-// Calls run(order) with the number of directions as a constant.
+// Calls run(order), where order is the number of directions as a constant.
 template <class Run>
 void with_order(const CallArgs& args, Run&& run) {
   if (args.direction_count == 0) return run(std::integral_constant<int, 0>());

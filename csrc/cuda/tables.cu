@@ -7,7 +7,7 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kBlocks = 1;  // of a multiprocessor at least: for more some registers would be spilled
+constexpr int kBlocks = 1;  // per multiprocessor at least; more blocks would spill registers
 
 constexpr TableKind kValue = {0, kAlongU, kAlongU};
 constexpr TableKind along(Along first) { return {1, first, first}; }
@@ -19,7 +19,7 @@ int64_t longest(const CallArgs& args, int64_t MapArgs::* length) {
   return longest;
 }
 
-// Samples of a bin that are kept, if their number is given.
+// Samples of a bin that are kept, for a given sampling ratio.
 int64_t given_samples(const CallArgs& args) {
   return args.sampling_ratio < kMaxSamplesOfBin ? args.sampling_ratio : kMaxSamplesOfBin;
 }
@@ -49,7 +49,8 @@ template <class W>
 void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
   const int64_t by_pixel = Slots::count(axis.length, axis.bins);
-  const int64_t of_bin = is_adaptive(args) || is_integral(args.rule) ? 0 : 2 * args.sampling_ratio;  // two of a sample
+  // A sample has two taps.
+  const int64_t of_bin = is_adaptive(args) || is_integral(args.rule) ? 0 : 2 * args.sampling_ratio;
   axis.slots_of_bin = of_bin * axis.bins < by_pixel ? of_bin : 0;
   axis.slots = axis.slots_of_bin > 0 ? of_bin * axis.bins : by_pixel;
   axis.taps = scratch.take<Tap<W>>(args.boxes * axis.tables * axis.slots);
@@ -64,7 +65,7 @@ void take_axis(AxisSamples<W>& axis, const CallArgs& args, Scratch& scratch) {
   axis.rejected = scratch.take<Rejected>(args.boxes * axis.bins);
 }
 
-// One axis of one box.
+// One axis of one box, in map pixels.
 template <class T>
 __device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, const T* box, int level, bool is_y) {
   const MapArgs& map = args.maps[level];
@@ -81,14 +82,14 @@ __device__ __forceinline__ EdgeRates<T> rates_along(const CallArgs& args, Along 
   return {rates[0], rates[2]};
 }
 
-// What every span includes.
+// The neutral element of unite().
 __device__ __forceinline__ Span nothing() { return {INT_MAX, 0}; }
 
 __device__ __forceinline__ Span unite(Span a, Span b) {
   return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end};
 }
 
-// The same of all lanes. The whole warp calls it.
+// The union over all lanes. The whole warp must call it.
 __device__ __forceinline__ Span unite_lanes(Span span) {
 #pragma unroll
   for (int other = 1; other < kWarp; other *= 2) {
@@ -98,17 +99,17 @@ __device__ __forceinline__ Span unite_lanes(Span span) {
   return span;
 }
 
-// As others read it.
+// The stored form of a span: {0, 0} if empty.
 __device__ __forceinline__ Span proper(Span span) { return span.begin < span.end ? span : Span{0, 0}; }
 
-// The pixels that a sample may touch.
+// Pixels that a sample may touch.
 template <class T>
 __device__ __forceinline__ Span touched(const AxisSample<T>& sample, int64_t length) {
   return {static_cast<int>(sample.low > 0 ? sample.low : 0),
           static_cast<int>(sample.low + 2 < length ? sample.low + 2 : length)};
 }
 
-// Which bins may touch each pixel, where somebody asks. The whole warp calls it, after all bands of the box are
+// Writes the bins that may touch each pixel, if requested. The whole warp must call it, after all bands of the box are
 // written.
 __device__ __forceinline__ void store_bins_of_pixels(const AxisSpans&, int64_t, Span) {}
 __device__ __forceinline__ void store_bins_of_pixels(const AxisBands& axis, int64_t box, Span pixels) {
@@ -123,7 +124,7 @@ __device__ __forceinline__ void store_bins_of_pixels(const AxisBands& axis, int6
   }
 }
 
-// What the bins of a box touch together. The whole warp calls it.
+// Stores the pixels that the bins of a box touch together. The whole warp must call it.
 template <class Axis>
 __device__ __forceinline__ void summarise(const Axis& axis, int64_t box, Span of_lane) {
   const Span pixels = proper(unite_lanes(of_lane));
@@ -131,8 +132,8 @@ __device__ __forceinline__ void summarise(const Axis& axis, int64_t box, Span of
   store_bins_of_pixels(axis, box, pixels);
 }
 
-// Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, a lane each; it returns the pixels
-// that the bin may touch. A warp has one box, in blocks behind those of the lists.
+// Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, one per lane; fill returns the
+// pixels that the bin may touch. A warp has one box. Blocks that write lists come first.
 template <class T, class Axis, class Fill>
 __device__ __forceinline__ void build_box(const CallArgs& args, const Groups& groups, int* plane_of_box, const Axis& y,
                                           const Axis& x, Fill&& fill) {
@@ -162,8 +163,7 @@ __device__ __forceinline__ void build_box(const CallArgs& args, const Groups& gr
   summarise(x, box, x_pixels);
 }
 
-// A derivative of an axis' table whose order is known at run time alone: for all of them there is one loop over
-// samples.
+// A derivative of an axis' table whose order is known only at run time: all orders share one loop over samples.
 template <class T>
 struct AnyDerivative {
   static constexpr int M = 1;
@@ -180,7 +180,7 @@ __device__ __forceinline__ AnyDerivative<T> derivative_of(const CallArgs& args, 
   return derivative;
 }
 
-// For for_each_tap.
+// The overload that for_each_tap calls.
 template <class T, class W>
 __device__ __forceinline__ void sample_weights(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample,
                                                const AnyDerivative<T>& derivative, W* low, W* high) {
@@ -193,11 +193,11 @@ __device__ __forceinline__ void sample_weights(const BoxAxis<T>& axis, int64_t p
   }
 }
 
-// Writes the taps of one bin by one table as they come; `pixels` are those that the bin may touch, as far as known.
+// Writes the taps of one bin by one table in the order of for_each_tap. `pixels` is the span touched so far.
 template <class Axis>
 class Writer;
 
-// To the place of their pixel, among zeros.
+// Writes a weight to the slot of its pixel, and zeros between.
 template <class W>
 class Writer<AxisTables<W>> {
  public:
@@ -218,7 +218,7 @@ class Writer<AxisTables<W>> {
   int written_ = 0;
 };
 
-// One after another.
+// Writes taps one after another.
 template <class W>
 class Writer<AxisTaps<W>> {
  public:
@@ -242,7 +242,7 @@ class Writer<AxisTaps<W>> {
   bool by_pixel_;
 };
 
-// What else is known of a bin: where its weights are; how many samples are on the map, where somebody asks.
+// Stores the other results of a bin: the slot of its weights, or the number of its samples on the map.
 template <class W>
 __device__ __forceinline__ void store_bin(const AxisTables<W>& axis, int64_t bin, Span pixels, int offset, int64_t) {
   axis.bands[bin] = {pixels, offset, 0};
@@ -252,7 +252,7 @@ __device__ __forceinline__ void store_bin(const AxisTaps<W>& axis, int64_t bin, 
   if (axis.on_map != nullptr) axis.on_map[bin] = static_cast<double>(on_map);
 }
 
-// The tables of one bin; Axis is AxisTables or AxisTaps.
+// Writes the tables of one bin; Axis is AxisTables or AxisTaps.
 template <class T, template <class> class Axis, class W>
 __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& products, const Axis<W>& target,
                                          int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                });
 }
 
-// The samples of one bin.
+// Writes the samples of one bin.
 template <class T, class W>
 __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const AxisSamples<W>& target, int64_t box,
                                          const BoxAxis<T>& axis, int64_t p) {
@@ -344,8 +344,8 @@ Products grad_boxes_products(const CallArgs& args) {
 int64_t max_samples_of_bin(const CallArgs& args) {
   if (!is_adaptive(args)) return args.sampling_ratio;
   const int64_t height = longest(args, &MapArgs::height), width = longest(args, &MapArgs::width);
-  if (args.rule == Rule::kRoiPool) return height > width ? height : width;  // cells
-  return 2 * (height > width ? height : width) + 3;  // more than half a pixel apart, from -1 to the length
+  if (args.rule == Rule::kRoiPool) return height > width ? height : width;  // one per cell
+  return 2 * (height > width ? height : width) + 3;  // at least half a pixel apart, from -1 to the length
 }
 
 template <class W>
@@ -386,7 +386,7 @@ Groups take_groups(const CallArgs& args, Scratch& scratch) {
   return {segments, scratch.take<int>(args.boxes)};
 }
 
-// Blocks that list a plane, and then warps that measure a box.
+// Blocks that list planes, then one warp per box.
 int64_t blocks_for_boxes(const CallArgs& args, const Groups& groups) {
   return list_blocks(args, groups) + blocks_for(args.boxes * kWarp);
 }

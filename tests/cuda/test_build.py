@@ -1,4 +1,4 @@
-"""What setup.py decides about CUDA, shown with toolkits made of a few files, and what a build without kernels says."""
+"""Decisions of setup.py about CUDA, with fake toolkits of a few files, and messages of a build without kernels."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def make_toolkit(home: Path, version: str = "13.0", architectures: str = KNOWN, without: str = "") -> Path:
-    """A folder that looks like a toolkit, but for one file."""
+    """A fake toolkit without one of its files."""
     texts = {
         "bin/nvcc": NVCC.format(version=version, architectures=architectures),
         "include/cuda_runtime.h": "",
@@ -88,7 +88,7 @@ def test_a_toolkit_is_used_without_a_gpu(setup: ModuleType, toolkit: Path) -> No
 
 
 def test_the_path_is_searched(setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a command on the path that only points to a toolkit leads there."""
+    """A command on the path that links to a toolkit leads to it."""
     home = make_toolkit(tmp_path / "cuda-13.0")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvcc").symlink_to(home / "bin" / "nvcc")
@@ -128,7 +128,7 @@ def test_requested_architectures(
 
 
 def test_native_architectures(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the GPUs here; without one there is nothing to compile for."""
+    """The architectures of the GPUs present; without a GPU there is none."""
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "native")
     reason = "TORCH_CUDA_ARCH_LIST=native builds for the GPUs here, and there is none"
     assert setup.toolkit_or_reason() == (None, reason)
@@ -208,7 +208,7 @@ def test_the_library_for_cuda(setup: ModuleType, toolkit: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("has_cuda", [False, True])
 def test_a_cuda_tensor_needs_cuda_kernels(monkeypatch: pytest.MonkeyPatch, has_cuda: bool) -> None:
-    """Without them one sentence says how to get them; with them shapes are known without a GPU."""
+    """Without kernels an error says how to get them; with kernels shapes are known without a GPU."""
     monkeypatch.setattr(_checks, "HAS_CUDA", has_cuda)
     with FakeTensorMode():
         features, boxes = torch.empty(1, 3, 8, 8, device="cuda"), torch.empty(4, 5, device="cuda")
@@ -233,7 +233,7 @@ def variants(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_variants_of_the_kernels_are_of_these_kernels(tmp_path: Path, variants: ModuleType) -> None:
-    """benchmarks/gpu/variants.py replaces expressions that are there, once each."""
+    """Every expression that benchmarks/gpu/variants.py replaces occurs exactly once."""
     for variant in variants.VARIANTS.values():
         shutil.copytree(ROOT / "csrc" / "cuda", tmp_path / "cuda", dirs_exist_ok=True)
         variants.apply(variant, tmp_path)
