@@ -34,7 +34,7 @@ CANONICAL = [224.0, 4.0]
 # Counted blocks per launch. Forward, a block has one box, and boxes differ more than tiles of a map.
 BLOCKS = {"forward": 500, "backward": 300}
 # Files whose kernels these calls never launch.
-OTHERS = ("argmax", "box_gradient", "enqueue", "max_pool", "rotated")
+OTHERS = ("argmax", "average_grad_boxes", "axis_samples", "enqueue", "max_pool", "rotated")
 
 
 @dataclass(frozen=True)

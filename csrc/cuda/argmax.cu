@@ -3,8 +3,9 @@
 // directions.
 #include <climits>
 
-#include "gather.cuh"
+#include "axis_samples.cuh"
 #include "kernels.h"
+#include "tile_gather.cuh"
 #include "transpose.cuh"
 
 namespace roialign_ext::cuda {
@@ -238,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// A block has one box; threads share the outputs (WorkMap). See box_gradient.cu.
+// A block has one box; threads share the outputs (WorkMap). See average_grad_boxes.cu.
 template <class S>
 __global__ void __launch_bounds__(kThreads)
     argmax_grad_boxes(const __grid_constant__ CallArgs args,

@@ -68,7 +68,8 @@ enum class Operation {
 // has to be aligned to 256 bytes.
 int64_t scratch_bytes(Operation operation, const CallArgs& args);
 
-// Limits of bins and pixels along an axis, checked by the glue. The slots of table entries rely on them (tables.cuh).
+// Limits of bins and pixels along an axis, checked by the glue. The slots of table entries rely on them
+// (axis_bands.cuh).
 constexpr int64_t kMaxBins = 1 << 20, kMaxPixels = 1 << 24;
 
 // The largest number of samples of a bin that can lie on a map of the call, along one axis. Kernels of the maximum

@@ -4,8 +4,9 @@
 // sums a column of bins by the y weights once, for all eight pixels.
 #include <climits>
 
-#include "gather.cuh"
+#include "axis_tables.cuh"
 #include "kernels.h"
+#include "tile_gather.cuh"
 #include "transpose.cuh"
 #include "tuning.cuh"
 

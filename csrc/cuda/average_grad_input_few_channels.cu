@@ -1,7 +1,8 @@
 // Input gradient of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
 // Lanes are pixels.
-#include "gather.cuh"
+#include "axis_tables.cuh"
 #include "kernels.h"
+#include "tile_gather.cuh"
 
 namespace roialign_ext::cuda {
 namespace {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "axis_tables.cuh"
 #include "kernels.h"
 #include "tuning.cuh"
 #include "work.cuh"

@@ -2,7 +2,8 @@
 // needs.
 #pragma once
 
-#include "tables.cuh"
+#include "portable.cuh"
+#include "scratch.h"
 
 namespace roialign_ext::cuda {
 

@@ -1,4 +1,5 @@
 // Maximum of the interpolated samples of each bin, and its argmax (docs/math.md, section 5).
+#include "axis_samples.cuh"
 #include "kernels.h"
 #include "work.cuh"
 

@@ -2,9 +2,8 @@
 // Both axes depend on all parameters of a box, so there are no tables. Threads walk the samples of their bins; the
 // geometry of each box is computed once per call. This arithmetic dominates, so the feature type is chosen at run time.
 #include "../core/rotated_box.h"
-#include "gather.cuh"
-#include "groups.cuh"
 #include "kernels.h"
+#include "tile_gather.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
@@ -172,7 +171,7 @@ __device__ __forceinline__ void add_bin(Storage storage, const void* data, int64
   }
 }
 
-// NCHW input gradient, for gather.cuh. Computing the weight of a pixel in a bin dominates, so a thread has many
+// NCHW input gradient, for tile_gather.cuh. Computing the weight of a pixel in a bin dominates, so a thread has many
 // channels.
 template <class S, class T, int ORDER>
 struct RotatedSource {
@@ -243,8 +242,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       channels.count, [&](int c) { access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]); });
 }
 
-// A block has one box; threads share the bins and channels (WorkMap). See box_gradient.cu. ORDER 1 is the gradient of
-// <G, A F>, ORDER 2 the gradient of its derivative along a direction.
+// A block has one box; threads share the bins and channels (WorkMap). See average_grad_boxes.cu. ORDER 1 is the
+// gradient of <G, A F>, ORDER 2 the gradient of its derivative along a direction.
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     rotated_grad_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {

@@ -2,7 +2,8 @@
 // copy: loads from the NCHW tensor would touch one sector per lane.
 #pragma once
 
-#include "tables.cuh"
+#include "portable.cuh"
+#include "scratch.h"
 
 namespace roialign_ext::cuda {
 

@@ -48,11 +48,12 @@ BUDGETS = {
     "average_pool_nchw": Taken(128, 0),
     "average_grad_input": Taken(108, 24),
     "average_grad_input_few_channels": Taken(96, 0),
-    "box_gradient": Taken(128, 0),
+    "average_grad_boxes": Taken(128, 0),
     "argmax": Taken(88, 0),
     "max_pool": Taken(80, 0),
     "rotated": Taken(240, 0),  # derivatives of rotated boxes: rare, and limited by arithmetic
-    "tables": Taken(136, 0),  # coordinates of float64
+    "axis_samples": Taken(136, 0),  # coordinates of float64
+    "axis_tables": Taken(136, 0),  # coordinates of float64
     "transpose": Taken(40, 0),
 }
 # Other architectures differ in address instructions and calling conventions.
@@ -61,11 +62,12 @@ BUDGETS_ELSEWHERE = {
     "average_pool_nchw": Taken(128, 0),
     "average_grad_input": Taken(128, 64),
     "average_grad_input_few_channels": Taken(128, 64),
-    "box_gradient": Taken(128, 80),
+    "average_grad_boxes": Taken(128, 80),
     "argmax": Taken(104, 0),
     "max_pool": Taken(104, 0),
     "rotated": Taken(255, 16),  # the maximum: second derivatives in float64; fill_boxes spills around calls
-    "tables": Taken(184, 0),  # taps of float64
+    "axis_samples": Taken(184, 0),
+    "axis_tables": Taken(184, 0),  # taps of float64
     "transpose": Taken(64, 0),
 }
 # Innermost loops around loads of features on 9.0, by file and kernel: the most instructions, and the most loads, of any
@@ -79,7 +81,7 @@ LOOPS = {
     "average_grad_input_few_channels": {"grad_input_gather": Loop(456, 16)},
     "average_pool_channels_last": {"average_pool_channels_last": Loop(125, 4)},
     "average_pool_nchw": {"average_pool_nchw": Loop(101, 16)},
-    "box_gradient": {
+    "average_grad_boxes": {
         "average_grad_boxes_channels_last": Loop(680, 8),
         "average_grad_boxes_nchw": Loop(279, 8),
     },

@@ -255,7 +255,7 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     unit = "average_pool_channels_last"
     source, target = tmp_path / f"sources/csrc/cuda/{unit}.cu", tmp_path / f"objects/csrc/cuda/{unit}.o"
     target.parent.mkdir(parents=True)
-    for other in (unit, "tables", "operators"):
+    for other in (unit, "axis_tables", "operators"):
         (target.parent / f"{other}.o").write_text(f"the package's {other}")
     for other in variants.ANY_DEVICE:
         (tmp_path / "objects/csrc" / other).write_text(f"the package's {other}")

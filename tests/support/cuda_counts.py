@@ -63,6 +63,10 @@ class Launch:
         return Requests(requests, lanes, moved * self.scale, sectors, lines, wavefronts * self.scale)
 
 
+# Headers whose functions are counted at the line that calls them.
+SHARED = ("cuda_runtime.h", "portable.cuh", "axis_bands.cuh", "axis_tables.cuh")
+
+
 class Counter:
     """A library of a counted build."""
 
@@ -96,5 +100,5 @@ class Counter:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for site, frames in zip(launch.sites, re.split(r"^0x\w+\n", text, flags=re.MULTILINE)[1:], strict=True):
             files = [frame.split(" (")[0].rsplit("/", 1)[-1] for frame in frames.splitlines()]
-            own = [file for file in files if not file.startswith(("cuda_runtime.h", "portable.cuh", "tables.cuh"))]
+            own = [file for file in files if not file.startswith(SHARED)]
             yield (own or files)[0], site

@@ -1,42 +1,13 @@
-#include "tables.cuh"
+#include "axis_tables.cuh"
 
-#include <climits>
-
-#include "groups.cuh"
+#include "measure_boxes.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kBlocks = 1;  // per multiprocessor at least; more blocks would spill registers
-
 constexpr TableKind kValue = {0, kAlongU, kAlongU};
 constexpr TableKind along(Along first) { return {1, first, first}; }
 constexpr TableKind along(Along first, Along second) { return {2, first, second}; }
-
-int64_t longest(const CallArgs& args, int64_t MapArgs::* length) {
-  int64_t longest = 0;
-  for (int i = 0; i < args.levels; ++i) longest = args.maps[i].*length > longest ? args.maps[i].*length : longest;
-  return longest;
-}
-
-// Samples of a bin that are kept, for a given sampling ratio.
-int64_t given_samples(const CallArgs& args) {
-  return args.sampling_ratio < kMaxSamplesOfBin ? args.sampling_ratio : kMaxSamplesOfBin;
-}
-
-bool is_adaptive(const CallArgs& args) { return args.sampling_ratio <= 0 || args.rule == Rule::kRoiPool; }
-
-void take_spans(AxisSpans& axis, const CallArgs& args, int64_t bins, int64_t length, Scratch& scratch) {
-  axis.bins = bins;
-  axis.length = length;
-  axis.pixels = scratch.take<Span>(args.boxes);
-}
-
-void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t length, bool by_pixel, Scratch& scratch) {
-  take_spans(axis, args, bins, length, scratch);
-  axis.bands = scratch.take<Band>(args.boxes * bins);
-  axis.bins_of_pixel = by_pixel ? scratch.take<Span>(args.boxes * length) : nullptr;
-}
 
 template <class W>
 void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
@@ -58,109 +29,12 @@ void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products
   axis.on_map = args.extrapolation_value != 0 ? scratch.take<double>(args.boxes * axis.bins) : nullptr;
 }
 
-template <class W>
-void take_axis(AxisSamples<W>& axis, const CallArgs& args, Scratch& scratch) {
-  axis.slots = is_adaptive(args) ? Slots::count(axis.length, axis.bins) : given_samples(args) * axis.bins;
-  axis.samples = scratch.take<SampleTap<W>>(args.boxes * axis.slots);
-  axis.rejected = scratch.take<Rejected>(args.boxes * axis.bins);
-}
-
-// One axis of one box, in map pixels.
-template <class T>
-__device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, const T* box, int level, bool is_y) {
-  const MapArgs& map = args.maps[level];
-  const T* edge = box + (is_y ? 2 : 1);
-  return make_box_axis<T>(args.rule, edge[0], edge[2], static_cast<T>(map.scale), is_y ? args.bins_y : args.bins_x,
-                          is_y ? map.height : map.width, args.sampling_ratio);
-}
-
 template <class T>
 __device__ __forceinline__ EdgeRates<T> rates_along(const CallArgs& args, Along along, int64_t box, bool is_y) {
   if (along == kAlongLowEdge) return {T(1), T(0)};
   if (along == kAlongHighEdge) return {T(0), T(1)};
   const T* rates = static_cast<const T*>(args.directions[along]) + 5 * box + (is_y ? 2 : 1);
   return {rates[0], rates[2]};
-}
-
-// The neutral element of unite().
-__device__ __forceinline__ Span nothing() { return {INT_MAX, 0}; }
-
-__device__ __forceinline__ Span unite(Span a, Span b) {
-  return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end};
-}
-
-// The union over all lanes. The whole warp must call it.
-__device__ __forceinline__ Span unite_lanes(Span span) {
-#pragma unroll
-  for (int other = 1; other < kWarp; other *= 2) {
-    const int begin = __shfl_xor_sync(kAllLanes, span.begin, other), end = __shfl_xor_sync(kAllLanes, span.end, other);
-    span = unite(span, {begin, end});
-  }
-  return span;
-}
-
-// The stored form of a span: {0, 0} if empty.
-__device__ __forceinline__ Span proper(Span span) { return span.begin < span.end ? span : Span{0, 0}; }
-
-// Pixels that a sample may touch.
-template <class T>
-__device__ __forceinline__ Span touched(const AxisSample<T>& sample, int64_t length) {
-  return {static_cast<int>(sample.low > 0 ? sample.low : 0),
-          static_cast<int>(sample.low + 2 < length ? sample.low + 2 : length)};
-}
-
-// Writes the bins that may touch each pixel, if requested. The whole warp must call it, after all bands of the box are
-// written.
-__device__ __forceinline__ void store_bins_of_pixels(const AxisSpans&, int64_t, Span) {}
-__device__ __forceinline__ void store_bins_of_pixels(const AxisBands& axis, int64_t box, Span pixels) {
-  if (axis.bins_of_pixel == nullptr) return;
-  const Band* const bands = axis.bands + box * axis.bins;
-  for (int i = pixels.begin + static_cast<int>(threadIdx.x % kWarp); i < pixels.end; i += kWarp) {
-    Span bins = nothing();
-    for (int p = 0; p < axis.bins; ++p) {
-      if (contains(bands[p].pixels, i)) bins = unite(bins, {p, p + 1});
-    }
-    axis.bins_of_pixel[box * axis.length + i] = proper(bins);
-  }
-}
-
-// Stores the pixels that the bins of a box touch together. The whole warp must call it.
-template <class Axis>
-__device__ __forceinline__ void summarise(const Axis& axis, int64_t box, Span of_lane) {
-  const Span pixels = proper(unite_lanes(of_lane));
-  if (threadIdx.x % kWarp == 0) axis.pixels[box] = pixels;
-  store_bins_of_pixels(axis, box, pixels);
-}
-
-// Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, one per lane; fill returns the
-// pixels that the bin may touch. A warp has one box. Blocks that write lists come first.
-template <class T, class Axis, class Fill>
-__device__ __forceinline__ void build_box(const CallArgs& args, const Groups& groups, int* plane_of_box, const Axis& y,
-                                          const Axis& x, Fill&& fill) {
-  const int64_t block = blockIdx.x - list_blocks(args, groups);
-  if (block < 0) return list_boxes<T>(args, groups, static_cast<int>(blockIdx.x));
-  const int64_t box = (block * kThreads + threadIdx.x) / kWarp;
-  if (box >= args.boxes) return;
-  const int lane = threadIdx.x % kWarp;
-  const T* data = static_cast<const T*>(args.box_data) + 5 * box;
-  const int plane = find_plane(args, data);
-  if (lane == 0) plane_of_box[box] = plane;
-  if (plane < 0) return;
-  const int level = static_cast<int>(plane / args.images);
-  Span y_pixels = nothing(), x_pixels = nothing();
-  for (int64_t i = lane; i < y.bins + x.bins; i += kWarp) {
-    const bool is_y = i < y.bins;
-    const Span own = fill(is_y ? y : x, box, axis_of(args, data, level, is_y), is_y, is_y ? i : i - y.bins);
-    if (own.begin == own.end) continue;
-    if (is_y) {
-      y_pixels = unite(y_pixels, own);
-    } else {
-      x_pixels = unite(x_pixels, own);
-    }
-  }
-  __syncwarp();
-  summarise(y, box, y_pixels);
-  summarise(x, box, x_pixels);
 }
 
 // A derivative of an axis' table whose order is known only at run time: all orders share one loop over samples.
@@ -279,49 +153,12 @@ __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& p
 
 // Target is Tables or Taps.
 template <class T, class Target>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kMeasureBlocks)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                 const __grid_constant__ Target tables, const Groups groups) {
   build_box<T>(args, groups, tables.plane_of_box, tables.y, tables.x,
                [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
                  return fill_bin(args, products, target, box, axis, is_y, p);
-               });
-}
-
-// Writes the samples of one bin.
-template <class T, class W>
-__device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const AxisSamples<W>& target, int64_t box,
-                                         const BoxAxis<T>& axis, int64_t p) {
-  Band band = {nothing(), static_cast<int>(most * p), 0};
-  SampleTap<W>* const taps = target.samples + box * target.slots;
-  int64_t next_index = 0;
-  bool first = true;
-  for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
-    if (adaptive && band.samples == 0) {
-      band.offset = Slots::begin(target.slots, p) + static_cast<int>(sample.low);
-    }
-    if (sample.index == 0) first = false;
-    next_index = sample.index + sample.count;
-    if (band.samples == kMaxSamplesOfBin || band.offset + band.samples >= target.slots) return;
-    W low[2], high[2];
-    sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
-    taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction), high[0],
-                                          high[1]};
-    band.pixels = unite(band.pixels, touched(sample, axis.length));
-  });
-  band.pixels = proper(band.pixels);
-  target.bands[box * axis.bins + p] = band;
-  target.rejected[box * axis.bins + p] = {first, next_index > 0 && next_index < axis.grid};
-  return band.pixels;
-}
-
-template <class W, class T>
-__global__ void __launch_bounds__(kThreads, kBlocks)
-    fill_samples(const __grid_constant__ CallArgs args, int64_t most, bool adaptive,
-                 const __grid_constant__ Samples<W> samples, const Groups groups) {
-  build_box<T>(args, groups, samples.plane_of_box, samples.y, samples.x,
-               [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool, int64_t p) {
-                 return fill_bin(most, adaptive, target, box, axis, p);
                });
 }
 
@@ -339,13 +176,6 @@ Products grad_boxes_products(const CallArgs& args) {
   if (args.direction_count == 0) return {3, {kValue, low, high}, 0, {}};
   if (!is_integral(args.rule)) return {3, {along(kAlongU), low, high}, 0, {}};
   return {6, {along(kAlongU), low, high, kValue, along(kAlongLowEdge, kAlongU), along(kAlongHighEdge, kAlongU)}, 0, {}};
-}
-
-int64_t max_samples_of_bin(const CallArgs& args) {
-  if (!is_adaptive(args)) return args.sampling_ratio;
-  const int64_t height = longest(args, &MapArgs::height), width = longest(args, &MapArgs::width);
-  if (args.rule == Rule::kRoiPool) return height > width ? height : width;  // one per cell
-  return 2 * (height > width ? height : width) + 3;  // at least half a pixel apart, from -1 to the length
 }
 
 template <class W>
@@ -368,27 +198,6 @@ Taps<W> take_taps(const CallArgs& args, const Products& products, Scratch& scrat
   take_axis(taps.y, args, products, scratch);
   take_axis(taps.x, args, products, scratch);
   return taps;
-}
-
-template <class W>
-Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch) {
-  Samples<W> samples;
-  samples.plane_of_box = scratch.take<int>(args.boxes);
-  take_bands(samples.y, args, args.bins_y, longest(args, &MapArgs::height), by_pixel, scratch);
-  take_bands(samples.x, args, args.bins_x, longest(args, &MapArgs::width), by_pixel, scratch);
-  take_axis(samples.y, args, scratch);
-  take_axis(samples.x, args, scratch);
-  return samples;
-}
-
-Groups take_groups(const CallArgs& args, Scratch& scratch) {
-  Span* const segments = scratch.take<Span>(planes_of(args));
-  return {segments, scratch.take<int>(args.boxes)};
-}
-
-// Blocks that list planes, then one warp per box.
-int64_t blocks_for_boxes(const CallArgs& args, const Groups& groups) {
-  return list_blocks(args, groups) + blocks_for(args.boxes * kWarp);
 }
 
 template <class Target>
@@ -416,26 +225,11 @@ void build_taps(const CallArgs& args, const Products& products, const Taps<W>& t
   launch_fill(args, products, taps, Groups{}, launcher);
 }
 
-template <class W>
-void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher) {
-  const auto launch = [&](auto kernel) {
-    launcher.launch("fill_samples", kernel, blocks_for_boxes(args, groups), kThreads, kGroupsBytes, args,
-                    given_samples(args), is_adaptive(args), samples, groups);
-  };
-  if (args.wide_boxes) {
-    launch(fill_samples<W, double>);
-  } else if constexpr (sizeof(W) == sizeof(float)) {
-    launch(fill_samples<W, float>);
-  }
-}
-
 #define INSTANTIATE(W)                                                                                      \
   template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);                      \
   template Taps<W> take_taps<W>(const CallArgs&, const Products&, Scratch&);                                \
-  template Samples<W> take_samples<W>(const CallArgs&, bool, Scratch&);                                     \
   template void build_tables(const CallArgs&, const Products&, const Tables<W>&, const Groups&, Launcher&); \
-  template void build_taps(const CallArgs&, const Products&, const Taps<W>&, Launcher&);                    \
-  template void build_samples(const CallArgs&, const Samples<W>&, const Groups&, Launcher&);
+  template void build_taps(const CallArgs&, const Products&, const Taps<W>&, Launcher&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -1,5 +1,6 @@
 // Gradient w.r.t. the edges of each box of <G, Wy F Wx^T>, and of its derivative along a direction: one table is
 // replaced by its derivative (docs/math.md, section 6).
+#include "axis_tables.cuh"
 #include "kernels.h"
 #include "work.cuh"
 

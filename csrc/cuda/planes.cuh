@@ -1,11 +1,35 @@
-// Lists of the boxes of each plane. The kernels that measure boxes also write these lists, in separate blocks: a list
-// depends on the rows alone.
+// The plane of each box, and lists of the boxes of each plane. The kernels that measure boxes also write these lists,
+// in separate blocks: a list depends on the rows alone.
 #pragma once
 
-#include "tables.cuh"
+#include "axis_bands.cuh"
+#include "scratch.h"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
+
+ROI_HOST_DEVICE int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
+
+// The plane of one box, or -1 if its row is invalid; `box` is its row.
+template <class T>
+__device__ __forceinline__ int find_plane(const CallArgs& args, const T* box) {
+  const T image = box[0];
+  if (!(image >= T(0) && image < static_cast<T>(args.images) && image == std::floor(image))) return -1;
+  if (is_rotated(args.rule) && (box[3] < T(0) || box[4] < T(0))) return -1;
+  const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, box[1], box[2], box[3], box[4]);
+  return static_cast<int>(level * args.images + static_cast<int64_t>(image));
+}
+
+// The boxes of each plane, in ascending order.
+struct Groups {
+  Span* segments = nullptr;  // [planes] intervals of `boxes`; null if not requested
+  int* boxes = nullptr;
+};
+
+inline Groups take_groups(const CallArgs& args, Scratch& scratch) {
+  Span* const segments = scratch.take<Span>(planes_of(args));
+  return {segments, scratch.take<int>(args.boxes)};
+}
 
 constexpr size_t kGroupsBytes = kWarps * sizeof(int);  // of shared memory
 

@@ -3,8 +3,7 @@
 // equal in every run.
 #pragma once
 
-#include "tables.cuh"
-#include "work.cuh"
+#include "planes.cuh"
 
 namespace roialign_ext::cuda {
 
