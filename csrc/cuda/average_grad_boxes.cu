@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
 
 }  // namespace
 
-void average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void enqueue_average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;

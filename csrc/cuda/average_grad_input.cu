@@ -37,15 +37,6 @@ struct BoxWeights {
   Quad<W> y[kTableBins / kQuad][kTileRows];
 };
 
-// The Source of for_each_near_batch.
-template <class W>
-struct Reach {
-  const Tables<W>& tables;
-
-  __device__ Span touched_y(int64_t box) const { return tables.y.pixels[box]; }
-  __device__ Span touched_x(int64_t box) const { return tables.x.pixels[box]; }
-};
-
 // A warp writes the weights of one box. Several products of tables, or more than kTableBins bins, take several rounds.
 // Returns whether another round follows.
 template <class W>
@@ -169,22 +160,23 @@ __device__ __forceinline__ void add_boxes(const CallArgs& args, const Groups& gr
   // Lanes after the last channel read channel 0 and store nothing.
   const Image<S, Offset> bins(args.bins, 0);
   const S* const grads = static_cast<const S*>(bins.data) + (channel < args.channels ? channel : 0);
-  for_each_near_batch<kTableBoxes>(args, groups, tile, Reach<W>{tables}, shared, [&](const int* boxes, int count) {
-    for (int round = 0;; ++round) {
-      bool has_more = false;
-      if (warp < count) {
-        has_more = build_weights(args, products, tables, tile, boxes[warp], round, weights[warp]);
-      } else if (lane == 0) {
-        weights[warp].rows = 0;
-      }
-      __syncthreads();
-      unsigned left = __ballot_sync(kAllLanes, lane < kTableBoxes && (weights[lane].rows >> warp & 1) != 0);
-      for (; left != 0; left &= left - 1) {
-        add_box<S, Offset, VEC>(bins, grads, weights[__ffs(static_cast<int>(left)) - 1], warp, sums);
-      }
-      if (!__syncthreads_or(has_more)) break;
-    }
-  });
+  for_each_near_batch<kTableBoxes>(
+      args, groups, tile, NearBoxes<Tables<W>>{tables}, shared, [&](const int* boxes, int count) {
+        for (int round = 0;; ++round) {
+          bool has_more = false;
+          if (warp < count) {
+            has_more = build_weights(args, products, tables, tile, boxes[warp], round, weights[warp]);
+          } else if (lane == 0) {
+            weights[warp].rows = 0;
+          }
+          __syncthreads();
+          unsigned left = __ballot_sync(kAllLanes, lane < kTableBoxes && (weights[lane].rows >> warp & 1) != 0);
+          for (; left != 0; left &= left - 1) {
+            add_box<S, Offset, VEC>(bins, grads, weights[__ffs(static_cast<int>(left)) - 1], warp, sums);
+          }
+          if (!__syncthreads_or(has_more)) break;
+        }
+      });
 }
 
 template <class S, class Offset, int VEC>
@@ -253,8 +245,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
 
 }  // namespace
 
-void average_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
-  if (given.channels < kWarp) return average_grad_input_few_channels(given, scratch, launcher);
+void enqueue_average_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
+  if (given.channels < kWarp) return enqueue_average_grad_input_few_channels(given, scratch, launcher);
   with_storage(given.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;

@@ -7,20 +7,18 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kChannelsOfThread = 8;
-
-// The Source of grad_input_gather().
+// The Source of gather_pixels.
 template <class S, class Offset>
 struct AverageSource {
   using W = typename Access<S>::W;
-  static constexpr int kChannels = kChannelsOfThread, kBlocks = kBlocksFor<S, Offset>;
+  static constexpr int kChannels = 8;
   Products products;
   Tables<W> tables;
 
   __device__ Span touched_y(int64_t box) const { return tables.y.pixels[box]; }
   __device__ Span touched_x(int64_t box) const { return tables.x.pixels[box]; }
 
-  __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int, int y, int x, const Channels& channels,
+  __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int y, int x, const Channels& channels,
                                       W (&sums)[kChannels]) const {
     const Span y_bins = tables.y.bins_at(box, y), x_bins = tables.x.bins_at(box, x);
     const Image<S, Offset> bins(args.bins, box);
@@ -45,9 +43,16 @@ struct AverageSource {
   }
 };
 
+template <class S, class Offset>
+__global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
+    average_grad_input_few_channels(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+                                    const Groups groups, const __grid_constant__ AverageSource<S, Offset> source) {
+  gather_pixels<S>(args, map, groups, source);
+}
+
 }  // namespace
 
-void average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void enqueue_average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
@@ -57,7 +62,9 @@ void average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Lau
     if (scratch.counts_only()) return;
     build_tables(args, products, tables, groups, launcher);
     with_offset(args, [&](auto offset) {
-      launch_grad_input_gather<S>(args, groups, AverageSource<S, decltype(offset)>{products, tables}, launcher);
+      using Offset = decltype(offset);
+      launch_gather("average_grad_input_few_channels", average_grad_input_few_channels<S, Offset>, args, groups,
+                    AverageSource<S, Offset>{products, tables}, launcher);
     });
   });
 }

@@ -23,7 +23,7 @@ bool pays_to_copy(const CallArgs& args) {
 
 }  // namespace
 
-void average_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void enqueue_average_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;

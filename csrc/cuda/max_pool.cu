@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 
 }  // namespace
 
-void max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void enqueue_max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "planes.cuh"
+#include "tuning.cuh"
 
 namespace roialign_ext::cuda {
 
@@ -56,6 +57,15 @@ __device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map
 constexpr int kLongestBatch = 8;
 constexpr size_t kNearBytes = (kWarps + kThreads + kLongestBatch) * sizeof(int);
 
+// The Source of boxes that are measured by axis: Boxes is Tables or Samples.
+template <class Boxes>
+struct NearBoxes {
+  const Boxes& boxes;
+
+  __device__ Span touched_y(int64_t box) const { return boxes.y.pixels[box]; }
+  __device__ Span touched_x(int64_t box) const { return boxes.x.pixels[box]; }
+};
+
 // Calls add(boxes, count) for the boxes of the tile's plane that may touch the tile, in ascending order and in batches
 // of N; the last batch may be shorter. All threads of the block must call it, and all see the same boxes. If N > 1,
 // `add` must end with a barrier. `Source` returns the pixels that a box may touch (touched_y, touched_x).
@@ -95,41 +105,41 @@ __device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Gr
   for_each_near_batch<1>(args, groups, tile, source, shared, [&](const int* box, int) { add(*box); });
 }
 
-// A thread has one pixel, and channels as in WorkMap. Source adds the contribution of a box to the pixel (add). It also
-// has the number of channels per thread (kChannels) and the minimum of resident blocks (kBlocks).
+static_assert(kGatherTile * kGatherTile == kThreads);
+
+// The input gradient of NCHW maps: a thread has one pixel of a tile and up to Source::kChannels channels. Source adds
+// the contribution of a box to the pixel (add).
 template <class S, class Source>
-__global__ void __launch_bounds__(kThreads, Source::kBlocks)
-    grad_input_gather(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
-                      bool lanes_are_channels, const Groups groups, const __grid_constant__ Source source) {
+__device__ __forceinline__ void gather_pixels(const CallArgs& args, const TileMap& map, const Groups& groups,
+                                              const Source& source) {
   using W = typename Access<S>::W;
   constexpr int kChannels = Source::kChannels;
   ROI_SHARED_BYTES(shared);
   const Tile tile = tile_of(args, map, blockIdx.x);
   const MapArgs& level = args.maps[tile.level];
-  const int place = lanes_are_channels ? threadIdx.x / kWarp : threadIdx.x;
-  const int y = tile.y.begin + place / map.tile_columns, x = tile.x.begin + place % map.tile_columns;
-  const Channels channels = channels_of(lanes_are_channels, tile.chunk, threadIdx.x % kWarp, kChannels, args.channels);
+  const int y = tile.y.begin + threadIdx.x / kGatherTile, x = tile.x.begin + threadIdx.x % kGatherTile;
+  const Channels channels = channels_of(false, tile.chunk, 0, kChannels, args.channels);
   const bool has_pixel = y < level.height && x < level.width && channels.count > 0;
   W sums[kChannels] = {};
   for_each_near_box(args, groups, tile, source, shared, [&](int box) {
-    if (has_pixel) source.add(args, box, tile.level, y, x, channels, sums);
+    if (has_pixel) source.add(args, box, y, x, channels, sums);
   });
   if (!has_pixel) return;
   const Elements<void>& pixels = level.pixels;
   const Access<S> access(args.storage);
   const int64_t at =
       tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
-  for_each_channel<kChannels>(
-      channels.count, [&](int c) { access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]); });
+  for_each_channel<kChannels>(channels.count,
+                              [&](int c) { access.store(pixels.data, at + c * pixels.stride_c, sums[c]); });
 }
 
-template <class S, class Source>
-void launch_grad_input_gather(const CallArgs& args, const Groups& groups, const Source& source, Launcher& launcher) {
-  const WorkMap channels = make_work_map(args, 0, Source::kChannels);
-  const bool lanes = channels.lanes_are_channels;
-  const TileMap map = lanes ? make_tile_map(args, 2, 4) : make_tile_map(args, 16, 16);
-  launcher.launch("grad_input_gather", grad_input_gather<S, Source>, map.tiles * channels.chunks, kThreads, kNearBytes,
-                  args, map, lanes, groups, source);
+// Enqueues a kernel whose threads call gather_pixels.
+template <class Source>
+void launch_gather(const char* name, void (*kernel)(CallArgs, TileMap, Groups, Source), const CallArgs& args,
+                   const Groups& groups, const Source& source, Launcher& launcher) {
+  const TileMap map = make_tile_map(args, kGatherTile, kGatherTile);
+  const int64_t chunks = (args.channels + Source::kChannels - 1) / Source::kChannels;
+  launcher.launch(name, kernel, map.tiles * chunks, kThreads, kNearBytes, args, map, groups, source);
 }
 
 }  // namespace roialign_ext::cuda

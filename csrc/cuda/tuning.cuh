@@ -13,6 +13,9 @@ constexpr int64_t kManyBlocks = 512;
 // axis, so that boxes of 14 x 14 bins take one round.
 constexpr int kTableBoxes = 8, kTableBins = 16;
 
+// Input gradient of NCHW maps with lanes as pixels: rows and columns of a tile, a thread for each pixel.
+constexpr int kGatherTile = 16;
+
 // Average pooling: rows of bins per block, one per warp. Heads pool 7 x 7 or 14 x 14 bins, so seven warps leave none
 // idle.
 constexpr int kPoolRows = 7;

@@ -49,9 +49,15 @@ BUDGETS = {
     "average_grad_input": Taken(108, 24),
     "average_grad_input_few_channels": Taken(96, 0),
     "average_grad_boxes": Taken(128, 0),
-    "argmax": Taken(88, 0),
+    "argmax_grad_boxes": Taken(88, 0),
+    "argmax_grad_input": Taken(88, 0),
+    "argmax_pool": Taken(88, 0),
     "max_pool": Taken(80, 0),
-    "rotated": Taken(240, 0),  # derivatives of rotated boxes: rare, and limited by arithmetic
+    # Derivatives of rotated boxes are rare, and limited by arithmetic.
+    "rotated_boxes": Taken(240, 0),
+    "rotated_grad_boxes": Taken(240, 0),
+    "rotated_grad_input": Taken(240, 0),
+    "rotated_pool": Taken(240, 0),
     "axis_samples": Taken(136, 0),  # coordinates of float64
     "axis_tables": Taken(136, 0),  # coordinates of float64
     "transpose": Taken(40, 0),
@@ -63,9 +69,14 @@ BUDGETS_ELSEWHERE = {
     "average_grad_input": Taken(128, 64),
     "average_grad_input_few_channels": Taken(128, 64),
     "average_grad_boxes": Taken(128, 80),
-    "argmax": Taken(104, 0),
+    "argmax_grad_boxes": Taken(104, 0),
+    "argmax_grad_input": Taken(104, 0),
+    "argmax_pool": Taken(104, 0),
     "max_pool": Taken(104, 0),
-    "rotated": Taken(255, 16),  # the maximum: second derivatives in float64; fill_boxes spills around calls
+    "rotated_boxes": Taken(255, 16),  # spills around calls
+    "rotated_grad_boxes": Taken(255, 0),  # 255 is the maximum: second derivatives in float64
+    "rotated_grad_input": Taken(255, 0),
+    "rotated_pool": Taken(255, 0),
     "axis_samples": Taken(184, 0),
     "axis_tables": Taken(184, 0),  # taps of float64
     "transpose": Taken(64, 0),
@@ -73,12 +84,13 @@ BUDGETS_ELSEWHERE = {
 # Innermost loops around loads of features on 9.0, by file and kernel: the most instructions, and the most loads, of any
 # loop. Rare types are left out.
 LOOPS = {
-    "argmax": {"argmax_grad_boxes": Loop(442, 9), "argmax_grad_input": Loop(260, 1)},
+    "argmax_grad_boxes": {"argmax_grad_boxes": Loop(442, 9)},
+    "argmax_grad_input": {"argmax_grad_input": Loop(260, 1)},
     "average_grad_input": {
         "average_grad_input_channels_last": Loop(118, 4),
         "average_grad_input_nchw": Loop(118, 4),
     },
-    "average_grad_input_few_channels": {"grad_input_gather": Loop(456, 16)},
+    "average_grad_input_few_channels": {"average_grad_input_few_channels": Loop(456, 16)},
     "average_pool_channels_last": {"average_pool_channels_last": Loop(125, 4)},
     "average_pool_nchw": {"average_pool_nchw": Loop(101, 16)},
     "average_grad_boxes": {
@@ -86,12 +98,12 @@ LOOPS = {
         "average_grad_boxes_nchw": Loop(279, 8),
     },
     "max_pool": {"max_pool": Loop(249, 16)},
-    "rotated": {
-        "grad_input_gather": Loop(2035, 192),
-        "rotated_grad_boxes": Loop(1850, 24),
+    "rotated_grad_boxes": {"rotated_grad_boxes": Loop(1850, 24)},
+    "rotated_grad_input": {
         "rotated_grad_input_channels_last": Loop(334, 48),
-        "rotated_pool": Loop(527, 48),
+        "rotated_grad_input_nchw": Loop(2035, 192),
     },
+    "rotated_pool": {"rotated_pool": Loop(527, 48)},
     "transpose": {"transpose_channels": Loop(211, 4)},
 }
 

@@ -417,7 +417,7 @@ def test_many_boxes_of_one_plane(shim: Operators, channels_last: bool) -> None:
 LAUNCHED = {
     "averages": {
         "_pool": ("fill_tables", "average_pool_nchw"),
-        "_pool_grad_input": ("fill_tables", "grad_input_gather"),
+        "_pool_grad_input": ("fill_tables", "average_grad_input_few_channels"),
         "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_nchw"),
     },
     "averages, channels_last": {
@@ -436,9 +436,9 @@ LAUNCHED = {
         "_pool_grad_boxes": ("fill_samples", "argmax_grad_boxes"),
     },
     "rotated boxes": {
-        "_pool": ("fill_boxes", "rotated_pool"),
-        "_pool_grad_input": ("fill_boxes", "grad_input_gather"),
-        "_pool_grad_boxes": ("fill_boxes", "rotated_grad_boxes"),
+        "_pool": ("fill_rotated_boxes", "rotated_pool"),
+        "_pool_grad_input": ("fill_rotated_boxes", "rotated_grad_input_nchw"),
+        "_pool_grad_boxes": ("fill_rotated_boxes", "rotated_grad_boxes"),
     },
 }
 
