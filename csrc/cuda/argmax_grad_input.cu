@@ -13,15 +13,14 @@ namespace {
 // the tile. So the cost depends on the number of bins, not on the size of the boxes. Each lane adds to its own sums, in
 // the order of boxes and bins. With fewer chunks of channels than warps, the warps share a higher tile, whose list of
 // boxes is made once.
-constexpr int kBlocks = 2;  // per multiprocessor at least; more blocks would spill registers
-constexpr int kTileRows = 4, kPitch = kWarp + 1;
+constexpr int kPitch = kWarp + 1;
 template <class W>
-constexpr int kTileColumns = sizeof(W) == 8 ? 4 : 8;
+constexpr int kTileColumns = sizeof(W) == 8 ? kArgmaxTileColumnsWide : kArgmaxTileColumns;
 template <class W>
-constexpr int kTilePixels = kTileRows * kTileColumns<W>;
+constexpr int kTilePixels = kArgmaxTileRows * kTileColumns<W>;
 
 template <class S>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
     argmax_grad_input(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, int chunks_of_block,
                       const Groups groups, const __grid_constant__ Samples<typename Access<S>::W> samples) {
   using W = typename Access<S>::W;
@@ -31,7 +30,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   W* const sums = reinterpret_cast<W*>(shared + kNearBytes) + warp * (kPixels * kPitch);  // [pixel][lane]
   const Tile tile = tile_of(args, map, blockIdx.x);
   const MapArgs& level = args.maps[tile.level];
-  const int top = tile.y.begin + warp / chunks_of_block * kTileRows, left = tile.x.begin;
+  const int top = tile.y.begin + warp / chunks_of_block * kArgmaxTileRows, left = tile.x.begin;
   const int64_t first = (tile.chunk * chunks_of_block + warp % chunks_of_block) * kWarp, channel = first + lane;
   for (int i = 0; i < kPixels; ++i) sums[i * kPitch + lane] = W(0);
   for_each_near_box(args, groups, tile, NearBoxes<Samples<W>>{samples}, shared, [&](int box) {
@@ -39,7 +38,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const bool is_y = lane < kLanesOfAxis;
     const int own = lane % kLanesOfAxis;
     Span bins = {INT_MAX, 0};
-    if (is_y ? own < kTileRows : own < kColumns) {
+    if (is_y ? own < kArgmaxTileRows : own < kColumns) {
       const Span found = is_y ? samples.y.bins_at(box, top + own) : samples.x.bins_at(box, left + own);
       if (found.begin < found.end) bins = found;
     }
@@ -57,7 +56,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       for (int q = x_bins.begin; q < x_bins.end; ++q) {
         const ChosenSample<W> chosen = chosen_sample(args, samples, Bin{box, p, q}, channel);
         const int y = chosen.y.low - top, x = chosen.x.low - left;
-        if (!chosen.found || y < -1 || y >= kTileRows || x < -1 || x >= kColumns) continue;
+        if (!chosen.found || y < -1 || y >= kArgmaxTileRows || x < -1 || x >= kColumns) continue;
         const Stencil<W> stencil = stencil_of(args, box, chosen);
         const Elements<void>& grads = args.bins;
         const W grad = Access<S>::load(
@@ -67,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
           for (int j = 0; j < 2; ++j) {
             const W weight = stencil.weight[i][j];
-            if (weight == W(0) || y + i < 0 || y + i >= kTileRows || x + j < 0 || x + j >= kColumns) continue;
+            if (weight == W(0) || y + i < 0 || y + i >= kArgmaxTileRows || x + j < 0 || x + j >= kColumns) continue;
             sums[((y + i) * kColumns + x + j) * kPitch + lane] += weight * grad;
           }
         }
@@ -107,7 +106,7 @@ void enqueue_argmax_grad_input(const CallArgs& given, Scratch& scratch, Launcher
     const int64_t chunks = (args.channels + kWarp - 1) / kWarp;
     int chunks_of_block = 1;
     while (chunks_of_block < kWarps && chunks_of_block < chunks) chunks_of_block *= 2;
-    const TileMap map = make_tile_map(args, kWarps / chunks_of_block * kTileRows, kTileColumns<W>);
+    const TileMap map = make_tile_map(args, kWarps / chunks_of_block * kArgmaxTileRows, kTileColumns<W>);
     launcher.launch("argmax_grad_input", argmax_grad_input<S>,
                     map.tiles * ((chunks + chunks_of_block - 1) / chunks_of_block), kThreads,
                     kNearBytes + kWarps * kTilePixels<W> * kPitch * sizeof(W), args, map, chunks_of_block, groups,

@@ -64,6 +64,12 @@ enum class Operation {
   kArgmaxGradBoxes,
 };
 
+// Whether the operation reads the samples of each bin (axis_samples.cuh) instead of tables of their means.
+constexpr bool uses_samples(Operation operation) {
+  return operation == Operation::kMaxPool || operation == Operation::kArgmaxPool ||
+         operation == Operation::kArgmaxGradInput || operation == Operation::kArgmaxGradBoxes;
+}
+
 // Bytes of device memory that the operation needs besides its tensors; may be 0. They depend on sizes alone. The memory
 // has to be aligned to 256 bytes.
 int64_t scratch_bytes(Operation operation, const CallArgs& args);

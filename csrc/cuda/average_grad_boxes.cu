@@ -2,12 +2,11 @@
 // replaced by its derivative (docs/math.md, section 6).
 #include "axis_tables.cuh"
 #include "kernels.h"
+#include "tuning.cuh"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
-
-constexpr int kGradBoxesChannels = 8;  // per thread
 
 // Weights of one pixel in a bin, on one axis: by the table that stays, and by the derivatives w.r.t. the low edge and
 // the high edge.
@@ -113,14 +112,14 @@ __global__ void __launch_bounds__(kThreads)
   store_grad_boxes<4>(args, box, sum);
 }
 
-// NCHW: a warp takes one row of bins and kSetChannels channels at a time. Its lanes first are map columns, each summed
-// by the three y tables, so that loads are coalesced and every pixel is read once. Then lanes are bins, kBinsAtOnce per
-// channel, which read the sums of columns from shared memory.
-constexpr int kSetChannels = 4, kBinsAtOnce = kWarp / kSetChannels, kPitch = kWarp + 1;
+// NCHW: a warp takes one row of bins and kGradBoxesChannelsNchw channels at a time. Its lanes first are map columns,
+// each summed by the three y tables, so that loads are coalesced and every pixel is read once. Then lanes are bins,
+// kBinsAtOnce per channel, which read the sums of columns from shared memory.
+constexpr int kBinsAtOnce = kWarp / kGradBoxesChannelsNchw, kPitch = kWarp + 1;
 
 template <class W>
 struct ColumnSums {
-  W stays[kSetChannels][kPitch], low[kSetChannels][kPitch], high[kSetChannels][kPitch];
+  W stays[kGradBoxesChannelsNchw][kPitch], low[kGradBoxesChannelsNchw][kPitch], high[kGradBoxesChannelsNchw][kPitch];
 };
 
 template <class S>
@@ -135,24 +134,24 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
   const int plane = tables.plane_of_box[box];
   const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   const Span window = plane < 0 ? Span{} : tables.x.pixels[box];
-  const int64_t sets = (args.channels + kSetChannels - 1) / kSetChannels;
+  const int64_t sets = (args.channels + kGradBoxesChannelsNchw - 1) / kGradBoxesChannelsNchw;
   W by_edge[4] = {};
   for (int64_t unit = warp; plane >= 0 && unit < sets * args.bins_y; unit += kWarps) {
-    const int64_t channel = unit / args.bins_y * kSetChannels, left = args.channels - channel;
+    const int64_t channel = unit / args.bins_y * kGradBoxesChannelsNchw, left = args.channels - channel;
     const int p = static_cast<int>(unit % args.bins_y),
-              count = static_cast<int>(left < kSetChannels ? left : kSetChannels);
+              count = static_cast<int>(left < kGradBoxesChannelsNchw ? left : kGradBoxesChannelsNchw);
     const int64_t at_map = plane % args.images * pixels.stride_n + channel * pixels.stride_c;
     const Band y_band = tables.y.band(box, p);
     for (int first = 0; first < tables.y.tables; first += 3) {
       const EdgeTables<W> y_tables(tables.y, box, first, y_band);
       for (int tile = window.begin; tile < window.end; tile += kWarp) {
-        W stays[kSetChannels] = {}, low[kSetChannels] = {}, high[kSetChannels] = {};
+        W stays[kGradBoxesChannelsNchw] = {}, low[kGradBoxesChannelsNchw] = {}, high[kGradBoxesChannelsNchw] = {};
         Used used_y = {};
         for (int y = y_band.pixels.begin; y < y_band.pixels.end; ++y) {
           const EdgeWeights<W> wy = y_tables.at(y);
           if (!used_y.include(wy) || tile + lane >= window.end) continue;
           const int64_t at = at_map + y * pixels.stride_y + (tile + lane) * pixels.stride_x;
-          for_each_channel<kSetChannels>(count, [&](int c) {
+          for_each_channel<kGradBoxesChannelsNchw>(count, [&](int c) {
             const W value = Access<S>::load(pixels.data, at + c * pixels.stride_c);
             if (wy.stays != W(0)) stays[c] += wy.stays * value;
             if (wy.low != W(0)) low[c] += wy.low * value;
@@ -160,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
           });
         }
 #pragma unroll
-        for (int c = 0; c < kSetChannels; ++c) {
+        for (int c = 0; c < kGradBoxesChannelsNchw; ++c) {
           columns.stays[c][lane] = stays[c];
           columns.low[c][lane] = low[c];
           columns.high[c][lane] = high[c];

@@ -11,7 +11,7 @@ namespace {
 template <class S, class Offset>
 struct AverageSource {
   using W = typename Access<S>::W;
-  static constexpr int kChannels = 8;
+  static constexpr int kChannels = kGatherChannels;
   Products products;
   Tables<W> tables;
 

@@ -6,12 +6,8 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// Four blocks of seven warps leave 72 registers per lane, three blocks 80, which eight channels need on some
-// architectures.
-constexpr int kMostBlocks = 4;
 template <class S, class Offset, int VEC>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : kMostBlocks - (VEC == 8);
-constexpr int kRowsAtOnce = 4;  // for rows that are too many for registers
+constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kPoolBlocks - (VEC == 8);
 template <class S, int VEC>
 constexpr int64_t kMostBinsCollected = most_bins_collected(kPoolPieceBytes, kWarp * VEC * sizeof(S));
 
@@ -66,7 +62,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
     for (int c = 0; c < VEC; ++c) sums[c] = start;
 #pragma unroll 1
     for (int t = 0; plane >= 0 && t < products.terms; ++t) {
-      const ListedRows<S, Offset, kRowsAtOnce> rows = {map, stride_y, taps.y.list(box, products.term[t].y, p)};
+      const ListedRows<S, Offset, kPoolRowsAtOnce> rows = {map, stride_y, taps.y.list(box, products.term[t].y, p)};
       const TapList<W> xs = taps.x.list(box, products.term[t].x, q);
       if (rows.taps.count == 0) continue;  // nothing is read; avoids 0 * infinity
 #pragma unroll 1
@@ -123,7 +119,7 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset, VEC>)
         for (int c = 0; c < VEC; ++c) own[c * plan.pitch] = static_cast<S>(sums[c]);
       };
       if (staged) {
-        with_rows<S, kRowsAtOnce>(map, pixels.stride_y, y.list(p), [&](const auto& rows) {
+        with_rows<S, kPoolRowsAtOnce>(map, pixels.stride_y, y.list(p), [&](const auto& rows) {
           pool_staged<S, VEC>(rows, x, pixels.stride_x, bins_x, store);
         });
       } else {
@@ -145,6 +141,8 @@ void launch(const CallArgs& args, const Products& products, const Taps<typename 
   using W = typename Access<S>::W;
   constexpr int64_t kChunk = kWarp * VEC;
   const BlockPlan plan = plan_block(args, products, taps, kMostBinsCollected<S, VEC>);
+  // A block has 48 KB without cudaFuncSetAttribute.
+  static_assert(kPoolPieceBytes + 2 * kPoolListBytes + 2 * kPoolListedBins * sizeof(int) <= 48 * 1024);
   const size_t bytes = kChunk * sizeof(S) * plan.pitch + (plan.y_taps + plan.x_taps) * sizeof(Tap<W>) +
                        (plan.y_taps > 0 ? (args.bins_y + args.bins_x) * sizeof(int) : 0);
   launcher.launch("average_pool_channels_last", average_pool_channels_last<S, Offset, VEC>,

@@ -6,16 +6,11 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// A lane sums 8 channels of a column at once. Bins need fewer lanes than columns, so each bin has 4 lanes (groups),
-// which split the channels. Narrow boxes leave lanes idle, so a warp then sums up to 4 sets of channels side by side.
-constexpr int kChunk = 64, kChannelsOfSet = 8, kGroups = 4, kBinsAtOnce = kWarp / kGroups,
-              kOfLane = kChannelsOfSet / kGroups;
-constexpr int kLoadedAtOnce = 4;         // channels whose loads are in flight together
+// A lane sums kPoolSetChannels channels of a column at once. Each bin has kPoolGroups lanes, which split the channels.
+// Narrow boxes leave lanes idle, so a warp then sums up to kPoolGroups sets of channels side by side.
+constexpr int kBinsAtOnce = kWarp / kPoolGroups, kOfLane = kPoolSetChannels / kPoolGroups;
 constexpr int kColumnPitch = kWarp + 1;  // of one channel's columns in shared memory; groups then use different banks
-constexpr int kColumnsOfWarp = kChannelsOfSet * kColumnPitch;
-constexpr int kRowsAtOnce = 2;  // for rows that are too many for registers
-template <class S, class Offset>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 3;
+constexpr int kColumnsOfWarp = kPoolSetChannels * kColumnPitch;
 
 // Neighbouring bins whose taps touch at most kWarp distinct columns.
 struct Run {
@@ -83,22 +78,22 @@ struct Results {
   }
 };
 
-// Sums kChannelsOfSet channels of a column, `offset` elements after the row's begin. If fewer are left the last one is
-// repeated; none gives 0.
+// Sums kPoolSetChannels channels of a column, `offset` elements after the row's begin. If fewer are left the last one
+// is repeated; none gives 0.
 template <class S, class Offset, class W, class Rows>
 __device__ __forceinline__ void sum_columns(const Rows& rows, Offset stride_c, Offset offset, int count, W* columns) {
 #pragma unroll 1
-  for (int c = 0; c < kChannelsOfSet; c += kLoadedAtOnce) {
-    W sums[kLoadedAtOnce] = {};
+  for (int c = 0; c < kPoolSetChannels; c += kPoolLoadsAtOnce) {
+    W sums[kPoolLoadsAtOnce] = {};
     if (c < count) {
-      rows.add(StridedChannels<S, Offset, kLoadedAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
+      rows.add(StridedChannels<S, Offset, kPoolLoadsAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
     }
 #pragma unroll
-    for (int i = 0; i < kLoadedAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
+    for (int i = 0; i < kPoolLoadsAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
   }
 }
 
-// Pools a row of bins, one run at a time. `columns` is the warp's shared memory for sums of kChannelsOfSet channels.
+// Pools a row of bins, one run at a time. `columns` is the warp's shared memory for sums of kPoolSetChannels channels.
 template <class S, class Offset, class W>
 __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>& pixels, const TapList<W>& ys,
                                             const StagedTaps<W>& x, const Runs& runs, int chunk, W* columns,
@@ -108,7 +103,7 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
   for (int r = 0; r < *runs.count; ++r) {
     const Run run = runs.runs[r], next = runs.runs[r + 1];
     const int distinct = next.first_column - run.first_column;
-    int sets = kGroups;
+    int sets = kPoolGroups;
     while (sets > 1 && kWarp / sets < distinct) sets /= 2;
     const int width = kWarp / sets, set = lane / width, own = lane % width;  // the lane's set and its column
     const bool has_column = own < distinct;
@@ -116,22 +111,22 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
     const int q = run.first_bin + lane % kBinsAtOnce;
     const bool has_bin = q < next.first_bin;
     const TapList<W> xs = has_bin ? x.list(q) : TapList<W>{};
-    with_rows<S, kRowsAtOnce>(top, pixels.stride_y, ys, [&](const auto& rows) {
+    with_rows<S, kPoolRowsAtOnceNchw>(top, pixels.stride_y, ys, [&](const auto& rows) {
 #pragma unroll 1
-      for (int channel = 0; channel < chunk; channel += sets * kChannelsOfSet) {
-        const int own_channel = channel + set * kChannelsOfSet;
-        const int count = chunk - own_channel < kChannelsOfSet ? chunk - own_channel : kChannelsOfSet;
+      for (int channel = 0; channel < chunk; channel += sets * kPoolSetChannels) {
+        const int own_channel = channel + set * kPoolSetChannels;
+        const int count = chunk - own_channel < kPoolSetChannels ? chunk - own_channel : kPoolSetChannels;
         sum_columns<S>(rows, pixels.stride_c, own_channel * pixels.stride_c, has_column ? count : 0, columns + lane);
         __syncwarp();
-        W sums[kGroups][kOfLane] = {};  // of channels group, group + kGroups, ... in every set
+        W sums[kPoolGroups][kOfLane] = {};  // of channels group, group + kPoolGroups, ... in every set
         const auto add = [&](const Tap<W>& tap) {
           const W* const summed = columns + group * kColumnPitch + tap.pixel;
 #pragma unroll
-          for (int s = 0; s < kGroups; ++s) {
+          for (int s = 0; s < kPoolGroups; ++s) {
             if (s >= sets) break;
 #pragma unroll
             for (int i = 0; i < kOfLane; ++i) {
-              sums[s][i] += tap.weight * summed[s * width + i * kGroups * kColumnPitch];
+              sums[s][i] += tap.weight * summed[s * width + i * kPoolGroups * kColumnPitch];
             }
           }
         };
@@ -139,11 +134,11 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
         __syncwarp();
         if (!has_bin) continue;
 #pragma unroll
-        for (int s = 0; s < kGroups; ++s) {
+        for (int s = 0; s < kPoolGroups; ++s) {
           if (s >= sets) break;
 #pragma unroll
           for (int i = 0; i < kOfLane; ++i) {
-            const int c = channel + s * kChannelsOfSet + group + i * kGroups;
+            const int c = channel + s * kPoolSetChannels + group + i * kPoolGroups;
             if (c < chunk) results.store(c, q, sums[s][i]);
           }
         }
@@ -161,13 +156,13 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
   const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
   const Span window = plane < 0 ? Span{} : taps.x.pixels[box];
 #pragma unroll 1
-  for (int channel = 0; channel < chunk; channel += kChannelsOfSet) {
-    const int count = chunk - channel < kChannelsOfSet ? chunk - channel : kChannelsOfSet;
+  for (int channel = 0; channel < chunk; channel += kPoolSetChannels) {
+    const int count = chunk - channel < kPoolSetChannels ? chunk - channel : kPoolSetChannels;
 #pragma unroll 1
     for (int first_bin = 0; first_bin < args.bins_x; first_bin += kBinsAtOnce) {
       const Bin bin = {box, p, first_bin + lane % kBinsAtOnce};
       const bool has_bin = bin.q < args.bins_x;
-      W sums[kOfLane];  // of channels group, group + kGroups, ...
+      W sums[kOfLane];  // of channels group, group + kPoolGroups, ...
       const W start = plane < 0 ? W(NAN) : has_bin ? outside(args, taps, bin) : W(0);
 #pragma unroll
       for (int i = 0; i < kOfLane; ++i) sums[i] = start;
@@ -180,7 +175,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
 #pragma unroll 1
         for (int tile = window.begin; tile < window.end; tile += kWarp) {
           if (!__any_sync(kAllLanes, k < xs.count && xs.taps[k].pixel < tile + kWarp)) continue;
-          const ListedRows<S, Offset, kRowsAtOnce> rows = {map, pixels.stride_y, ys};
+          const ListedRows<S, Offset, kPoolRowsAtOnceNchw> rows = {map, pixels.stride_y, ys};
           sum_columns<S>(rows, pixels.stride_c, channel * pixels.stride_c + (tile + lane) * pixels.stride_x,
                          tile + lane < window.end ? count : 0, columns + lane);
           __syncwarp();
@@ -189,7 +184,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
             if (tap.pixel >= tile + kWarp) break;
             const W* const summed = columns + group * kColumnPitch + tap.pixel - tile;
 #pragma unroll
-            for (int i = 0; i < kOfLane; ++i) sums[i] += tap.weight * summed[i * kGroups * kColumnPitch];
+            for (int i = 0; i < kOfLane; ++i) sums[i] += tap.weight * summed[i * kPoolGroups * kColumnPitch];
           }
           __syncwarp();
         }
@@ -197,7 +192,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
       if (!has_bin) continue;
 #pragma unroll
       for (int i = 0; i < kOfLane; ++i) {
-        const int c = channel + group + i * kGroups;
+        const int c = channel + group + i * kPoolGroups;
         if (c < chunk) results.store(c, bin.q, sums[i]);
       }
     }
@@ -207,7 +202,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
 // Boxes vary faster than chunks: blocks that run concurrently share a slice of the channels, which may fit the L2
 // cache.
 template <class S, class Offset>
-__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
+__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocksFor<S, Offset>)
     average_pool_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                       const __grid_constant__ Taps<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;
@@ -215,7 +210,7 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
   const int bins_y = static_cast<int>(args.bins_y), bins_x = static_cast<int>(args.bins_x);
   const int warp = threadIdx.x / kWarp;
   S* const piece = reinterpret_cast<S*>(shared);
-  W* const columns = reinterpret_cast<W*>(piece + kChunk * plan.pitch);
+  W* const columns = reinterpret_cast<W*>(piece + kPoolChunkNchw * plan.pitch);
   Tap<W>* const lists = reinterpret_cast<Tap<W>*>(columns + plan.warps * kColumnsOfWarp);
   int* const ends = reinterpret_cast<int*>(lists + plan.y_taps + plan.x_taps);
   const StagedTaps<W> y = {lists, ends}, x = {lists + plan.y_taps, ends + bins_y};
@@ -237,8 +232,8 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
   }
   const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
   const Image<S, Offset> pixels(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images), bins(args.bins, box);
-  const int64_t first_channel = int64_t(chunk) * kChunk, left = args.channels - first_channel;
-  const int channels = static_cast<int>(left < kChunk ? left : kChunk);
+  const int64_t first_channel = int64_t(chunk) * kPoolChunkNchw, left = args.channels - first_channel;
+  const int channels = static_cast<int>(left < kPoolChunkNchw ? left : kPoolChunkNchw);
   const S* const map = static_cast<const S*>(pixels.data) + static_cast<Offset>(first_channel) * pixels.stride_c;
   S* const out = static_cast<S*>(bins.data) + static_cast<Offset>(first_channel) * bins.stride_c;
   for (int first = 0; first < bins_y; first += plan.warps) {
@@ -267,21 +262,22 @@ template <class S>
 void launch_average_pool_nchw(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
                               Launcher& launcher) {
   using W = typename Access<S>::W;
-  const BlockPlan plan = plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesNchw, kChunk * sizeof(S)));
+  const BlockPlan plan =
+      plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesNchw, kPoolChunkNchw * sizeof(S)));
   // A block has 48 KB without cudaFuncSetAttribute.
   static_assert(kPoolPieceBytesNchw + kPoolRows * kColumnsOfWarp * sizeof(W) + 2 * kPoolListBytes +
                     (2 * kPoolListedBins + 1) * sizeof(int) + (kPoolListedBins + 1) * sizeof(Run) +
                     kPoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
                 48 * 1024);
-  size_t bytes = kChunk * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
+  size_t bytes = kPoolChunkNchw * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
   if (plan.y_taps > 0) {
     bytes += (plan.y_taps + plan.x_taps) * sizeof(Tap<W>) + (args.bins_y + args.bins_x) * sizeof(int) +
              (args.bins_x + 1) * sizeof(Run) + (plan.x_taps + 1) * sizeof(int);
   }
   with_offset(args, [&](auto offset) {
     launcher.launch("average_pool_nchw", average_pool_nchw<S, decltype(offset)>,
-                    args.boxes * ((args.channels + kChunk - 1) / kChunk), plan.warps * kWarp, bytes, args, products,
-                    taps, plan);
+                    args.boxes * ((args.channels + kPoolChunkNchw - 1) / kPoolChunkNchw), plan.warps * kWarp, bytes,
+                    args, products, taps, plan);
   });
 }
 template void launch_average_pool_nchw<float>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);

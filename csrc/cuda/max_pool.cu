@@ -1,13 +1,11 @@
 // Maximum of the interpolated samples of each bin, and its argmax (docs/math.md, section 5).
 #include "axis_samples.cuh"
 #include "kernels.h"
+#include "tuning.cuh"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
-
-constexpr int kMaxPoolChannels = 4;  // per thread
-constexpr int kBlocks = 2;           // per multiprocessor at least; more blocks would spill registers
 
 // No candidate so far: the next one wins, whatever its value.
 constexpr int kNoArgmax = -2;
@@ -47,7 +45,7 @@ struct BinSamples {
 
 // A thread has one bin of one box and up to kMaxPoolChannels channels (WorkMap), in packs of VEC.
 template <class S, int VEC>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     max_pool(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
              const WorkMap map) {
   using W = typename Access<S>::W;

@@ -6,10 +6,9 @@
 
 #include "../core/axis_samples.h"
 #include "planes.cuh"
+#include "tuning.cuh"
 
 namespace roialign_ext::cuda {
-
-constexpr int kMeasureBlocks = 1;  // per multiprocessor at least; more blocks would spill registers
 
 inline int64_t longest(const CallArgs& args, int64_t MapArgs::* length) {
   int64_t longest = 0;

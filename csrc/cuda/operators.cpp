@@ -103,8 +103,7 @@ class Call {
   }
 
   void enqueue(Operation operation) const {
-    check_sizes(operation != Operation::kPool && operation != Operation::kGradInput &&
-                operation != Operation::kGradBoxes);
+    check_sizes(uses_samples(operation));
     OptionalTensor scratch;
     void* memory = nullptr;
     if (const int64_t bytes = scratch_bytes(operation, args_); bytes > 0) {
@@ -116,7 +115,7 @@ class Call {
   }
 
  private:
-  void check_sizes(bool is_maximum) const {
+  void check_sizes(bool uses_samples) const {
     const int64_t bins = std::max(args_.bins_y, args_.bins_x);
     ROI_CHECK_VALUE(bins <= kMaxBins, "output_size: on CUDA at most ", kMaxBins, " bins along an axis, got ", bins);
     // Kernels number the bins of a box with 32-bit integers.
@@ -126,7 +125,7 @@ class Call {
       const int64_t side = std::max(args_.maps[i].height, args_.maps[i].width);
       ROI_CHECK_VALUE(side <= kMaxPixels, "input: on CUDA at most ", kMaxPixels, " rows and columns, got ", side);
     }
-    if (!is_maximum) return;
+    if (!uses_samples) return;
     ROI_CHECK_VALUE(max_samples_of_bin(args_) <= kMaxSamplesOfBin,
                     args_.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamplesOfBin,
                     " samples of a bin may fall on the map along one axis");

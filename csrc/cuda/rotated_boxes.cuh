@@ -6,11 +6,10 @@
 #include "../core/rotated_box.h"
 #include "kernels.h"
 #include "planes.cuh"
+#include "tuning.cuh"
 
 namespace roialign_ext::cuda {
 
-constexpr int kRotatedChannels = 8;  // per thread
-constexpr int kRotatedBlocks = 1;    // per multiprocessor at least; the geometry needs the registers
 constexpr int kRotatedColumns = kRotatedParameters + 1;
 
 // Geometry of the boxes, before their samples.

@@ -70,7 +70,7 @@ __device__ __forceinline__ void add_bin(Storage storage, const void* data, int64
 template <class S, class T, int ORDER>
 struct RotatedSource {
   using W = typename Access<S>::W;
-  static constexpr int kChannels = sizeof(W) == 8 ? 8 : 32;
+  static constexpr int kChannels = sizeof(W) == 8 ? kRotatedGatherChannelsWide : kRotatedGatherChannels;
   RotatedBoxes<T> boxes;
 
   __device__ Span touched_y(int64_t box) const { return boxes.y_pixels[box]; }
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
 
 // channels_last maps: a warp has one pixel. Its lanes first have one bin each and compute the pixel's
 // weights. Then lanes are channels, and shuffles broadcast one weight after another.
-constexpr int kTileRows = 2, kTileColumns = kWarps / kTileRows;
+constexpr int kTileColumns = kWarps / kRotatedTileRows;
 
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
@@ -159,7 +159,7 @@ void enqueue_rotated_grad_input(const CallArgs& args, Scratch& scratch, Launcher
         return launch_gather("rotated_grad_input_nchw", rotated_grad_input_nchw<S, T, order.value>, args, groups,
                              source, launcher);
       }
-      const TileMap map = make_tile_map(args, kTileRows, kTileColumns);
+      const TileMap map = make_tile_map(args, kRotatedTileRows, kTileColumns);
       launcher.launch("rotated_grad_input_channels_last", rotated_grad_input_channels_last<S, T, order.value>,
                       map.tiles * make_work_map(args, 0, kRotatedChannels).chunks, kThreads, kNearBytes, args, map,
                       groups, source);

@@ -1,7 +1,7 @@
 // Mapping of work to threads, and reductions over a block.
 #pragma once
 
-#include "portable.cuh"
+#include "tuning.cuh"
 
 namespace roialign_ext::cuda {
 
@@ -51,10 +51,9 @@ struct Image {
         stride_x(static_cast<Offset>(elements.stride_x)) {}
 };
 
-// Minimum resident blocks per multiprocessor, for enough loads in flight. Wide types need more registers, so they have
-// fewer blocks.
+// Minimum resident blocks of kernels over features.
 template <class S, class Offset>
-constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 3;
+constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kFeatureBlocks;
 
 inline bool offsets_are_int(const CallArgs& args) {
   const auto fits = [&](const Elements<void>& elements, int64_t height, int64_t width) {

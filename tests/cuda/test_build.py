@@ -237,10 +237,9 @@ def test_variants_of_the_kernels_are_of_these_kernels(tmp_path: Path, variants: 
     for variant in variants.VARIANTS.values():
         shutil.copytree(ROOT / "csrc" / "cuda", tmp_path / "cuda", dirs_exist_ok=True)
         variants.apply(variant, tmp_path)
-        for edit in variant.edits:
-            changed, source = ((folder / "cuda" / edit.file).read_text() for folder in (tmp_path, ROOT / "csrc"))
-            assert edit.new in changed
-            assert changed != source
+        changed, source = ((folder / "cuda" / "tuning.cuh").read_text() for folder in (tmp_path, ROOT / "csrc"))
+        assert variant.new in changed
+        assert changed != source
         with pytest.raises(variants.BuildError, match=" 0 times "):
             variants.apply(variant, tmp_path)
 
@@ -260,8 +259,8 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     for other in variants.ANY_DEVICE:
         (tmp_path / "objects/csrc" / other).write_text(f"the package's {other}")
     (tmp_path / "bin").mkdir()
-    nvcc = tmp_path / "bin" / "nvcc"  # which takes the sources for objects
-    nvcc.write_text('#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\ncp "$2" "$4"\n')
+    nvcc = tmp_path / "bin" / "nvcc"  # whose objects are a source and the constants beside it
+    nvcc.write_text('#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\ncat "$2" "${2%/*}/tuning.cuh" > "$4"\n')
     nvcc.chmod(0o755)
     rule = f"rule cuda\n  command = {nvcc} -DX=1 -c $in -o $out\nbuild {target}: cuda {source}\n"
     (tmp_path / "objects" / "build.ninja").write_text(rule)
@@ -276,9 +275,10 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     name = "forward, channels_last: 3 blocks"
     variants.build(name)
     library = variants.library(name).read_text()
-    assert "kMostBlocks = 3" in library
-    assert library == source.read_text().replace("kMostBlocks = 4", "kMostBlocks = 3")
-    assert [path.name for path in linked] == [f"{unit}.o", "operators.o", "tables.o", *variants.ANY_DEVICE]
+    constants = source.with_name("tuning.cuh").read_text()
+    assert "kPoolBlocks = 4" in constants
+    assert library == source.read_text() + constants.replace("kPoolBlocks = 4", "kPoolBlocks = 3")
+    assert [path.name for path in linked] == [f"{unit}.o", "axis_tables.o", "operators.o", *variants.ANY_DEVICE]
     assert not linked[0].is_relative_to(tmp_path / "objects")
     assert all(path.is_relative_to(tmp_path / "objects") for path in linked[1:])
     nvcc.write_text("#!/bin/sh\necho error: expected a semicolon >&2\nexit 3\n")
