@@ -134,7 +134,7 @@ def test_only_wanted_levels_get_gradients() -> None:
     assert bool(tangent[1].any())
 
 
-def test_roi_pool_has_no_box_gradient() -> None:
+def test_roi_pool_has_no_grad_boxes() -> None:
     case = NAMED["roi_pool"]
     maps, boxes = case.point()
     refused = pytest.raises(NotImplementedError, match=r"roi_pool.*boxes")

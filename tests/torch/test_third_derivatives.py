@@ -1,4 +1,4 @@
-"""Third derivatives by the boxes in eager mode and under torch.func, in every order of forward and backward mode."""
+"""Third derivatives w.r.t. the boxes in eager mode and under torch.func, in every order of forward and backward mode."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_piecewise_linear_in_the_boxes(case: Case, power: int, composition: tupl
 @each_power
 @each_composition
 def test_not_implemented(case: Case, power: int, composition: tuple[Any, ...]) -> None:
-    with pytest.raises(NotImplementedError, match="third derivatives by the boxes"):
+    with pytest.raises(NotImplementedError, match="third derivatives with respect to the boxes"):
         third(case, case, power, composition)
 
 
@@ -74,7 +74,7 @@ def test_along_directions_in_eager_mode(case: Case) -> None:
         (gradient,) = torch.autograd.grad(derivative, boxes, create_graph=True)
         derivative = (gradient * random_tensor(*boxes.shape, seed=seed)).sum()
     if case.box_order == 2:
-        with pytest.raises(NotImplementedError, match="third derivatives by the boxes"):
+        with pytest.raises(NotImplementedError, match="third derivatives with respect to the boxes"):
             torch.autograd.grad(derivative, boxes)
     else:
         (gradient,) = torch.autograd.grad(derivative, boxes)

@@ -59,7 +59,7 @@ def saved_shapes(x: Tensor, boxes: Tensor, case: Case) -> list[torch.Size]:
 
 
 @each_mode
-def test_feature_map_is_kept_only_for_box_gradients(case: Case) -> None:
+def test_feature_map_is_kept_only_for_grad_boxes(case: Case) -> None:
     (x,), (boxes,) = case.maps(), case.rows(case.boxes())
     x.requires_grad_()
     assert x.shape not in saved_shapes(x, boxes, case)
