@@ -33,7 +33,7 @@ Bound: TypeAlias = tuple[Any, ...]
 
 MAX_DIRECTIONS = 2
 CANONICAL = [224.0, 4.0]  # canonical_scale and canonical_level, read only with more than one level
-NO_BOX_GRADIENT = "roi_pool has no gradient by the boxes: detach them (boxes.detach()), or use roi_align"
+NO_GRAD_BOXES = "roi_pool has no gradient with respect to the boxes: detach them (boxes.detach()), or use roi_align"
 
 
 class Settings(NamedTuple):
@@ -103,23 +103,23 @@ class Form:
         v, second, *_ = self.directions
         rule = self.settings.rule
         if rule[3] == "roi_pool":
-            raise NotImplementedError(NO_BOX_GRADIENT)
+            raise NotImplementedError(NO_GRAD_BOXES)
         if second is not None:
             self._check_third_derivative()
             return torch.zeros_like(self.boxes)
         return ops._pool_grad_boxes(self.grad, self.maps, self.boxes, v, self.argmax, *rule)  # type: ignore[no-any-return]
 
     def by_direction(self, place: int) -> Tensor:
-        """With respect to one of the directions, in which Phi is linear: the gradient by the boxes along the other."""
+        """With respect to one of the directions, in which Phi is linear: grad_boxes along the other."""
         direction = self.directions[place]
         assert direction is not None
         return self.with_directions(self.directions[1 - place]).by_boxes().to(direction.dtype)
 
     def _check_third_derivative(self) -> None:
-        """Third derivatives by the boxes are zero where tables are piecewise linear in the edges, else refused."""
+        """Third derivatives w.r.t. the boxes are zero where tables are piecewise linear in the edges, else refused."""
         name = self.settings.rule[3]
         if name == "prroi_pool" or name.startswith("rotated_"):
-            raise NotImplementedError(f"third derivatives by the boxes are not implemented for {name}")
+            raise NotImplementedError(f"third derivatives with respect to the boxes are not implemented for {name}")
 
     # --- what the operator makes of it
 
