@@ -166,13 +166,11 @@ def main() -> None:
     parser.add_argument("--lines", metavar="KERNEL", help="list the lines of this kernel")
     parser.add_argument("--by-kernel", action="store_true", help="print what the tests hold against their budget")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
-    parser.add_argument("--build", type=Path, default=ROOT / "build" / "counted", help="the folder of the library")
     options = parser.parse_args()
-    options.build.mkdir(parents=True, exist_ok=True)
     kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     counted = [path for path in kernels if not path.stem.startswith(OTHERS)]
-    others = [cuda_shim.SHIM / "operators.cpp", *(path for path in kernels if path.stem.startswith(OTHERS))]
-    library = cuda_shim.build(options.build, "kernels", "counted", counted, others)
+    others = [cuda_shim.GLUE, *(path for path in kernels if path.stem.startswith(OTHERS))]
+    library = cuda_shim.build("kernels", "counted", counted, others)
     counter, operators = Counter(library), cuda_shim.load_operators(library)
     cells = []
     for case in cases(options.workloads, options.directions, options.dtypes):

@@ -120,10 +120,10 @@ class Compiled(NamedTuple):
     scope="module",
     params=[pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"nvcc {path.stem}")) for path in KERNELS],
 )
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+def compiled(request: pytest.FixtureRequest) -> Compiled:
     """Compiles every file once."""
-    target = tmp_path_factory.mktemp("nvcc") / "kernels.o"
-    return Compiled(request.param, cuda_sass.compile_kernels(request.param, architectures(), target), target)
+    target, kernels = cuda_sass.compile_kernels(request.param, architectures())
+    return Compiled(request.param, kernels, target)
 
 
 def test_registers_and_spills(compiled: Compiled) -> None:

@@ -137,6 +137,14 @@ def test_native_architectures(setup: ModuleType, toolkit: Path, monkeypatch: pyt
     assert setup.find_toolkit().architectures == "8.6"
 
 
+def test_architectures_of_a_release(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever GPUs the machine that builds a wheel has."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "release")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: (9, 0))
+    assert setup.find_toolkit().architectures == "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
+
+
 NO_CUDA = [
     ({"ROIALIGN_EXT_CUDA": "0"}, "ROIALIGN_EXT_CUDA=0 leaves them out"),
     ({"ROIALIGN_EXT_SANITIZE": "1"}, "ROIALIGN_EXT_SANITIZE=1 builds for the CPU alone"),

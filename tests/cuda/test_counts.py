@@ -25,10 +25,9 @@ Probe = Callable[..., Launch]
 
 
 @pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
+def probe() -> Iterator[Probe]:
     """Runs the probe of that name on aligned memory."""
-    folder = cuda_shim.shared_folder(tmp_path_factory)
-    counter = Counter(cuda_shim.build(folder, "counted_probes", "counted", [cuda_shim.SHIM / "counted_probes.cpp"]))
+    counter = Counter(cuda_shim.build("counted_probes", "counted", [cuda_shim.SHIM / "counted_probes.cpp"]))
     memory = torch.zeros(3 * 4096 + 32)
     first = memory.data_ptr() + -memory.data_ptr() % 128
     pointers = [ctypes.c_void_p(first + 4 * 4096 * i) for i in range(3)]
@@ -161,9 +160,8 @@ FIGURES = [field.replace("_", " ") for field in Budget._fields]
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    folder = cuda_shim.shared_folder(tmp_path_factory)
-    options = ["--small", "--by-kernel", "--blocks=40", f"--build={folder}"]
+def counted() -> dict[str, dict[str, float]]:
+    options = ["--small", "--by-kernel", "--blocks=40"]
     command = [sys.executable, "-m", "benchmarks.gpu.counts", *options]
     result = subprocess.run(command, cwd=cuda_shim.ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

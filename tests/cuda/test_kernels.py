@@ -47,10 +47,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library() -> Path:
     """The kernels of that kind, and the glue without sanitizers."""
-    folder = Path(os.environ.get("ROIALIGN_EXT_SHIM_FOLDER") or cuda_shim.shared_folder(tmp_path_factory))
-    return cuda_shim.build(folder, "kernels", KIND, KERNELS, [cuda_shim.SHIM / "operators.cpp"])
+    return cuda_shim.build("kernels", KIND, KERNELS, [cuda_shim.GLUE])
 
 
 @pytest.fixture(scope="module")
@@ -612,11 +611,11 @@ def test_arguments_are_checked(shim: Operators) -> None:
 
 @pytest.mark.skipif(KIND != "plain", reason="this process has the sanitizers already")
 @pytest.mark.parametrize("kind", ["asan", "tsan"])
-def test_sanitizers_find_nothing(kind: str, library: Path) -> None:
+def test_sanitizers_find_nothing(kind: str) -> None:
     """The tests of this file under the sanitizers, with fewer cases."""
     result = cuda_shim.sanitized_python(
         kind, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(Path(__file__)),
-        ROIALIGN_EXT_SHIM=kind, ROIALIGN_EXT_SHIM_FOLDER=str(library.parent), OMP_NUM_THREADS="1",
+        ROIALIGN_EXT_SHIM=kind, OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
     assert re.search(r"\d+ passed", result.stdout)

@@ -6,7 +6,6 @@ import ctypes
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -27,13 +26,8 @@ CORRECT = ("block_sum", "warp_barrier", "ballots", "shuffles", "halves_apart", "
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("probes")
-
-
-@pytest.fixture(scope="module")
-def probe(folder: Path) -> Probe:
-    library = ctypes.CDLL(str(cuda_shim.build(folder, "probes", "plain", [cuda_shim.SHIM / "probes.cpp"])))
+def probe() -> Probe:
+    library = ctypes.CDLL(str(cuda_shim.build("probes", "plain", [cuda_shim.SHIM / "probes.cpp"])))
     library.run_probe.restype = ctypes.c_char_p
 
     def run(name: str) -> tuple[list[float], str]:
@@ -114,8 +108,8 @@ def test_seeds_change_the_order_of_blocks(probe: Probe, monkeypatch: pytest.Monk
         ("tsan", "two_blocks_write_one_element", "ThreadSanitizer: data race"),
     ],
 )
-def test_sanitizers(folder: Path, kind: str, name: str, words: str) -> None:
-    library = cuda_shim.build(folder, "probes", kind, [cuda_shim.SHIM / "probes.cpp"])
+def test_sanitizers(kind: str, name: str, words: str) -> None:
+    library = cuda_shim.build("probes", kind, [cuda_shim.SHIM / "probes.cpp"])
     clean = cuda_shim.sanitized_python(kind, "-c", RUN_PROBES, str(library), *CORRECT, *CORRECT)
     assert clean.returncode == 0, clean.stderr
     assert len(re.findall(r"\[", clean.stdout)) == 2 * len(CORRECT)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from support.kept import headers, kept
+
 NAMESPACES = re.compile(r"\(anonymous namespace\)::|roialign_ext::cuda::")
 FEATURES = re.compile(r"\bLDG\.\S*CONSTANT")  # __ldg: maps and bins, which kernels do not write
 BRANCH = re.compile(r"(?P<condition>@\S+ +)?BRA\S*\s+(?P<more>!?U?P\d+,\s*)*(?P<target>0x[0-9a-f]+)")
@@ -41,21 +43,30 @@ class Kernel(NamedTuple):
     spilled_bytes: int  # stored plus loaded
 
 
-def compile_kernels(source: Path, architectures: Iterable[str], target: Path) -> list[Kernel]:
-    """Compiles a file of kernels for all architectures ("9.0") at once; a warning is an error."""
+def compile_kernels(source: Path, architectures: Iterable[str]) -> tuple[Path, list[Kernel]]:
+    """The object of a file of kernels for all architectures ("9.0") at once, and its kernels; a warning is an error."""
+    numbers = [architecture.replace(".", "") for architecture in architectures]
     command = ["nvcc", "-c", "-std=c++17", "-O3", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra"]
-    for number in (architecture.replace(".", "") for architecture in architectures):
-        command.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-    command += ["-Xptxas", "-v", str(source), "-o", str(target)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    found = [match.groupdict() for match in REPORT.finditer(result.stderr)]
-    assert len(found) == result.stderr.count("Compiling entry function")
+    command += [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    command += ["-Xptxas", "-v", str(source)]
+    version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+
+    def make(folder: Path) -> None:
+        done = subprocess.run([*command, "-o", folder / "kernels.o"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (folder / "report.txt").write_text(done.stderr)
+
+    depends_on = [version, *command, source, *headers()]
+    folder = kept(f"nvcc.{source.stem}.{'.'.join(numbers)}", depends_on, make)
+    report = (folder / "report.txt").read_text()
+    found = [match.groupdict() for match in REPORT.finditer(report)]
+    assert len(found) == report.count("Compiling entry function")
     names = demangled(kernel["name"] for kernel in found)
-    return [
+    kernels = [
         Kernel(one["name"], name, one["architecture"], int(one["registers"]), int(one["stores"]) + int(one["loads"]))
         for name, one in zip(names, found, strict=True)
     ]
+    return folder / "kernels.o", kernels
 
 
 def demangled(symbols: Iterable[str]) -> list[str]:
