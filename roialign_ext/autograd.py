@@ -332,7 +332,7 @@ class RoIAlignFunction(torch.autograd.Function):
         )
 
     @classmethod
-    def apply(  # type: ignore[override]
+    def apply(
         cls,
         input: Tensor,
         boxes: Tensor,
