@@ -39,11 +39,18 @@ _dispatch_keys = torch._C._dispatch_keys
 _number_of_modes = torch._C._len_torch_dispatch_stack  # of those that see every call, as they do that record graphs
 
 
-def _explain(name: str, arguments: tuple[Any, ...]) -> None:
+def _raise_out_of_memory(error: Exception) -> None:
+    """Raises torch's kind of exception if a CUDA allocation failed: it does not cross the boundary of a library."""
+    if type(error) is RuntimeError and "CUDA out of memory." in str(error):
+        raise torch.OutOfMemoryError(str(error)) from None
+
+
+def _explain(name: str, arguments: tuple[Any, ...], error: Exception) -> None:
     """Says in the words of the shape function what a kernel refused, if that is what happened.
 
     Those name every argument, and raise kinds of exceptions that do not cross the boundary of a compiled library.
     """
+    _raise_out_of_memory(error)
     try:
         CHECKS[name](*arguments)
     except Exception as explanation:
@@ -82,16 +89,20 @@ class Differentiable(torch.autograd.Function):
             or torch._C._are_functorch_transforms_active()
         ):
             return _gradients(ctx, saved, cotangents, _wanted(ctx))
-        grad = cotangents[0]
-        if ctx.needs_maps_alone and grad is not None and not is_legacy_batchedtensor(grad):
-            # Form.by_maps() of the usual training step, straight to the kernel: a tenth of a tiny step's time less.
-            boxes, u, v, argmax, *_ = saved
-            _, rule, _, *layout, _ = ctx.settings
-            keys = (_dispatch_keys(grad) | _dispatch_keys(boxes)) & _KERNEL_KEYS
-            by_maps = _redispatch["_pool_grad_input"](keys, grad, boxes, u, v, argmax, *layout, *rule)
-            return (None, None, None, None, None, None, None, *by_maps)
-        with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
-            return _gradients(ctx, saved, cotangents, _wanted(ctx))
+        try:
+            grad = cotangents[0]
+            if ctx.needs_maps_alone and grad is not None and not is_legacy_batchedtensor(grad):
+                # Form.by_maps() of the usual training step, straight to the kernel: a tenth of a tiny step's time less.
+                boxes, u, v, argmax, *_ = saved
+                _, rule, _, *layout, _ = ctx.settings
+                keys = (_dispatch_keys(grad) | _dispatch_keys(boxes)) & _KERNEL_KEYS
+                by_maps = _redispatch["_pool_grad_input"](keys, grad, boxes, u, v, argmax, *layout, *rule)
+                return (None, None, None, None, None, None, None, *by_maps)
+            with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
+                return _gradients(ctx, saved, cotangents, _wanted(ctx))
+        except RuntimeError as error:
+            _raise_out_of_memory(error)
+            raise
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -228,8 +239,8 @@ def differentiated(name: str) -> Kernel:
     def kernel(keys: Any, *arguments: Any) -> Any:
         try:
             results = _apply_differentiable((keys & _BELOW_AUTOGRAD, *arguments), *bind(*arguments))
-        except Exception:
-            _explain(name, arguments)
+        except Exception as error:
+            _explain(name, arguments, error)
             raise
         return list(results) if name == "_pool_grad_input" else results
 
@@ -250,7 +261,8 @@ def under_autograd(name: str, otherwise: Kernel) -> Kernel:
                 or (_is_grad_enabled() and _is_followed(arguments[:tensors]))
             ):
                 return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
-        except Exception:
+        except Exception as error:
+            _raise_out_of_memory(error)
             otherwise(keys, *arguments)  # which explains what it refuses
             raise
         return otherwise(keys, *arguments)
@@ -301,8 +313,8 @@ def dispatched(name: str) -> Kernel:
     def kernel(keys: Any, *arguments: Any) -> Any:
         try:
             return operator(*arguments)
-        except Exception:
-            _explain(name, arguments)
+        except Exception as error:
+            _explain(name, arguments, error)
             raise
 
     return kernel
