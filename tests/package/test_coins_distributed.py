@@ -25,7 +25,10 @@ for needed in ("torchvision", "matplotlib", "skimage", "pycocotools", "tqdm"):
     pytest.importorskip(needed, reason=f"the example needs {needed}")
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("coins in two processes")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),  # pycocotools
+]
 
 
 # --- gradients
@@ -126,7 +129,7 @@ def test_a_killed_process_changes_nothing(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     output, errors = ended(torchrun(whole))
     assert "resuming" not in output
-    assert errors.count(f"{STEPS}/{STEPS}") == 1  # progress of one process
+    assert errors.count("processes:   0%") == 1  # progress of one process
 
     run = torchrun(broken, "--max-restarts", "1")
     try:
