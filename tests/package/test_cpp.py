@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 import roialign_ext
 from roialign_ext import _environment
+from support.kept import kept
 
 SOURCES = Path(__file__).resolve().parents[2] / "examples" / "cpp"
 FEATURES = torch.arange(64.0).reshape(1, 1, 8, 8)
 BOXES = torch.tensor([[0.0, 2.0, 2.0, 6.0, 6.0], [0.0, 1.0, 0.0, 7.5, 3.0]])
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cpp")]
+pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path) -> str:
@@ -29,13 +31,17 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program() -> Path:
     if shutil.which("cmake") is None:
         pytest.skip("needs CMake")
-    folder = tmp_path_factory.mktemp("cpp")
-    run("cmake", "-S", SOURCES, "-B", folder, f"-DTORCH={torch.__path__[0]}")
-    run("cmake", "--build", folder)
-    return folder / "run_model"
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as objects:
+            run("cmake", "-S", SOURCES, "-B", objects, f"-DTORCH={torch.__path__[0]}")
+            run("cmake", "--build", objects)
+            shutil.copy(Path(objects) / "run_model", folder)
+
+    return kept("cpp", [torch.__version__, torch.__path__[0], *SOURCES.iterdir()], make) / "run_model"
 
 
 class EveryOperator(nn.Module):
