@@ -1,7 +1,7 @@
 """Instructions of the loops that load features: `python -m benchmarks.gpu.loops --json FILE`. Needs nvcc and cuobjdump
 (the toolkit's or Triton's), no GPU.
 
-Of the kernels of averages, in float32 and bfloat16 with 32-bit offsets, compiled for one architecture.
+The kernels of averages in float32 and bfloat16, with 32-bit offsets, compiled for one architecture.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Requests of the CUDA kernels to memory, counted on the CPU, within a budget.
 
-The counter itself (``cuda_counts``) is held against kernels whose counts are known by hand: shim/counted_probes.cpp.
+The counter itself (``cuda_counts``) is checked with kernels of known counts: shim/counted_probes.cpp.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def probe() -> Iterator[Probe]:
     ],
 )
 def test_loads_of_features(probe: Probe, name: str, wanted: tuple[int, ...]) -> None:
-    """One warp."""
+    """Probes of one warp."""
     loads = probe(name).requests("maps", write=False)
     assert (loads.requests, loads.bytes, loads.sectors, loads.lines) == wanted
 
@@ -104,7 +104,7 @@ def test_objects_of_known_alignment_are_read_at_once(probe: Probe, name: str, re
 
 
 def test_meetings(probe: Probe) -> None:
-    """Each of the three warps has its own."""
+    """Three warps have separate accesses."""
     launch = probe("meetings", threads=96)
     assert (launch.barriers, launch.votes, launch.shuffles, launch.syncs) == (3 * 2, 3, 3 * 3, 3)
 
@@ -128,8 +128,8 @@ def test_lanes_of_an_incomplete_warp(probe: Probe) -> None:
 
 
 class Budget(NamedTuple):
-    """At most so many sectors of 32 bytes in a request that loads or stores features; for a thousand outputs of the
-    calls so many of these requests, requests that read tables, and wavefronts of shared memory."""
+    """The most sectors of 32 bytes per request that loads or stores features; per thousand outputs the most such
+    requests, requests that read tables, and wavefronts of shared memory."""
 
     sectors_of_loads: float
     sectors_of_stores: float
@@ -139,7 +139,7 @@ class Budget(NamedTuple):
     wavefronts: float
 
 
-# Of the workloads A, B, D and E with fewer boxes, both layouts and passes together, by kernel and dtype: `python -m
+# Workloads A, B, D and E with fewer boxes, both layouts and passes together, by kernel and dtype: `python -m
 # benchmarks.gpu.counts --small --blocks 40 --by-kernel` prints the figures.
 BUDGETS = {
     "average_grad_input_channels_last bfloat16": Budget(8, 8, 27.81, 14.56, 13.1, 115.8),
@@ -171,7 +171,7 @@ def counted() -> dict[str, dict[str, float]]:
 
 @pytest.mark.skipif(not (cuda_shim.ROOT / "benchmarks").is_dir(), reason="the benchmarks are not part of this copy")
 def test_requests_stay_within_the_budget(counted: dict[str, dict[str, float]]) -> None:
-    """Of every kernel that the workloads launch."""
+    """Every kernel that the workloads launch has a budget."""
     assert sorted(counted) == sorted(BUDGETS), "every kernel has a row, and no other"
     exceeded = [
         f"{kernel}: {amount:.4g} {figure}, the budget is {limit:.4g}"

@@ -1,4 +1,4 @@
-"""The host shim alone: its results, and what it notices, shown with small kernels (tests/cuda/shim/probes.cpp)."""
+"""The host shim alone: its results, and the errors it reports, with small kernels (tests/cuda/shim/probes.cpp)."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def test_errors(probe: Probe, name: str, words: str) -> None:
     _, message = probe(name)
     assert message.startswith("shim: ")
     assert words in message
-    assert probe("block_sum") == ([32640.0, 33640.0], "")  # the next launch is not disturbed
+    assert probe("block_sum") == ([32640.0, 33640.0], "")  # the next launch works
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("too_many_blocks", 2**31), ("too_many_blocks_for_32_bits", 2**32 + 1)])
 def test_too_many_blocks(probe: Probe, name: str, blocks: int) -> None:
-    """The launcher of the kernels says so, and launches nothing more; no blocks are no error."""
+    """The launcher reports the error and launches nothing more; zero blocks are no error."""
     assert probe(name) == ([0.0, 0.0], f"ballots: {blocks} blocks are more than a launch can have")
     assert probe("no_blocks") == ([32.0, 0.0], "")
 

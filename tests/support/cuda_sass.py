@@ -1,4 +1,4 @@
-"""What ptxas made of the kernels: registers and spills as it reports them, inner loops as cuobjdump lists them."""
+"""Compiled kernels: registers and spills as ptxas reports them, inner loops as cuobjdump lists them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from support.kept import headers, kept
 NAMESPACES = re.compile(r"\(anonymous namespace\)::|roialign_ext::cuda::")
 FEATURES = re.compile(r"\bLDG\.\S*CONSTANT")  # __ldg: maps and bins, which kernels do not write
 BRANCH = re.compile(r"(?P<condition>@\S+ +)?BRA\S*\s+(?P<more>!?U?P\d+,\s*)*(?P<target>0x[0-9a-f]+)")
-DIVERGENT = "BRA.DIV"  # to code for lanes that come one by one, which is out of line
+DIVERGENT = "BRA.DIV"  # to out-of-line code for divergent lanes
 ENDS = re.compile(r"(EXIT|RET|BRX|JMX|BPT)\b")
-RARE = re.compile(r"\b(double|__half|long)\b")  # types of kernels whose loops are not held to anything
+RARE = re.compile(r"\b(double|__half|long)\b")  # types whose loops have no budget
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.+?)\s*;", re.MULTILINE)
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'"
@@ -110,7 +110,7 @@ def loops_of_kernels(tool: str, target: Path, kernels: Iterable[Kernel]) -> Iter
 
 
 def innermost_loops(code: str) -> list[Loop]:
-    """Of the code of one function: the natural loops that are the innermost around a load of features."""
+    """The natural loops of one function that are the innermost around a load of features."""
     listed = [(int(place, 16), text) for place, text in INSTRUCTION.findall(code)]
     blocks, successors = control_flow(listed)
     bodies: dict[int, set[int]] = {}
@@ -130,7 +130,7 @@ def innermost_loops(code: str) -> list[Loop]:
 
 
 def control_flow(listed: list[tuple[int, str]]) -> tuple[list[list[str]], list[list[int]]]:
-    """Basic blocks, and the numbers of those that follow each."""
+    """Basic blocks, and the successors of each by number."""
     branches = {place: match for place, text in listed if (match := BRANCH.match(text)) and DIVERGENT not in text}
     ends = {place for place, text in listed if ENDS.match(text)}
     targets = {int(match["target"], 16) for match in branches.values()}
@@ -157,7 +157,7 @@ def control_flow(listed: list[tuple[int, str]]) -> tuple[list[list[str]], list[l
 
 
 def dominators_of(successors: list[list[int]]) -> dict[int, set[int]]:
-    """The blocks on every way to a block, for the blocks that can be reached."""
+    """The dominators of each block that can be reached."""
     order, left, seen = [], [0], {0}
     while left:
         block = left.pop()
@@ -183,7 +183,7 @@ def dominators_of(successors: list[list[int]]) -> dict[int, set[int]]:
 
 
 def reaching(block: int, header: int, dominators: dict[int, set[int]], successors: list[list[int]]) -> set[int]:
-    """The blocks from which one gets to ``block`` without passing ``header``."""
+    """The blocks from which ``block`` can be reached without passing ``header``."""
     found, left = set(), [block]
     while left:
         one = left.pop()

@@ -32,23 +32,23 @@ COUNTER, COUNTED_CALLS = SHIM / "counter.cpp", SHIM / "counted_calls.cpp"
 # Calls of the kernels go through COUNTED_CALLS in a counted build.
 WRAPPED = "-Wl,--wrap=_ZN12roialign_ext4cuda7enqueueB5cxx11ENS0_9OperationERKNS0_8CallArgsEPvS5_"
 FLAGS = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas"]
-# GCC 12 sees uninitialised values in inlined callbacks that are not there.
+# GCC 12 warns of uninitialised values in inlined callbacks, wrongly.
 FLAGS += ["-Wno-maybe-uninitialized", "-ffp-contract=off", "-DROIALIGN_EXT_SHIM"]
 BUILDS = {
     "plain": ["-O1"],
     "asan": [
         *("-O1", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
-        # Checks that are calls take half the time to compile.
+        # Checks as calls halve the compile time.
         "--param=asan-instrumentation-with-call-threshold=0",
     ],
     "tsan": ["-O1", "-g1", "-fsanitize=thread"],
-    # An object is loaded as a whole, as on the device, and blocks of code lie in the order of the program.
+    # Objects are loaded as a whole, as on the device, and basic blocks keep the order of the program.
     "counted": [
         *("-O1", "-g1", "-fsanitize=thread", "-fsanitize-coverage=trace-pc"),
         *("-fno-tree-sra", "-fno-reorder-blocks", "-fno-thread-jumps"),
     ],
 }
-SCHEMAS: list[torch.library.Library] = []  # which would undefine their operators with their end
+SCHEMAS: list[torch.library.Library] = []  # operators exist as long as these objects
 LINKED = {kind: flags for kind, flags in BUILDS.items() if kind != "counted"}
 RUNTIMES = {
     "plain": [],
@@ -56,7 +56,7 @@ RUNTIMES = {
     "tsan": ["libtsan.so", "libstdc++.so"],
 }
 OPTIONS = {
-    # Python and torch keep memory until exit, so a leak report would speak of them.
+    # Python and torch keep memory until exit, which a leak report would list.
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
@@ -112,7 +112,7 @@ def build(name: str, kind: str, checked: list[Path], unchecked: list[Path] | Non
     jobs = [(source, kind) for source in checked] + [(source, "plain") for source in plain]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         objects = list(map(str, pool.map(lambda job: compiled(*job), jobs)))
-    # Its own functions first: where torch has CUDA, those of CUDA's runtime have the same names.
+    # Its own functions come first: with a CUDA build of torch, CUDA's runtime has functions of the same names.
     command = [*compiler(), "-shared", "-Wl,-Bsymbolic", *objects, *linked]
     folder = kept(f"{name}.{kind}", command, lambda folder: run([*command, "-o", str(folder / "library.so")]))
     return folder / "library.so"
@@ -147,7 +147,7 @@ def sanitized_python(kind: str, *arguments: str, **variables: str) -> subprocess
         pytest.skip(f"the compiler has no {missing[0]}")
     command = [sys.executable, *arguments]
     if kind == "tsan":
-        # The runtime of GCC 12 wants its addresses where a randomised process does not have them.
+        # The runtime of GCC 12 does not work with address space randomisation.
         if shutil.which("setarch") is None:
             pytest.skip("the thread sanitizer needs setarch (util-linux)")
         command = ["setarch", platform.machine(), "-R", *command]

@@ -186,3 +186,30 @@ def test_kernels_run_without_the_gil() -> None:
         stop.set()
         thread.join()
     assert during > 0
+
+
+@pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
+@pytest.mark.parametrize("operator", ["roi_align", "_pool", "_pool_grad_input", "_pool_grad_boxes"])
+def test_cuda_memory_that_runs_out_raises_the_exception_of_torch(operator: str) -> None:
+    """Without and with derivatives, and backward. Kernels can only raise RuntimeError; others replace them here."""
+    words = "CUDA out of memory. Tried to allocate 8.00 GiB (a Float tensor of shape [2] on cuda:0)"
+    features, boxes = FEATURES.clone(), BOXES.clone()
+    if operator != "roi_align":  # whose kernel runs if nothing is differentiated
+        features.requires_grad_()
+        boxes.requires_grad_()
+
+    def kernel(*_: Any) -> Any:
+        raise RuntimeError(words)
+
+    def call() -> None:
+        out = roi_align(features, boxes, 2)
+        torch.autograd.grad(out.sum(), [boxes if operator == "_pool_grad_boxes" else features])
+
+    library = torch.library.Library("roialign_ext", "IMPL")
+    library.impl(operator, kernel, "CPU")
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as found:
+            call()
+    finally:
+        library._destroy()
+    assert str(found.value) == words
