@@ -116,10 +116,7 @@ class Compiled(NamedTuple):
     target: Path
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"nvcc {path.stem}")) for path in KERNELS],
-)
+@pytest.fixture(scope="module", params=KERNELS, ids=lambda path: path.stem)
 def compiled(request: pytest.FixtureRequest) -> Compiled:
     """Compiles every file once."""
     target, kernels = cuda_sass.compile_kernels(request.param, architectures())
