@@ -109,7 +109,7 @@ LOOPS = {
 
 
 class Compiled(NamedTuple):
-    """A file of kernels: the report of ptxas on each, and the object for all architectures."""
+    """A file of kernels: the report of ptxas on each, and the device code for all architectures."""
 
     source: Path
     kernels: list[Kernel]
