@@ -109,17 +109,14 @@ LOOPS = {
 
 
 class Compiled(NamedTuple):
-    """A file of kernels: the report of ptxas on each, and the object for all architectures."""
+    """A file of kernels: the report of ptxas on each, and the device code for all architectures."""
 
     source: Path
     kernels: list[Kernel]
     target: Path
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"nvcc {path.stem}")) for path in KERNELS],
-)
+@pytest.fixture(scope="module", params=KERNELS, ids=lambda path: path.stem)
 def compiled(request: pytest.FixtureRequest) -> Compiled:
     """Compiles every file once."""
     target, kernels = cuda_sass.compile_kernels(request.param, architectures())
