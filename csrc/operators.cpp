@@ -117,6 +117,43 @@ Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, const Sizes& 
   return mean({input}, call_torch("aten::cat", "", turned, int64_t(1)), output_size, geometry);
 }
 
+// Every bin of a box reads its own group of channels: channel c of bin p is channel c * PH * PW + p of the input. So a
+// group is an image, and a bin is a box of one bin (Parts).
+Tensor position_sensitive(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
+                          int64_t sampling_ratio, const char* rule) {
+  check_pool_args({input}, boxes, {}, {}, {}, output_size,
+                  one_level("roi_align_half_pixel", spatial_scale, sampling_ratio), 0);
+  const int64_t bins_y = output_size[0], bins_x = output_size[1], bins = bins_y * bins_x;
+  ROI_CHECK_VALUE(input.size(1) % bins == 0, "input: expected channels in groups of ", bins, ", one for each of ",
+                  bins_y, " x ", bins_x, " bins, got ", input.size(1));
+  const int64_t images = input.size(0), channels = input.size(1) / bins, count = boxes.size(0);
+  const int64_t height = input.size(2), width = input.size(3);
+  const auto reshaped = [](const Tensor& tensor, const Sizes& sizes) {
+    return call_torch("aten::reshape", "", tensor, sizes);
+  };
+  const auto permuted = [](const Tensor& tensor, const Sizes& axes) {
+    return call_torch("aten::permute", "", tensor, axes);
+  };
+  const Tensor rows = call_torch("aten::expand", "", call_torch("aten::unsqueeze", "", boxes, int64_t(1)),
+                                 Sizes{count, bins, 5}, false);
+  const Tensor groups = permuted(reshaped(input, {images, channels, bins, height, width}), {0, 2, 1, 3, 4});
+  const Geometry geometry =
+      make_geometry(rule, {spatial_scale}, {static_cast<double>(bins_y), static_cast<double>(bins_x)}, sampling_ratio);
+  const Tensor pooled = mean({reshaped(groups, {images * bins, channels, height, width})},
+                             reshaped(rows, {count * bins, 5}), {1, 1}, geometry);
+  const Tensor result = permuted(reshaped(pooled, {count, bins_y, bins_x, channels}), {0, 3, 1, 2});
+  return is_channels_last(input) ? result : torch::stable::contiguous(result);
+}
+
+Tensor ps_roi_align(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
+                    int64_t sampling_ratio) {
+  return position_sensitive(input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align");
+}
+
+Tensor ps_roi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale) {
+  return position_sensitive(input, boxes, output_size, spatial_scale, 0, "ps_roi_pool");
+}
+
 // Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images.
 Tensor crop_rows(const Tensor& input, const Tensor& boxes, const Tensor& box_indices) {
   ROI_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4,
@@ -168,6 +205,8 @@ void register_operators(torch::stable::detail::StableLibrary& library) {
   library.impl("prroi_pool", TORCH_BOX(&prroi_pool));
   library.impl("roi_warp", TORCH_BOX(&roi_warp));
   library.impl("roi_pool", TORCH_BOX(&roi_pool));
+  library.impl("ps_roi_align", TORCH_BOX(&ps_roi_align));
+  library.impl("ps_roi_pool", TORCH_BOX(&ps_roi_pool));
   library.impl("roi_align_rotated", TORCH_BOX(&roi_align_rotated));
   library.impl("crop_and_resize", TORCH_BOX(&crop_and_resize));
 }

@@ -18,6 +18,10 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
       "str mode=\"avg\") -> Tensor");
   m.def("roi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
   m.def(
+      "ps_roi_align(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, "
+      "int sampling_ratio=-1) -> Tensor");
+  m.def("ps_roi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
+  m.def(
       "roi_align_rotated(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, "
       "int sampling_ratio=-1, bool aligned=True, bool clockwise=False, str angle_unit=\"degree\") -> Tensor");
   m.def(
@@ -25,7 +29,8 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
       "float extrapolation_value=0.0, int samples_per_bin=1, str mode=\"avg\") -> Tensor");
 
   // The four operators below are closed under differentiation. input holds one map per level, scales their scales, and
-  // canonical (canonical_scale, canonical_level) sends boxes to levels. u and v are directions in the space of boxes:
+  // canonical (canonical_scale, canonical_level) sends boxes to levels; of position-sensitive rules it is (PH, PW), the
+  // bins of a box, each of which has a row and an image of its own (Parts in csrc/core/box_axis.h). u and v are directions in the space of boxes:
   // A(b) F with none of them, its derivative along u with one, along u and v with two. winners selects one sample per
   // output element (max pooling) instead of the mean over all samples. input_size is (N, C, H, W), H and W once more
   // for each further level. Samples of a crop that lie outside the map have extrapolation_value, which derivatives do

@@ -20,12 +20,24 @@ from .functional import (
     crop_and_resize,
     multiscale_roi_align,
     prroi_pool,
+    ps_roi_align,
+    ps_roi_pool,
     roi_align,
     roi_align_rotated,
     roi_pool,
     roi_warp,
 )
-from .modules import CropAndResize, MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool, RoIWarp
+from .modules import (
+    CropAndResize,
+    MultiScaleRoIAlign,
+    PrRoIPool,
+    PSRoIAlign,
+    PSRoIPool,
+    RoIAlign,
+    RoIAlignRotated,
+    RoIPool,
+    RoIWarp,
+)
 from .replace import LayerReplacement, replace_roi_layers, restore_roi_layers
 
 _register_for_onnx()
@@ -36,6 +48,8 @@ __all__ = [
     "CropAndResize",
     "LayerReplacement",
     "MultiScaleRoIAlign",
+    "PSRoIAlign",
+    "PSRoIPool",
     "PrRoIPool",
     "RoIAlign",
     "RoIAlignFunction",
@@ -47,6 +61,8 @@ __all__ = [
     "crop_and_resize",
     "multiscale_roi_align",
     "prroi_pool",
+    "ps_roi_align",
+    "ps_roi_pool",
     "replace_roi_layers",
     "restore_roi_layers",
     "roi_align",

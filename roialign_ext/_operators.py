@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 
 from ._checks import INDEX_DTYPES
-from ._form import CANONICAL
-from ._shapes import check_device, check_output_size, check_samples, check_scale, check_tensor, holds, is_wide
+from ._form import CANONICAL, is_channels_last
+from ._shapes import (
+    check_device,
+    check_output_size,
+    check_pool,
+    check_samples,
+    check_scale,
+    check_tensor,
+    holds,
+    is_wide,
+)
 
 
 def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
@@ -78,6 +87,34 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
 
     def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
         return pool_max(keys, [input], boxes, output_size, [spatial_scale], CANONICAL, 0, "roi_pool")[0]
+
+    def position_sensitive(
+        keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
+    ) -> Any:
+        scales = [spatial_scale]
+        check_pool(
+            [input], boxes, None, None, None, output_size, scales, CANONICAL, sampling_ratio, "roi_align_half_pixel"
+        )
+        bins_y, bins_x = output_size
+        rows = _rows_of_bins(boxes, bins_y * bins_x)
+        groups = _channel_groups(input, bins_y, bins_x)
+        canonical = [float(bins_y), float(bins_x)]
+        pooled = pool(keys, [groups], rows, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
+        pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
+        return pooled if is_channels_last(input) else pooled.contiguous()
+
+    def ps_roi_align(
+        keys: Any,
+        input: Tensor,
+        boxes: Tensor,
+        output_size: Any,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+    ) -> Any:
+        return position_sensitive(keys, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
+
+    def ps_roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return position_sensitive(keys, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
 
     def roi_align_rotated(
         keys: Any,
@@ -147,9 +184,32 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         return torch.max_pool2d(crop, [pooled, pooled]) if is_max else crop
 
     operators = (
-        roi_align, multiscale_roi_align, prroi_pool, roi_warp, roi_pool, roi_align_rotated, crop_and_resize,
+        roi_align, multiscale_roi_align, prroi_pool, roi_warp, roi_pool, ps_roi_align, ps_roi_pool, roi_align_rotated,
+        crop_and_resize,
     )  # fmt: skip
     return {operator.__name__: operator for operator in operators}
+
+
+def _rows_of_bins(boxes: Tensor, bins: Any) -> Tensor:
+    """[K * bins, 5]: a row for each bin of each box, all the same; a gradient is added up before it is rounded."""
+    rows = boxes if boxes.dtype == torch.float64 else boxes.float()
+    return rows.unsqueeze(1).expand(-1, bins, -1).reshape(-1, 5)
+
+
+def _channel_groups(input: Tensor, bins_y: Any, bins_x: Any) -> Tensor:
+    """[N * bins, C, H, W]: an image for each bin of each image; bin p has every channel c * bins + p of the input."""
+    bins = bins_y * bins_x
+    images, channels, height, width = input.shape
+    if not holds(channels % bins == 0):
+        raise ValueError(
+            f"input: expected channels in groups of {bins}, one for each of {bins_y} x {bins_x} bins, got {channels}"
+        )
+    channels = channels // bins
+    if is_channels_last(input):
+        groups = input.permute(0, 2, 3, 1).reshape(images, height, width, channels, bins).permute(0, 4, 3, 1, 2)
+    else:
+        groups = input.reshape(images, channels, bins, height, width).permute(0, 2, 1, 3, 4)
+    return groups.reshape(images * bins, channels, height, width)
 
 
 def _rows_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:

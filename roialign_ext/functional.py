@@ -234,6 +234,110 @@ def roi_pool(
     return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
 
+def ps_roi_align(
+    input: Tensor,
+    boxes: Union[Tensor, list[Tensor]],  # noqa: UP007
+    output_size: BroadcastingList2[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+) -> Tensor:
+    """Position-sensitive RoIAlign: the mean of bilinear samples, each bin of a box from its own group of channels.
+
+    Bins and samples are those of :func:`roi_align` with ``aligned=True``. Arguments, defaults and numbers are those of
+    ``torchvision.ops.ps_roi_align``.
+
+    Args:
+        input: features ``[N, C * PH * PW, H, W]`` in any strides; float16, bfloat16, float32 or float64. Bin
+            ``(ph, pw)`` of output channel ``c`` reads channel ``(c * PH + ph) * PW + pw``.
+        boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
+            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels. Train boxes as a list, in which no
+            optimizer step can move a batch index. Any dtype that ``input`` may have, the same or another: computed
+            in float32, or in float64 if ``boxes`` or ``input`` is float64.
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+        sampling_ratio: samples per bin along each axis; if not positive, the length of the bin in map pixels,
+            rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
+
+    Returns:
+        ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Samples more than one pixel off the map count
+        as 0. Differentiable any number of times with respect to ``input`` and ``boxes``.
+
+    Raises:
+        BoxShapeError: ``boxes`` has the wrong shape. The class derives from ValueError and AssertionError.
+        ValueError: another argument has a shape or a value not allowed above, such as a number of channels that
+            ``PH * PW`` does not divide.
+        TypeError: an argument has a type or dtype not allowed above.
+        IndexError: a batch index is not a whole number in ``[0, N)``; the message names the row. A CUDA call does not
+            wait for the boxes and returns NaN in that row instead; ``ROIALIGN_EXT_CHECK=1`` makes it raise.
+
+    Source: Li et al., "Light-Head R-CNN", 2017, and torchvision; equations in docs/math.md.
+    """
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
+        if has_torch_function_variadic(input, *tensors):
+            check_corners(tensors)
+            return call_override(
+                ps_roi_align, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio
+            )
+        output_size, spatial_scale, sampling_ratio = check_call(
+            input, boxes, output_size, spatial_scale, sampling_ratio
+        )
+        boxes = as_tensor_or_list(boxes)
+    rows = boxes_to_rows(boxes, input)
+    return torch.ops.roialign_ext.ps_roi_align(input, rows, output_size, spatial_scale, sampling_ratio)  # type: ignore[no-any-return]
+
+
+def ps_roi_pool(
+    input: Tensor,
+    boxes: Union[Tensor, list[Tensor]],  # noqa: UP007
+    output_size: BroadcastingList2[int],
+    spatial_scale: float = 1.0,
+) -> Tensor:
+    """Position-sensitive RoI pooling: the mean of whole map pixels, each bin of a box from its own group of channels.
+
+    The corners of a box are scaled to the map and rounded, half away from zero. The box ends before its second corner
+    and is at least one pixel long. Bins are rounded outwards to whole pixels, so neighbours may overlap, and clipped to
+    the map without its last row and column. Arguments, defaults and numbers are those of
+    ``torchvision.ops.ps_roi_pool``. The gradient is that of these numbers, while torchvision's also reaches the last
+    row and column, which its forward does not read.
+
+    Args:
+        input: features ``[N, C * PH * PW, H, W]`` in any strides; float16, bfloat16, float32 or float64. Bin
+            ``(ph, pw)`` of output channel ``c`` reads channel ``(c * PH + ph) * PW + pw``.
+        boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
+            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels. Train boxes as a list, in which no
+            optimizer step can move a batch index. Any dtype that ``input`` may have, the same or another: computed
+            in float32, or in float64 if ``boxes`` or ``input`` is float64.
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+
+    Returns:
+        ``[K, C, PH, PW]`` in the dtype and memory format of ``input``; 0 for a bin without pixels. Differentiable any
+        number of times, with respect to ``input`` only.
+
+    Raises:
+        BoxShapeError: ``boxes`` has the wrong shape. The class derives from ValueError and AssertionError.
+        ValueError: another argument has a shape or a value not allowed above, such as a number of channels that
+            ``PH * PW`` does not divide.
+        TypeError: an argument has a type or dtype not allowed above.
+        IndexError: a batch index is not a whole number in ``[0, N)``; the message names the row. A CUDA call does not
+            wait for the boxes and returns NaN in that row instead; ``ROIALIGN_EXT_CHECK=1`` makes it raise.
+        NotImplementedError: in a derivative with respect to the boxes; the rounding leaves none.
+
+    Source: Dai et al., "R-FCN: Object Detection via Region-based Fully Convolutional Networks", 2016, and torchvision;
+    equations in docs/math.md.
+    """
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
+        if has_torch_function_variadic(input, *tensors):
+            check_corners(tensors)
+            return call_override(ps_roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
+        output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
+        boxes = as_tensor_or_list(boxes)
+    rows = boxes_to_rows(boxes, input)
+    return torch.ops.roialign_ext.ps_roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
+
+
 def crop_and_resize(
     input: Tensor,
     boxes: Tensor,

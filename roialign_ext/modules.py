@@ -31,6 +31,8 @@ from .functional import (
     crop_and_resize,
     multiscale_roi_align,
     prroi_pool,
+    ps_roi_align,
+    ps_roi_pool,
     roi_align,
     roi_align_rotated,
     roi_pool,
@@ -269,6 +271,113 @@ class RoIPool(nn.Module):
             NotImplementedError: in a derivative with respect to the boxes; the rounding leaves none.
         """
         return roi_pool(input, rois, self.output_size, self.spatial_scale)
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+
+
+class PSRoIAlign(nn.Module):
+    """Position-sensitive RoIAlign as a layer: the mean of bilinear samples, each bin from its own group of channels.
+
+    Bins and samples are those of :class:`RoIAlign` with ``aligned=True``. Arguments and numbers are those of
+    ``torchvision.ops.PSRoIAlign``. The function is :func:`roialign_ext.ps_roi_align`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+        sampling_ratio: samples per bin along each axis; if not positive, the length of the bin in map pixels,
+            rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: Li et al., "Light-Head R-CNN", 2017, and torchvision; equations in docs/math.md.
+    """
+
+    def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float, sampling_ratio: int) -> None:
+        super().__init__()
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_spatial_scale(spatial_scale)
+        self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
+
+    def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
+        """Pools the boxes ``rois`` from ``input``.
+
+        Args:
+            input: features ``[N, C * PH * PW, H, W]`` in any strides; float16, bfloat16, float32 or float64. Bin
+                ``(ph, pw)`` of output channel ``c`` reads channel ``(c * PH + ph) * PW + pw``.
+            rois: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of
+                rows ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels, in any of these dtypes. Train
+                boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times with
+            respect to ``input`` and ``rois``.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit, such as a number of channels that ``PH * PW`` does
+                not divide.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+        """
+        return ps_roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio)
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, sampling_ratio={self.sampling_ratio}"
+        )
+
+
+class PSRoIPool(nn.Module):
+    """Position-sensitive RoI pooling as a layer: the mean of whole map pixels, each bin from its own group of channels.
+
+    Bins are rounded outwards to whole pixels and clipped to the map without its last row and column. Arguments and
+    numbers are those of ``torchvision.ops.PSRoIPool``. The function is :func:`roialign_ext.ps_roi_pool`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: Dai et al., "R-FCN: Object Detection via Region-based Fully Convolutional Networks", 2016, and torchvision;
+    equations in docs/math.md.
+    """
+
+    def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
+        super().__init__()
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_spatial_scale(spatial_scale)
+
+    def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
+        """Pools the boxes ``rois`` from ``input``.
+
+        Args:
+            input: features ``[N, C * PH * PW, H, W]`` in any strides; float16, bfloat16, float32 or float64. Bin
+                ``(ph, pw)`` of output channel ``c`` reads channel ``(c * PH + ph) * PW + pw``.
+            rois: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of
+                rows ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels, in any of these dtypes. Train
+                boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times, with
+            respect to ``input`` only; 0 for a bin without pixels.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit, such as a number of channels that ``PH * PW`` does
+                not divide.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+            NotImplementedError: in a derivative with respect to the boxes; the rounding leaves none.
+        """
+        return ps_roi_pool(input, rois, self.output_size, self.spatial_scale)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"

@@ -24,13 +24,14 @@ __device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& g
   const int columns = is_rotated(args.rule) ? 6 : 5;
   const T* const rows = static_cast<const T*>(args.rows);
   const T image = static_cast<T>(plane % args.images);
+  const bool has_levels = args.levels > 1;  // else a plane is an image
   const int64_t share = (args.boxes + kThreads - 1) / kThreads, first = threadIdx.x * share;
   const int64_t end = first + share < args.boxes ? first + share : args.boxes;
   int before = 0, own = 0;
   for (int64_t k = first; k < end; ++k) {
     const T* const row = rows + k * columns;
-    const int other = row[0] == image ? find_plane(args, row) : -1;
-    before += row[0] < image || (other >= 0 && other < plane);
+    const int other = !has_levels || row[0] == image ? find_plane(args, k, row) : -1;
+    before += (has_levels && row[0] < image) || (other >= 0 && other < plane);
     own += other == plane;
   }
   int begin, listed;
@@ -39,7 +40,8 @@ __device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& g
   if (threadIdx.x == 0) groups.segments[plane] = {begin, begin + listed};
   for (int64_t k = first; own > 0 && k < end; ++k) {
     const T* const row = rows + k * columns;
-    if (row[0] == image && find_plane(args, row) == plane) groups.boxes[begin + place++] = static_cast<int>(k);
+    if ((!has_levels || row[0] == image) && find_plane(args, k, row) == plane)
+      groups.boxes[begin + place++] = static_cast<int>(k);
   }
 }
 

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads)
                                                 map.height, map.width, args.sampling_ratio);
   const T cosine = std::fabs(box.cosine), sine = std::fabs(box.sine);
   const T half_y = std::fabs(box.y.start), half_x = std::fabs(box.x.start);
-  boxes.plane_of_box[k] = find_plane(args, row);
+  boxes.plane_of_box[k] = find_plane(args, k, row);
   boxes.boxes[k] = box;
   boxes.y_pixels[k] = pixels_near(box.centre_y, half_y * cosine + half_x * sine, map.height);
   boxes.x_pixels[k] = pixels_near(box.centre_x, half_y * sine + half_x * cosine, map.width);

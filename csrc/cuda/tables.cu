@@ -24,7 +24,9 @@ int64_t given_samples(const CallArgs& args) {
   return args.sampling_ratio < kMaxSamples ? args.sampling_ratio : kMaxSamples;
 }
 
-bool is_adaptive(const CallArgs& args) { return args.sampling_ratio <= 0 || args.rule == Rule::kRoiPool; }
+bool is_adaptive(const CallArgs& args) {
+  return args.sampling_ratio <= 0 || args.rule == Rule::kRoiPool || args.rule == Rule::kPsRoiPool;
+}
 
 void take_spans(AxisSpans& axis, const CallArgs& args, int64_t bins, int64_t length, Scratch& scratch) {
   axis.bins = bins;
@@ -66,11 +68,12 @@ void take_axis(AxisSamples<W>& axis, const CallArgs& args, Scratch& scratch) {
 
 // One axis of one box.
 template <class T>
-__device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, const T* row, int level, bool is_y) {
+__device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, int64_t box, const T* row, int level, bool is_y) {
   const MapArgs& map = args.maps[level];
   const T* edge = row + (is_y ? 2 : 1);
   return make_box_axis<T>(args.rule, edge[0], edge[2], static_cast<T>(map.scale), is_y ? args.bins_y : args.bins_x,
-                          is_y ? map.height : map.width, args.sampling_ratio);
+                          is_y ? map.height : map.width, args.sampling_ratio,
+                          is_y ? args.parts.along_y(box) : args.parts.along_x(box));
 }
 
 template <class T>
@@ -142,14 +145,14 @@ __device__ __forceinline__ void build_box(const CallArgs& args, const Groups& gr
   if (box >= args.boxes) return;
   const int lane = threadIdx.x % kWarp;
   const T* row = static_cast<const T*>(args.rows) + 5 * box;
-  const int plane = find_plane(args, row);
+  const int plane = find_plane(args, box, row);
   if (lane == 0) plane_of_box[box] = plane;
   if (plane < 0) return;
   const int level = static_cast<int>(plane / args.images);
   Span y_pixels = nothing(), x_pixels = nothing();
   for (int64_t i = lane; i < y.bins + x.bins; i += kWarp) {
     const bool is_y = i < y.bins;
-    const Span own = fill(is_y ? y : x, box, axis_of(args, row, level, is_y), is_y, is_y ? i : i - y.bins);
+    const Span own = fill(is_y ? y : x, box, axis_of(args, box, row, level, is_y), is_y, is_y ? i : i - y.bins);
     if (own.begin == own.end) continue;
     if (is_y) {
       y_pixels = unite(y_pixels, own);

@@ -214,14 +214,14 @@ void build_taps(const CallArgs& args, const Products& products, const Taps<W>& t
 template <class W>
 void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher);
 
-// The plane of one box; `row` begins with its index.
+// The plane of box k; `row` begins with its batch index.
 template <class T>
-__device__ __forceinline__ int find_plane(const CallArgs& args, const T* row) {
-  const T image = row[0];
-  if (!(image >= T(0) && image < static_cast<T>(args.images) && image == std::floor(image))) return -1;
+__device__ __forceinline__ int find_plane(const CallArgs& args, int64_t k, const T* row) {
+  const T index = row[0], images = static_cast<T>(args.images / args.parts.count());
+  if (!(index >= T(0) && index < images && index == std::floor(index))) return -1;
   if (is_rotated(args.rule) && (row[3] < T(0) || row[4] < T(0))) return -1;
   const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, row[1], row[2], row[3], row[4]);
-  return static_cast<int>(level * args.images + static_cast<int64_t>(image));
+  return static_cast<int>(level * args.images + args.parts.image(static_cast<int64_t>(index), k));
 }
 
 }  // namespace roialign_ext::cuda

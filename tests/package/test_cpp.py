@@ -50,6 +50,8 @@ class EveryOperator(nn.Module):
             roialign_ext.roi_warp(features, boxes, 2, 1.0, 2),
             roialign_ext.prroi_pool(features, boxes, 2),
             roialign_ext.roi_pool(features, boxes, 2),
+            roialign_ext.ps_roi_align(features.repeat(1, 4, 1, 1), boxes, 2, 1.0, 2),
+            roialign_ext.ps_roi_pool(features.repeat(1, 4, 1, 1), boxes, 2),
             roialign_ext.roi_align_rotated(features, rotated, 2, 1.0, 2, True, True),
             roialign_ext.crop_and_resize(features, corners, boxes[:, 0].long(), 2),
             roialign_ext.crop_and_resize(features, corners, boxes[:, 0].long(), 2, samples_per_bin=2, mode="max"),

@@ -46,8 +46,19 @@ def pyramid(features: Any = FEATURES, boxes: Any = BOXES, size: Any = 2, **argum
     return multiscale_roi_align(features, boxes, size, scales, **arguments)
 
 
+def position_sensitive(function: Call) -> Call:
+    """With a channel for each of 2 x 2 bins."""
+
+    def call(features: Any = FEATURES, *arguments: Any, **options: Any) -> Tensor:
+        has_channels = isinstance(features, Tensor) and features.dim() == 4
+        return function(features.repeat(1, 4, 1, 1) if has_channels else features, *arguments, **options)
+
+    return call
+
+
 EVERY: dict[str, Call] = {
     **{name: call.function for name, call in FIRST.items()},
+    **{name: position_sensitive(call.function) for name, call in FIRST.items() if call.groups > 1},
     "crop_and_resize": crop,
     "multiscale_roi_align": pyramid,
 }

@@ -47,7 +47,7 @@ class Case:
         return self.function is package.crop_and_resize
 
     def maps(self, seed: int = 0) -> tuple[Tensor, ...]:
-        shapes = (SHAPE, COARSE)[: self.levels]
+        shapes = [(n, c * self.call.groups, h, w) for n, c, h, w in (SHAPE, COARSE)[: self.levels]]
         return tuple(random_tensor(*shape, seed=10 * seed + level) for level, shape in enumerate(shapes))
 
     def boxes(self) -> Tensor:

@@ -59,27 +59,30 @@ class Arguments:
     def __init__(self, case: Case) -> None:
         levels = case.levels
         scales = [1.0 / 2**level for level in range(levels)]
-        # the second box belongs to the second level, the first does not
-        self.rule = (scales, [4.2, 1.0], 2, case.rule)
+        # the second box belongs to the second level, the first does not; or the two are the bins of one box
+        is_part = case.rule.startswith("ps_")
+        self.rule = (scales, [1.0, 2.0] if is_part else [4.2, 1.0], 2, case.rule)
+        self.bins = (1, 1) if is_part else BINS
         self.input = [random_tensor(2, 2, *plane, seed=level) for level, plane in enumerate(PLANES[:levels])]
         self.size = [2, 2, *(length for plane in PLANES[:levels] for length in plane)]
-        self.grad = random_tensor(2, 2, *BINS, seed=5)
+        self.grad = random_tensor(2, 2, *self.bins, seed=5)
         coordinates = torch.tensor(case.call.smooth, dtype=torch.float64)
-        self.boxes = torch.cat([torch.tensor([[0.0], [1.0]], dtype=torch.float64), coordinates], 1)
+        images = torch.tensor([[0.0], [0.0 if is_part else 1.0]], dtype=torch.float64)
+        self.boxes = torch.cat([images, coordinates], 1)
         if case.rule.startswith("crop"):
             self.boxes = self.boxes[:, SWAPPED]  # the private operators read x before y
         if case.rule.endswith("radian"):
             self.boxes[:, 5] = self.boxes[:, 5].deg2rad()
         self.u = random_tensor(*self.boxes.shape, seed=6)
         self.v = random_tensor(*self.boxes.shape, seed=7)
-        self.argmax = ops._pool_max(self.input, self.boxes, BINS, *self.rule)[1] if case.argmax else None
+        self.argmax = ops._pool_max(self.input, self.boxes, self.bins, *self.rule)[1] if case.argmax else None
 
     def of(self, name: str, directions: int) -> tuple[Any, ...]:
         u = self.u if directions > 0 else None
         v = self.v if directions > 1 else None
         return {
-            "_pool": (self.input, self.boxes, u, v, self.argmax, BINS, *self.rule),
-            "_pool_max": (self.input, self.boxes, BINS, *self.rule),
+            "_pool": (self.input, self.boxes, u, v, self.argmax, self.bins, *self.rule),
+            "_pool_max": (self.input, self.boxes, self.bins, *self.rule),
             "_pool_grad_input": (self.grad, self.boxes, u, v, self.argmax, self.size, False, *self.rule),
             "_pool_grad_boxes": (self.grad, self.input, self.boxes, u, self.argmax, *self.rule),
         }[name]
@@ -136,7 +139,7 @@ def differentiable_form(name: str, directions: int, case: Case) -> tuple[Functio
         along = [*rest, *[None] * (2 - directions)]
         chosen, rule = arguments.argmax, arguments.rule
         if name == "_pool":
-            return ops._pool(features, boxes, *along, chosen, BINS, *rule)
+            return ops._pool(features, boxes, *along, chosen, arguments.bins, *rule)
         if name == "_pool_grad_input":
             return tuple(ops._pool_grad_input(grad, boxes, *along, chosen, arguments.size, False, *rule))
         return ops._pool_grad_boxes(grad, features, boxes, along[0], chosen, *rule)
@@ -152,6 +155,7 @@ def differentiable_form(name: str, directions: int, case: Case) -> tuple[Functio
     "case",
     [
         Case("prroi_pool"),
+        Case("ps_roi_align"),
         Case("crop_bilinear"),
         Case("crop_bilinear", argmax=True),
         Case("rotated_half_pixel"),

@@ -22,6 +22,8 @@ PUBLIC = (
     "prroi_pool",
     "roi_warp",
     "roi_pool",
+    "ps_roi_align",
+    "ps_roi_pool",
     "crop_and_resize",
     "roi_align_rotated",
     "multiscale_roi_align",

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.func import jacfwd, jacrev
 
-from roialign_ext import crop_and_resize, multiscale_roi_align, prroi_pool, roi_align, roi_align_rotated, roi_warp
+from roialign_ext import (
+    crop_and_resize,
+    multiscale_roi_align,
+    prroi_pool,
+    ps_roi_align,
+    roi_align,
+    roi_align_rotated,
+    roi_warp,
+)
 from support.inputs import random_tensor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,6 +35,7 @@ PIECEWISE_LINEAR: dict[str, Operator] = {
     "roi_align": (lambda boxes: roi_align(FEATURES, boxes, 1, 1.0, 2), BOXES),
     "roi_align max": (lambda boxes: roi_align(FEATURES, boxes, 1, 1.0, 2, mode="max"), BOXES),
     "roi_warp": (lambda boxes: roi_warp(FEATURES, boxes, 1, 1.0, 2), BOXES),
+    "ps_roi_align": (lambda boxes: ps_roi_align(FEATURES, boxes, (1, 2), 1.0, 2), BOXES),
     "crop": (lambda boxes: crop_and_resize(FEATURES, boxes, torch.zeros(1, dtype=torch.int64), 2), CROPS),
     "pyramid": (lambda boxes: multiscale_roi_align(PYRAMID, boxes, 1, [1.0, 0.5], 2), BOXES),
 }
