@@ -9,7 +9,7 @@ namespace roialign_ext {
 namespace {
 
 constexpr size_t kMaxLevels = 8;
-constexpr int64_t kMostSamples = std::numeric_limits<int32_t>::max();  // along one axis of a box
+constexpr int64_t kMaxSamplesOfAxis = std::numeric_limits<int32_t>::max();  // of a box
 
 // Under vmap the same stands in roialign_ext/vmap.py.
 constexpr const char* kTrainAsList =
@@ -83,16 +83,17 @@ void check_maps(const Tensors& maps, Rule rule) {
 }
 
 void check_boxes(const Tensor& boxes, Rule rule) {
-  const char* row = is_rotated(rule) ? "[K, 6] of rows (batch index, cx, cy, w, h, angle)"
-                                     : "[K, 5] of rows (batch index, x1, y1, x2, y2)";
-  ROI_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == box_columns(rule), "boxes: expected a tensor ", row,
+  const char* form = is_rotated(rule) ? "[K, 6] of rows (batch index, cx, cy, w, h, angle)"
+                                      : "[K, 5] of rows (batch index, x1, y1, x2, y2)";
+  ROI_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == box_columns(rule), "boxes: expected a tensor ", form,
                   ", got shape ", shape_text(boxes));
   check_dtype("boxes", boxes);
 }
 
 void check_direction(const char* name, const OptionalTensor& direction, const Tensor& boxes, const Geometry& geometry) {
   if (!direction.has_value()) return;
-  ROI_CHECK_RUNTIME(has_box_derivative(geometry.rule), geometry.name, " has no derivative by the boxes: detach them");
+  ROI_CHECK_RUNTIME(has_box_derivative(geometry.rule), geometry.name,
+                    " has no derivative with respect to the boxes: detach them");
   ROI_CHECK_VALUE(direction->dim() == 2 && direction->sizes().equals(boxes.sizes()), name,
                   ": expected the shape of boxes, ", shape_text(boxes), ", got shape ", shape_text(*direction));
   check_dtype(name, *direction);
@@ -126,17 +127,17 @@ void check_parts(const Geometry& geometry, int64_t images, int64_t boxes, const 
                   "\", got ", list_text<int64_t>(output_size));
 }
 
-void check_winners(const OptionalTensor& winners, const Tensor& boxes, int64_t channels, int64_t height, int64_t width,
-                   const Geometry& geometry) {
-  if (!winners.has_value()) {
-    ROI_CHECK_VALUE(geometry.rule != Rule::kRoiPool, "winners: expected those of a maximum for rule \"", geometry.name,
+void check_argmax(const OptionalTensor& argmax, const Tensor& boxes, int64_t channels, int64_t height, int64_t width,
+                  const Geometry& geometry) {
+  if (!argmax.has_value()) {
+    ROI_CHECK_VALUE(geometry.rule != Rule::kRoiPool, "argmax: expected that of a maximum for rule \"", geometry.name,
                     "\"");
     return;
   }
-  ROI_CHECK_VALUE(has_maximum(geometry.rule), "winners: expected none for rule \"", geometry.name, "\", got a tensor");
-  check_output_shaped("winners", *winners, boxes, channels, height, width);
-  ROI_CHECK_VALUE(winners->scalar_type() == ScalarType::Int, "winners: expected an int32 tensor, got ",
-                  torch::headeronly::toString(winners->scalar_type()));
+  ROI_CHECK_VALUE(has_maximum(geometry.rule), "argmax: expected none for rule \"", geometry.name, "\", got a tensor");
+  check_output_shaped("argmax", *argmax, boxes, channels, height, width);
+  ROI_CHECK_VALUE(argmax->scalar_type() == ScalarType::Int, "argmax: expected an int32 tensor, got ",
+                  torch::headeronly::toString(argmax->scalar_type()));
 }
 
 void check_geometry(const Geometry& geometry, size_t levels, int64_t images, const Tensor& boxes,
@@ -176,7 +177,7 @@ void check_common_args(const Tensors& input, const Tensor& boxes, const Sizes& o
   check_geometry(geometry, input.size(), input[0].size(0), boxes, coordinate_type(input[0], boxes), output_size);
 }
 
-// A step of an optimizer or of gradcheck moves every number of a row, and the index only a little.
+// A step of an optimizer or of gradcheck moves every number of a box, and the index only a little.
 template <class T>
 bool was_moved(T index, int64_t images) {
   const T nearest = std::round(index);
@@ -184,17 +185,17 @@ bool was_moved(T index, int64_t images) {
 }
 
 template <class T>
-void check_row_values(const Tensor& rows, Rule rule, int64_t images, int64_t parts) {
-  const int64_t boxes = rows.size(0) / parts, columns = rows.size(1);
-  const T* row = rows.const_data_ptr<T>();
-  for (int64_t k = 0; k < boxes; ++k, row += parts * columns) {
-    const T index = row[0];
+void check_values_of_boxes(const Tensor& boxes, Rule rule, int64_t images, int64_t parts) {
+  const int64_t count = boxes.size(0) / parts, columns = boxes.size(1);
+  const T* box = boxes.const_data_ptr<T>();
+  for (int64_t k = 0; k < count; ++k, box += parts * columns) {
+    const T index = box[0];
     ROI_CHECK_INDEX(index >= T(0) && index < static_cast<T>(images) && index == std::floor(index),
                     is_crop(rule) ? "box_indices: the index in row " : "boxes: the batch index in row ", k,
                     " must be a whole number in [0, ", images, "), got ", index,
                     was_moved(index, images) ? kTrainAsList : "");
-    ROI_CHECK_VALUE(!is_rotated(rule) || !(row[3] < T(0) || row[4] < T(0)), "boxes: width and height in row ", k,
-                    " must not be negative, got ", row[3], " x ", row[4]);
+    ROI_CHECK_VALUE(!is_rotated(rule) || !(box[3] < T(0) || box[4] < T(0)), "boxes: width and height in row ", k,
+                    " must not be negative, got ", box[3], " x ", box[4]);
   }
 }
 
@@ -227,14 +228,15 @@ void check_device(const char* name, const Tensor& tensor, const char* other_name
 void check_output_size(const char* name, const Sizes& size) {
   ROI_CHECK_VALUE(size.size() == 2 && size[0] > 0 && size[1] > 0, name,
                   ": expected two positive integers (height, width), got ", list_text<int64_t>(size));
-  ROI_CHECK_VALUE(size[0] <= kMostSamples && size[1] <= kMostSamples, name, ": expected at most ", kMostSamples,
-                  " along an axis, got ", list_text<int64_t>(size));
+  ROI_CHECK_VALUE(size[0] <= kMaxSamplesOfAxis && size[1] <= kMaxSamplesOfAxis, name, ": expected at most ",
+                  kMaxSamplesOfAxis, " along an axis, got ", list_text<int64_t>(size));
 }
 
 void check_samples(const char* name, int64_t per_bin, const Sizes& bins) {
   for (const int64_t count : bins) {
-    ROI_CHECK_VALUE(per_bin <= 0 || per_bin <= kMostSamples / count, name, ": expected at most ", kMostSamples,
-                    " samples along an axis of a box, got ", per_bin, " in each of ", count, " bins");
+    ROI_CHECK_VALUE(per_bin <= 0 || per_bin <= kMaxSamplesOfAxis / count, name, ": expected at most ",
+                    kMaxSamplesOfAxis, " samples along an axis of a box, got ", per_bin, " in each of ", count,
+                    " bins");
   }
 }
 
@@ -251,20 +253,20 @@ ScalarType coordinate_type(const Tensor& features, const Tensor& boxes) {
   return wide ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_rows(const Tensor& rows, Rule rule, int64_t images, const Parts& parts) {
-  const int64_t whole = images / parts.count();
-  if (rows.scalar_type() == ScalarType::Double) return check_row_values<double>(rows, rule, whole, parts.count());
-  check_row_values<float>(rows, rule, whole, parts.count());
+void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const Parts& parts) {
+  const int64_t count = parts.count(), whole = images / count;
+  if (boxes.scalar_type() == ScalarType::Double) return check_values_of_boxes<double>(boxes, rule, whole, count);
+  check_values_of_boxes<float>(boxes, rule, whole, count);
 }
 
 void check_pool_args(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                     const OptionalTensor& winners, const Sizes& output_size, const Geometry& geometry,
+                     const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
                      double extrapolation_value) {
   check_common_args(input, boxes, output_size, geometry);
-  ROI_CHECK_VALUE(extrapolation_value == 0 || (is_crop(geometry.rule) && !u.has_value() && !winners.has_value()),
+  ROI_CHECK_VALUE(extrapolation_value == 0 || (is_crop(geometry.rule) && !u.has_value() && !argmax.has_value()),
                   "extrapolation_value: expected 0 but for the value of a crop, got ", extrapolation_value);
   check_directions(u, v, boxes, geometry);
-  check_winners(winners, boxes, input[0].size(1), output_size[0], output_size[1], geometry);
+  check_argmax(argmax, boxes, input[0].size(1), output_size[0], output_size[1], geometry);
 }
 
 void check_pool_max_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
@@ -274,7 +276,7 @@ void check_pool_max_args(const Tensors& input, const Tensor& boxes, const Sizes&
 }
 
 void check_pool_grad_input_args(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
-                                const OptionalTensor& v, const OptionalTensor& winners, const Sizes& input_size,
+                                const OptionalTensor& v, const OptionalTensor& argmax, const Sizes& input_size,
                                 const Geometry& geometry) {
   ROI_CHECK_VALUE(input_size.size() >= 4 && input_size.size() % 2 == 0,
                   "input_size: expected the integers (N, C, H, W), and H and W of each further level, got ",
@@ -290,16 +292,15 @@ void check_pool_grad_input_args(const Tensor& grad, const Tensor& boxes, const O
   check_output_shaped("grad", grad, boxes, input_size[1], height, width);
   check_output_size("output_size", {height, width});
   check_directions(u, v, boxes, geometry);
-  check_winners(winners, boxes, input_size[1], height, width, geometry);
+  check_argmax(argmax, boxes, input_size[1], height, width, geometry);
   check_geometry(geometry, levels, input_size[0], boxes, coordinate_type(grad, boxes), {height, width});
 }
 
 void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
-                                const OptionalTensor& winners, const Geometry& geometry) {
-  const bool is_part = is_position_sensitive(geometry.rule);
+                                const OptionalTensor& argmax, const Geometry& geometry) {
   ROI_CHECK_RUNTIME(has_box_derivative(geometry.rule), geometry.name,
-                    " has no gradient by the boxes: detach them (boxes.detach()), or use ",
-                    is_part ? "ps_roi_align" : "roi_align");
+                    " has no gradient with respect to the boxes: detach them (boxes.detach()), or use ",
+                    is_position_sensitive(geometry.rule) ? "ps_roi_align" : "roi_align");
   check_map("grad", grad);
   check_maps(input, geometry.rule);
   check_same_dtype("grad", grad, "input", input[0]);
@@ -309,7 +310,7 @@ void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const 
   check_output_shaped("grad", grad, boxes, input[0].size(1), height, width);
   check_output_size("output_size", {height, width});
   check_direction("v", v, boxes, geometry);
-  check_winners(winners, boxes, input[0].size(1), height, width, geometry);
+  check_argmax(argmax, boxes, input[0].size(1), height, width, geometry);
   check_geometry(geometry, input.size(), input[0].size(0), boxes, coordinate_type(grad, boxes), {height, width});
 }
 

@@ -48,21 +48,21 @@ ScalarType coordinate_type(const Tensor& features, const Tensor& boxes);
 
 // _pool.
 void check_pool_args(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                     const OptionalTensor& winners, const Sizes& output_size, const Geometry& geometry,
+                     const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
                      double extrapolation_value);
 // _pool_max.
 void check_pool_max_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry);
 // _pool_grad_input; the output size is that of grad. input_size is (N, C, H, W), H and W once more for each level.
 void check_pool_grad_input_args(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
-                                const OptionalTensor& v, const OptionalTensor& winners, const Sizes& input_size,
+                                const OptionalTensor& v, const OptionalTensor& argmax, const Sizes& input_size,
                                 const Geometry& geometry);
 // _pool_grad_boxes.
 void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
-                                const OptionalTensor& winners, const Geometry& geometry);
+                                const OptionalTensor& argmax, const Geometry& geometry);
 
 // The values of boxes in the host's memory: [K, columns], contiguous, float32 or float64. Raises IndexError unless
 // every batch index is a whole number in [0, images), and ValueError for a negative size of a rotated box; both name
-// the row. Rows and images of position-sensitive rules are counted as boxes and whole images.
-void check_rows(const Tensor& rows, Rule rule, int64_t images, const Parts& parts);
+// the row. Boxes and images of position-sensitive rules are counted without their parts.
+void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const Parts& parts);
 
 }  // namespace roialign_ext

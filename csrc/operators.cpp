@@ -9,12 +9,12 @@ namespace roialign_ext {
 namespace {
 
 Tensor private_pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                    const OptionalTensor& winners, const Sizes& output_size, const std::vector<double>& scales,
+                    const OptionalTensor& argmax, const Sizes& output_size, const std::vector<double>& scales,
                     const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule,
                     double extrapolation_value) {
   const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
-  check_pool_args(input, boxes, u, v, winners, output_size, geometry, extrapolation_value);
-  return pool(input, boxes, u, v, winners, output_size, geometry, extrapolation_value);
+  check_pool_args(input, boxes, u, v, argmax, output_size, geometry, extrapolation_value);
+  return pool(input, boxes, u, v, argmax, output_size, geometry, extrapolation_value);
 }
 
 std::tuple<Tensor, Tensor> private_pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
@@ -26,20 +26,20 @@ std::tuple<Tensor, Tensor> private_pool_max(const Tensors& input, const Tensor& 
 }
 
 Tensors private_pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
-                                const OptionalTensor& v, const OptionalTensor& winners, const Sizes& input_size,
+                                const OptionalTensor& v, const OptionalTensor& argmax, const Sizes& input_size,
                                 bool channels_last, const std::vector<double>& scales,
                                 const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule) {
   const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
-  check_pool_grad_input_args(grad, boxes, u, v, winners, input_size, geometry);
-  return pool_grad_input(grad, boxes, u, v, winners, input_size, channels_last, geometry);
+  check_pool_grad_input_args(grad, boxes, u, v, argmax, input_size, geometry);
+  return pool_grad_input(grad, boxes, u, v, argmax, input_size, channels_last, geometry);
 }
 
 Tensor private_pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
-                               const OptionalTensor& winners, const std::vector<double>& scales,
+                               const OptionalTensor& argmax, const std::vector<double>& scales,
                                const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule) {
   const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
-  check_pool_grad_boxes_args(grad, input, boxes, v, winners, geometry);
-  return pool_grad_boxes(grad, input, boxes, v, winners, geometry);
+  check_pool_grad_boxes_args(grad, input, boxes, v, argmax, geometry);
+  return pool_grad_boxes(grad, input, boxes, v, argmax, geometry);
 }
 
 // Geometry of an operator on one map, which has no use for a canonical level.
@@ -154,19 +154,19 @@ Tensor ps_roi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output
   return position_sensitive(input, boxes, output_size, spatial_scale, 0, "ps_roi_pool");
 }
 
-// Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images.
-Tensor crop_rows(const Tensor& input, const Tensor& boxes, const Tensor& box_indices) {
-  ROI_CHECK_VALUE(boxes.dim() == 2 && boxes.size(1) == 4,
-                  "boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape ", shape_text(boxes));
-  ROI_CHECK_VALUE(box_indices.dim() == 1 && box_indices.size(0) == boxes.size(0),
-                  "box_indices: expected one index per box, [", boxes.size(0), "], got shape ",
+// Boxes (index, x1, y1, x2, y2) from crops (y1, x1, y2, x2) and their images.
+Tensor boxes_of_crops(const Tensor& input, const Tensor& crops, const Tensor& box_indices) {
+  ROI_CHECK_VALUE(crops.dim() == 2 && crops.size(1) == 4,
+                  "boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape ", shape_text(crops));
+  ROI_CHECK_VALUE(box_indices.dim() == 1 && box_indices.size(0) == crops.size(0),
+                  "box_indices: expected one index per box, [", crops.size(0), "], got shape ",
                   shape_text(box_indices));
-  check_device("boxes", boxes, "input", input);
+  check_device("boxes", crops, "input", input);
   check_device("box_indices", box_indices, "input", input);
   // Half precision would not hold large indices.
-  const ScalarType dtype = boxes.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  const Tensor rows = as_dtype(boxes, dtype);
-  const auto column = [&](int64_t i) { return call_torch("aten::select", "int", rows, int64_t(1), i); };
+  const ScalarType dtype = crops.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const Tensor corners = as_dtype(crops, dtype);
+  const auto column = [&](int64_t i) { return call_torch("aten::select", "int", corners, int64_t(1), i); };
   const Tensors columns = {as_dtype(box_indices, dtype), column(1), column(0), column(3), column(2)};
   return call_torch("aten::stack", "", columns, int64_t(1));
 }
@@ -181,13 +181,13 @@ Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& b
   check_output_size("crop_size", crop_size);
   check_samples("samples_per_bin", samples_per_bin, crop_size);
   ROI_CHECK_VALUE(input.dim() == 4, "input: expected a 4-D tensor [N, C, H, W], got shape ", shape_text(input));
-  const Tensor rows = crop_rows(input, boxes, box_indices);
+  const Tensor crops = boxes_of_crops(input, boxes, box_indices);
   // With C = 0 both modes return an empty tensor, which max_pool2d rejects.
   const bool is_max = mode == "max" && samples_per_bin > 1 && input.size(1) != 0;
   const int64_t averaged = is_max ? 1 : samples_per_bin, pooled = is_max ? samples_per_bin : 1;
   const Geometry geometry = one_level(method == "bilinear" ? "crop_bilinear" : "crop_nearest", 1.0, averaged);
   const Tensor crop =
-      mean({input}, rows, {crop_size[0] * pooled, crop_size[1] * pooled}, geometry, extrapolation_value);
+      mean({input}, crops, {crop_size[0] * pooled, crop_size[1] * pooled}, geometry, extrapolation_value);
   if (!is_max) return crop;
   const Sizes window = {pooled, pooled}, no_padding = {0, 0}, no_dilation = {1, 1};
   return call_torch("aten::max_pool2d", "", crop, window, window, no_padding, no_dilation, false);

@@ -12,17 +12,17 @@ namespace roialign_ext {
 void register_operators(torch::stable::detail::StableLibrary& library);
 
 Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-            const OptionalTensor& winners, const Sizes& output_size, const Geometry& geometry,
+            const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
             double extrapolation_value);
 
 std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                     const Geometry& geometry);
 
 Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                        const OptionalTensor& winners, const Sizes& input_size, bool channels_last,
+                        const OptionalTensor& argmax, const Sizes& input_size, bool channels_last,
                         const Geometry& geometry);
 
 Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
-                       const OptionalTensor& winners, const Geometry& geometry);
+                       const OptionalTensor& argmax, const Geometry& geometry);
 
 }  // namespace roialign_ext

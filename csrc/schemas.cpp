@@ -30,21 +30,21 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
 
   // The four operators below are closed under differentiation. input holds one map per level, scales their scales, and
   // canonical (canonical_scale, canonical_level) sends boxes to levels; of position-sensitive rules it is (PH, PW), the
-  // bins of a box, each of which has a row and an image of its own (Parts in csrc/core/box_axis.h). u and v are directions in the space of boxes:
-  // A(b) F with none of them, its derivative along u with one, along u and v with two. winners selects one sample per
+  // bins of a box that each have a box and an image of their own. u and v are directions in the space of boxes:
+  // A(b) F with none of them, its derivative along u with one, along u and v with two. argmax selects one sample per
   // output element (max pooling) instead of the mean over all samples. input_size is (N, C, H, W), H and W once more
   // for each further level. Samples of a crop that lie outside the map have extrapolation_value, which derivatives do
   // not know.
   m.def(
-      "_pool(Tensor[] input, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[2] output_size, "
+      "_pool(Tensor[] input, Tensor boxes, Tensor? u, Tensor? v, Tensor? argmax, SymInt[2] output_size, "
       "float[] scales, float[] canonical, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor");
   m.def(
       "_pool_max(Tensor[] input, Tensor boxes, SymInt[2] output_size, float[] scales, float[] canonical, "
       "int sampling_ratio, str rule) -> (Tensor, Tensor)");
   m.def(
-      "_pool_grad_input(Tensor grad, Tensor boxes, Tensor? u, Tensor? v, Tensor? winners, SymInt[] input_size, "
+      "_pool_grad_input(Tensor grad, Tensor boxes, Tensor? u, Tensor? v, Tensor? argmax, SymInt[] input_size, "
       "bool channels_last, float[] scales, float[] canonical, int sampling_ratio, str rule) -> Tensor[]");
   m.def(
-      "_pool_grad_boxes(Tensor grad, Tensor[] input, Tensor boxes, Tensor? v, Tensor? winners, float[] scales, "
+      "_pool_grad_boxes(Tensor grad, Tensor[] input, Tensor boxes, Tensor? v, Tensor? argmax, float[] scales, "
       "float[] canonical, int sampling_ratio, str rule) -> Tensor");
 }

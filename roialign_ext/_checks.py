@@ -73,7 +73,7 @@ def as_tensor_or_list(boxes: Any) -> Any:
     return list(boxes) if isinstance(boxes, tuple) else boxes
 
 
-def listed(tensors: Any) -> Any:
+def tensors_of(tensors: Any) -> Any:
     """Where ``__torch_function__`` may be overridden: a list's elements, or the one tensor."""
     return tensors if isinstance(tensors, (list, tuple)) else (tensors,)
 

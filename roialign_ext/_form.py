@@ -33,9 +33,9 @@ Bound: TypeAlias = tuple[Any, ...]
 
 MAX_DIRECTIONS = 2
 CANONICAL = [224.0, 4.0]  # canonical_scale and canonical_level, read only with more than one level
-NO_BOX_GRADIENT = {  # of the rules that have none
-    "roi_pool": "roi_pool has no gradient by the boxes: detach them (boxes.detach()), or use roi_align",
-    "ps_roi_pool": "ps_roi_pool has no gradient by the boxes: detach them (boxes.detach()), or use ps_roi_align",
+NO_GRAD_BOXES = {  # of the rules that have none
+    name: f"{name} has no gradient with respect to the boxes: detach them (boxes.detach()), or use {other}"
+    for name, other in (("roi_pool", "roi_align"), ("ps_roi_pool", "ps_roi_align"))
 }
 
 
@@ -105,24 +105,24 @@ class Form:
     def by_boxes(self) -> Tensor:
         v, second, *_ = self.directions
         rule = self.settings.rule
-        if rule[3] in NO_BOX_GRADIENT:
-            raise NotImplementedError(NO_BOX_GRADIENT[rule[3]])
+        if rule[3] in NO_GRAD_BOXES:
+            raise NotImplementedError(NO_GRAD_BOXES[rule[3]])
         if second is not None:
             self._check_third_derivative()
             return torch.zeros_like(self.boxes)
         return ops._pool_grad_boxes(self.grad, self.maps, self.boxes, v, self.argmax, *rule)  # type: ignore[no-any-return]
 
     def by_direction(self, place: int) -> Tensor:
-        """With respect to one of the directions, in which Phi is linear: the gradient by the boxes along the other."""
+        """With respect to one of the directions, in which Phi is linear: grad_boxes along the other."""
         direction = self.directions[place]
         assert direction is not None
         return self.with_directions(self.directions[1 - place]).by_boxes().to(direction.dtype)
 
     def _check_third_derivative(self) -> None:
-        """Third derivatives by the boxes are zero where tables are piecewise linear in the edges, else refused."""
+        """Third derivatives w.r.t. the boxes are zero where tables are piecewise linear in the edges, else refused."""
         name = self.settings.rule[3]
         if name == "prroi_pool" or name.startswith("rotated_"):
-            raise NotImplementedError(f"third derivatives by the boxes are not implemented for {name}")
+            raise NotImplementedError(f"third derivatives with respect to the boxes are not implemented for {name}")
 
     # --- what the operator makes of it
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ._checks import check_dense, check_dtype
-from ._form import NO_BOX_GRADIENT
+from ._form import NO_GRAD_BOXES
 
 MOST_LEVELS = 8
 MOST_SAMPLES = 2**31 - 1  # along one axis of a box
@@ -148,8 +148,8 @@ def _check_boxes(boxes: Tensor, rule: str) -> None:
 def _check_direction(name: str, direction: Tensor | None, boxes: Tensor, rule: str) -> None:
     if direction is None:
         return
-    if rule in NO_BOX_GRADIENT:
-        raise NotImplementedError(f"{rule} has no derivative by the boxes: detach them")
+    if rule in NO_GRAD_BOXES:
+        raise NotImplementedError(f"{rule} has no derivative with respect to the boxes: detach them")
     if not _has_shape(direction, *boxes.shape):
         raise ValueError(f"{name}: expected the shape of boxes, {list(boxes.shape)}, got shape {list(direction.shape)}")
     check_tensor(name, direction)
@@ -178,13 +178,13 @@ def _has_maximum(rule: str) -> bool:
 def _check_argmax(argmax: Tensor | None, boxes: Tensor, rule: str, *sizes: Any) -> None:
     if argmax is None:
         if rule == "roi_pool":
-            raise ValueError(f'winners: expected those of a maximum for rule "{rule}"')
+            raise ValueError(f'argmax: expected that of a maximum for rule "{rule}"')
         return
     if not _has_maximum(rule):
-        raise ValueError(f'winners: expected none for rule "{rule}", got a tensor')
-    _check_output_shaped("winners", argmax, boxes, *sizes)
+        raise ValueError(f'argmax: expected none for rule "{rule}", got a tensor')
+    _check_output_shaped("argmax", argmax, boxes, *sizes)
     if argmax.dtype != torch.int32:
-        raise TypeError(f"winners: expected an int32 tensor, got {argmax.dtype}")
+        raise TypeError(f"argmax: expected an int32 tensor, got {argmax.dtype}")
 
 
 def _check_rule(
@@ -300,8 +300,8 @@ def check_pool_grad_boxes(
     scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     _check_name(rule)
-    if rule in NO_BOX_GRADIENT:
-        raise NotImplementedError(NO_BOX_GRADIENT[rule])
+    if rule in NO_GRAD_BOXES:
+        raise NotImplementedError(NO_GRAD_BOXES[rule])
     _check_map("grad", grad)
     _check_maps(input, rule)
     if grad.dtype != input[0].dtype:

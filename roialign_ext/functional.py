@@ -19,7 +19,7 @@ from ._checks import (
     check_flag,
     check_levels,
     check_text,
-    listed,
+    tensors_of,
 )
 from ._overrides import call_override, check_corners, check_plain, check_rotated
 from ._typing import BroadcastingList2
@@ -521,9 +521,9 @@ def multiscale_roi_align(
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1; equations in docs/math.md.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        tensors = (*listed(features), *listed(boxes))
+        tensors = (*tensors_of(features), *tensors_of(boxes))
         if has_torch_function_variadic(*tensors):
-            check_corners(listed(boxes))
+            check_corners(tensors_of(boxes))
             return call_override(
                 multiscale_roi_align, tensors, features, boxes, output_size, scales, sampling_ratio, aligned, mode,
                 canonical_scale, canonical_level,

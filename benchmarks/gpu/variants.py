@@ -35,10 +35,10 @@ SAMPLES = 20
 WORKLOADS = ("A", "D")
 AGAIN = f"{AS_IT_IS}, again"
 # The kernels over features: forward and backward of averages, channels_last and NCHW.
-POOL_TOGETHER, POOL_APART, POOL = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_pool.cu"
-FORWARD, GRADIENT = (POOL_TOGETHER, POOL_APART, POOL), "average_grad_input.cu"
-TOGETHER, APART = ("channels_last",), ("NCHW",)
-BOTH = TOGETHER + APART
+POOL_CHANNELS_LAST, POOL_NCHW, POOL = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_pool.cu"
+FORWARD, GRADIENT = (POOL_CHANNELS_LAST, POOL_NCHW, POOL), "average_grad_input.cu"
+CHANNELS_LAST, NCHW = ("channels_last",), ("NCHW",)
+BOTH = CHANNELS_LAST + NCHW
 
 
 class Edit(NamedTuple):
@@ -69,11 +69,11 @@ _BLOCKS = "sizeof(Offset) == 8 ? 2 : 3"
 VARIANTS = {
     "gradient: 2 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 2", "work.cuh"),
     "gradient: 4 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
-    "forward, channels_last: 3 blocks": one(POOL_TOGETHER, TOGETHER, "kMostBlocks = 4", "kMostBlocks = 3"),
-    "forward, channels_last: 5 blocks": one(POOL_TOGETHER, TOGETHER, "kMostBlocks = 4", "kMostBlocks = 5"),
-    "forward, NCHW: never copied": one(POOL, APART, "kCopyBelow = 0.35", "kCopyBelow = 0.0", "tuning.cuh"),
+    "forward, channels_last: 3 blocks": one(POOL_CHANNELS_LAST, CHANNELS_LAST, "kMostBlocks = 4", "kMostBlocks = 3"),
+    "forward, channels_last: 5 blocks": one(POOL_CHANNELS_LAST, CHANNELS_LAST, "kMostBlocks = 4", "kMostBlocks = 5"),
+    "forward, NCHW: never copied": one(POOL, NCHW, "kCopyBelow = 0.35", "kCopyBelow = 0.0", "tuning.cuh"),
     "forward, NCHW: pieces of 24 KB": one(
-        POOL_TOGETHER, APART, "kPoolPieceBytes = 36", "kPoolPieceBytes = 24", "tuning.cuh"
+        POOL_CHANNELS_LAST, NCHW, "kPoolPieceBytes = 36", "kPoolPieceBytes = 24", "tuning.cuh"
     ),
     "gradient: 8 bins in tables": one(GRADIENT, BOTH, "kTableBins = 16", "kTableBins = 8", "tuning.cuh"),
     "gradient: few blocks of many channels": one(

@@ -14,7 +14,7 @@ enum class Rule {
   kRoiPool,            // whole cells of the map, edges rounded twice; maximum only
   kCropBilinear,       // samples from edge to edge; box unit: 0 and 1 are the centres of the map's first and last pixel
   kCropNearest,        // the same, moved to the nearest pixels
-  // Position-sensitive: a row is one bin of a box, which has an image of its own (Parts).
+  // Position-sensitive: a box is one bin of a box, which has an image of its own (Parts).
   kPsRoiAlign,  // samples as kRoiAlignHalfPixel
   kPsRoiPool,   // every whole pixel between edges that are rounded twice
   // Rotated boxes (rotated_box.h): the grid of an axis relative to the centre of the box.

@@ -25,15 +25,15 @@ ROI_HOST_DEVICE T map_sizes(int64_t height, int64_t width) {
   return static_cast<T>(height + 1) + static_cast<T>(width + 1);
 }
 
-// `row` holds (cx, cy, w, h, angle): image pixels, and degrees or radians counter-clockwise.
+// `parameters` are (cx, cy, w, h, angle): image pixels, and degrees or radians counter-clockwise.
 template <class T>
-ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* row, T scale, int64_t bins_y, int64_t bins_x,
+ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* parameters, T scale, int64_t bins_y, int64_t bins_x,
                                                int64_t height, int64_t width, int64_t sampling_ratio) {
   constexpr double kPi = 3.14159265358979323846;
   const bool half_pixel = rule == Rule::kRotatedHalfPixel || rule == Rule::kRotatedHalfPixelRadian;
   const bool degrees = rule == Rule::kRotatedHalfPixel || rule == Rule::kRotatedLegacy;
   const T shift = half_pixel ? T(-0.5) : T(0);
-  const T angle = degrees ? static_cast<T>(static_cast<double>(row[4]) * kPi / 180.0) : row[4];
+  const T angle = degrees ? static_cast<T>(static_cast<double>(parameters[4]) * kPi / 180.0) : parameters[4];
   auto upright = [&](T extent, int64_t bins, int64_t length) {
     BoxAxis<T> axis = {rule, T(0), T(0), T(0), 0, bins, length, scale, false};
     T size = multiply(extent, scale);
@@ -44,8 +44,8 @@ ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* row, T scale,
     axis.grid = samples_per_bin(axis.bin, sampling_ratio);
     return axis;
   };
-  RotatedBox<T> box = {upright(row[3], bins_y, height), upright(row[2], bins_x, width),
-                       add(multiply(row[1], scale), shift), add(multiply(row[0], scale), shift),
+  RotatedBox<T> box = {upright(parameters[3], bins_y, height), upright(parameters[2], bins_x, width),
+                       add(multiply(parameters[1], scale), shift), add(multiply(parameters[0], scale), shift),
                        // Rounded once from double, so that every backend has the same.
                        static_cast<T>(std::cos(static_cast<double>(angle))),
                        static_cast<T>(std::sin(static_cast<double>(angle))), degrees ? T(kPi / 180.0) : T(1)};
@@ -96,11 +96,10 @@ ROI_HOST_DEVICE Reach<T> reach_of(const Window<T>& window, const RotatedBox<T>& 
 // Both upright coordinates of a window. Samples outside of them are rejected without a look.
 template <class T>
 struct UprightWindow {
-  Reach<T> rows, columns;
+  Reach<T> y, x;
 
   ROI_HOST_DEVICE bool finite() const {
-    return std::isfinite(rows.from) && std::isfinite(rows.to) && std::isfinite(columns.from) &&
-           std::isfinite(columns.to);
+    return std::isfinite(y.from) && std::isfinite(y.to) && std::isfinite(x.from) && std::isfinite(x.to);
   }
 };
 
@@ -117,14 +116,14 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
   RotatedSample<T> sample = {};
   // Sizes are not negative here: both axes ascend.
   constexpr bool kBisects = true, kDescends = false, kBackwards = false;
-  const auto row_at = [&](int64_t i) { return grid_position(box.y, p, i); };
-  const auto column_at = [&](int64_t j) { return grid_position(box.x, q, j); };
-  const auto visit_row = [&](int64_t i, int64_t count_y, T up_y) {
+  const auto y_at = [&](int64_t i) { return grid_position(box.y, p, i); };
+  const auto x_at = [&](int64_t j) { return grid_position(box.x, q, j); };
+  const auto visit_y = [&](int64_t i, int64_t count_y, T up_y) {
     sample.up_y = up_y;
     sample.y.index = i;
     sample.y.count = count_y;
     sample.along_y = fraction_along_box(box.y, p, sample.y) - T(0.5);
-    const auto visit_sample = [&](int64_t j, int64_t count_x, T up_x) {
+    const auto visit_x = [&](int64_t j, int64_t count_x, T up_x) {
       const T y = add(add(multiply(up_y, box.cosine), -multiply(up_x, box.sine)), box.centre_y);
       const T x = add(add(multiply(up_y, box.sine), multiply(up_x, box.cosine)), box.centre_x);
       if (!locate(box.y.rule, y, box.y.length, sample.y) || !locate(box.x.rule, x, box.x.length, sample.x)) return;
@@ -135,10 +134,9 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
       sample.weight = static_cast<T>(count_y) * static_cast<T>(count_x);
       visit(sample);
     };
-    for_each_run(box.x.grid, kBisects, kDescends, column_at, window.columns.from, window.columns.to, kBackwards,
-                 visit_sample);
+    for_each_run(box.x.grid, kBisects, kDescends, x_at, window.x.from, window.x.to, kBackwards, visit_x);
   };
-  for_each_run(box.y.grid, kBisects, kDescends, row_at, window.rows.from, window.rows.to, kBackwards, visit_row);
+  for_each_run(box.y.grid, kBisects, kDescends, y_at, window.y.from, window.y.to, kBackwards, visit_y);
 }
 
 // How fast a sample moves on the map, or how its speed changes.
@@ -168,8 +166,8 @@ ROI_HOST_DEVICE PointRate<T> point_curvature(const RotatedBox<T>& box, const Rot
   return {y * box.cosine - x * box.sine, y * box.sine + x * box.cosine};
 }
 
-// Which derivative of the weights is wanted: ORDER 0 none, 1 along first, 2 along first and second; M at once. Rows of
-// directions are laid out like the parameters of a box.
+// Which derivative of the weights is wanted: ORDER 0 none, 1 along first, 2 along first and second; M at once.
+// Directions are laid out like the parameters of a box.
 template <class T, int MANY, int ORDER>
 struct PointDerivative {
   static constexpr int M = MANY;

@@ -5,7 +5,7 @@
 namespace roialign_ext {
 namespace {
 
-// Runs pooling or its transpose over units (part of a plane, channel block).
+// Runs pooling or grad_input over units (part of a plane, channel block).
 template <class W, class MapView, class BinsView>
 void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<W>& plan, int64_t lanes,
                  void (*kernel)(const AverageJob<W, MapView, BinsView>&, int64_t, int64_t)) {
@@ -61,19 +61,19 @@ EdgePlan<W> make_edge_plan(const BoxParams<T>& params, Product product, const T*
   return plan;
 }
 
-// Adds one product to rows[k][1..4].
+// Adds one product to grad_boxes[k][1..4].
 template <class W, class T>
 void add_product(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& grad, const Pyramid<Input>& maps,
-                 T* rows) {
+                 T* grad_boxes) {
   const Kernels<W> kernels = select_kernels<W>();
   const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
   std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * 4));
-  const BoxGradientJob<W> job = {maps, grad, &plan, params.plane_of_box.data(), blocks, partial.data()};
+  const AverageGradBoxesJob<W> job = {maps, grad, &plan, params.plane_of_box.data(), blocks, partial.data()};
   run_units(params.boxes * blocks.count, static_cast<double>(grad.elements()),
-            [&](int64_t begin, int64_t end) { kernels.grad_boxes(job, begin, end); });
+            [&](int64_t begin, int64_t end) { kernels.average_grad_boxes(job, begin, end); });
   for (int64_t k = 0; k < params.boxes; ++k) {
     for (int64_t i = 0; i < blocks.count * 4; ++i) {
-      rows[5 * k + 1 + i % 4] += static_cast<T>(partial[static_cast<size_t>(k * blocks.count * 4 + i)]);
+      grad_boxes[5 * k + 1 + i % 4] += static_cast<T>(partial[static_cast<size_t>(k * blocks.count * 4 + i)]);
     }
   }
 }
@@ -86,22 +86,22 @@ void average_pool(const BoxParams<T>& params, const std::vector<const T*>& direc
   const Kernels<W> kernels = select_kernels<W>();
   AveragePlan<W> plan = make_average_plan<W>(params, directions);
   if (extrapolation_value != 0) add_extrapolation(plan, params, extrapolation_value);
-  run_average(maps, output, plan, kernels.lanes, kernels.pool);
+  run_average(maps, output, plan, kernels.lanes, kernels.average_pool);
 }
 
 template <class W, class T>
 void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Output>& grad_input) {
   const Kernels<W> kernels = select_kernels<W>();
-  run_average(grad_input, grad, make_average_plan<W>(params, directions), kernels.lanes, kernels.grad_input);
+  run_average(grad_input, grad, make_average_plan<W>(params, directions), kernels.lanes, kernels.average_grad_input);
 }
 
 template <class W, class T>
 void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* rows) {
+                        const Pyramid<Input>& maps, T* grad_boxes) {
   const auto add = [&](Product product) {
     const T* along = directions.empty() ? nullptr : directions[0];
-    add_product(params, make_edge_plan<W>(params, product, along), grad, maps, rows);
+    add_product(params, make_edge_plan<W>(params, product, along), grad, maps, grad_boxes);
   };
   if (directions.empty()) return add(Product::kValueByEdges);
   add(Product::kDirectionByEdges);

@@ -1,5 +1,5 @@
-// Average pooling over upright boxes, its transpose and its box gradient, and their derivatives along box directions:
-// tables and units of work. The loops are in pool_body.h and box_gradient_body.h.
+// Average pooling over upright boxes, grad_input and grad_boxes, and their derivatives along box directions: tables
+// and units of work. The loops are in pool_body.h and grad_boxes_body.h.
 #pragma once
 
 #include "kernels.h"
@@ -15,9 +15,10 @@ template <class W, class T>
 void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Output>& grad_input);
 
-// Adds to rows[k][1..4] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the edges of box k.
+// Adds to grad_boxes[k][1..4] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the edges of box
+// k.
 template <class W, class T>
 void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* rows);
+                        const Pyramid<Input>& maps, T* grad_boxes);
 
 }  // namespace roialign_ext

@@ -23,14 +23,14 @@ Extents extents_of(const Tensor& tensor) {
 
 template <class T>
 void find_planes(BoxCall& call, const Geometry& geometry) {
-  check_rows(call.rows, call.rule, call.images, call.parts);
+  check_box_values(call.boxes, call.rule, call.images, call.parts);
   const LevelRule levels = level_rule(geometry);
-  const int64_t boxes = call.rows.size(0), columns = call.rows.size(1);
+  const int64_t boxes = call.boxes.size(0), columns = call.boxes.size(1);
   call.plane_of_box.reserve(static_cast<size_t>(boxes));
-  const T* row = call.rows.const_data_ptr<T>();
-  for (int64_t k = 0; k < boxes; ++k, row += columns) {
-    const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, row[1], row[2], row[3], row[4]);
-    call.plane_of_box.push_back(level * call.images + call.parts.image(static_cast<int64_t>(row[0]), k));
+  const T* box = call.boxes.const_data_ptr<T>();
+  for (int64_t k = 0; k < boxes; ++k, box += columns) {
+    const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, box[1], box[2], box[3], box[4]);
+    call.plane_of_box.push_back(level * call.images + call.parts.image(static_cast<int64_t>(box[0]), k));
   }
 }
 
@@ -71,12 +71,12 @@ Input input_view(const Tensor& tensor) { return {extents_of(tensor), tensor.cons
 
 Output output_view(const Tensor& tensor) { return {extents_of(tensor), tensor.mutable_data_ptr(), storage_of(tensor)}; }
 
-WinnersView<const int32_t> winners_view(const Tensor& winners) {
-  return {extents_of(winners), winners.const_data_ptr<int32_t>()};
+ArgmaxView<const int32_t> argmax_view(const Tensor& argmax) {
+  return {extents_of(argmax), argmax.const_data_ptr<int32_t>()};
 }
 
-WinnersView<int32_t> mutable_winners_view(const Tensor& winners) {
-  return {extents_of(winners), winners.mutable_data_ptr<int32_t>()};
+ArgmaxView<int32_t> mutable_argmax_view(const Tensor& argmax) {
+  return {extents_of(argmax), argmax.mutable_data_ptr<int32_t>()};
 }
 
 Pyramid<Input> input_pyramid(const Tensors& maps) { return pyramid<Input>(maps, input_view); }

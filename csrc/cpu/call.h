@@ -10,8 +10,8 @@ namespace roialign_ext {
 
 // The boxes of one call, read as float32, or as float64 where they or the features are.
 struct BoxCall {
-  Tensor rows;         // [K, columns], contiguous
-  Tensors directions;  // u, then v, as far as given
+  Tensor boxes;        // [K, columns], contiguous
+  Tensors directions;  // u, then v, as far as defined
   Rule rule;
   Parts parts;
   int64_t sampling_ratio;
@@ -22,8 +22,8 @@ struct BoxCall {
   // A view, for as long as the call is there.
   template <class T>
   BoxParams<T> params(int64_t bins_y, int64_t bins_x) const {
-    return {rule,   parts,        sampling_ratio,          rows.size(0), rows.size(1), bins_y, bins_x, images,
-            levels, plane_of_box, rows.const_data_ptr<T>()};
+    return {rule,   parts,        sampling_ratio,           boxes.size(0), boxes.size(1), bins_y, bins_x, images,
+            levels, plane_of_box, boxes.const_data_ptr<T>()};
   }
 
   template <class T>
@@ -41,8 +41,8 @@ BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& 
 
 Input input_view(const Tensor& tensor);
 Output output_view(const Tensor& tensor);
-WinnersView<const int32_t> winners_view(const Tensor& winners);
-WinnersView<int32_t> mutable_winners_view(const Tensor& winners);
+ArgmaxView<const int32_t> argmax_view(const Tensor& argmax);
+ArgmaxView<int32_t> mutable_argmax_view(const Tensor& argmax);
 Pyramid<Input> input_pyramid(const Tensors& maps);
 Pyramid<Output> output_pyramid(const Tensors& maps);
 

@@ -36,7 +36,7 @@ struct Pyramid {
 // The features or bins of a plane are touched in one of two orders, with the same sums in the same order:
 //   box by box, where a block of the map stays in the cache (or lies there ready to be read in place);
 //   row by row of the map, all boxes of a row at once, where it does not.
-// Parts of a plane share no result: in pooling they may have some of its boxes, in the transpose they have all of them.
+// Parts write disjoint results. Pooling may split the boxes of a plane; grad_input never does.
 template <class W, class MapView, class BinsView>
 struct AverageJob {
   Pyramid<MapView> maps;
@@ -46,11 +46,11 @@ struct AverageJob {
   ChannelBlocks blocks;
 };
 template <class W>
-using PoolJob = AverageJob<W, Input, Output>;
+using AveragePoolJob = AverageJob<W, Input, Output>;
 template <class W>
-using GradInputJob = AverageJob<W, Output, Input>;
+using AverageGradInputJob = AverageJob<W, Output, Input>;
 
-// Gradient by the box edges: the form with one table replaced by its derivative by each edge.
+// grad_boxes of averages: the form with one table replaced by its derivative with respect to each edge.
 template <class W>
 struct EdgePlan {
   TablesByBin<W, 1> x;  // tables of the other axis: values, or derivatives along a direction
@@ -60,20 +60,20 @@ struct EdgePlan {
 };
 
 template <class W>
-struct BoxGradientJob {
+struct AverageGradBoxesJob {
   Pyramid<Input> maps;
   Input grad;
   const EdgePlan<W>* plan;
   const int64_t* plane_of_box;
   ChannelBlocks blocks;
-  W* partial;  // [K, blocks, 4]: by x low, y low, x high, y high edge, summed over the block's channels
+  W* partial;  // [K, blocks, 4]: w.r.t. low x, low y, high x, high y edge, summed over the block's channels
 };
 
 template <class W>
-struct MaxJob {
+struct MaxPoolJob {
   Pyramid<Input> maps;
   Output values;
-  WinnersView<int32_t> winners;
+  ArgmaxView<int32_t> argmax;
   const MaxPlan<W>* plan;
   std::vector<PlanePart> parts;
   ChannelBlocks blocks;
@@ -86,25 +86,25 @@ struct RotatedJob {
   BinsView bins;
   const RotatedPlan<W>* plan;
   ChannelBlocks blocks;
-  W* partial;  // box gradient only: [K, blocks, 5]
+  W* partial;  // grad_boxes only: [K, blocks, 5]
 };
 template <class W>
 using RotatedPoolJob = RotatedJob<W, Input, Output>;
 template <class W>
 using RotatedGradInputJob = RotatedJob<W, Output, Input>;
 template <class W>
-using RotatedBoxGradientJob = RotatedJob<W, Input, Input>;
+using RotatedGradBoxesJob = RotatedJob<W, Input, Input>;
 
 template <class W>
 struct Kernels {
   int64_t lanes;  // channels per vector; a block has one or `kWideBlock` vectors
-  void (*pool)(const PoolJob<W>&, int64_t begin, int64_t end);
-  void (*grad_input)(const GradInputJob<W>&, int64_t begin, int64_t end);
-  void (*grad_boxes)(const BoxGradientJob<W>&, int64_t begin, int64_t end);
-  void (*max)(const MaxJob<W>&, int64_t begin, int64_t end);
+  void (*average_pool)(const AveragePoolJob<W>&, int64_t begin, int64_t end);
+  void (*average_grad_input)(const AverageGradInputJob<W>&, int64_t begin, int64_t end);
+  void (*average_grad_boxes)(const AverageGradBoxesJob<W>&, int64_t begin, int64_t end);
+  void (*max_pool)(const MaxPoolJob<W>&, int64_t begin, int64_t end);
   void (*rotated_pool)(const RotatedPoolJob<W>&, int64_t begin, int64_t end);
   void (*rotated_grad_input)(const RotatedGradInputJob<W>&, int64_t begin, int64_t end);
-  void (*rotated_grad_boxes)(const RotatedBoxGradientJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_grad_boxes)(const RotatedGradBoxesJob<W>&, int64_t begin, int64_t end);
 };
 
 constexpr int64_t kWideBlock = 4;

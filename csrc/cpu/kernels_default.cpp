@@ -14,7 +14,7 @@ namespace roialign_ext {
 namespace isa_default {
 #include "vector_body.h"
 // The loops, on top of it.
-#include "box_gradient_body.h"
+#include "grad_boxes_body.h"
 #include "max_body.h"
 #include "pool_body.h"
 #include "rotated_body.h"
@@ -23,8 +23,8 @@ namespace isa_default {
 template <class W>
 Kernels<W> kernels_default() {
   using namespace isa_default;
-  return {VectorType<W>::lanes, pool<W>, grad_input<W>, grad_boxes<W>, max<W>, rotated_pool<W>, rotated_grad_input<W>,
-          rotated_grad_boxes<W>};
+  return {VectorType<W>::lanes, average_pool<W>, average_grad_input<W>, average_grad_boxes<W>,
+          max_pool<W>,          rotated_pool<W>, rotated_grad_input<W>, rotated_grad_boxes<W>};
 }
 template Kernels<float> kernels_default();
 template Kernels<double> kernels_default();

@@ -10,24 +10,24 @@ struct Best {
   using Index = lane_index_t<W>;
   static constexpr int L = VectorType<W>::lanes;
   Vec<W> value[NV];
-  Vec<Index> winner[NV];
+  Vec<Index> argmax[NV];
 
   void set(W number, int32_t sample) {
     for (int v = 0; v < NV; ++v) {
       value[v] = Vec<W>{} + number;
-      winner[v] = Vec<Index>{} + static_cast<Index>(sample);
+      argmax[v] = Vec<Index>{} + static_cast<Index>(sample);
     }
   }
-  void load_from(const W* values, const Index* winners) {
+  void load_from(const W* values, const Index* samples) {
     for (int v = 0; v < NV; ++v) {
       value[v] = load(values + v * L);
-      winner[v] = load(winners + v * L);
+      argmax[v] = load(samples + v * L);
     }
   }
-  void store_to(W* values, Index* winners) const {
+  void store_to(W* values, Index* samples) const {
     for (int v = 0; v < NV; ++v) {
       store(values + v * L, value[v]);
-      store(winners + v * L, winner[v]);
+      store(samples + v * L, argmax[v]);
     }
   }
   // candidate(v) is a vector of channels.
@@ -38,7 +38,7 @@ struct Best {
       const Vec<W> other = candidate(v);
       const auto wins = ~(other <= value[v]) & (value[v] == value[v]);
       value[v] = wins ? other : value[v];
-      winner[v] = wins ? index : winner[v];
+      argmax[v] = wins ? index : argmax[v];
     }
   }
 };
@@ -46,30 +46,31 @@ struct Best {
 // Running maxima of all bins of one box, [bins][B].
 //
 // A rejected sample is a candidate of value 0, in the order of its index: before all samples on the map, after their
-// first row, or after all of them.
+// first line, or after all of them.
 template <int NV, class W>
 class MaxOfBox {
   using Index = lane_index_t<W>;
   static constexpr int B = NV * VectorType<W>::lanes;
 
  public:
-  MaxOfBox(const MaxJob<W>& job, int64_t k, W* values, Index* winners)
-      : job_(job), x_(job.plan->samples.x), y_(job.plan->samples.y), k_(k), values_(values), winners_(winners) {}
+  MaxOfBox(const MaxPoolJob<W>& job, int64_t k, W* values, Index* argmax)
+      : job_(job), x_(job.plan->samples.x), y_(job.plan->samples.y), k_(k), values_(values), argmax_(argmax) {}
 
-  // Adds one row of samples, which lies between two rows of the map.
-  void add(int64_t row, const Row<W>& upper, const Row<W>& lower) {
-    const W fraction = y_.samples[row].fraction;
+  // Adds one line of samples, which lies between two rows of the map.
+  void add(int64_t line, const Row<W>& upper, const Row<W>& lower) {
+    const W fraction = y_.samples[line].fraction;
     const auto* begin = y_.begin.data() + k_ * y_.bins;
-    const int64_t p = std::upper_bound(begin, begin + y_.bins, row) - begin - 1;
+    const int64_t p = std::upper_bound(begin, begin + y_.bins, line) - begin - 1;
     if (fraction == W(0)) {
-      add_row(p, row - begin[p], [&](int64_t x, int v) { return pixel(upper, x, v); });
+      add_line(p, line - begin[p], [&](int64_t x, int v) { return pixel(upper, x, v); });
     } else {
-      add_row(p, row - begin[p],
-              [&](int64_t x, int v) { return (W(1) - fraction) * pixel(upper, x, v) + fraction * pixel(lower, x, v); });
+      add_line(p, line - begin[p], [&](int64_t x, int v) {
+        return (W(1) - fraction) * pixel(upper, x, v) + fraction * pixel(lower, x, v);
+      });
     }
   }
 
-  // Writes the results after all rows were added.
+  // Writes the results after all lines were added.
   void finish(int64_t c, int64_t channels) {
     for (int64_t p = 0; p < y_.bins; ++p) {
       const int64_t y_bin = k_ * y_.bins + p;
@@ -82,8 +83,8 @@ class MaxOfBox {
       }
     }
     unpack_plane<B>(values_, job_.values, k_, c, channels);
-    const WinnersView<int32_t>& view = job_.winners;
-    unpack<B>(winners_, view.pixels(), view.at(k_, c), view.stride_c, view.stride_x, channels,
+    const ArgmaxView<int32_t>& view = job_.argmax;
+    unpack<B>(argmax_, view.pixels(), view.at(k_, c), view.stride_c, view.stride_x, channels,
               job_.values.past_caches());
   }
 
@@ -92,31 +93,31 @@ class MaxOfBox {
     return load(row.data + x * row.pitch + v * VectorType<W>::lanes);
   }
 
-  // value(x, v) is the map at column x, interpolated along y on row `index` of the samples of bins p.
+  // value(x, v) is the map at column x, interpolated along y for sample `sample_y` of bins p.
   template <class Value>
-  void add_row(int64_t p, int64_t index, Value&& value) {
+  void add_line(int64_t p, int64_t sample_y, Value&& value) {
     const bool y_rejected_first = y_.rejected_first[k_ * y_.bins + p];
     for (int64_t q = 0; q < x_.bins; ++q) {
       const int64_t x_bin = k_ * x_.bins + q, begin = x_.begin[x_bin], end = x_.begin[x_bin + 1];
       update(p, q, [&](Best<NV, W>& best) {
-        if (index == 0 && (y_rejected_first || x_.rejected_first[x_bin])) {
+        if (sample_y == 0 && (y_rejected_first || x_.rejected_first[x_bin])) {
           best.set(W(0), kRejected);
-        } else if (index == 0) {
+        } else if (sample_y == 0) {
           // No value is below -infinity: the first sample wins over it, or equals it and has the same argmax.
-          best.set(-std::numeric_limits<W>::infinity(), make_winner(0, 0));
+          best.set(-std::numeric_limits<W>::infinity(), make_argmax(0, 0));
         }
         for (int64_t i = begin; i < end; ++i) {
           const SampleTap<W>& x = x_.samples[i];
-          const int32_t winner = make_winner(index, i - begin);
+          const int32_t sample = make_argmax(sample_y, i - begin);
           if (x.fraction == W(0)) {
-            best.consider(winner, [&](int v) { return value(x.low, v); });
+            best.consider(sample, [&](int v) { return value(x.low, v); });
           } else {
-            best.consider(winner, [&](int v) {
+            best.consider(sample, [&](int v) {
               return (W(1) - x.fraction) * value(x.low, v) + x.fraction * value(x.low + 1, v);
             });
           }
         }
-        if (index == 0 && x_.rejected_later[x_bin]) best.consider(kRejected, [](int) { return Vec<W>{}; });
+        if (sample_y == 0 && x_.rejected_later[x_bin]) best.consider(kRejected, [](int) { return Vec<W>{}; });
       });
     }
   }
@@ -126,16 +127,16 @@ class MaxOfBox {
   void update(int64_t p, int64_t q, Change&& change) {
     const int64_t at = (p * x_.bins + q) * B;
     Best<NV, W> best;
-    best.load_from(values_ + at, winners_ + at);
+    best.load_from(values_ + at, argmax_ + at);
     change(best);
-    best.store_to(values_ + at, winners_ + at);
+    best.store_to(values_ + at, argmax_ + at);
   }
 
-  const MaxJob<W>& job_;
+  const MaxPoolJob<W>& job_;
   const SampleTables<W>&x_, &y_;
   int64_t k_;
   W* values_;
-  Index* winners_;
+  Index* argmax_;
 };
 
 struct Columns {
@@ -172,7 +173,7 @@ class RowCache {
 };
 
 template <int NV, class W>
-inline void max_of_part(const MaxJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
+inline void max_of_part(const MaxPoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const MaxPlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
@@ -182,33 +183,33 @@ inline void max_of_part(const MaxJob<W>& job, const PlanePart& part, int64_t c, 
   RowCache<B, W> rows(reader, keeps_map ? map.height : 2);
   const int64_t size = job.values.pixels() * B;
   std::vector<W> values(std::max<int64_t>(sweep.slots, 1) * size);
-  std::vector<lane_index_t<W>> winners(values.size());
+  std::vector<lane_index_t<W>> argmax(values.size());
   const auto box_in = [&](int64_t slot, int64_t k) {
-    return MaxOfBox<NV, W>(job, k, values.data() + slot * size, winners.data() + slot * size);
+    return MaxOfBox<NV, W>(job, k, values.data() + slot * size, argmax.data() + slot * size);
   };
   // columns(y): the columns to read of row y of the map.
-  const auto add = [&](MaxOfBox<NV, W>& box, int64_t row, auto&& columns) {
+  const auto add = [&](MaxOfBox<NV, W>& box, int64_t use, auto&& columns) {
     const auto read = [&](int64_t y) { return rows.at(y, columns(y)); };
-    const PixelRange pixels = plan.pixels(row);
-    box.add(row, read(pixels.begin), read(pixels.end - 1));
+    const RowRange range = plan.rows(use);
+    box.add(use, read(range.begin), read(range.end - 1));
   };
   for (const SweepEntry& entry : sweep.entries) {
     MaxOfBox<NV, W> box = box_in(entry.slot, entry.box);
-    add(box, entry.row, [&](int64_t y) { return Columns{sweep.first[y], sweep.last[y]}; });
+    add(box, entry.use, [&](int64_t y) { return Columns{sweep.first[y], sweep.last[y]}; });
     if (entry.closes) box.finish(c, channels);
   }
   for (int64_t k : part.boxes) {
     const Columns columns = keeps_map ? Columns{0, map.width} : Columns{plan.first_column(k), plan.last_column(k)};
     MaxOfBox<NV, W> box = box_in(0, k);
-    for (int64_t row = plan.first_row(k); plan.touches_map(k) && row < plan.first_row(k + 1); ++row) {
-      add(box, row, [&](int64_t) { return columns; });
+    for (int64_t use = plan.first_use(k); plan.touches_map(k) && use < plan.first_use(k + 1); ++use) {
+      add(box, use, [&](int64_t) { return columns; });
     }
     box.finish(c, channels);
   }
 }
 
 template <class W>
-void max(const MaxJob<W>& job, int64_t begin, int64_t end) {
+void max_pool(const MaxPoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.values.channels, begin, end,
                    [&](auto vectors, int64_t part, int64_t c, int64_t channels) {
                      max_of_part<vectors.value>(job, job.parts[part], c, channels);

@@ -8,14 +8,14 @@ namespace roialign_ext {
 
 template <class W, class T>
 void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Output& values,
-              const WinnersView<int32_t>& winners) {
+              const ArgmaxView<int32_t>& argmax) {
   const MaxPlan<W> plan = make_max_plan<W>(params);
   const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
   const Kernels<W> kernels = select_kernels<W>();
   const double elements = static_cast<double>(maps.elements() + values.elements());
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, values.channels, maps.planes());
   const int64_t parts = parts_of_plane(blocks, maps.planes(), elements);
-  MaxJob<W> job = {maps, values, winners, &plan, split_planes(by_plane, parts), blocks};
+  MaxPoolJob<W> job = {maps, values, argmax, &plan, split_planes(by_plane, parts), blocks};
   // A sweep keeps the bins of several boxes at hand.
   const bool sweeps = stays_in_cache<W>(job.values, blocks);
   for (PlanePart& part : job.parts) {
@@ -28,14 +28,14 @@ void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Outp
     part.boxes.erase(part.boxes.begin(), swept);
   }
   run_units(static_cast<int64_t>(job.parts.size()) * blocks.count, elements,
-            [&](int64_t begin, int64_t end) { kernels.max(job, begin, end); });
+            [&](int64_t begin, int64_t end) { kernels.max_pool(job, begin, end); });
 }
 
 template void max_pool<float, float>(const BoxParams<float>&, const Pyramid<Input>&, const Output&,
-                                     const WinnersView<int32_t>&);
+                                     const ArgmaxView<int32_t>&);
 template void max_pool<float, double>(const BoxParams<double>&, const Pyramid<Input>&, const Output&,
-                                      const WinnersView<int32_t>&);
+                                      const ArgmaxView<int32_t>&);
 template void max_pool<double, double>(const BoxParams<double>&, const Pyramid<Input>&, const Output&,
-                                       const WinnersView<int32_t>&);
+                                       const ArgmaxView<int32_t>&);
 
 }  // namespace roialign_ext

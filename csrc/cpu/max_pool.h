@@ -7,6 +7,6 @@ namespace roialign_ext {
 
 template <class W, class T>
 void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Output& values,
-              const WinnersView<int32_t>& winners);
+              const ArgmaxView<int32_t>& argmax);
 
 }  // namespace roialign_ext

@@ -1,17 +1,17 @@
 // The private operators on the CPU: the memory of the result, and which family of kernels computes it. Equations:
 // docs/math.md.
 #include "../operators.h"
+#include "argmax.h"
 #include "average.h"
 #include "call.h"
 #include "max_pool.h"
 #include "results.h"
 #include "rotated.h"
-#include "winners.h"
 
 namespace roialign_ext {
 
 Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-            const OptionalTensor& winners, const Sizes& output_size, const Geometry& geometry,
+            const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
             double extrapolation_value) {
   const ScalarType dtype = input[0].scalar_type(), coordinates = coordinate_type(input[0], boxes);
   const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, u, v, geometry);
@@ -25,7 +25,7 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
     const std::vector<const T*> directions = call.direction_pointers<T>();
     const Pyramid<Input> maps = input_pyramid(input);
     const Output bins = output_view(output);
-    if (winners.has_value()) return winners_pool<W>(params, directions, winners_view(*winners), maps, bins);
+    if (argmax.has_value()) return argmax_pool<W>(params, directions, argmax_view(*argmax), maps, bins);
     if (is_rotated(geometry.rule)) return rotated_pool<W>(params, directions, maps, bins);
     average_pool<W>(params, directions, extrapolation_value, maps, bins);
   });
@@ -39,19 +39,19 @@ std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, c
   const Sizes sizes = {boxes.size(0), input[0].size(1), output_size[0], output_size[1]};
   const bool channels_last = is_channels_last(input[0]);
   const Tensor values = empty_result(sizes, dtype, input[0], channels_last);
-  const Tensor winners = empty_result(sizes, ScalarType::Int, input[0], channels_last);
-  if (values.numel() == 0) return {values, winners};
+  const Tensor argmax = empty_result(sizes, ScalarType::Int, input[0], channels_last);
+  if (values.numel() == 0) return {values, argmax};
   dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
     using T = decltype(coordinate);
     max_pool<W>(call.params<T>(output_size[0], output_size[1]), input_pyramid(input), output_view(values),
-                mutable_winners_view(winners));
+                mutable_argmax_view(argmax));
   });
-  return {values, winners};
+  return {values, argmax};
 }
 
 Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                        const OptionalTensor& winners, const Sizes& input_size, bool channels_last,
+                        const OptionalTensor& argmax, const Sizes& input_size, bool channels_last,
                         const Geometry& geometry) {
   const ScalarType dtype = grad.scalar_type(), coordinates = coordinate_type(grad, boxes);
   const BoxCall call = make_box_call(coordinates, input_size, boxes, u, v, geometry);
@@ -68,7 +68,7 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
     const std::vector<const T*> directions = call.direction_pointers<T>();
     const Pyramid<Output> maps = output_pyramid(grad_input);
     const Input bins = input_view(grad);
-    if (winners.has_value()) return winners_grad_input<W>(params, directions, winners_view(*winners), bins, maps);
+    if (argmax.has_value()) return argmax_grad_input<W>(params, directions, argmax_view(*argmax), bins, maps);
     if (is_rotated(geometry.rule)) return rotated_grad_input<W>(params, directions, bins, maps);
     average_grad_input<W>(params, directions, bins, maps);
   });
@@ -76,11 +76,11 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
 }
 
 Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
-                       const OptionalTensor& winners, const Geometry& geometry) {
+                       const OptionalTensor& argmax, const Geometry& geometry) {
   const ScalarType dtype = grad.scalar_type(), coordinates = coordinate_type(grad, boxes);
   const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, v, {}, geometry);
-  const Tensor grad_rows = zeros({boxes.size(0), boxes.size(1)}, coordinates, boxes);
-  if (grad.numel() == 0) return as_dtype(grad_rows, boxes.scalar_type());
+  const Tensor grad_boxes = zeros({boxes.size(0), boxes.size(1)}, coordinates, boxes);
+  if (grad.numel() == 0) return as_dtype(grad_boxes, boxes.scalar_type());
   dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
     using T = decltype(coordinate);
@@ -88,14 +88,14 @@ Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& b
     const std::vector<const T*> directions = call.direction_pointers<T>();
     const Pyramid<Input> maps = input_pyramid(input);
     const Input bins = input_view(grad);
-    T* rows = grad_rows.mutable_data_ptr<T>();
-    if (winners.has_value()) {
-      return winners_grad_boxes<W>(params, directions, winners_view(*winners), bins, maps, rows);
+    T* const sums = grad_boxes.mutable_data_ptr<T>();
+    if (argmax.has_value()) {
+      return argmax_grad_boxes<W>(params, directions, argmax_view(*argmax), bins, maps, sums);
     }
-    if (is_rotated(geometry.rule)) return rotated_grad_boxes<W>(params, directions, bins, maps, rows);
-    average_grad_boxes<W>(params, directions, bins, maps, rows);
+    if (is_rotated(geometry.rule)) return rotated_grad_boxes<W>(params, directions, bins, maps, sums);
+    average_grad_boxes<W>(params, directions, bins, maps, sums);
   });
-  return as_dtype(grad_rows, boxes.scalar_type());
+  return as_dtype(grad_boxes, boxes.scalar_type());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CPU, m) { register_operators(m); }

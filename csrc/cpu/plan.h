@@ -14,9 +14,9 @@ struct MapLevel {
   int64_t height, width;
 };
 
-// A view of the boxes of a call (BoxCall). Rows are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy, w, h,
-// angle). Directions are rows of the same form; their image column is unused (docs/math.md, section 7). A plane is one
-// image at one level; planes are numbered level by level.
+// A view of the boxes of a call (BoxCall). Boxes are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy, w, h,
+// angle). Directions have the same form; their image column is unused (docs/math.md, section 7). A plane is one image
+// at one level; planes are numbered level by level.
 template <class T>
 struct BoxParams {
   Rule rule;
@@ -27,20 +27,21 @@ struct BoxParams {
   int64_t images;
   const std::vector<MapLevel>& levels;
   const std::vector<int64_t>& plane_of_box;
-  const T* rows;
+  const T* box_data;  // [boxes][columns]
 
   int64_t planes() const { return static_cast<int64_t>(levels.size()) * images; }
   const MapLevel& level(int64_t k) const { return levels[static_cast<size_t>(plane_of_box[k] / images)]; }
-  const T* row(const T* of, int64_t k) const { return of + columns * k + 1; }
+  // The parameters of box k, or of its direction.
+  const T* box(const T* of, int64_t k) const { return of + columns * k + 1; }
 
   BoxAxis<T> x_axis(int64_t k) const { return axis(k, /*is_y=*/false, bins_x, level(k).width); }
   BoxAxis<T> y_axis(int64_t k) const { return axis(k, /*is_y=*/true, bins_y, level(k).height); }
-  EdgeRates<T> x_rates(const T* direction, int64_t k) const { return {row(direction, k)[0], row(direction, k)[2]}; }
-  EdgeRates<T> y_rates(const T* direction, int64_t k) const { return {row(direction, k)[1], row(direction, k)[3]}; }
+  EdgeRates<T> x_rates(const T* direction, int64_t k) const { return {box(direction, k)[0], box(direction, k)[2]}; }
+  EdgeRates<T> y_rates(const T* direction, int64_t k) const { return {box(direction, k)[1], box(direction, k)[3]}; }
 
  private:
   BoxAxis<T> axis(int64_t k, bool is_y, int64_t bins, int64_t length) const {
-    const T* edge = row(rows, k) + (is_y ? 1 : 0);
+    const T* edge = box(box_data, k) + (is_y ? 1 : 0);
     return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(level(k).scale), bins, length, sampling_ratio,
                             is_y ? parts.along_y(k) : parts.along_x(k));
   }
@@ -52,31 +53,31 @@ struct Tap {
   W weight[M];
 };
 
-// Tables of the x axis: the taps of each bin of each item, in ascending pixels.
+// Tables of the x axis: the taps of each bin of each term, in ascending pixels.
 template <class W, int M>
 struct TablesByBin {
   int64_t bins;
-  std::vector<int64_t> begin;  // [items * bins + 1] into taps
+  std::vector<int64_t> begin;  // [terms * bins + 1] into taps
   std::vector<Tap<W, M>> taps;
-  std::vector<int32_t> first, last;  // [items] pixels [first, last) are touched
+  std::vector<int32_t> first, last;  // [terms] pixels [first, last) are touched
 
-  const int64_t* item(int64_t i) const { return begin.data() + i * bins; }
+  const int64_t* term(int64_t i) const { return begin.data() + i * bins; }
 };
 
-// Tables of the y axis: for each touched row of each item, the bins that it contributes to.
-struct PixelRow {
+// Tables of the y axis: for each touched row of the map, the bins of a term that it contributes to.
+struct PixelTaps {
   int32_t pixel;
   int64_t begin, end;  // into taps
 };
 
 template <class W, int M>
 struct TablesByPixel {
-  std::vector<int64_t> begin{0};  // [items + 1] into rows
-  std::vector<PixelRow> rows;     // ascending pixels within an item
+  std::vector<int64_t> begin{0};  // [terms + 1] into pixels
+  std::vector<PixelTaps> pixels;  // ascending within a term
   std::vector<Tap<W, M>> taps;
 };
 
-// Appends the table of one item.
+// Appends the table of one term.
 template <class W, int M>
 class TableBuilder {
  public:
@@ -112,14 +113,14 @@ class TableBuilder {
       });
     }
     for (const Entry& entry : entries_) {
-      const bool new_row =
-          static_cast<int64_t>(tables.rows.size()) == tables.begin.back() || tables.rows.back().pixel != entry.pixel;
+      const bool new_pixel = static_cast<int64_t>(tables.pixels.size()) == tables.begin.back() ||
+                             tables.pixels.back().pixel != entry.pixel;
       const int64_t at = static_cast<int64_t>(tables.taps.size());
-      if (new_row) tables.rows.push_back({entry.pixel, at, at});
+      if (new_pixel) tables.pixels.push_back({entry.pixel, at, at});
       tables.taps.push_back(entry.tap);
-      ++tables.rows.back().end;
+      ++tables.pixels.back().end;
     }
-    tables.begin.push_back(static_cast<int64_t>(tables.rows.size()));
+    tables.begin.push_back(static_cast<int64_t>(tables.pixels.size()));
   }
 
  private:
@@ -139,7 +140,7 @@ class TableBuilder {
 };
 
 // Rows [begin, end) of a map.
-struct PixelRange {
+struct RowRange {
   int32_t begin, end;
 };
 
@@ -162,21 +163,21 @@ inline BoxesByPlane group_by_plane(const std::vector<int64_t>& plane_of_box, int
   return groups;
 }
 
-// Tables of an averaging call. An item is one product of a y table and an x table. A box has one item, or several for a
+// Tables of an averaging call. A term is one product of a y table and an x table. A box has one term, or several for a
 // derivative along directions (docs/math.md, (20) to (22')):
 //   A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]
 //   D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v]; the last two exist only for integrals
 template <class W>
 struct AveragePlan {
-  int64_t terms;  // items per box; item = box * terms + term
+  int64_t terms;  // per box, those of a box side by side
   TablesByBin<W, 1> x;
   TablesByPixel<W, 1> y;
   BoxesByPlane by_plane;
   std::vector<W> outside;  // [K][bins] sum of the samples outside the map, the same in all channels; or empty
 
-  // The interface for a row sweep; with one term, items are boxes.
-  int64_t first_row(int64_t k) const { return y.begin[k]; }
-  PixelRange pixels(int64_t row) const { return {y.rows[row].pixel, y.rows[row].pixel + 1}; }
+  // The interface for a row sweep, of one term per box. A use is a row of the map that a box touches.
+  int64_t first_use(int64_t k) const { return y.begin[k]; }
+  RowRange rows(int64_t use) const { return {y.pixels[use].pixel, y.pixels[use].pixel + 1}; }
   int32_t first_column(int64_t k) const { return x.first[k]; }
   int32_t last_column(int64_t k) const { return x.last[k]; }
 };
@@ -191,20 +192,20 @@ void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double 
     }
   };
   const double samples = static_cast<double>(params.sampling_ratio) * static_cast<double>(params.sampling_ratio);
-  std::vector<double> rows, columns;
+  std::vector<double> on_map_y, on_map_x;
   for (int64_t k = 0; k < params.boxes; ++k) {
-    samples_on_map(params.y_axis(k), rows);
-    samples_on_map(params.x_axis(k), columns);
-    for (double row : rows) {
-      for (double column : columns) {
-        const double share = (samples - row * column) / samples;
+    samples_on_map(params.y_axis(k), on_map_y);
+    samples_on_map(params.x_axis(k), on_map_x);
+    for (double count_y : on_map_y) {
+      for (double count_x : on_map_x) {
+        const double share = (samples - count_y * count_x) / samples;
         plan.outside.push_back(share == 0 ? W(0) : static_cast<W>(value * share));  // 0 times infinity is not 0
       }
     }
   }
 }
 
-// `directions` holds 0, 1 or 2 pointers to rows.
+// `directions` holds 0, 1 or 2 pointers, laid out like the boxes.
 template <class W, class T>
 AveragePlan<W> make_average_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
   AveragePlan<W> plan;

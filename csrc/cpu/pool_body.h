@@ -26,8 +26,8 @@ inline void pool_row(Row<W> row, const int64_t* x_begin, int64_t bins_x, const T
 
 // row[x][B] += contribution of the bins of one box to one row of the map.
 template <int NV, class W>
-inline void spread_row(const W* grad, const int64_t* x_begin, int64_t bins_x, const Tap<W, 1>* x_taps,
-                       const Tap<W, 1>* y_begin, const Tap<W, 1>* y_end, W* row) {
+inline void grad_input_row(const W* grad, const int64_t* x_begin, int64_t bins_x, const Tap<W, 1>* x_taps,
+                           const Tap<W, 1>* y_begin, const Tap<W, 1>* y_end, W* row) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
   for (int64_t q = 0; q < bins_x; ++q) {
     const Tap<W, 1>* tap = x_taps + x_begin[q];
@@ -52,18 +52,18 @@ inline void begin_bins(const AveragePlan<W>& plan, int64_t k, int64_t bins, W* a
   for (int64_t i = 0; i < bins; ++i) std::fill(acc + i * B, acc + (i + 1) * B, plan.outside[k * bins + i]);
 }
 
-// Calls visit(item, row of the map with its taps) for all rows of all items of box k: the whole product of one box.
+// Calls visit(term, taps of one row of the map) for all rows of all terms of box k: the whole product of one box.
 template <class W, class Visit>
 inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& visit) {
-  for (int64_t item = k * plan.terms; item < (k + 1) * plan.terms; ++item) {
-    if (plan.x.first[item] >= plan.x.last[item]) continue;
-    for (int64_t r = plan.y.begin[item]; r < plan.y.begin[item + 1]; ++r) visit(item, plan.y.rows[r]);
+  for (int64_t term = k * plan.terms; term < (k + 1) * plan.terms; ++term) {
+    if (plan.x.first[term] >= plan.x.last[term]) continue;
+    for (int64_t r = plan.y.begin[term]; r < plan.y.begin[term + 1]; ++r) visit(term, plan.y.pixels[r]);
   }
 }
 
 // For blocks of the map that stay in the cache: packed row by row on first use, or read in place.
 template <int NV, class W>
-inline void pool_by_box(const PoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
+inline void pool_by_box(const AveragePoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const Input& view = job.maps.map(part.plane);
@@ -73,12 +73,12 @@ inline void pool_by_box(const PoolJob<W>& job, const PlanePart& part, int64_t c,
   std::vector<W> acc(job.bins.pixels() * B);
   for (int64_t k : part.boxes) {
     begin_bins<B>(plan, k, job.bins.pixels(), acc.data());
-    for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
+    for_each_row_of_box(plan, k, [&](int64_t term, const PixelTaps& y) {
       W* row_of_map = map.data() + (reader.in_place ? 0 : y.pixel * view.width * B);
       Row<W> row = {row_of_map, B};
       if (reader.in_place || !packed[y.pixel]) row = reader.read(y.pixel, 0, view.width, row_of_map);
       packed[y.pixel] = true;
-      pool_row<NV>(row, plan.x.item(item), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
+      pool_row<NV>(row, plan.x.term(term), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
                    plan.y.taps.data() + y.end, acc.data());
     });
     unpack_plane<B>(acc.data(), job.bins, k, c, channels);
@@ -86,7 +86,7 @@ inline void pool_by_box(const PoolJob<W>& job, const PlanePart& part, int64_t c,
 }
 
 template <int NV, class W>
-inline void pool_by_row(const PoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
+inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
@@ -105,10 +105,10 @@ inline void pool_by_row(const PoolJob<W>& job, const PlanePart& part, int64_t c,
     if (sweep.first[y] < sweep.last[y]) row = reader.read(y, sweep.first[y], sweep.last[y], buffer.data());
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
       const SweepEntry& entry = sweep.entries[e];
-      const PixelRow& taps = plan.y.rows[entry.row];
+      const PixelTaps& taps = plan.y.pixels[entry.use];
       W* acc = slots.data() + entry.slot * size;
       if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.pixels(), acc);
-      pool_row<NV>(row, plan.x.item(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
+      pool_row<NV>(row, plan.x.term(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
                    plan.y.taps.data() + taps.end, acc);
       if (entry.closes) unpack_plane<B>(acc, job.bins, entry.box, c, channels);
     }
@@ -116,7 +116,7 @@ inline void pool_by_row(const PoolJob<W>& job, const PlanePart& part, int64_t c,
 }
 
 template <int NV, class W>
-inline void spread_by_box(const GradInputJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
+inline void grad_input_by_box(const AverageGradInputJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const Output& view = job.maps.map(part.plane);
@@ -124,16 +124,16 @@ inline void spread_by_box(const GradInputJob<W>& job, const PlanePart& part, int
   std::vector<W> grad(job.bins.pixels() * B);
   for (int64_t k : part.boxes) {
     pack_plane<B>(job.bins, k, c, channels, grad.data());
-    for_each_row_of_box(plan, k, [&](int64_t item, const PixelRow& y) {
-      spread_row<NV>(grad.data(), plan.x.item(item), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
-                     plan.y.taps.data() + y.end, map.data() + y.pixel * view.width * B);
+    for_each_row_of_box(plan, k, [&](int64_t term, const PixelTaps& y) {
+      grad_input_row<NV>(grad.data(), plan.x.term(term), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
+                         plan.y.taps.data() + y.end, map.data() + y.pixel * view.width * B);
     });
   }
   unpack_plane<B>(map.data(), view, job.maps.image(part.plane), c, channels);
 }
 
 template <int NV, class W>
-inline void spread_by_row(const GradInputJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
+inline void grad_input_by_row(const AverageGradInputJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
@@ -145,18 +145,18 @@ inline void spread_by_row(const GradInputJob<W>& job, const PlanePart& part, int
     std::fill(row.begin(), row.end(), W(0));
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
       const SweepEntry& entry = sweep.entries[e];
-      const PixelRow& taps = plan.y.rows[entry.row];
+      const PixelTaps& taps = plan.y.pixels[entry.use];
       W* grad = slots.data() + entry.slot * size;
       if (entry.opens) pack_plane<B>(job.bins, entry.box, c, channels, grad);
-      spread_row<NV>(grad, plan.x.item(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
-                     plan.y.taps.data() + taps.end, row.data());
+      grad_input_row<NV>(grad, plan.x.term(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
+                         plan.y.taps.data() + taps.end, row.data());
     }
     unpack_pixels<B>(row.data(), view, job.maps.image(part.plane), c, channels, y * view.width, view.width);
   }
 }
 
 template <class W>
-void pool(const PoolJob<W>& job, int64_t begin, int64_t end) {
+void average_pool(const AveragePoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t i, int64_t c, int64_t channels) {
                      const PlanePart& part = job.parts[i];
@@ -169,14 +169,14 @@ void pool(const PoolJob<W>& job, int64_t begin, int64_t end) {
 }
 
 template <class W>
-void grad_input(const GradInputJob<W>& job, int64_t begin, int64_t end) {
+void average_grad_input(const AverageGradInputJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t i, int64_t c, int64_t channels) {
                      const PlanePart& part = job.parts[i];
                      if (part.sweep.begin.empty()) {
-                       spread_by_box<vectors.value>(job, part, c, channels);
+                       grad_input_by_box<vectors.value>(job, part, c, channels);
                      } else {
-                       spread_by_row<vectors.value>(job, part, c, channels);
+                       grad_input_by_row<vectors.value>(job, part, c, channels);
                      }
                    });
 }

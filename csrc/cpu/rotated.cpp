@@ -28,18 +28,18 @@ void rotated_grad_input(const BoxParams<T>& params, const std::vector<const T*>&
 
 template <class W, class T>
 void rotated_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* rows) {
+                        const Pyramid<Input>& maps, T* grad_boxes) {
   const Kernels<W> kernels = select_kernels<W>();
-  const RotatedPlan<W> plan = make_rotated_gradient_plan<W>(params, directions);
+  const RotatedPlan<W> plan = make_rotated_grad_boxes_plan<W>(params, directions);
   const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
   std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * kRotatedParameters));
-  const RotatedBoxGradientJob<W> job = {maps, grad, &plan, blocks, partial.data()};
+  const RotatedGradBoxesJob<W> job = {maps, grad, &plan, blocks, partial.data()};
   run_units(maps.planes() * blocks.count, static_cast<double>(maps.elements() + grad.elements()),
             [&](int64_t begin, int64_t end) { kernels.rotated_grad_boxes(job, begin, end); });
   const W* from = partial.data();
   for (int64_t k = 0; k < params.boxes; ++k) {
     for (int64_t block = 0; block < blocks.count; ++block) {
-      for (int m = 0; m < kRotatedParameters; ++m) rows[params.columns * k + 1 + m] += static_cast<T>(*from++);
+      for (int m = 0; m < kRotatedParameters; ++m) grad_boxes[params.columns * k + 1 + m] += static_cast<T>(*from++);
     }
   }
 }

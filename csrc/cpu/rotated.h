@@ -13,9 +13,10 @@ template <class W, class T>
 void rotated_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Output>& grad_input);
 
-// Adds to rows[k][1..5] the gradient of <G, A F>, or with a direction that of <G, D_v A F>, by the parameters of box k.
+// Adds to grad_boxes[k][1..5] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the parameters of
+// box k.
 template <class W, class T>
 void rotated_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* rows);
+                        const Pyramid<Input>& maps, T* grad_boxes);
 
 }  // namespace roialign_ext

@@ -48,7 +48,7 @@ inline void rotated_pool_plane(const RotatedPoolJob<W>& job, int64_t plane, int6
 }
 
 template <int NV, class W>
-inline void rotated_spread_plane(const RotatedGradInputJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
+inline void rotated_grad_input_plane(const RotatedGradInputJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
   const Output& map = job.maps.map(plane);
   std::vector<W> sums(map.pixels() * B), bins(job.bins.pixels() * B);
@@ -70,7 +70,7 @@ inline void rotated_spread_plane(const RotatedGradInputJob<W>& job, int64_t plan
 }
 
 template <int NV, class W>
-inline void rotated_gradient_of_plane(const RotatedBoxGradientJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
+inline void rotated_grad_boxes_plane(const RotatedGradBoxesJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int L = VectorType<W>::lanes, B = NV * L, M = kRotatedParameters;
   PackedPlane<B, W> map(job.maps.map(plane), job.maps.image(plane), c, channels);
   std::vector<W> bins(job.bins.pixels() * B);
@@ -106,14 +106,14 @@ template <class W>
 void rotated_grad_input(const RotatedGradInputJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
-                     rotated_spread_plane<vectors.value>(job, plane, c, channels);
+                     rotated_grad_input_plane<vectors.value>(job, plane, c, channels);
                    });
 }
 
 template <class W>
-void rotated_grad_boxes(const RotatedBoxGradientJob<W>& job, int64_t begin, int64_t end) {
+void rotated_grad_boxes(const RotatedGradBoxesJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
-                     rotated_gradient_of_plane<vectors.value>(job, plane, c, channels);
+                     rotated_grad_boxes_plane<vectors.value>(job, plane, c, channels);
                    });
 }

@@ -24,12 +24,12 @@ struct RotatedPlan {
   BoxesByPlane by_plane;
 };
 
-// Taps of the derivative of order ORDER along M pairs of directions, which are rows of box parameters.
+// Taps of the derivative of order ORDER along M pairs of directions, which are laid out like box parameters.
 template <class W, int M, int ORDER, class T>
 void fill_point_taps(const BoxParams<T>& params, int64_t k, const PointDerivative<T, M, ORDER>& derivative,
                      PointTaps<W>& taps) {
   const MapLevel& level = params.level(k);
-  const auto box = make_rotated_box<T>(params.rule, params.row(params.rows, k), static_cast<T>(level.scale),
+  const auto box = make_rotated_box<T>(params.rule, params.box(params.box_data, k), static_cast<T>(level.scale),
                                        params.bins_y, params.bins_x, level.height, level.width, params.sampling_ratio);
   const UprightWindow<T> window = turn_back(window_of_map(box), box);
   taps.begin.assign(1, 0);
@@ -48,17 +48,17 @@ void fill_point_taps(const BoxParams<T>& params, int64_t k, const PointDerivativ
   }
 }
 
-// For pooling and grad_input: the value, or the derivative along the directions. `params` and the rows must outlive the
-// plan.
+// For pooling and grad_input: the value, or the derivative along the directions. `params` and its data must outlive
+// the plan.
 template <class W, class T>
 RotatedPlan<W> make_rotated_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
   RotatedPlan<W> plan;
   plan.by_plane = group_by_plane(params.plane_of_box, params.planes());
   plan.taps_of_box = [&params, directions](int64_t k, PointTaps<W>& taps) {
     if (directions.empty()) return fill_point_taps<W, 1, 0>(params, k, PointDerivative<T, 1, 0>{}, taps);
-    const T* u = params.row(directions[0], k);
+    const T* u = params.box(directions[0], k);
     if (directions.size() == 1) return fill_point_taps<W, 1, 1>(params, k, PointDerivative<T, 1, 1>{{u}, {}}, taps);
-    const T* v = params.row(directions[1], k);
+    const T* v = params.box(directions[1], k);
     fill_point_taps<W, 1, 2>(params, k, PointDerivative<T, 1, 2>{{u}, {v}}, taps);
   };
   return plan;
@@ -66,7 +66,7 @@ RotatedPlan<W> make_rotated_plan(const BoxParams<T>& params, const std::vector<c
 
 // For grad_boxes: the gradient with respect to the parameters, of the value or of its derivative along a direction.
 template <class W, class T>
-RotatedPlan<W> make_rotated_gradient_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
+RotatedPlan<W> make_rotated_grad_boxes_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
   RotatedPlan<W> plan;
   plan.by_plane = group_by_plane(params.plane_of_box, params.planes());
   plan.taps_of_box = [&params, directions](int64_t k, PointTaps<W>& taps) {
@@ -75,7 +75,7 @@ RotatedPlan<W> make_rotated_gradient_plan(const BoxParams<T>& params, const std:
       const PointDerivative<T, 5, 1> by_parameters = {{unit[0], unit[1], unit[2], unit[3], unit[4]}, {}};
       return fill_point_taps<W>(params, k, by_parameters, taps);
     }
-    const T* v = params.row(directions[0], k);
+    const T* v = params.box(directions[0], k);
     const PointDerivative<T, 5, 2> along = {{unit[0], unit[1], unit[2], unit[3], unit[4]}, {v, v, v, v, v}};
     fill_point_taps<W>(params, k, along, taps);
   };

@@ -11,7 +11,7 @@ namespace roialign_ext {
 
 struct SweepEntry {
   int64_t box;
-  int64_t row;  // index into the plan: the use of this map row by the box
+  int64_t use;  // index into the plan: the use of this map row by the box
   int32_t slot;
   bool opens, closes;  // the box's first or last entry
 };
@@ -45,8 +45,8 @@ inline std::vector<PlanePart> split_planes(const BoxesByPlane& by_plane, int64_t
   return split;
 }
 
-// The plan has, for box k, its plan rows [first_row(k), first_row(k + 1)), the map rows that each needs (pixels(row);
-// it is visited on the first of them), and the columns [first_column(k), last_column(k)) that the box touches.
+// The plan has the uses [first_use(k), first_use(k + 1)) of box k, and the columns [first_column(k), last_column(k))
+// that it touches. rows(use) are the map rows that a use reads; it is visited on the first of them.
 template <class Plan>
 PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes, int64_t height) {
   PlaneSweep sweep;
@@ -54,11 +54,11 @@ PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes,
   sweep.first.assign(static_cast<size_t>(height), INT32_MAX);
   sweep.last.assign(static_cast<size_t>(height), 0);
   for (int64_t k : boxes) {
-    if (plan.first_row(k) == plan.first_row(k + 1)) sweep.untouched.push_back(k);
-    for (int64_t row = plan.first_row(k); row < plan.first_row(k + 1); ++row) {
-      const PixelRange pixels = plan.pixels(row);
-      ++sweep.begin[pixels.begin + 1];
-      for (int32_t y = pixels.begin; y < pixels.end; ++y) {
+    if (plan.first_use(k) == plan.first_use(k + 1)) sweep.untouched.push_back(k);
+    for (int64_t use = plan.first_use(k); use < plan.first_use(k + 1); ++use) {
+      const RowRange rows = plan.rows(use);
+      ++sweep.begin[rows.begin + 1];
+      for (int32_t y = rows.begin; y < rows.end; ++y) {
         sweep.first[y] = std::min(sweep.first[y], plan.first_column(k));
         sweep.last[y] = std::max(sweep.last[y], plan.last_column(k));
       }
@@ -68,8 +68,8 @@ PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes,
   sweep.entries.resize(static_cast<size_t>(sweep.begin[height]));
   std::vector<int64_t> next(sweep.begin.begin(), sweep.begin.end() - 1);
   for (int64_t k : boxes) {
-    for (int64_t row = plan.first_row(k); row < plan.first_row(k + 1); ++row) {
-      sweep.entries[next[plan.pixels(row).begin]++] = {k, row, 0, false, false};
+    for (int64_t use = plan.first_use(k); use < plan.first_use(k + 1); ++use) {
+      sweep.entries[next[plan.rows(use).begin]++] = {k, use, 0, false, false};
     }
   }
   struct Box {
@@ -87,7 +87,7 @@ PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes,
       free_slots.pop_back();
     }
     entry.slot = box.slot;
-    entry.closes = ++box.visited == plan.first_row(entry.box + 1) - plan.first_row(entry.box);
+    entry.closes = ++box.visited == plan.first_use(entry.box + 1) - plan.first_use(entry.box);
     if (entry.closes) free_slots.push_back(box.slot);
   }
   return sweep;

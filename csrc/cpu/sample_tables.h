@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../core/winner.h"
+#include "../core/argmax.h"
 #include "../errors.h"
 #include "plan.h"
 
@@ -36,8 +36,8 @@ struct SampleTables {
         W low[2], high[2];
         sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
         samples.push_back({static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]});
-        ROI_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamples,
-                        axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamples,
+        ROI_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamplesOfBin,
+                        axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamplesOfBin,
                         " samples of a bin may fall on the map along one axis");
         if (sample.index == 0) first = false;
         next_index = sample.index + sample.count;
@@ -64,21 +64,21 @@ SamplePlan<W> make_sample_plan(const BoxParams<T>& params) {
   return plan;
 }
 
-// The same with what a row sweep needs to know (row_sweep.h): rows of a box are its samples along y.
+// The same with what a row sweep needs to know (row_sweep.h): a use is one sample of a box along y.
 template <class W>
 struct MaxPlan {
   SamplePlan<W> samples;
   std::vector<int32_t> first, last;  // [boxes] columns [first, last) are touched
 
-  int64_t first_row(int64_t k) const { return samples.y.begin[k * samples.y.bins]; }
-  PixelRange pixels(int64_t row) const {
-    const SampleTap<W>& sample = samples.y.samples[row];
+  int64_t first_use(int64_t k) const { return samples.y.begin[k * samples.y.bins]; }
+  RowRange rows(int64_t use) const {
+    const SampleTap<W>& sample = samples.y.samples[use];
     return {sample.low, sample.low + (sample.fraction != W(0) ? 2 : 1)};
   }
   int32_t first_column(int64_t k) const { return first[k]; }
   int32_t last_column(int64_t k) const { return last[k]; }
 
-  bool touches_map(int64_t k) const { return first_row(k) < first_row(k + 1) && first_column(k) < last_column(k); }
+  bool touches_map(int64_t k) const { return first_use(k) < first_use(k + 1) && first_column(k) < last_column(k); }
 
   // Does a sweep from top to bottom meet the samples of each bin in the order of their index? Not in a reversed box.
   bool descends(int64_t k) const {

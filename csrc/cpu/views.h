@@ -44,9 +44,9 @@ struct View : Extents {
 using Input = View<const void>;
 using Output = View<void>;
 
-// The winners of a maximum.
+// The argmax of every output.
 template <class Int>
-struct WinnersView : Extents {
+struct ArgmaxView : Extents {
   Int* data;
 
   Int* at(int64_t n, int64_t c) const { return data + offset(n, c); }

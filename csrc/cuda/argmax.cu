@@ -1,4 +1,4 @@
-// Pooling with the winners of a maximum fixed: each output is one bilinear sample, so the operator is linear in the
+// Pooling with the argmax of a maximum fixed: each output is one bilinear sample, so the operator is linear in the
 // features again (docs/math.md, section 5), with a transpose, a box gradient and derivatives along box directions.
 #include <climits>
 
@@ -33,22 +33,22 @@ __device__ __forceinline__ bool follows_box(const SampleTap<W>& sample) {
 
 // The winning sample of an output.
 template <class W>
-struct Winner {
+struct ChosenSample {
   bool found;  // not for a rejected sample, which moves nothing, nor for an index that the bin does not have
   SampleTap<W> y, x;
 };
 
 template <class W>
-__device__ __forceinline__ Winner<W> find_winner(const CallArgs& args, const Samples<W>& samples, const Bin& bin,
-                                                 int64_t channel) {
-  const Elements<int32_t>& winners = args.winners;
-  const int32_t index = winners.data[bin.box * winners.stride_n + channel * winners.stride_c +
-                                     bin.p * winners.stride_y + bin.q * winners.stride_x];
+__device__ __forceinline__ ChosenSample<W> chosen_sample(const CallArgs& args, const Samples<W>& samples,
+                                                         const Bin& bin, int64_t channel) {
+  const Elements<int32_t>& argmax = args.argmax;
+  const int32_t index = argmax.data[bin.box * argmax.stride_n + channel * argmax.stride_c + bin.p * argmax.stride_y +
+                                    bin.q * argmax.stride_x];
   const Band y = samples.y.band(bin.box, bin.p), x = samples.x.band(bin.box, bin.q);
-  const unsigned row = winner_row(index), column = winner_column(index);
-  if (row >= static_cast<unsigned>(y.samples) || column >= static_cast<unsigned>(x.samples)) return {};
-  return {true, samples.y.samples[bin.box * samples.y.slots + y.offset + row],
-          samples.x.samples[bin.box * samples.x.slots + x.offset + column]};
+  const unsigned sample_y = argmax_y(index), sample_x = argmax_x(index);
+  if (sample_y >= static_cast<unsigned>(y.samples) || sample_x >= static_cast<unsigned>(x.samples)) return {};
+  return {true, samples.y.samples[bin.box * samples.y.slots + y.offset + sample_y],
+          samples.x.samples[bin.box * samples.x.slots + x.offset + sample_x]};
 }
 
 // How fast the sample moves along direction d of the box, which need not be finite.
@@ -63,7 +63,7 @@ __device__ __forceinline__ W rate_along(const CallArgs& args, int d, int64_t box
   return follows_box(sample) ? sample.by_low_edge * rate(low) + sample.by_high_edge * rate(high) : W(0);
 }
 
-// The pixels of a winner with their weights: a product of y taps and x taps, or along directions the sum of two.
+// The pixels of a chosen sample with their weights: a product of y taps and x taps, or along directions the sum of two.
 template <class W>
 struct Stencil {
   W weight[2][2];
@@ -79,15 +79,15 @@ struct Stencil {
 };
 
 template <class W>
-__device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t box, const Winner<W>& winner) {
+__device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t box, const ChosenSample<W>& chosen) {
   Stencil<W> stencil = {};
-  const auto y_taps = [&](int d) { return moving_taps(rate_along(args, d, box, winner.y, true)); };
-  const auto x_taps = [&](int d) { return moving_taps(rate_along(args, d, box, winner.x, false)); };
+  const auto y_taps = [&](int d) { return moving_taps(rate_along(args, d, box, chosen.y, true)); };
+  const auto x_taps = [&](int d) { return moving_taps(rate_along(args, d, box, chosen.x, false)); };
   if (args.direction_count == 0) {
-    stencil.add_product(value_taps(winner.y), value_taps(winner.x));
+    stencil.add_product(value_taps(chosen.y), value_taps(chosen.x));
   } else if (args.direction_count == 1) {
-    stencil.add_product(y_taps(0), value_taps(winner.x));
-    stencil.add_product(value_taps(winner.y), x_taps(0));
+    stencil.add_product(y_taps(0), value_taps(chosen.x));
+    stencil.add_product(value_taps(chosen.y), x_taps(0));
   } else {
     stencil.add_product(y_taps(0), x_taps(1));
     stencil.add_product(y_taps(1), x_taps(0));
@@ -95,7 +95,7 @@ __device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t b
   return stencil;
 }
 
-// The sum of a stencil over one plane of the map; `at` is the winner's upper left pixel.
+// The sum of a stencil over one plane of the map; `at` is the chosen sample's upper left pixel.
 template <class S>
 __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Access<S>::W>& stencil,
                                                        const Elements<void>& pixels, int64_t at) {
@@ -116,10 +116,10 @@ __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Ac
 
 template <class W>
 __device__ __forceinline__ int64_t offset_of(const CallArgs& args, int plane, int64_t channel,
-                                             const Winner<W>& winner) {
+                                             const ChosenSample<W>& chosen) {
   const Elements<void>& pixels = args.maps[plane / args.images].pixels;
-  return plane % args.images * pixels.stride_n + channel * pixels.stride_c + winner.y.low * pixels.stride_y +
-         winner.x.low * pixels.stride_x;
+  return plane % args.images * pixels.stride_n + channel * pixels.stride_c + chosen.y.low * pixels.stride_y +
+         chosen.x.low * pixels.stride_x;
 }
 
 // A thread has one output (WorkMap).
@@ -135,10 +135,10 @@ __global__ void __launch_bounds__(kThreads)
   const int plane = samples.plane_of_box[bin.box];
   W value = plane < 0 ? W(NAN) : W(0);
   if (plane >= 0) {
-    const Winner<W> winner = find_winner(args, samples, bin, channel);
-    if (winner.found) {
-      value = apply<S>(stencil_of(args, bin.box, winner), args.maps[plane / args.images].pixels,
-                       offset_of(args, plane, channel, winner));
+    const ChosenSample<W> chosen = chosen_sample(args, samples, bin, channel);
+    if (chosen.found) {
+      value = apply<S>(stencil_of(args, bin.box, chosen), args.maps[plane / args.images].pixels,
+                       offset_of(args, plane, channel, chosen));
     }
   }
   const Elements<void>& bins = args.bins;
@@ -157,7 +157,7 @@ struct SampleReach {
 };
 
 // The input gradient. A warp has a tile of one plane, kTilePixels of them, and 32 channels, one for each lane, whose
-// sums are in shared memory: every bin near the tile is visited once, its winner found, and its pixels among those of
+// sums are in shared memory: every bin near the tile is visited once, its sample found, and its pixels among those of
 // the tile get their share. Each lane adds to sums of its own, in the order of the boxes and bins. Where there are
 // fewer channels than warps, warps share a higher tile, whose list of boxes is then made once.
 constexpr int kBlocks = 2;  // of a multiprocessor at least: with more some registers would be spilled
@@ -202,10 +202,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     if (channel >= args.channels) return;
     for (int p = y_bins.begin; p < y_bins.end; ++p) {
       for (int q = x_bins.begin; q < x_bins.end; ++q) {
-        const Winner<W> winner = find_winner(args, samples, Bin{box, p, q}, channel);
-        const int y = winner.y.low - top, x = winner.x.low - left;
-        if (!winner.found || y < -1 || y >= kTileRows || x < -1 || x >= kColumns) continue;
-        const Stencil<W> stencil = stencil_of(args, box, winner);
+        const ChosenSample<W> chosen = chosen_sample(args, samples, Bin{box, p, q}, channel);
+        const int y = chosen.y.low - top, x = chosen.x.low - left;
+        if (!chosen.found || y < -1 || y >= kTileRows || x < -1 || x >= kColumns) continue;
+        const Stencil<W> stencil = stencil_of(args, box, chosen);
         const Elements<void>& grads = args.bins;
         const W grad = Access<S>::load(
             grads.data, box * grads.stride_n + channel * grads.stride_c + p * grads.stride_y + q * grads.stride_x);
@@ -253,15 +253,15 @@ __global__ void __launch_bounds__(kThreads)
     if (work.channels.count <= 0) continue;
     Bin bin = bin_of(args, work.place);
     bin.box = box;
-    const Winner<W> winner = find_winner(args, samples, bin, channel);
-    if (!winner.found) continue;
-    TwoTaps<W> y_taps = value_taps(winner.y), x_taps = value_taps(winner.x);
+    const ChosenSample<W> chosen = chosen_sample(args, samples, bin, channel);
+    if (!chosen.found) continue;
+    TwoTaps<W> y_taps = value_taps(chosen.y), x_taps = value_taps(chosen.x);
     if (args.direction_count == 1) {
-      y_taps = moving_taps(rate_along(args, 0, box, winner.y, true));
-      x_taps = moving_taps(rate_along(args, 0, box, winner.x, false));
+      y_taps = moving_taps(rate_along(args, 0, box, chosen.y, true));
+      x_taps = moving_taps(rate_along(args, 0, box, chosen.x, false));
     }
     const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
-    const int64_t at = offset_of(args, plane, channel, winner);
+    const int64_t at = offset_of(args, plane, channel, chosen);
     const W grad = Access<S>::load(
         bins.data, box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x);
     const auto along = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
@@ -270,20 +270,20 @@ __global__ void __launch_bounds__(kThreads)
       return grad * apply<S>(stencil, pixels, at);
     };
     // A clamped sample has no pixel beyond it to differ from.
-    const W along_y = follows_box(winner.y) ? along(moving_taps(W(1)), x_taps) : W(0);
-    const W along_x = follows_box(winner.x) ? along(y_taps, moving_taps(W(1))) : W(0);
-    by_edge[0] += winner.x.by_low_edge * along_x;
-    by_edge[1] += winner.y.by_low_edge * along_y;
-    by_edge[2] += winner.x.by_high_edge * along_x;
-    by_edge[3] += winner.y.by_high_edge * along_y;
+    const W along_y = follows_box(chosen.y) ? along(moving_taps(W(1)), x_taps) : W(0);
+    const W along_x = follows_box(chosen.x) ? along(y_taps, moving_taps(W(1))) : W(0);
+    by_edge[0] += chosen.x.by_low_edge * along_x;
+    by_edge[1] += chosen.y.by_low_edge * along_y;
+    by_edge[2] += chosen.x.by_high_edge * along_x;
+    by_edge[3] += chosen.y.by_high_edge * along_y;
   }
   const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
-  store_box_gradient<4>(args, box, sum);
+  store_grad_boxes<4>(args, box, sum);
 }
 
 }  // namespace
 
-void pool_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void argmax_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
@@ -294,7 +294,7 @@ void pool_winners(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   });
 }
 
-void spread_winners(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
+void argmax_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
   with_storage(given.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
@@ -302,7 +302,7 @@ void spread_winners(const CallArgs& given, Scratch& scratch, Launcher& launcher)
     const Groups groups = take_groups(given, scratch);
     CallArgs args = given;
     const Sizes sizes = {args.boxes, args.channels, args.bins_y, args.bins_x};
-    const bool copies = channels_lie_together(args) && args.bins.stride_c != 1;
+    const bool copies = reads_channels_last(args) && args.bins.stride_c != 1;
     if (copies) args.bins = take_channels_last(args.storage, sizes, scratch);
     if (scratch.counts_only()) return;
     build_samples(args, samples, groups, launcher);
@@ -318,7 +318,7 @@ void spread_winners(const CallArgs& given, Scratch& scratch, Launcher& launcher)
   });
 }
 
-void winners_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void argmax_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kChannelsOfThread = 8;
 
-// The Source of gather().
+// The Source of grad_input_gather().
 template <class S, class Offset>
 struct AverageSource {
   using W = typename Access<S>::W;
@@ -56,7 +56,7 @@ void average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Lau
     if (scratch.counts_only()) return;
     build_tables(args, products, tables, groups, launcher);
     with_offset(args, [&](auto offset) {
-      launch_gather<S>(args, groups, AverageSource<S, decltype(offset)>{products, tables}, launcher);
+      launch_grad_input_gather<S>(args, groups, AverageSource<S, decltype(offset)>{products, tables}, launcher);
     });
   });
 }

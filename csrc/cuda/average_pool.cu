@@ -23,13 +23,13 @@ bool pays_to_copy(const CallArgs& args) {
 
 }  // namespace
 
-void pool_average(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void average_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
     const Products products = average_products(args);
     const auto taps = take_taps<W>(args, products, scratch);
-    const bool together = channels_lie_together(args), copied = !together && pays_to_copy(args);
+    const bool together = reads_channels_last(args), copied = !together && pays_to_copy(args);
     const MapArgs& map = args.maps[0];
     const Sizes sizes = {args.images, args.channels, map.height, map.width};
     CallArgs read = args;

@@ -58,14 +58,14 @@ __device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int tabl
 
 // VEC channels that are contiguous, `bytes` after the begin of the row...
 template <class S, int VEC>
-struct ChannelsTogether {
+struct ContiguousChannels {
   using W = typename Access<S>::W;
   using Words = typename Pack<S, VEC>::Word;
   static constexpr int kChannels = VEC;
   uintptr_t bytes;
 
   template <class Offset>
-  __device__ explicit ChannelsTogether(Offset offset) : bytes(static_cast<uintptr_t>(offset) * sizeof(S)) {}
+  __device__ explicit ContiguousChannels(Offset offset) : bytes(static_cast<uintptr_t>(offset) * sizeof(S)) {}
   __device__ __forceinline__ void fetch(uintptr_t row, Words& words) const {
     words = Pack<S, VEC>::read(reinterpret_cast<const void*>(row + bytes), 0);
   }
@@ -79,13 +79,13 @@ struct ChannelsTogether {
 
 // ... or N channels that lie apart; if fewer are left, the last one several times.
 template <class S, class Offset, int N>
-struct ChannelsApart {
+struct StridedChannels {
   using W = typename Access<S>::W;
   using Words = S[N];
   static constexpr int kChannels = N;
   uintptr_t bytes[N];
 
-  __device__ ChannelsApart(Offset offset, Offset stride_c, int count) {
+  __device__ StridedChannels(Offset offset, Offset stride_c, int count) {
 #pragma unroll
     for (int c = 0; c < N; ++c) {
       bytes[c] = static_cast<uintptr_t>(offset + (c < count ? c : count - 1) * stride_c) * sizeof(S);

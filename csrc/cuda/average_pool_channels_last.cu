@@ -41,7 +41,7 @@ __device__ __forceinline__ void pool_staged(const Rows& rows, const StagedTaps<W
           columns[0][c] = columns[1][c];
           columns[1][c] = W(0);
         }
-        rows.add(ChannelsTogether<S, VEC>(tap.pixel * stride_x), columns[1]);
+        rows.add(ContiguousChannels<S, VEC>(tap.pixel * stride_x), columns[1]);
       }
 #pragma unroll
       for (int c = 0; c < VEC; ++c) sums[c] += tap.weight * columns[1][c];
@@ -71,7 +71,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
       for (int k = 0; k < xs.count; ++k) {
         const Tap<W> tap = xs.taps[k];
         W column[VEC] = {};
-        rows.add(ChannelsTogether<S, VEC>(tap.pixel * stride_x), column);
+        rows.add(ContiguousChannels<S, VEC>(tap.pixel * stride_x), column);
 #pragma unroll
         for (int c = 0; c < VEC; ++c) sums[c] += tap.weight * column[c];
       }

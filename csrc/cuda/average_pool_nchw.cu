@@ -9,10 +9,11 @@ namespace {
 // A lane sums 8 channels of a column at once. As bins need fewer lanes than columns do, they have 4 groups of lanes,
 // which share the channels. Few columns leave lanes to several sets of channels side by side, as many as groups at
 // most.
-constexpr int kChunk = 64, kChannels = 8, kGroups = 4, kBinsAtOnce = kWarp / kGroups, kOfLane = kChannels / kGroups;
+constexpr int kChunk = 64, kChannelsOfSet = 8, kGroups = 4, kBinsAtOnce = kWarp / kGroups,
+              kOfLane = kChannelsOfSet / kGroups;
 constexpr int kLoadedAtOnce = 4;         // channels whose loads are under way together
 constexpr int kColumnPitch = kWarp + 1;  // of the columns of one channel in shared memory: groups read different banks
-constexpr int kColumnsOfWarp = kChannels * kColumnPitch;
+constexpr int kColumnsOfWarp = kChannelsOfSet * kColumnPitch;
 constexpr int kRowsAtOnce = 2;  // of those that are too many for registers
 template <class S, class Offset>
 constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 3;
@@ -83,21 +84,21 @@ struct Results {
   }
 };
 
-// Sums kChannels channels of a column, from an offset on; of fewer, the last one several times, and 0 of none.
+// Sums kChannelsOfSet channels of a column, from an offset on; of fewer, the last one several times, and 0 of none.
 template <class S, class Offset, class W, class Rows>
 __device__ __forceinline__ void sum_columns(const Rows& rows, Offset stride_c, Offset offset, int count, W* columns) {
 #pragma unroll 1
-  for (int c = 0; c < kChannels; c += kLoadedAtOnce) {
+  for (int c = 0; c < kChannelsOfSet; c += kLoadedAtOnce) {
     W sums[kLoadedAtOnce] = {};
     if (c < count) {
-      rows.add(ChannelsApart<S, Offset, kLoadedAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
+      rows.add(StridedChannels<S, Offset, kLoadedAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
     }
 #pragma unroll
     for (int i = 0; i < kLoadedAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
   }
 }
 
-// A row of bins, a run at a time. `columns` is the warp's shared memory for the sums of kChannels channels.
+// A row of bins, a run at a time. `columns` is the warp's shared memory for the sums of kChannelsOfSet channels.
 template <class S, class Offset, class W>
 __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>& pixels, const TapList<W>& ys,
                                             const StagedTaps<W>& x, const Runs& runs, int chunk, W* columns,
@@ -117,9 +118,9 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
     const TapList<W> xs = has_bin ? x.list(q) : TapList<W>{};
     with_rows<S, kRowsAtOnce>(top, pixels.stride_y, ys, [&](const auto& rows) {
 #pragma unroll 1
-      for (int channel = 0; channel < chunk; channel += sets * kChannels) {
-        const int own_channel = channel + set * kChannels;
-        const int count = chunk - own_channel < kChannels ? chunk - own_channel : kChannels;
+      for (int channel = 0; channel < chunk; channel += sets * kChannelsOfSet) {
+        const int own_channel = channel + set * kChannelsOfSet;
+        const int count = chunk - own_channel < kChannelsOfSet ? chunk - own_channel : kChannelsOfSet;
         sum_columns<S>(rows, pixels.stride_c, own_channel * pixels.stride_c, has_column ? count : 0, columns + lane);
         __syncwarp();
         W sums[kGroups][kOfLane] = {};  // of channels group, group + kGroups, ... of every set
@@ -142,7 +143,7 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
           if (s >= sets) break;
 #pragma unroll
           for (int i = 0; i < kOfLane; ++i) {
-            const int c = channel + s * kChannels + group + i * kGroups;
+            const int c = channel + s * kChannelsOfSet + group + i * kGroups;
             if (c < chunk) results.store(c, q, sums[s][i]);
           }
         }
@@ -160,8 +161,8 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
   const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
   const Span window = plane < 0 ? Span{} : taps.x.pixels[box];
 #pragma unroll 1
-  for (int channel = 0; channel < chunk; channel += kChannels) {
-    const int count = chunk - channel < kChannels ? chunk - channel : kChannels;
+  for (int channel = 0; channel < chunk; channel += kChannelsOfSet) {
+    const int count = chunk - channel < kChannelsOfSet ? chunk - channel : kChannelsOfSet;
 #pragma unroll 1
     for (int first_bin = 0; first_bin < args.bins_x; first_bin += kBinsAtOnce) {
       const Bin bin = {box, p, first_bin + lane % kBinsAtOnce};
@@ -266,10 +267,9 @@ template <class S>
 void launch_average_pool_nchw(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
                               Launcher& launcher) {
   using W = typename Access<S>::W;
-  const BlockPlan plan =
-      plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesApart, kChunk * sizeof(S)));
+  const BlockPlan plan = plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesNchw, kChunk * sizeof(S)));
   // Without an attribute of the kernel, a block has 48 KB.
-  static_assert(kPoolPieceBytesApart + kPoolRows * kColumnsOfWarp * sizeof(W) + 2 * kPoolListBytes +
+  static_assert(kPoolPieceBytesNchw + kPoolRows * kColumnsOfWarp * sizeof(W) + 2 * kPoolListBytes +
                     (2 * kPoolListedBins + 1) * sizeof(int) + (kPoolListedBins + 1) * sizeof(Run) +
                     kPoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
                 48 * 1024);

@@ -6,7 +6,7 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kChannels = 8;  // of a thread
+constexpr int kGradBoxesChannels = 8;  // of a thread
 
 // The weights of one pixel of one axis in a bin: by the table that stays, and by the other one's derivatives.
 template <class W>
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
     average_grad_boxes_channels_last(const __grid_constant__ CallArgs args,
                                      const __grid_constant__ Tables<typename Access<S>::W> tables, const WorkMap map) {
   using W = typename Access<S>::W;
-  constexpr int kPacks = kChannels / VEC;
+  constexpr int kPacks = kGradBoxesChannels / VEC;
   ROI_SHARED_BYTES(shared);
   const int64_t box = blockIdx.x;
   const int plane = tables.plane_of_box[box];
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t threads = plane < 0 ? 0 : map.threads();
   const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
-    const Work work = work_of(map, thread, kChannels, args.channels, VEC);
+    const Work work = work_of(map, thread, kGradBoxesChannels, args.channels, VEC);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
     const int64_t at_bin =
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
-  store_box_gradient<4>(args, box, sum);
+  store_grad_boxes<4>(args, box, sum);
 }
 
 // Where channels lie apart: a warp takes one row of bins and kSetChannels channels at a time. Its lanes are columns of
@@ -198,22 +198,22 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
     }
   }
   const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared + kWarps * sizeof(ColumnSums<W>)));
-  store_box_gradient<4>(args, box, sum);
+  store_grad_boxes<4>(args, box, sum);
 }
 
 }  // namespace
 
-void average_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const Products products = box_gradient_products(args);
+    const Products products = grad_boxes_products(args);
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
     build_tables(args, products, tables, Groups{}, launcher);
     const size_t sums_bytes = kWarps * 4 * sizeof(W);
-    if (channels_lie_together(args)) {
-      const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
+    if (reads_channels_last(args)) {
+      const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kGradBoxesChannels);
       with_pack<S>(args, [&](auto vec) {
         launcher.launch("average_grad_boxes_channels_last", average_grad_boxes_channels_last<S, vec.value>, args.boxes,
                         kThreads, sums_bytes, args, tables, map);

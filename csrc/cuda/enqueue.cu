@@ -8,19 +8,19 @@ void run(Operation operation, const CallArgs& args, Scratch& scratch, Launcher& 
   const bool rotated = is_rotated(args.rule);
   switch (operation) {
     case Operation::kPool:
-      return rotated ? pool_rotated(args, scratch, launcher) : pool_average(args, scratch, launcher);
+      return rotated ? rotated_pool(args, scratch, launcher) : average_pool(args, scratch, launcher);
     case Operation::kGradInput:
-      return rotated ? spread_rotated(args, scratch, launcher) : average_grad_input(args, scratch, launcher);
+      return rotated ? rotated_grad_input(args, scratch, launcher) : average_grad_input(args, scratch, launcher);
     case Operation::kGradBoxes:
-      return rotated ? rotated_box_gradient(args, scratch, launcher) : average_box_gradient(args, scratch, launcher);
-    case Operation::kMax:
-      return pool_maximum(args, scratch, launcher);
-    case Operation::kPoolWinners:
-      return pool_winners(args, scratch, launcher);
-    case Operation::kSpreadWinners:
-      return spread_winners(args, scratch, launcher);
-    case Operation::kGradBoxesWinners:
-      return winners_box_gradient(args, scratch, launcher);
+      return rotated ? rotated_grad_boxes(args, scratch, launcher) : average_grad_boxes(args, scratch, launcher);
+    case Operation::kMaxPool:
+      return max_pool(args, scratch, launcher);
+    case Operation::kArgmaxPool:
+      return argmax_pool(args, scratch, launcher);
+    case Operation::kArgmaxGradInput:
+      return argmax_grad_input(args, scratch, launcher);
+    case Operation::kArgmaxGradBoxes:
+      return argmax_grad_boxes(args, scratch, launcher);
   }
 }
 

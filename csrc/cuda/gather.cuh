@@ -18,7 +18,7 @@ struct TileMap {
 
  private:
   static ROI_HOST_DEVICE int64_t tiles_of(int64_t length, int size) {
-    return (static_cast<unsigned>(length) + size - 1) / size;  // at most kMostPixels
+    return (static_cast<unsigned>(length) + size - 1) / size;  // at most kMaxPixels
   }
 };
 
@@ -100,8 +100,8 @@ __device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Gr
 // says how many channels a thread has (kChannels), and how many blocks a multiprocessor should hold (kBlocks).
 template <class S, class Source>
 __global__ void __launch_bounds__(kThreads, Source::kBlocks)
-    gather(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, bool lanes_are_channels,
-           const Groups groups, const __grid_constant__ Source source) {
+    grad_input_gather(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+                      bool lanes_are_channels, const Groups groups, const __grid_constant__ Source source) {
   using W = typename Access<S>::W;
   constexpr int kChannels = Source::kChannels;
   ROI_SHARED_BYTES(shared);
@@ -125,12 +125,12 @@ __global__ void __launch_bounds__(kThreads, Source::kBlocks)
 }
 
 template <class S, class Source>
-void launch_gather(const CallArgs& args, const Groups& groups, const Source& source, Launcher& launcher) {
+void launch_grad_input_gather(const CallArgs& args, const Groups& groups, const Source& source, Launcher& launcher) {
   const WorkMap channels = make_work_map(args, 0, Source::kChannels);
   const bool lanes = channels.lanes_are_channels;
   const TileMap map = lanes ? make_tile_map(args, 2, 4) : make_tile_map(args, 16, 16);
-  launcher.launch("gather", gather<S, Source>, map.tiles * channels.chunks, kThreads, kNearBytes, args, map, lanes,
-                  groups, source);
+  launcher.launch("grad_input_gather", grad_input_gather<S, Source>, map.tiles * channels.chunks, kThreads, kNearBytes,
+                  args, map, lanes, groups, source);
 }
 
 }  // namespace roialign_ext::cuda

@@ -1,5 +1,5 @@
 // The boxes of each plane. The kernels that measure boxes list them too, in blocks of their own: a list follows from
-// the rows alone.
+// the boxes alone.
 #pragma once
 
 #include "tables.cuh"
@@ -22,16 +22,16 @@ __device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& g
   ROI_SHARED_BYTES(shared);
   int* const partial = reinterpret_cast<int*>(shared);
   const int columns = is_rotated(args.rule) ? 6 : 5;
-  const T* const rows = static_cast<const T*>(args.rows);
+  const T* const boxes = static_cast<const T*>(args.box_data);
   const T image = static_cast<T>(plane % args.images);
   const bool has_levels = args.levels > 1;  // else a plane is an image
   const int64_t share = (args.boxes + kThreads - 1) / kThreads, first = threadIdx.x * share;
   const int64_t end = first + share < args.boxes ? first + share : args.boxes;
   int before = 0, own = 0;
   for (int64_t k = first; k < end; ++k) {
-    const T* const row = rows + k * columns;
-    const int other = !has_levels || row[0] == image ? find_plane(args, k, row) : -1;
-    before += (has_levels && row[0] < image) || (other >= 0 && other < plane);
+    const T* const box = boxes + k * columns;
+    const int other = !has_levels || box[0] == image ? find_plane(args, k, box) : -1;
+    before += (has_levels && box[0] < image) || (other >= 0 && other < plane);
     own += other == plane;
   }
   int begin, listed;
@@ -39,9 +39,9 @@ __device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& g
   sum_before_in_block(before, partial, begin);
   if (threadIdx.x == 0) groups.segments[plane] = {begin, begin + listed};
   for (int64_t k = first; own > 0 && k < end; ++k) {
-    const T* const row = rows + k * columns;
-    if ((!has_levels || row[0] == image) && find_plane(args, k, row) == plane)
-      groups.boxes[begin + place++] = static_cast<int>(k);
+    const T* const box = boxes + k * columns;
+    const bool is_near = !has_levels || box[0] == image;
+    if (is_near && find_plane(args, k, box) == plane) groups.boxes[begin + place++] = static_cast<int>(k);
   }
 }
 

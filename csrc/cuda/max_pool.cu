@@ -5,27 +5,27 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kChannels = 4;  // of a thread
-constexpr int kBlocks = 2;    // of a multiprocessor at least: with more some registers would be spilled
+constexpr int kMaxPoolChannels = 4;  // of a thread
+constexpr int kBlocks = 2;           // of a multiprocessor at least: with more some registers would be spilled
 
 // No candidate yet: the first one wins, whatever it is.
-constexpr int kNoWinner = -2;
+constexpr int kNoArgmax = -2;
 
 // The running maximum of one bin and channel. Candidates come in the order of their sample index, so the first of equal
 // ones stays; a NaN beats every number, and the first NaN stays.
 template <class W>
 struct Best {
   W value;
-  int winner;
+  int argmax;
 
   __device__ __forceinline__ void consider(W candidate, int sample) {
-    const bool wins = candidate > value || (candidate != candidate && value == value) || winner == kNoWinner;
+    const bool wins = candidate > value || (candidate != candidate && value == value) || argmax == kNoArgmax;
     value = wins ? candidate : value;
-    winner = wins ? sample : winner;
+    argmax = wins ? sample : argmax;
   }
 };
 
-// Between two values, rounded as on the CPU, so that winners are the same.
+// Between two values, rounded as on the CPU, so that the argmax is the same.
 template <class W>
 __device__ __forceinline__ W interpolate(W fraction, W low, W high) {
   return add(multiply(W(1) - fraction, low), multiply(fraction, high));
@@ -44,14 +44,14 @@ struct BinSamples {
         rejected(axis.rejected[box * axis.bins + p]) {}
 };
 
-// A thread has one bin of one box and up to kChannels channels (WorkMap), in packs of VEC.
+// A thread has one bin of one box and up to kMaxPoolChannels channels (WorkMap), in packs of VEC.
 template <class S, int VEC>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     max_pool(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
              const WorkMap map) {
   using W = typename Access<S>::W;
-  constexpr int kPacks = kChannels / VEC;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels, VEC);
+  constexpr int kPacks = kMaxPoolChannels / VEC;
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kMaxPoolChannels, args.channels, VEC);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Bin bin = bin_of(args, work.place);
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) {
 #pragma unroll
-    for (int c = 0; c < VEC; ++c) best[i][c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoWinner};
+    for (int c = 0; c < VEC; ++c) best[i][c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoArgmax};
   }
   if (plane >= 0) {
     const Elements<void>& pixels = args.maps[plane / args.images].pixels;
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
             for (int c = 0; c < VEC; ++c) values[c] = interpolate(x.fraction, values[c], right[c]);
           }
-          consider(values, make_winner(i, j), best[k]);
+          consider(values, make_argmax(i, j), best[k]);
         }
       }
       if (i == 0 && xs.rejected.later) consider_zero();
@@ -113,11 +113,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     if (ys.rejected.later) consider_zero();
   }
   const Elements<void>& bins = args.bins;
-  const Elements<int32_t>& winners = args.winners;  // where packs fit the values, they fit the winners
+  const Elements<int32_t>& argmax = args.argmax;  // where packs fit the values, they fit the argmax
   const int64_t at =
       bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
-  const int64_t at_winners = bin.box * winners.stride_n + channels.first * winners.stride_c + bin.p * winners.stride_y +
-                             bin.q * winners.stride_x;
+  const int64_t at_argmax =
+      bin.box * argmax.stride_n + channels.first * argmax.stride_c + bin.p * argmax.stride_y + bin.q * argmax.stride_x;
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
     if (k >= channels.count) continue;
@@ -126,24 +126,24 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
     for (int c = 0; c < VEC; ++c) {
       values[c] = best[k][c].value;
-      chosen[c] = best[k][c].winner;
+      chosen[c] = best[k][c].argmax;
     }
     Pack<S, VEC>::store(bins.data, at + k * channels.step * bins.stride_c, values);
     typename WordOf<VEC * sizeof(int32_t)>::Type word;
     memcpy(&word, chosen, sizeof(word));
-    *reinterpret_cast<decltype(word)*>(winners.data + at_winners + k * channels.step * winners.stride_c) = word;
+    *reinterpret_cast<decltype(word)*>(argmax.data + at_argmax + k * channels.step * argmax.stride_c) = word;
   }
 }
 
 }  // namespace
 
-void pool_maximum(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
     build_samples(args, samples, Groups{}, launcher);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
+    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kMaxPoolChannels);
     with_pack<S>(args, [&](auto vec) {
       launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
     });

@@ -43,7 +43,7 @@ void* current_stream(const Tensor& tensor) {
   return stream;
 }
 
-bool checks_rows() {
+bool checks_boxes() {
   const char* request = std::getenv("ROIALIGN_EXT_CHECK");
   return request != nullptr && std::string_view(request) != "" && std::string_view(request) != "0";
 }
@@ -71,13 +71,13 @@ class Call {
     args_.wide_boxes = coordinates_ == ScalarType::Double;
     args_.storage = storage_of(like);
     args_.level_rule = level_rule(geometry);
-    args_.rows = keep(boxes);
+    args_.box_data = keep(boxes);
     for (const OptionalTensor& direction : {u, v}) {
       if (direction.has_value()) args_.directions[args_.direction_count++] = keep(*direction);
     }
-    if (checks_rows()) {
+    if (checks_boxes()) {
       const torch::stable::Device host(torch::headeronly::DeviceType::CPU);
-      check_rows(torch::stable::to(kept_.front(), host), args_.rule, images, args_.parts);
+      check_box_values(torch::stable::to(kept_.front(), host), args_.rule, images, args_.parts);
     }
   }
 
@@ -91,18 +91,16 @@ class Call {
     }
   }
   void set_bins(const Elements<void>& bins) { args_.bins = bins; }
-  void read_winners(const Tensor& winners) {
-    args_.winners = elements_at(const_cast<int32_t*>(winners.const_data_ptr<int32_t>()), winners);
+  void read_argmax(const Tensor& argmax) {
+    args_.argmax = elements_at(const_cast<int32_t*>(argmax.const_data_ptr<int32_t>()), argmax);
   }
-  void write_winners(const Tensor& winners) {
-    args_.winners = elements_at(winners.mutable_data_ptr<int32_t>(), winners);
-  }
+  void write_argmax(const Tensor& argmax) { args_.argmax = elements_at(argmax.mutable_data_ptr<int32_t>(), argmax); }
   void set_extrapolation_value(double value) { args_.extrapolation_value = value; }
   // Gradients of the boxes as they are read: a tensor of their coordinates' type.
   Tensor write_grad_boxes() {
-    const Tensor rows = empty(kept_.front().sizes().vec(), coordinates_, kept_.front());
-    args_.grad_boxes = rows.mutable_data_ptr();
-    return rows;
+    const Tensor grad_boxes = empty(kept_.front().sizes().vec(), coordinates_, kept_.front());
+    args_.grad_boxes = grad_boxes.mutable_data_ptr();
+    return grad_boxes;
   }
 
   void enqueue(Operation operation) const {
@@ -121,21 +119,22 @@ class Call {
  private:
   void check_sizes(bool is_maximum) const {
     const int64_t bins = std::max(args_.bins_y, args_.bins_x);
-    ROI_CHECK_VALUE(bins <= kMostBins, "output_size: on CUDA at most ", kMostBins, " bins along an axis, got ", bins);
+    ROI_CHECK_VALUE(bins <= kMaxBins, "output_size: on CUDA at most ", kMaxBins, " bins along an axis, got ", bins);
     // Kernels number the bins of a box with 32 bits.
     ROI_CHECK_VALUE(args_.bins_y * args_.bins_x <= INT32_MAX, "output_size: on CUDA at most ", INT32_MAX, " bins, got ",
                     args_.bins_y * args_.bins_x);
     for (int i = 0; i < args_.levels; ++i) {
       const int64_t side = std::max(args_.maps[i].height, args_.maps[i].width);
-      ROI_CHECK_VALUE(side <= kMostPixels, "input: on CUDA at most ", kMostPixels, " rows and columns, got ", side);
+      ROI_CHECK_VALUE(side <= kMaxPixels, "input: on CUDA at most ", kMaxPixels, " rows and columns, got ", side);
     }
     if (!is_maximum) return;
-    ROI_CHECK_VALUE(most_samples(args_) <= kMaxSamples, args_.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'",
-                    ": at most ", kMaxSamples, " samples of a bin may fall on the map along one axis");
+    ROI_CHECK_VALUE(max_samples_of_bin(args_) <= kMaxSamplesOfBin,
+                    args_.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamplesOfBin,
+                    " samples of a bin may fall on the map along one axis");
   }
 
-  const void* keep(const Tensor& rows) {
-    kept_.push_back(as_contiguous(rows, coordinates_));
+  const void* keep(const Tensor& boxes) {
+    kept_.push_back(as_contiguous(boxes, coordinates_));
     return kept_.back().const_data_ptr();
   }
 
@@ -154,7 +153,7 @@ torch::stable::accelerator::DeviceGuard on_device_of(const Tensor& tensor) {
 }  // namespace
 
 Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-            const OptionalTensor& winners, const Sizes& output_size, const Geometry& geometry,
+            const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
             double extrapolation_value) {
   const auto guard = on_device_of(input[0]);
   Call call("_pool", input[0], input[0].size(0), boxes, u, v, output_size[0], output_size[1], geometry);
@@ -164,8 +163,8 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
   call.add_maps(input, geometry);
   call.set_bins(written(output));
   call.set_extrapolation_value(extrapolation_value);
-  if (winners.has_value()) call.read_winners(*winners);
-  call.enqueue(winners.has_value() ? Operation::kPoolWinners : Operation::kPool);
+  if (argmax.has_value()) call.read_argmax(*argmax);
+  call.enqueue(argmax.has_value() ? Operation::kArgmaxPool : Operation::kPool);
   return output;
 }
 
@@ -176,17 +175,17 @@ std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, c
   const Sizes sizes = {boxes.size(0), input[0].size(1), output_size[0], output_size[1]};
   const bool channels_last = is_channels_last(input[0]);
   const Tensor values = empty(sizes, input[0].scalar_type(), input[0], channels_last);
-  const Tensor winners = empty(sizes, ScalarType::Int, input[0], channels_last);
-  if (values.numel() == 0) return {values, winners};
+  const Tensor argmax = empty(sizes, ScalarType::Int, input[0], channels_last);
+  if (values.numel() == 0) return {values, argmax};
   call.add_maps(input, geometry);
   call.set_bins(written(values));
-  call.write_winners(winners);
-  call.enqueue(Operation::kMax);
-  return {values, winners};
+  call.write_argmax(argmax);
+  call.enqueue(Operation::kMaxPool);
+  return {values, argmax};
 }
 
 Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                        const OptionalTensor& winners, const Sizes& input_size, bool channels_last,
+                        const OptionalTensor& argmax, const Sizes& input_size, bool channels_last,
                         const Geometry& geometry) {
   const auto guard = on_device_of(grad);
   Call call("_pool_grad_input", grad, input_size[0], boxes, u, v, grad.size(2), grad.size(3), geometry);
@@ -200,22 +199,22 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
   }
   if (is_empty) return grad_input;
   call.set_bins(read(grad));
-  if (winners.has_value()) call.read_winners(*winners);
-  call.enqueue(winners.has_value() ? Operation::kSpreadWinners : Operation::kGradInput);
+  if (argmax.has_value()) call.read_argmax(*argmax);
+  call.enqueue(argmax.has_value() ? Operation::kArgmaxGradInput : Operation::kGradInput);
   return grad_input;
 }
 
 Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
-                       const OptionalTensor& winners, const Geometry& geometry) {
+                       const OptionalTensor& argmax, const Geometry& geometry) {
   const auto guard = on_device_of(input[0]);
   Call call("_pool_grad_boxes", input[0], input[0].size(0), boxes, v, {}, grad.size(2), grad.size(3), geometry);
   if (grad.numel() == 0) return zeros(boxes.sizes().vec(), boxes.scalar_type(), boxes);
-  const Tensor rows = call.write_grad_boxes();
+  const Tensor grad_boxes = call.write_grad_boxes();
   call.add_maps(input, geometry);
   call.set_bins(read(grad));
-  if (winners.has_value()) call.read_winners(*winners);
-  call.enqueue(winners.has_value() ? Operation::kGradBoxesWinners : Operation::kGradBoxes);
-  return as_dtype(rows, boxes.scalar_type());
+  if (argmax.has_value()) call.read_argmax(*argmax);
+  call.enqueue(argmax.has_value() ? Operation::kArgmaxGradBoxes : Operation::kGradBoxes);
+  return as_dtype(grad_boxes, boxes.scalar_type());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CUDA, m) { register_operators(m); }

@@ -10,8 +10,8 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kChannels = 8;  // of a thread
-constexpr int kBlocks = 1;    // of a multiprocessor at least: more would leave too few registers for the geometry
+constexpr int kRotatedChannels = 8;  // of a thread
+constexpr int kBlocks = 1;  // of a multiprocessor at least: more would leave too few registers for the geometry
 constexpr int kColumns = kRotatedParameters + 1;
 
 // What is known of the boxes before their samples are.
@@ -49,13 +49,13 @@ __global__ void __launch_bounds__(kThreads)
   if (block < 0) return list_boxes<T>(args, groups, static_cast<int>(blockIdx.x));
   const int64_t k = block * kThreads + threadIdx.x;
   if (k >= args.boxes) return;
-  const T* row = static_cast<const T*>(args.rows) + kColumns * k;
+  const T* data = static_cast<const T*>(args.box_data) + kColumns * k;
   const MapArgs& map = args.maps[0];
-  const RotatedBox<T> box = make_rotated_box<T>(args.rule, row + 1, static_cast<T>(map.scale), args.bins_y, args.bins_x,
-                                                map.height, map.width, args.sampling_ratio);
+  const RotatedBox<T> box = make_rotated_box<T>(args.rule, data + 1, static_cast<T>(map.scale), args.bins_y,
+                                                args.bins_x, map.height, map.width, args.sampling_ratio);
   const T cosine = std::fabs(box.cosine), sine = std::fabs(box.sine);
   const T half_y = std::fabs(box.y.start), half_x = std::fabs(box.x.start);
-  boxes.plane_of_box[k] = find_plane(args, k, row);
+  boxes.plane_of_box[k] = find_plane(args, k, data);
   boxes.boxes[k] = box;
   boxes.y_pixels[k] = pixels_near(box.centre_y, half_y * cosine + half_x * sine, map.height);
   boxes.x_pixels[k] = pixels_near(box.centre_x, half_y * sine + half_x * cosine, map.width);
@@ -75,20 +75,20 @@ __device__ __forceinline__ PointDerivative<T, 1, ORDER> derivative_of(const Call
   return derivative;
 }
 
-// A thread has one bin of one box and up to kChannels channels (WorkMap).
+// A thread has one bin of one box and up to kRotatedChannels channels (WorkMap).
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     rotated_pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
   using W = typename Access<S>::W;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kChannels, args.channels);
+  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kRotatedChannels, args.channels);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Access<S> access(args.storage);
   const Bin bin = bin_of(args, work.place);
   const int plane = boxes.plane_of_box[bin.box];
-  W sums[kChannels];
+  W sums[kRotatedChannels];
 #pragma unroll
-  for (int c = 0; c < kChannels; ++c) sums[c] = plane < 0 ? W(NAN) : W(0);
+  for (int c = 0; c < kRotatedChannels; ++c) sums[c] = plane < 0 ? W(NAN) : W(0);
   if (plane >= 0) {
     const Elements<void>& pixels = args.maps[0].pixels;
     const int64_t base = plane * pixels.stride_n + channels.first * pixels.stride_c;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                             derivative_of<ORDER, T>(args, bin.box), [&](int64_t y, int64_t x, const W* weight) {
                               const int64_t at = base + y * pixels.stride_y + x * pixels.stride_x;
 #pragma unroll
-                              for (int c = 0; c < kChannels; ++c) {
+                              for (int c = 0; c < kRotatedChannels; ++c) {
                                 if (c < channels.count) sums[c] += *weight * access.load(pixels.data, at + c * step);
                               }
                             });
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int64_t at =
       bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
 #pragma unroll
-  for (int c = 0; c < kChannels; ++c) {
+  for (int c = 0; c < kRotatedChannels; ++c) {
     if (c < channels.count) access.store(bins.data, at + c * channels.step * bins.stride_c, sums[c]);
   }
 }
@@ -137,8 +137,8 @@ struct PixelOfBox {
         y(y),
         x(x),
         window(turn_back(Window<T>{static_cast<T>(y - 1), static_cast<T>(x - 1), T(2), T(2)}, box)),
-        rows(bins_met(box.y, window.rows)),
-        columns(bins_met(box.x, window.columns)) {}
+        rows(bins_met(box.y, window.y)),
+        columns(bins_met(box.x, window.x)) {}
 
   template <class W>
   __device__ __forceinline__ W weight(int p, int q) const {
@@ -214,10 +214,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const Tile tile = tile_of(args, map, blockIdx.x);
   const MapArgs& level = args.maps[tile.level];
   const int y = tile.y.begin + warp / kTileColumns, x = tile.x.begin + warp % kTileColumns;
-  const Channels channels = channels_of(true, tile.chunk, lane, kChannels, args.channels);
+  const Channels channels = channels_of(true, tile.chunk, lane, kRotatedChannels, args.channels);
   const bool has_pixel = y < level.height && x < level.width;
   const Elements<void>&pixels = level.pixels, &bins = args.bins;
-  W sums[kChannels] = {};
+  W sums[kRotatedChannels] = {};
   for_each_near_box(args, groups, tile, source, shared, [&](int box) {
     if (!has_pixel) return;
     const PixelOfBox<T, ORDER> pixel(args, source.boxes, box, y, x);
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const Access<S> access(args.storage);
   const int64_t at =
       tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
-  for_each_channel<kChannels>(
+  for_each_channel<kRotatedChannels>(
       channels.count, [&](int c) { access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]); });
 }
 
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   W by_parameter[M] = {};
   const int64_t threads = plane < 0 ? 0 : map.threads();
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
-    const Work work = work_of(map, thread, kChannels, args.channels);
+    const Work work = work_of(map, thread, kRotatedChannels, args.channels);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
     const Elements<void>&pixels = args.maps[0].pixels, &bins = args.bins;
@@ -272,9 +272,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
     const int64_t at_map = plane * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
-    W grad[kChannels];
+    W grad[kRotatedChannels];
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c) {
+    for (int c = 0; c < kRotatedChannels; ++c) {
       grad[c] = c < channels.count ? access.load(bins.data, at_bin + c * channels.step * bins.stride_c) : W(0);
     }
     const RotatedBox<T> box = boxes.boxes[k];
@@ -283,14 +283,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                               const int64_t at = at_map + y * pixels.stride_y + x * pixels.stride_x;
                               W product = W(0);
 #pragma unroll
-                              for (int c = 0; c < kChannels; ++c) {
+                              for (int c = 0; c < kRotatedChannels; ++c) {
                                 if (c < channels.count) product += grad[c] * access.load(pixels.data, at + c * step);
                               }
                               for (int m = 0; m < M; ++m) by_parameter[m] += weight[m] * product;
                             });
   }
   const W sum = sum_over_block(by_parameter, reinterpret_cast<W*>(shared));
-  store_box_gradient<M>(args, k, sum);
+  store_grad_boxes<M>(args, k, sum);
 }
 
 // Calls run(S(), T()) with the types of the features and of the coordinates.
@@ -317,14 +317,14 @@ void build_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, const Group
 
 }  // namespace
 
-void pool_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void rotated_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_types(args, [&](auto element, auto coordinate) {
     using S = decltype(element);
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
     build_boxes(args, boxes, Groups{}, launcher);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kChannels);
+    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kRotatedChannels);
     with_order(args, [&](auto order) {
       launcher.launch("rotated_pool", rotated_pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, args,
                       boxes, map);
@@ -332,7 +332,7 @@ void pool_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   });
 }
 
-void spread_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void rotated_grad_input(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_types(args, [&](auto element, auto coordinate) {
     using S = decltype(element);
     using T = decltype(coordinate);
@@ -342,23 +342,23 @@ void spread_rotated(const CallArgs& args, Scratch& scratch, Launcher& launcher) 
     build_boxes(args, boxes, groups, launcher);
     with_order(args, [&](auto order) {
       const RotatedSource<S, T, order.value> source{boxes};
-      if (!channels_lie_together(args)) return launch_gather<S>(args, groups, source, launcher);
+      if (!reads_channels_last(args)) return launch_grad_input_gather<S>(args, groups, source, launcher);
       const TileMap map = make_tile_map(args, kTileRows, kTileColumns);
       launcher.launch("rotated_grad_input_channels_last", rotated_grad_input_channels_last<S, T, order.value>,
-                      map.tiles * make_work_map(args, 0, kChannels).chunks, kThreads, kNearBytes, args, map, groups,
-                      source);
+                      map.tiles * make_work_map(args, 0, kRotatedChannels).chunks, kThreads, kNearBytes, args, map,
+                      groups, source);
     });
   });
 }
 
-void rotated_box_gradient(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void rotated_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_types(args, [&](auto element, auto coordinate) {
     using S = decltype(element);
     using T = decltype(coordinate);
     const auto boxes = take_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
     build_boxes(args, boxes, Groups{}, launcher);
-    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kChannels);
+    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kRotatedChannels);
     const size_t shared_bytes = kWarps * kRotatedParameters * sizeof(typename Access<S>::W);
     const auto kernel = args.direction_count == 0 ? rotated_grad_boxes<S, T, 1> : rotated_grad_boxes<S, T, 2>;
     launcher.launch("rotated_grad_boxes", kernel, args.boxes, kThreads, shared_bytes, args, boxes, map);

@@ -21,7 +21,7 @@ int64_t longest(const CallArgs& args, int64_t MapArgs::* length) {
 
 // Samples of a bin that are kept, if their number is given.
 int64_t given_samples(const CallArgs& args) {
-  return args.sampling_ratio < kMaxSamples ? args.sampling_ratio : kMaxSamples;
+  return args.sampling_ratio < kMaxSamplesOfBin ? args.sampling_ratio : kMaxSamplesOfBin;
 }
 
 bool is_adaptive(const CallArgs& args) {
@@ -68,12 +68,12 @@ void take_axis(AxisSamples<W>& axis, const CallArgs& args, Scratch& scratch) {
 
 // One axis of one box.
 template <class T>
-__device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, int64_t box, const T* row, int level, bool is_y) {
+__device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, int64_t k, const T* box, int level, bool is_y) {
   const MapArgs& map = args.maps[level];
-  const T* edge = row + (is_y ? 2 : 1);
+  const T* edge = box + (is_y ? 2 : 1);
   return make_box_axis<T>(args.rule, edge[0], edge[2], static_cast<T>(map.scale), is_y ? args.bins_y : args.bins_x,
                           is_y ? map.height : map.width, args.sampling_ratio,
-                          is_y ? args.parts.along_y(box) : args.parts.along_x(box));
+                          is_y ? args.parts.along_y(k) : args.parts.along_x(k));
 }
 
 template <class T>
@@ -144,15 +144,15 @@ __device__ __forceinline__ void build_box(const CallArgs& args, const Groups& gr
   const int64_t box = (block * kThreads + threadIdx.x) / kWarp;
   if (box >= args.boxes) return;
   const int lane = threadIdx.x % kWarp;
-  const T* row = static_cast<const T*>(args.rows) + 5 * box;
-  const int plane = find_plane(args, box, row);
+  const T* data = static_cast<const T*>(args.box_data) + 5 * box;
+  const int plane = find_plane(args, box, data);
   if (lane == 0) plane_of_box[box] = plane;
   if (plane < 0) return;
   const int level = static_cast<int>(plane / args.images);
   Span y_pixels = nothing(), x_pixels = nothing();
   for (int64_t i = lane; i < y.bins + x.bins; i += kWarp) {
     const bool is_y = i < y.bins;
-    const Span own = fill(is_y ? y : x, box, axis_of(args, box, row, level, is_y), is_y, is_y ? i : i - y.bins);
+    const Span own = fill(is_y ? y : x, box, axis_of(args, box, data, level, is_y), is_y, is_y ? i : i - y.bins);
     if (own.begin == own.end) continue;
     if (is_y) {
       y_pixels = unite(y_pixels, own);
@@ -305,7 +305,7 @@ __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const Axis
     }
     if (sample.index == 0) first = false;
     next_index = sample.index + sample.count;
-    if (band.samples == kMaxSamples || band.offset + band.samples >= target.slots) return;
+    if (band.samples == kMaxSamplesOfBin || band.offset + band.samples >= target.slots) return;
     W low[2], high[2];
     sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
     taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction), high[0],
@@ -337,14 +337,14 @@ Products average_products(const CallArgs& args) {
   return {4, {along(kAlongU), along(kAlongV), along(kAlongU, kAlongV), kValue}, 4, {{0, 1}, {1, 0}, {2, 3}, {3, 2}}};
 }
 
-Products box_gradient_products(const CallArgs& args) {
+Products grad_boxes_products(const CallArgs& args) {
   const TableKind low = along(kAlongLowEdge), high = along(kAlongHighEdge);
   if (args.direction_count == 0) return {3, {kValue, low, high}, 0, {}};
   if (!is_integral(args.rule)) return {3, {along(kAlongU), low, high}, 0, {}};
   return {6, {along(kAlongU), low, high, kValue, along(kAlongLowEdge, kAlongU), along(kAlongHighEdge, kAlongU)}, 0, {}};
 }
 
-int64_t most_samples(const CallArgs& args) {
+int64_t max_samples_of_bin(const CallArgs& args) {
   if (!is_adaptive(args)) return args.sampling_ratio;
   const int64_t height = longest(args, &MapArgs::height), width = longest(args, &MapArgs::width);
   if (args.rule == Rule::kRoiPool) return height > width ? height : width;  // cells

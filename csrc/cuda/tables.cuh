@@ -86,12 +86,12 @@ struct Products {
   } term[kMaxTerms];
 };
 Products average_products(const CallArgs& args);
-Products box_gradient_products(const CallArgs& args);
+Products grad_boxes_products(const CallArgs& args);
 
 // Bins find their slots without a prefix sum: even bins have the first half of them, odd bins the second. Within a half
 // pixel i of bin p lies at i + kPerBin * (p / 2), so bin p must end at most kPerBin pixels behind the begin of bin p
-// + 2. A rounded position is off by at most half its last place u, which is at most a pixel on kMostPixels of them, and
-// by an eighth of a bin, since bins are at most kMostBins. So the positions of bin p end before bin p + 2 begins, or,
+// + 2. A rounded position is off by at most half its last place u, which is at most a pixel on kMaxPixels of them, and
+// by an eighth of a bin, since bins are at most kMaxBins. So the positions of bin p end before bin p + 2 begins, or,
 // where bins are smaller than 0.54 u and both round to one place, u behind it: one pixel. Every position has a pixel
 // more beside it, and `end` is one beyond: 3. A maximum has at most one sample a pixel, for bins of several samples are
 // as long as half their number at least, and 3 more for the samples that are moved to a border.
@@ -214,13 +214,13 @@ void build_taps(const CallArgs& args, const Products& products, const Taps<W>& t
 template <class W>
 void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher);
 
-// The plane of box k; `row` begins with its batch index.
+// The plane of box k, which begins with its batch index.
 template <class T>
-__device__ __forceinline__ int find_plane(const CallArgs& args, int64_t k, const T* row) {
-  const T index = row[0], images = static_cast<T>(args.images / args.parts.count());
+__device__ __forceinline__ int find_plane(const CallArgs& args, int64_t k, const T* box) {
+  const T index = box[0], images = static_cast<T>(args.images / args.parts.count());
   if (!(index >= T(0) && index < images && index == std::floor(index))) return -1;
-  if (is_rotated(args.rule) && (row[3] < T(0) || row[4] < T(0))) return -1;
-  const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, row[1], row[2], row[3], row[4]);
+  if (is_rotated(args.rule) && (box[3] < T(0) || box[4] < T(0))) return -1;
+  const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, box[1], box[2], box[3], box[4]);
   return static_cast<int>(level * args.images + args.parts.image(static_cast<int64_t>(index), k));
 }
 

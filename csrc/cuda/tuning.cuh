@@ -21,7 +21,7 @@ constexpr int kPoolRows = 7;
 constexpr int kPoolListBytes = 4096, kPoolListedBins = 128;
 // Bytes of shared memory for results on their way to NCHW, in float32 five rows of 14 bins: of 128 channels, where
 // channels of the map lie together, and of 64 elsewhere, so that blocks keep within 48 KB.
-constexpr int kPoolPieceBytes = 36 * 1024, kPoolPieceBytesApart = 20 * 1024;
+constexpr int kPoolPieceBytes = 36 * 1024, kPoolPieceBytesNchw = 20 * 1024;
 // A map is copied to channels_last where its pixels are fewer than this share of those that its boxes take
 // (average_pool.cu). The bytes that caches move, counted for boxes of 16 to 512 px on one map of stride 4: 1.12 GB
 // where it lies and 0.48 GB in the copy, which costs twice the map.

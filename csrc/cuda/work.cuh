@@ -18,7 +18,7 @@ struct WorkMap {
   ROI_HOST_DEVICE int64_t threads() const { return places * chunks * (lanes_are_channels ? kWarp : 1); }
 };
 
-inline bool channels_lie_together(const CallArgs& args) {
+inline bool reads_channels_last(const CallArgs& args) {
   return args.maps[0].pixels.stride_c == 1 && args.channels >= kWarp;
 }
 
@@ -87,7 +87,7 @@ __device__ __forceinline__ void for_each_channel(int count, Run&& run) {
 }
 
 inline WorkMap make_work_map(const CallArgs& args, int64_t places, int width) {
-  const bool lanes = channels_lie_together(args);
+  const bool lanes = reads_channels_last(args);
   const int64_t chunk = lanes ? kWarp * width : width;
   return {lanes, places, (args.channels + chunk - 1) / chunk};
 }
@@ -192,7 +192,7 @@ __device__ __forceinline__ W sum_over_block(W (&values)[M], W* partial) {
 
 // Writes the row of one box: 0 for its index, and the sums of threads m < M.
 template <int M, class W>
-__device__ __forceinline__ void store_box_gradient(const CallArgs& args, int64_t box, W sum) {
+__device__ __forceinline__ void store_grad_boxes(const CallArgs& args, int64_t box, W sum) {
   const int m = threadIdx.x;
   if (m > M) return;
   const int64_t at = box * (M + 1) + (m == M ? 0 : m + 1);

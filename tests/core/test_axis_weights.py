@@ -97,7 +97,7 @@ def samples(axis: Axis, real: type = np.float64) -> list[tuple[int, float, float
 
 
 def expected(axis: Axis, kind: int = VALUE, real: type = np.float64) -> Table:
-    """The mean over samples of the two bilinear weights, or of their derivatives by the two edges."""
+    """The mean over samples of the two bilinear weights, or of their derivatives with respect to the two edges."""
     table: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     drawn = samples(axis, real)
     grid = max(len(drawn) // axis.bins, 1)
@@ -247,7 +247,7 @@ def kinks(axis: Axis) -> list[float]:
 
 
 def assert_slopes(core: ctypes.CDLL, axis: Axis, derivative: Table, kind: int, rates: tuple[float, float]) -> None:
-    """The derivatives by the two edges against differences of the tables of that kind."""
+    """The derivatives with respect to the two edges against differences of the tables of that kind."""
     step = 1e-5
     for edge, field in enumerate(("low", "high")):
         ahead = build(core, axis._replace(**{field: getattr(axis, field) + step}), kind, rates)

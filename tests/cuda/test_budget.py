@@ -76,7 +76,7 @@ LOOPS = {
         "average_grad_input_channels_last": Loop(118, 4),
         "average_grad_input_nchw": Loop(118, 4),
     },
-    "average_grad_input_few_channels": {"gather": Loop(456, 16)},
+    "average_grad_input_few_channels": {"grad_input_gather": Loop(456, 16)},
     "average_pool_channels_last": {"average_pool_channels_last": Loop(125, 4)},
     "average_pool_nchw": {"average_pool_nchw": Loop(101, 16)},
     "box_gradient": {
@@ -85,7 +85,7 @@ LOOPS = {
     },
     "max_pool": {"max_pool": Loop(249, 16)},
     "rotated": {
-        "gather": Loop(2035, 192),
+        "grad_input_gather": Loop(2035, 192),
         "rotated_grad_boxes": Loop(1850, 24),
         "rotated_grad_input_channels_last": Loop(334, 48),
         "rotated_pool": Loop(527, 48),

@@ -106,7 +106,7 @@ def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, chan
         # Both within the rounding of the result and of float32 coordinates.
         tolerance = max(4 * torch.finfo(dtype).eps, 2e-4 if dtype != torch.float64 else 1e-11) * scale
         if name.endswith("max") or name == "roi_pool":
-            # Near ties may choose another winner, and then another pixel's gradient.
+            # Near ties may choose another argmax, and then another pixel's gradient.
             far = (actual.cpu().double() - wanted.double()).abs() > tolerance
             assert far.double().mean() < 1e-3
         else:

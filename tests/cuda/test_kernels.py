@@ -114,18 +114,18 @@ def test_kernels_agree_with_the_definition(
     is_channels_last = layout == "channels_last"
     for mode in ("avg", "max"):
         call = RoIAlignCall((3, 2), 0.75, ratio, aligned, mode)
-        winners = None
+        argmax = None
         if mode == "max":
-            out, winners = shim("_pool_max", [features], boxes, (3, 2), *arguments)
+            out, argmax = shim("_pool_max", [features], boxes, (3, 2), *arguments)
         else:
             (out,) = shim("_pool", [features], boxes, None, None, None, (3, 2), *arguments)
         wanted = call.forward(features, boxes)
         assert_within_rounding(out, wanted, features.abs().max())
         size = list(features.shape)
-        (by_input,) = shim("_pool_grad_input", grad, boxes, None, None, winners, size, is_channels_last, *arguments)
-        assert_within_rounding(by_input, call.input_gradient(grad, features, boxes), grad.abs().max() * 16)
-        (by_boxes,) = shim("_pool_grad_boxes", grad, [features], boxes, None, winners, *arguments)
-        assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), grad.abs().max() * 64)
+        (by_input,) = shim("_pool_grad_input", grad, boxes, None, None, argmax, size, is_channels_last, *arguments)
+        assert_within_rounding(by_input, call.grad_input(grad, features, boxes), grad.abs().max() * 16)
+        (by_boxes,) = shim("_pool_grad_boxes", grad, [features], boxes, None, argmax, *arguments)
+        assert_within_rounding(by_boxes, call.grad_boxes(grad, features, boxes), grad.abs().max() * 64)
 
 
 def assert_close(actual: Tensor, wanted: Tensor) -> None:
@@ -148,19 +148,19 @@ def bad_rows(case: Case) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("rule", ["roi_align_legacy", "prroi_pool", "roi_pool", "crop_bilinear", "rotated_half_pixel"])
 @pytest.mark.parametrize(("channels", "channels_last"), [(3, False), (34, False), (34, True)])
 def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: int, channels_last: bool) -> None:
-    """Their bins are NaN, their winners -1, their gradients 0; the other rows do not notice."""
+    """Their bins are NaN, their argmax -1, their gradients 0; the other rows do not notice."""
     case = Case(rule=rule, boxes="20", channels=channels, layout="channels_last" if channels_last else "contiguous")
     rows, good = bad_rows(case)
     maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
-    winners = good_winners = None
+    argmax = good_argmax = None
     if case.has_maximum:
-        values, winners = shim("_pool_max", maps, rows, case.bins, *arguments)
-        wanted, good_winners = CPU("_pool_max", maps, rows[good], case.bins, *arguments)
+        values, argmax = shim("_pool_max", maps, rows, case.bins, *arguments)
+        wanted, good_argmax = CPU("_pool_max", maps, rows[good], case.bins, *arguments)
         assert values[~good].isnan().all()
-        assert (winners[~good] == -1).all()
-        assert torch.equal(winners[good], good_winners)
+        assert (argmax[~good] == -1).all()
+        assert torch.equal(argmax[good], good_argmax)
         assert_close(values[good], wanted)
-    for chosen, good_chosen in ((None, None), (winners, good_winners)):
+    for chosen, good_chosen in ((None, None), (argmax, good_argmax)):
         if chosen is None and not case.has_mean:
             continue
         (out,) = shim("_pool", maps, rows, None, None, chosen, case.bins, *arguments)
@@ -298,11 +298,11 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
     rule_arguments = ([1.0], [8.0, 1.0], -1, rule)
 
     def results(ops: Operators) -> list[tuple[Tensor, ...]]:
-        found, winners = [], None
+        found, argmax = [], None
         if rule != "prroi_pool":
             found.append(ops("_pool_max", [features], boxes, (2, bins), *rule_arguments))
-            winners = found[0][1]
-        for chosen in {id(winners): winners, id(None): None}.values():
+            argmax = found[0][1]
+        for chosen in {id(argmax): argmax, id(None): None}.values():
             if chosen is None and rule == "roi_pool":
                 continue
             tail = (boxes, None, None, chosen)
@@ -345,11 +345,11 @@ def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str,
     """Clamped samples do not follow them, and what lies behind the map is not read."""
     case = Case(rule=rule, boxes="border", channels=33, images=1, layout=layout)
     maps, rows, grad, arguments = case.maps(), case.rows(), case.grad(), case.rule_arguments
-    winners = CPU("_pool_max", maps, rows, case.bins, *arguments)[1] if case.has_maximum else None
+    argmax = CPU("_pool_max", maps, rows, case.bins, *arguments)[1] if case.has_maximum else None
     for column in range(1, rows.shape[1]):
         u = random_tensor(*rows.shape, seed=column, dtype=rows.dtype)
         u[:, column] = value
-        for chosen in [None, winners] if case.has_maximum else [None]:
+        for chosen in [None, argmax] if case.has_maximum else [None]:
             for v in (None, random_tensor(*rows.shape, dtype=rows.dtype)):
                 calls = [("_pool", maps, rows, u, v, chosen, case.bins, *arguments)]
                 channels_last = layout == "channels_last"
@@ -417,15 +417,15 @@ def test_many_boxes_of_one_plane(shim: Operators, channels_last: bool) -> None:
 LAUNCHED = {
     "averages": {
         "_pool": ("fill_tables", "average_pool_nchw"),
-        "_pool_grad_input": ("fill_tables", "gather"),
+        "_pool_grad_input": ("fill_tables", "grad_input_gather"),
         "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_nchw"),
     },
-    "averages of channels that lie together": {
+    "averages, channels_last": {
         "_pool": ("fill_tables", "average_pool_channels_last"),
         "_pool_grad_input": ("fill_tables", "average_grad_input_channels_last"),
         "_pool_grad_boxes": ("fill_tables", "average_grad_boxes_channels_last"),
     },
-    "averages of many channels that lie apart": {
+    "averages, NCHW of many channels": {
         "_pool": ("fill_tables", "transpose_channels", "average_pool_channels_last"),
         "_pool_grad_input": ("fill_tables", "transpose_channels", "average_grad_input_nchw"),
     },
@@ -437,7 +437,7 @@ LAUNCHED = {
     },
     "rotated boxes": {
         "_pool": ("fill_boxes", "rotated_pool"),
-        "_pool_grad_input": ("fill_boxes", "gather"),
+        "_pool_grad_input": ("fill_boxes", "grad_input_gather"),
         "_pool_grad_boxes": ("fill_boxes", "rotated_grad_boxes"),
     },
 }
@@ -447,8 +447,8 @@ LAUNCHED = {
     ("what", "case"),
     [
         ("averages", Case(rule="prroi_pool")),
-        ("averages of channels that lie together", Case(rule="crop_bilinear", channels=34, layout="channels_last")),
-        ("averages of many channels that lie apart", Case(rule="roi_warp", channels=34)),
+        ("averages, channels_last", Case(rule="crop_bilinear", channels=34, layout="channels_last")),
+        ("averages, NCHW of many channels", Case(rule="roi_warp", channels=34)),
         ("maxima", Case(rule="roi_align_legacy")),
         ("rotated boxes", Case(rule="rotated_legacy")),
     ],
@@ -456,12 +456,12 @@ LAUNCHED = {
 def test_nothing_follows_a_launch_that_fails(shim: Operators, library: Path, what: str, case: Case) -> None:
     """It would walk tables that were not written. The error names the call and the kernel; CUDA keeps none."""
     counters, maps, rows, arguments = ctypes.CDLL(str(library)), case.maps(), case.rows(), case.rule_arguments
-    winners = CPU("_pool_max", maps, rows, case.bins, *arguments)[1] if what == "maxima" else None
+    argmax = CPU("_pool_max", maps, rows, case.bins, *arguments)[1] if what == "maxima" else None
     calls = {
         "_pool_max": (maps, rows, case.bins),
-        "_pool": (maps, rows, None, None, winners, case.bins),
-        "_pool_grad_input": (case.grad(), rows, None, None, winners, case.input_size, case.layout == "channels_last"),
-        "_pool_grad_boxes": (case.grad(), maps, rows, None, winners),
+        "_pool": (maps, rows, None, None, argmax, case.bins),
+        "_pool_grad_input": (case.grad(), rows, None, None, argmax, case.input_size, case.layout == "channels_last"),
+        "_pool_grad_boxes": (case.grad(), maps, rows, None, argmax),
     }
     for name, launched in LAUNCHED[what].items():
         for number, kernel in enumerate(launched):
@@ -506,7 +506,7 @@ def test_sizes_beyond_the_tables_are_refused(shim: Operators) -> None:
         shim("_pool_max", [features], boxes, (1, 40000), *arguments[:2], 60000, arguments[3])
 
 
-def test_as_many_samples_as_winners_can_name(shim: Operators) -> None:
+def test_as_many_samples_as_an_argmax_can_name(shim: Operators) -> None:
     features, boxes = torch.arange(4.0).reshape(1, 1, 1, 4), torch.tensor([[0.0, 0.0, -1e6, 3.0, 1e6]])
     arguments = ([1.0], [8.0, 1.0])
     actual = shim("_pool_max", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy")

@@ -1,4 +1,4 @@
-"""Forward and backward are adjoint: <A F, G> = <F, A^T G>, for the operator and for its derivatives by the boxes."""
+"""Forward and backward are adjoint: <A F, G> = <F, A^T G>, also for the derivatives with respect to the boxes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def assert_adjoint(forward: Tensor, grad: Tensor, features: Tensor, backward: Te
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_input_gradient_is_the_adjoint(aligned: bool, ratio: int, mode: str, dtype: torch.dtype) -> None:
-    """In max mode with the winners of ``features``: the operator is homogeneous, so F itself may stand on the left."""
+def test_grad_input_is_the_adjoint(aligned: bool, ratio: int, mode: str, dtype: torch.dtype) -> None:
+    """In max mode with the argmax of ``features``: the operator is homogeneous, so F itself may stand on the left."""
     features = random_tensor(*SHAPE, seed=1, dtype=dtype).requires_grad_()
     boxes = all_boxes(2).to(dtype)
     out = RoIAlignCall((3, 2), 0.9, ratio, aligned, mode)(features, boxes)
@@ -62,13 +62,13 @@ def test_low_precision(dtype: torch.dtype, mode: str) -> None:
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("ratio", [-1, 2])
 @pytest.mark.parametrize("directions", [0, 1, 2])
-@pytest.mark.parametrize("winners", [False, True])
-def test_the_derivatives_are_adjoint_too(aligned: bool, ratio: int, directions: int, winners: bool) -> None:
-    """D_u A and D_u D_v A of equations (21) and (22), with tables of all samples and of the winners."""
+@pytest.mark.parametrize("has_argmax", [False, True])
+def test_the_derivatives_are_adjoint_too(aligned: bool, ratio: int, directions: int, has_argmax: bool) -> None:
+    """D_u A and D_u D_v A of equations (21) and (22), with tables of all samples and of the argmax."""
     ops = torch.ops.roialign_ext
     features, boxes = random_tensor(*SHAPE, seed=1), all_boxes(2)
     arguments = ([3, 2], [0.9], [224.0, 4.0], ratio, RULES[aligned])
-    chosen = ops._pool_max([features], boxes, *arguments)[1] if winners else None
+    chosen = ops._pool_max([features], boxes, *arguments)[1] if has_argmax else None
     along = [random_tensor(*boxes.shape, seed=3 + i) if i < directions else None for i in range(2)]
     out = ops._pool([features], boxes, *along, chosen, *arguments)
     grad = random_tensor(*out.shape, seed=2)
@@ -79,15 +79,15 @@ def test_the_derivatives_are_adjoint_too(aligned: bool, ratio: int, directions: 
 
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("ratio", [-1, 2])
-@pytest.mark.parametrize("winners", [False, True])
-def test_directional_derivatives(aligned: bool, ratio: int, winners: bool) -> None:
+@pytest.mark.parametrize("has_argmax", [False, True])
+def test_directional_derivatives(aligned: bool, ratio: int, has_argmax: bool) -> None:
     """Equation (21) against central differences, (22) symmetric and against the same, (25) against (21)."""
     ops = torch.ops.roialign_ext
     call = RoIAlignCall((3, 2), 0.9, ratio, aligned)
     boxes = smooth_boxes(6, SHAPE, call, seed=5)
     features = random_tensor(*SHAPE, seed=1)
     arguments = ([3, 2], [0.9], [224.0, 4.0], ratio, RULES[aligned])
-    chosen = ops._pool_max([features], boxes, *arguments)[1] if winners else None
+    chosen = ops._pool_max([features], boxes, *arguments)[1] if has_argmax else None
 
     def pool(rows: Tensor, u: Tensor | None = None, v: Tensor | None = None) -> Tensor:
         result: Tensor = ops._pool([features], rows, u, v, chosen, *arguments)

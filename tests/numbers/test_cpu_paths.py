@@ -192,9 +192,9 @@ def expected_results() -> list[list[tuple[Tensor, Tensor]]]:
     for call, features, boxes, grad in instruction_set_cases():
         if isinstance(call, MultiscaleCall):
             absolute = [level.abs() for level in features]
-            by_maps = (call.input_gradients(one, features, boxes) for one in (grad, grad.abs()))
+            by_maps = (call.grad_inputs(one, features, boxes) for one in (grad, grad.abs()))
             results = [(call.forward(features, boxes), call.forward(absolute, boxes)), *zip(*by_maps, strict=True)]
-            results.append((call.box_gradient(grad, features, boxes), call.box_terms(grad, features, boxes)))
+            results.append((call.grad_boxes(grad, features, boxes), call.box_terms(grad, features, boxes)))
         else:
             one, some = features[0], slice(None) if features[0].shape[2] < 300 else LOOKED_AT
             arguments = one[:, some], boxes

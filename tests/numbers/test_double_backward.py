@@ -158,7 +158,7 @@ def test_second_order_graph_is_only_built_on_request() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_input_gradient_depends_on_the_output_gradient_only(mode: str) -> None:
+def test_grad_input_depends_on_the_output_gradient_only(mode: str) -> None:
     """The operator is linear in its input: the input gradient, derived by the output gradient, is the forward."""
     call = RoIAlignCall((2, 2), 0.75, 2, True, mode)
     boxes = smooth_boxes(3, tuple(FEATURES.shape), call, seed=16)

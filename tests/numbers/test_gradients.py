@@ -173,7 +173,7 @@ def by_boxes(call: OperatorCall, box: Tensor, features: Tensor) -> list[float]:
 RAMP = (torch.arange(8.0).double()[:, None] * 10 + torch.arange(8.0).double())[None, None]  # 10 y + x
 
 
-def test_box_gradient_on_a_cell_border_is_the_forward_difference() -> None:
+def test_grad_boxes_on_a_cell_border_is_the_forward_difference() -> None:
     features = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     features[0, 0, :, 2], features[0, 0, :, 3] = (
         1.0,
@@ -183,7 +183,7 @@ def test_box_gradient_on_a_cell_border_is_the_forward_difference() -> None:
     assert by_boxes(RoIAlignCall((1, 1), 1.0, 1, True), box, features) == pytest.approx([0, 2, 0, 2, 0])
 
 
-def test_box_gradients_of_a_ramp() -> None:
+def test_grad_boxes_of_a_ramp() -> None:
     """Equation (15). Every output is 10 y + x at the centre of a bin: t = 1/4 or 3/4 along the box, twice each."""
     box = rows((2.6, 4.6, 7.4, 9.4))
     assert by_boxes(RoIAlignCall((2, 2), 0.5, 1, True), box, RAMP) == pytest.approx([0, 1, 10, 1, 10])
@@ -219,7 +219,7 @@ def test_minimum_size_passes_no_gradient_to_the_size() -> None:
     assert grad[0].tolist() == pytest.approx([0, 1, 10, 0, 0, 0.25 * 10 * torch.pi / 180])
 
 
-def test_clamped_and_rejected_samples_pass_no_box_gradient() -> None:
+def test_clamped_and_rejected_samples_pass_no_grad_boxes() -> None:
     for x in ((-1.0, 1.0), (7.5, 8.5), (0.0, 1.0)):  # clamped
         box = rows((x[0], 2.2, x[1], 4.2))
         assert by_boxes(RoIAlignCall((1, 1), 1.0, 1, True), box, RAMP) == pytest.approx([0, 0, 5, 0, 5])
@@ -235,7 +235,7 @@ def test_clamped_and_rejected_samples_pass_no_box_gradient() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_scale_enters_the_box_gradient(mode: str) -> None:
+def test_scale_enters_the_grad_boxes(mode: str) -> None:
     small, large = rows((1.2, 1.4, 4.3, 5.7)), rows((4.8, 5.6, 17.2, 22.8))
     fine = by_boxes(RoIAlignCall((2, 2), 1.0, 2, False, mode), small, RAMP)
     coarse = by_boxes(RoIAlignCall((2, 2), 0.25, 2, False, mode), large, RAMP)
@@ -259,7 +259,7 @@ def test_warp_gradients_are_those_of_roi_align_at_the_rounded_box(mode: str) -> 
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 
 
-def test_roi_pool_has_no_box_gradient_and_says_so() -> None:
+def test_roi_pool_has_no_grad_boxes_and_says_so() -> None:
     features, boxes = FEATURES.clone().requires_grad_(), RoIPoolCall().boxes("inside").requires_grad_()
     out = roi_pool(features, boxes, 2)
     with pytest.raises(NotImplementedError, match="roi_pool"):
@@ -382,7 +382,7 @@ def test_nan_in_the_output_gradient_reaches_only_what_was_used(call: OperatorCal
     grad = random_tensor(*call.output_shape(features, boxes), seed=13)
     grad[0] = NAN
     (by_input,) = call.gradients([features.clone().requires_grad_(), boxes], grad)
-    expected = call.input_gradient(grad, features, boxes)
+    expected = call.grad_input(grad, features, boxes)
     assert torch.equal(by_input.isnan(), expected.isnan())
     assert 0 < int(by_input.isnan().sum()) < by_input[0].numel()
 
@@ -395,7 +395,7 @@ def test_nan_times_a_weight_of_zero_is_not_added(mode: str) -> None:
     grad = random_tensor(len(boxes), 3, 2, 2, seed=13)
     grad[0] = NAN
     (by_input,) = call.gradients([features.requires_grad_(), boxes], grad)
-    assert torch.equal(by_input.isnan(), call.input_gradient(grad, features, boxes).isnan())
+    assert torch.equal(by_input.isnan(), call.grad_input(grad, features, boxes).isnan())
     assert int(by_input.isnan().sum()) == 3 * 4
 
 
@@ -409,7 +409,7 @@ def test_gradients_of_many_boxes_are_added_in_float32(
     features = call.widened(FEATURES.to(dtype)).contiguous(memory_format=layout)
     boxes = call.boxes("inside", images=1, dtype=torch.float32)[:1]
     grad = torch.full(call.output_shape(features, boxes), 1.0, dtype=dtype)
-    expected = 3000 * call.input_gradient(grad, features, boxes)
+    expected = 3000 * call.grad_input(grad, features, boxes)
     (by_input,) = call.gradients([features.requires_grad_(), boxes.repeat(3000, 1)], grad.repeat(3000, 1, 1, 1))
     torch.testing.assert_close(by_input, expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=0)
 

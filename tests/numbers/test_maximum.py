@@ -88,7 +88,7 @@ def test_rejected_samples_take_part_as_zero() -> None:
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_zero_inside_and_rejected_tie(mirrored: bool) -> None:
-    """Values 0 inside, 0 from rejected samples: the winner is whichever comes first in the order of the samples."""
+    """Values 0 inside, 0 from rejected samples: the first in the order of the samples wins."""
     features = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     call = RoIAlignCall((1, 1), 1.0, 2, True, "max")
     box = rows((-8.0, 0.0, 2.0, 2.0)) if not mirrored else rows((2.0, 0.0, 10.0, 2.0))
@@ -134,22 +134,22 @@ def test_infinite_pixels() -> None:
 @pytest.mark.parametrize("ratio", [-1, 1, 2, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("channels", [3, 18])  # fewer than a vector has lanes, and more
-def test_winners_are_places_among_the_inside_samples(
+def test_the_argmax_is_a_place_among_the_inside_samples(
     aligned: bool, ratio: int, layout: torch.memory_format, channels: int
 ) -> None:
     """Row and column, 16 bits each."""
     boxes = all_boxes(2)
     rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
     features = random_tensor(2, channels, 7, 9, seed=1).contiguous(memory_format=layout)
-    values, winners = torch.ops.roialign_ext._pool_max([features], boxes, [3, 2], [0.8], [224.0, 4.0], ratio, rule)
-    assert winners.dtype == torch.int32
-    assert winners.shape == values.shape
-    assert winners.is_contiguous(memory_format=layout)
+    values, argmax = torch.ops.roialign_ext._pool_max([features], boxes, [3, 2], [0.8], [224.0, 4.0], ratio, rule)
+    assert argmax.dtype == torch.int32
+    assert argmax.shape == values.shape
+    assert argmax.is_contiguous(memory_format=layout)
     assert values.is_contiguous(memory_format=layout)
     params = reference.Params((3, 2), 0.8, ratio, aligned)
     result = reference.maximum(as_array(features), as_array(boxes), params)
-    expected = torch.full_like(winners, -1)
-    for element, (_, y, x) in result.winners.items():
+    expected = torch.full_like(argmax, -1)
+    for element, (_, y, x) in result.argmax.items():
         k, _, py, px = element
         _, x1, y1, x2, y2 = boxes[k].tolist()
         ys = reference.sample_axis(y1, y2, 3, 7, params).bins[py]
@@ -157,10 +157,10 @@ def test_winners_are_places_among_the_inside_samples(
         place_y = [sample.index for sample in ys].index(y.index)
         place_x = [sample.index for sample in xs].index(x.index)
         expected[element] = (place_y << 16) + place_x
-    assert torch.equal(winners, expected)
+    assert torch.equal(argmax, expected)
 
 
-def test_as_many_samples_as_winners_can_name() -> None:
+def test_as_many_samples_as_an_argmax_can_name() -> None:
     """Of 65535 samples along x the last one wins; with one more the call raises."""
     features = torch.arange(4, dtype=torch.float64).reshape(1, 1, 1, 4).requires_grad_()
     boxes = torch.tensor([[0.0, 0.0, -1e6, 3.0, 1e6]], dtype=torch.float64)  # one row of samples on the map
@@ -173,17 +173,17 @@ def test_as_many_samples_as_winners_can_name() -> None:
         roi_align(features, boxes, 1, 1.0, 65536, False, "max")
 
 
-def test_given_winners_the_form_is_linear() -> None:
-    """``_pool`` with winners is the max itself at the tensors that made them, and linear in the input."""
+def test_with_the_argmax_fixed_the_form_is_linear() -> None:
+    """``_pool`` with the argmax is the max itself at the tensors that made it, and linear in the input."""
     boxes, other = all_boxes(2), random_tensor(2, 3, 7, 9, seed=6)
     arguments = ([3, 2], [0.8], [224.0, 4.0], 2, "roi_align_half_pixel")
-    values, winners = torch.ops.roialign_ext._pool_max([FEATURES], boxes, *arguments)
+    values, argmax = torch.ops.roialign_ext._pool_max([FEATURES], boxes, *arguments)
     pool = torch.ops.roialign_ext._pool
-    at_winners = pool([FEATURES], boxes, None, None, winners, *arguments)
-    torch.testing.assert_close(at_winners, values, atol=1e-13, rtol=0)
-    both = pool([2.0 * FEATURES - other], boxes, None, None, winners, *arguments)
+    at_argmax = pool([FEATURES], boxes, None, None, argmax, *arguments)
+    torch.testing.assert_close(at_argmax, values, atol=1e-13, rtol=0)
+    both = pool([2.0 * FEATURES - other], boxes, None, None, argmax, *arguments)
     torch.testing.assert_close(
-        both, 2.0 * values - pool([other], boxes, None, None, winners, *arguments), atol=1e-12, rtol=0
+        both, 2.0 * values - pool([other], boxes, None, None, argmax, *arguments), atol=1e-12, rtol=0
     )
 
 

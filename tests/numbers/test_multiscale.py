@@ -71,14 +71,14 @@ def assert_matches_oracle(call: Pooler, features: list[Tensor], boxes: Tensor) -
     assert_within_rounding(out, call.forward(features, boxes), call.forward([level.abs() for level in features], boxes))
     grad = random_tensor(*out.shape, seed=40, dtype=out.dtype)
     *by_levels, by_boxes = torch.autograd.grad(out, [*leaves, rows], grad)
-    expected, terms = (call.input_gradients(g, features, boxes) for g in (grad, grad.abs()))
+    expected, terms = (call.grad_inputs(g, features, boxes) for g in (grad, grad.abs()))
     for actual, exact, term, leaf in zip(by_levels, expected, terms, leaves, strict=True):
         assert actual.dtype == leaf.dtype
         assert_within_rounding(actual, exact, term)
     bound = call.box_terms(grad, features, boxes)
     double = features[0].dtype == boxes.dtype == torch.float64
     arithmetic = torch.float64 if double else torch.float32
-    assert_within_rounding(by_boxes, call.box_gradient(grad, features, boxes), bound, arithmetic)
+    assert_within_rounding(by_boxes, call.grad_boxes(grad, features, boxes), bound, arithmetic)
     return out.detach()
 
 

@@ -155,7 +155,7 @@ def test_an_unknown_choice_is_refused() -> None:
 
 
 def large_results(threads: int) -> dict[str, torch.Tensor]:
-    """Outputs, winners' maxima and gradients of 8 MiB and more, in both layouts and in half precision."""
+    """Outputs, maxima with their argmax, and gradients of 8 MiB and more, in both layouts and in half precision."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(1)
     corner = torch.rand(700, 2, generator=generator) * 150

@@ -148,7 +148,7 @@ def average(features: Array, boxes: Array, params: Params) -> Array:
     return out
 
 
-def average_input_gradient(grad: Array, shape: tuple[int, ...], boxes: Array, params: Params) -> Array:
+def average_grad_input(grad: Array, shape: tuple[int, ...], boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * average(features))`` w.r.t. the features ``[shape]``: equation (24), over
     samples."""
     result = np.zeros(shape)
@@ -163,14 +163,14 @@ def average_input_gradient(grad: Array, shape: tuple[int, ...], boxes: Array, pa
     return result
 
 
-def add_box_gradient(row: Array, grad: Array, plane: Array, y: Sample, x: Sample) -> None:
+def add_grad_boxes(row: Array, grad: Array, plane: Array, y: Sample, x: Sample) -> None:
     """Adds the term of one sample of equation (26) to the row (image, x1, y1, x2, y2); ``grad [C]`` weighs channels."""
     by_x = float(grad @ interpolate(plane, y.taps, x.slopes))
     by_y = float(grad @ interpolate(plane, y.slopes, x.taps))
     row += (0.0, by_x * x.by_first, by_y * y.by_first, by_x * x.by_second, by_y * y.by_second)
 
 
-def average_box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+def average_grad_boxes(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * average(features, boxes))`` w.r.t. the boxes: equations (15) to (17), (26)."""
     result = np.zeros((len(boxes), 5))
     for k, image, ys, xs in _grids(boxes, features.shape, params):
@@ -179,7 +179,7 @@ def average_box_gradient(grad: Array, features: Array, boxes: Array, params: Par
                 for y in row:
                     for x in column:
                         share = grad[k, :, py, px] / (ys.grid * xs.grid)
-                        add_box_gradient(result[k], share, features[image], y, x)
+                        add_grad_boxes(result[k], share, features[image], y, x)
     return result
 
 
@@ -188,7 +188,7 @@ class Maximum:
     """Equation (14): the values, the chosen samples (argmax), and the smallest lead over another value."""
 
     values: Array  # [K, C, PH, PW]
-    winners: dict[tuple[int, int, int, int], tuple[int, Sample, Sample]]  # element -> image, y, x; absent: none inside
+    argmax: dict[tuple[int, int, int, int], tuple[int, Sample, Sample]]  # element -> image, y, x; absent: none inside
     margin: float  # smallest lead of a chosen sample over a sample of another value
 
 
@@ -206,7 +206,7 @@ def maximum(features: Array, boxes: Array, params: Params) -> Maximum:
     """Equation (14): samples in order, rows outermost; the first of equal values wins; NaN wins over every number."""
     channels = features.shape[1]
     values = np.zeros((len(boxes), channels, *params.output_size))
-    winners: dict[tuple[int, int, int, int], tuple[int, Sample, Sample]] = {}
+    argmax: dict[tuple[int, int, int, int], tuple[int, Sample, Sample]] = {}
     margin = math.inf
     for k, image, ys, xs in _grids(boxes, features.shape, params):
         for py, row in enumerate(ys.bins):
@@ -221,33 +221,33 @@ def maximum(features: Array, boxes: Array, params: Params) -> Maximum:
                     entries.append((rejected, None, np.full(channels, params.rejected_value)))
                 entries.sort(key=lambda entry: entry[0])
                 for c in range(channels):
-                    best, winner = -math.inf, None
+                    best, chosen = -math.inf, None
                     for _, samples, value in entries:
                         if value[c] > best or (math.isnan(value[c]) and not math.isnan(best)):
-                            best, winner = float(value[c]), samples
+                            best, chosen = float(value[c]), samples
                     values[k, c, py, px] = best
-                    if winner is not None:
-                        winners[k, c, py, px] = (image, *winner)
-                    others = [best - float(v[c]) for _, s, v in entries if s is not winner and v[c] != best]
+                    if chosen is not None:
+                        argmax[k, c, py, px] = (image, *chosen)
+                    others = [best - float(v[c]) for _, s, v in entries if s is not chosen and v[c] != best]
                     margin = min([margin, *others])
-    return Maximum(values, winners, margin)
+    return Maximum(values, argmax, margin)
 
 
-def maximum_input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+def maximum_grad_input(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * maximum(features))`` w.r.t. the features, for a fixed argmax."""
     result = np.zeros(features.shape)
-    for (k, c, py, px), (image, y, x) in maximum(features, boxes, params).winners.items():
+    for (k, c, py, px), (image, y, x) in maximum(features, boxes, params).argmax.items():
         for r, wy in y.taps:
             for q, wx in x.taps:
                 result[image, c, r, q] += wy * wx * grad[k, c, py, px]
     return result
 
 
-def maximum_box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+def maximum_grad_boxes(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * maximum(features, boxes))`` w.r.t. the boxes, for a fixed argmax."""
     result = np.zeros((len(boxes), 5))
-    for (k, c, py, px), (image, y, x) in maximum(features, boxes, params).winners.items():
-        add_box_gradient(result[k], grad[k, c : c + 1, py, px], features[image, c : c + 1], y, x)
+    for (k, c, py, px), (image, y, x) in maximum(features, boxes, params).argmax.items():
+        add_grad_boxes(result[k], grad[k, c : c + 1, py, px], features[image, c : c + 1], y, x)
     return result
 
 
@@ -256,16 +256,16 @@ def forward(features: Array, boxes: Array, params: Params, mode: str) -> Array:
     return average(features, boxes, params) if mode == "avg" else maximum(features, boxes, params).values
 
 
-def input_gradient(grad: Array, features: Array, boxes: Array, params: Params, mode: str) -> Array:
+def grad_input(grad: Array, features: Array, boxes: Array, params: Params, mode: str) -> Array:
     """The input gradient in either mode."""
     if mode == "avg":
-        return average_input_gradient(grad, features.shape, boxes, params)
-    return maximum_input_gradient(grad, features, boxes, params)
+        return average_grad_input(grad, features.shape, boxes, params)
+    return maximum_grad_input(grad, features, boxes, params)
 
 
-def box_gradient(grad: Array, features: Array, boxes: Array, params: Params, mode: str) -> Array:
+def grad_boxes(grad: Array, features: Array, boxes: Array, params: Params, mode: str) -> Array:
     """The box gradient in either mode."""
-    gradient = average_box_gradient if mode == "avg" else maximum_box_gradient
+    gradient = average_grad_boxes if mode == "avg" else maximum_grad_boxes
     return gradient(grad, features, boxes, params)
 
 

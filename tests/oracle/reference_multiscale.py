@@ -57,19 +57,19 @@ def forward(features: Sequence[Array], boxes: Array, params: Params) -> Array:
     return out
 
 
-def input_gradients(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> list[Array]:
+def grad_inputs(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> list[Array]:
     """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. every level."""
     result = [np.zeros(level.shape) for level in features]
     for k, level in enumerate(levels(boxes, params)):
         arrays = grad[k : k + 1], features[level], boxes[k : k + 1]
-        result[level] += reference.input_gradient(*arrays, params.of_level(level), params.mode)
+        result[level] += reference.grad_input(*arrays, params.of_level(level), params.mode)
     return result
 
 
-def box_gradient(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> Array:
+def grad_boxes(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the boxes; the choice of level has none."""
     result = np.zeros((len(boxes), 5))
     for k, level in enumerate(levels(boxes, params)):
         arrays = grad[k : k + 1], features[level], boxes[k : k + 1]
-        result[k] = reference.box_gradient(*arrays, params.of_level(level), params.mode)[0]
+        result[k] = reference.grad_boxes(*arrays, params.of_level(level), params.mode)[0]
     return result

@@ -180,7 +180,7 @@ def forward(features: Array, boxes: Array, params: Params) -> Array:
     return out
 
 
-def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+def grad_input(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the features."""
     result = np.zeros(features.shape)
     for cell in cells(boxes, features.shape, params):
@@ -190,7 +190,7 @@ def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -
     return result
 
 
-def box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+def grad_boxes(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the boxes."""
     result = np.zeros((len(boxes), 5))
     for cell in cells(boxes, features.shape, params):

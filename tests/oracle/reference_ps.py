@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oracle import reference
-from oracle.reference import Sample, add_box_gradient, interpolate
+from oracle.reference import Sample, add_grad_boxes, interpolate
 from oracle.reference_sampled import round_half_away
 
 Array = NDArray[Any]
@@ -108,8 +108,8 @@ def forward(features: Array, boxes: Array, params: Params) -> Array:
     return out
 
 
-def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the features."""
+def grad_input(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+    """The gradient of ``sum(grad * forward(features, boxes))`` with respect to the features."""
     result = np.zeros(features.shape)
     for one in bins(boxes, features.shape, params):
         share = grad[one.place] / one.count
@@ -121,12 +121,12 @@ def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -
     return result
 
 
-def box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
-    """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the boxes, of samples."""
+def grad_boxes(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+    """The gradient of ``sum(grad * forward(features, boxes))`` with respect to the boxes, of samples."""
     result = np.zeros((len(boxes), 5))
     for one in bins(boxes, features.shape, params):
         plane = features[one.image, one.channels]
         for y in one.rows:
             for x in one.columns:
-                add_box_gradient(result[one.place[0]], grad[one.place] / one.count, plane, y, x)
+                add_grad_boxes(result[one.place[0]], grad[one.place] / one.count, plane, y, x)
     return result

@@ -48,14 +48,14 @@ class Maximum:
     """The values and their pixels ``(image, r, q)``; a bin without pixels has value 0 and no pixel."""
 
     values: Array  # [K, C, PH, PW]
-    winners: dict[tuple[int, int, int, int], tuple[int, int, int]]
+    argmax: dict[tuple[int, int, int, int], tuple[int, int, int]]
 
 
 def maximum(features: Array, boxes: Array, params: Params) -> Maximum:
     """Pixels in order, rows outermost; the first of equal values wins; NaN wins over every number."""
     channels, height, width = features.shape[1:]
     values = np.zeros((len(boxes), channels, *params.output_size))
-    winners: dict[tuple[int, int, int, int], tuple[int, int, int]] = {}
+    argmax: dict[tuple[int, int, int, int], tuple[int, int, int]] = {}
     for k, (image, x1, y1, x2, y2) in enumerate(boxes.astype(params.coordinate)):
         columns = pixels_of(x1, x2, params.output_size[1], width, params)
         for py, rows in enumerate(pixels_of(y1, y2, params.output_size[0], height, params)):
@@ -65,12 +65,12 @@ def maximum(features: Array, boxes: Array, params: Params) -> Maximum:
                     for r in rows:
                         for q in within:
                             value = float(features[int(image), c, r, q])
-                            first = (k, c, py, px) not in winners
+                            first = (k, c, py, px) not in argmax
                             if first or value > best or (math.isnan(value) and not math.isnan(best)):
                                 best = value
-                                winners[k, c, py, px] = (int(image), r, q)
-                    values[k, c, py, px] = best if (k, c, py, px) in winners else 0.0
-    return Maximum(values, winners)
+                                argmax[k, c, py, px] = (int(image), r, q)
+                    values[k, c, py, px] = best if (k, c, py, px) in argmax else 0.0
+    return Maximum(values, argmax)
 
 
 def forward(features: Array, boxes: Array, params: Params) -> Array:
@@ -78,9 +78,9 @@ def forward(features: Array, boxes: Array, params: Params) -> Array:
     return maximum(features, boxes, params).values
 
 
-def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+def grad_input(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the features, for a fixed argmax."""
     result = np.zeros(features.shape)
-    for (k, c, py, px), (image, r, q) in maximum(features, boxes, params).winners.items():
+    for (k, c, py, px), (image, r, q) in maximum(features, boxes, params).argmax.items():
         result[image, c, r, q] += grad[k, c, py, px]
     return result

@@ -184,7 +184,7 @@ def forward(features: Array, boxes: Array, params: Params) -> Array:
     return out
 
 
-def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+def grad_input(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the features."""
     result = np.zeros(features.shape)
     height, width = features.shape[2:]
@@ -198,7 +198,7 @@ def input_gradient(grad: Array, features: Array, boxes: Array, params: Params) -
     return result
 
 
-def box_gradient(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
+def grad_boxes(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the rows, through the sample positions."""
     result = np.zeros((len(boxes), 6))
     height, width = features.shape[2:]

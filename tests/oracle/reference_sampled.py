@@ -2,7 +2,7 @@
 
 Both take the mean or the maximum of bilinear samples, like ``roi_align``. So they define only the sample positions of
 an axis, the samples on the map, and the derivatives of positions w.r.t. the edges of the box. Pass the parameters below
-to ``reference.forward``, ``reference.input_gradient`` and ``reference.box_gradient``.
+to ``reference.forward``, ``reference.grad_input`` and ``reference.grad_boxes``.
 """
 
 from __future__ import annotations

@@ -52,12 +52,12 @@ def loss(call: OperatorCall, grad: Tensor, features: Tensor, boxes: Tensor) -> f
 
 
 @each_operator
-def test_input_gradients_are_those_of_the_forward(call: OperatorCall) -> None:
+def test_grad_inputs_are_those_of_the_forward(call: OperatorCall) -> None:
     """In a random direction. The maxima too: ``FEATURES`` has no two values as close as the step."""
     boxes = call.boxes()
     boxes, features = boxes[boxes[:, 1:].abs().amax(1) < 100], call.widened(FEATURES)
     grad = random_tensor(*call.output_shape(features, boxes), seed=2)
-    by_input = call.input_gradient(grad, features, boxes)
+    by_input = call.grad_input(grad, features, boxes)
     step = 1e-6
     toward = random_tensor(*features.shape, seed=3)
     slope = (loss(call, grad, features + step * toward, boxes) - loss(call, grad, features - step * toward, boxes)) / 2
@@ -75,12 +75,12 @@ def smooth_rows(call: OperatorCall, count: int) -> Tensor:
 @pytest.mark.parametrize(
     "name", [name for name, call in ON_ONE_MAP.items() if call.box_order > 0 and not isinstance(call, RoIWarpCall)]
 )
-def test_box_gradients_equal_finite_differences(name: str) -> None:
+def test_grad_boxes_equal_finite_differences(name: str) -> None:
     """Except ``roi_warp``'s, whose derivative is by definition not that of its steps."""
     call = OPERATORS[name]
     boxes, features = smooth_rows(call, 12), call.widened(FEATURES)
     grad = random_tensor(*call.output_shape(features, boxes), seed=4)
-    by_boxes = call.box_gradient(grad, features, boxes)
+    by_boxes = call.grad_boxes(grad, features, boxes)
     assert not bool(by_boxes[:, 0].any())
     assert bool(by_boxes[:, 1:].any()) == ("nearest" not in name)
     step = 1e-6
@@ -106,7 +106,7 @@ def test_coordinates_that_are_not_finite_give_what_is_outside(call: OperatorCall
     assert torch.equal(out, torch.full_like(out, value))
     if call.box_order > 0 and not isinstance(call, CropCall):
         assert not bool(call.forward(features, boxes).any())
-        assert not bool(call.box_gradient(torch.ones_like(out), features, boxes).any())
+        assert not bool(call.grad_boxes(torch.ones_like(out), features, boxes).any())
 
 
 # --- roi_align
@@ -128,7 +128,7 @@ def test_gradients_equal_finite_differences(mode: str, aligned: bool, ratio: int
     boxes = smooth_boxes(8, tuple(FEATURES.shape), call)
     params = call.params(FEATURES, boxes)
     grad = random_tensor(len(boxes), 3, 2, 3, seed=2)
-    by_input, by_boxes = call.input_gradient(grad, FEATURES, boxes), call.box_gradient(grad, FEATURES, boxes)
+    by_input, by_boxes = call.grad_input(grad, FEATURES, boxes), call.grad_boxes(grad, FEATURES, boxes)
 
     def loss(features: torch.Tensor, rows: torch.Tensor) -> float:
         return float((as_array(grad) * reference.forward(as_array(features), as_array(rows), params, mode)).sum())
@@ -158,8 +158,8 @@ def test_loops_equal_the_differentiable_definition(mode: str, aligned: bool, rat
     torch.testing.assert_close(out, call.forward(FEATURES, boxes), atol=1e-13, rtol=0)
     grad = random_tensor(*out.shape, seed=3)
     by_input, by_boxes = torch.autograd.grad(out, (features, rows), grad)
-    torch.testing.assert_close(by_input, call.input_gradient(grad, FEATURES, boxes), atol=1e-12, rtol=0)
-    torch.testing.assert_close(by_boxes, call.box_gradient(grad, FEATURES, boxes), atol=1e-12, rtol=0)
+    torch.testing.assert_close(by_input, call.grad_input(grad, FEATURES, boxes), atol=1e-12, rtol=0)
+    torch.testing.assert_close(by_boxes, call.grad_boxes(grad, FEATURES, boxes), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -189,9 +189,7 @@ def test_roi_align_equals_torchvision(aligned: bool, ratio: int, dtype: torch.dt
     torch.testing.assert_close(out.double(), call.forward(features, boxes), atol=tolerance, rtol=0)
     grad = random_tensor(*out.shape, seed=4, dtype=dtype)
     (by_input,) = torch.autograd.grad(out, rows, grad)
-    torch.testing.assert_close(
-        by_input.double(), call.input_gradient(grad, features, boxes), atol=tolerance * 30, rtol=0
-    )
+    torch.testing.assert_close(by_input.double(), call.grad_input(grad, features, boxes), atol=tolerance * 30, rtol=0)
 
 
 def test_coordinates_are_rounded_step_by_step() -> None:
@@ -266,9 +264,9 @@ def test_prroi_of_a_bin_smaller_than_one_rounding_is_the_surface() -> None:
     expected = call.forward(features.double(), wide)[..., 1:2].expand(1, 3, 1, 3)
     torch.testing.assert_close(call.forward(features, boxes), expected, atol=2e-6, rtol=0)
     grad = random_tensor(1, 3, 1, 3, seed=15)
-    by_boxes = call.box_gradient(grad, features.double(), wide)
+    by_boxes = call.grad_boxes(grad, features.double(), wide)
     assert float(by_boxes[:, [1, 3]].abs().min()) > 0.1
-    torch.testing.assert_close(call.box_gradient(grad, features, boxes), by_boxes, atol=2e-6, rtol=0)
+    torch.testing.assert_close(call.grad_boxes(grad, features, boxes), by_boxes, atol=2e-6, rtol=0)
 
 
 # --- roi_warp
@@ -296,8 +294,8 @@ def test_warp_is_legacy_roi_align_of_rounded_boxes(mode: str, ratio: int, scale:
     expected = reference.forward(as_array(FEATURES), as_array(rounded), plain, mode)
     np.testing.assert_allclose(as_array(call.forward(FEATURES, boxes)), expected, atol=1e-13)
     grad = random_tensor(*expected.shape, seed=6)
-    by_boxes = reference.box_gradient(as_array(grad), as_array(FEATURES), as_array(rounded), plain, mode)
-    np.testing.assert_allclose(as_array(call.box_gradient(grad, FEATURES, boxes)), by_boxes * scale, atol=1e-12)
+    by_boxes = reference.grad_boxes(as_array(grad), as_array(FEATURES), as_array(rounded), plain, mode)
+    np.testing.assert_allclose(as_array(call.grad_boxes(grad, FEATURES, boxes)), by_boxes * scale, atol=1e-12)
 
 
 # --- roi_pool
@@ -320,7 +318,7 @@ def test_roi_pool_equals_torchvision(scale: float, dtype: torch.dtype) -> None:
     assert torch.equal(out.double(), call.forward(features, boxes))
     grad = random_tensor(*out.shape, seed=7, dtype=dtype)
     (by_input,) = torch.autograd.grad(out, features, grad)
-    expected = call.input_gradient(grad, features, boxes)
+    expected = call.grad_input(grad, features, boxes)
     torch.testing.assert_close(by_input.double(), expected, atol=1e-5 if dtype == torch.float32 else 1e-13, rtol=0)
 
 
@@ -337,7 +335,7 @@ def test_roi_pool_of_whole_bins_is_max_pool2d() -> None:
     assert torch.equal(out.nan_to_num(nan=99.0), expected.nan_to_num(nan=99.0))
     grad = random_tensor(*out.shape, seed=9)
     (by_input,) = torch.autograd.grad(expected, features, grad)
-    assert torch.equal(call.input_gradient(grad, features, box), by_input)
+    assert torch.equal(call.grad_input(grad, features, box), by_input)
 
 
 # --- crop_and_resize
@@ -392,7 +390,7 @@ def test_crop_equals_grid_sample(size: tuple[int, int]) -> None:
     out = torch.stack(outputs)
     torch.testing.assert_close(call.forward(FEATURES, boxes), out, atol=1e-12, rtol=0)
     (by_boxes,) = torch.autograd.grad(out, leaf, grad)
-    torch.testing.assert_close(call.box_gradient(grad, FEATURES, boxes), by_boxes, atol=1e-11, rtol=0)
+    torch.testing.assert_close(call.grad_boxes(grad, FEATURES, boxes), by_boxes, atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "nearest"])
@@ -458,9 +456,9 @@ def test_four_ways_to_say_an_angle(clockwise: bool, unit: str) -> None:
     said = boxes.clone()
     said[:, 5] *= factor
     torch.testing.assert_close(other.forward(FEATURES, said), call.forward(FEATURES, boxes), atol=1e-12, rtol=0)
-    expected = call.box_gradient(grad, FEATURES, boxes)
+    expected = call.grad_boxes(grad, FEATURES, boxes)
     expected[:, 5] /= factor
-    torch.testing.assert_close(other.box_gradient(grad, FEATURES, said), expected, atol=1e-11, rtol=0)
+    torch.testing.assert_close(other.grad_boxes(grad, FEATURES, said), expected, atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -487,8 +485,8 @@ def test_rotated_equals_grid_sample(aligned: bool, ratio: int) -> None:
     torch.testing.assert_close(call.forward(FEATURES, boxes), out, atol=1e-12, rtol=0)
     grad = random_tensor(*out.shape, seed=12)
     by_input, by_boxes = torch.autograd.grad(out, (features, leaf), grad)
-    torch.testing.assert_close(call.input_gradient(grad, FEATURES, boxes), by_input, atol=1e-11, rtol=0)
-    torch.testing.assert_close(call.box_gradient(grad, FEATURES, boxes), by_boxes, atol=1e-10, rtol=0)
+    torch.testing.assert_close(call.grad_input(grad, FEATURES, boxes), by_input, atol=1e-11, rtol=0)
+    torch.testing.assert_close(call.grad_boxes(grad, FEATURES, boxes), by_boxes, atol=1e-10, rtol=0)
 
 
 def test_samples_far_from_the_map_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

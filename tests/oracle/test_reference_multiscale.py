@@ -56,7 +56,7 @@ def test_pyramid_equals_torchvision(dtype: torch.dtype) -> None:
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     np.testing.assert_allclose(as_array(out), reference_multiscale.forward(*arrays, params), atol=tolerance)
     grad = random_tensor(*out.shape, seed=14, dtype=dtype)
-    expected = reference_multiscale.input_gradients(as_array(grad), *arrays, params)
+    expected = reference_multiscale.grad_inputs(as_array(grad), *arrays, params)
     for actual, exact in zip(torch.autograd.grad(out, features, grad), expected, strict=True):
         np.testing.assert_allclose(as_array(actual), exact, atol=10 * tolerance)
 

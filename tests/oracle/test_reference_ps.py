@@ -40,7 +40,7 @@ def test_align_equals_torchvision(ratio: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(out.double(), call.forward(features, boxes), atol=tolerance, rtol=0)
     grad = random_tensor(*out.shape, seed=2, dtype=dtype)
     (by_input,) = torch.autograd.grad(out, features, grad)
-    expected = call.input_gradient(grad, features, boxes)
+    expected = call.grad_input(grad, features, boxes)
     torch.testing.assert_close(by_input.double(), expected, atol=tolerance, rtol=0)
 
 
@@ -60,7 +60,7 @@ def test_pool_equals_torchvision(scale: float, dtype: torch.dtype) -> None:
     out = ops.ps_roi_pool(features, inner, SIZE, scale)
     grad = random_tensor(*out.shape, seed=3, dtype=dtype)
     (by_input,) = torch.autograd.grad(out, features, grad)
-    expected = call.input_gradient(grad, features, inner)
+    expected = call.grad_input(grad, features, inner)
     torch.testing.assert_close(by_input.double(), expected, atol=tolerance, rtol=0)
 
 
@@ -80,7 +80,7 @@ def test_pool_of_the_last_row_and_column() -> None:
     call = PSRoIPoolCall((1, 1))
     assert call.forward(ramp, rows((4.0, 0.0, 5.0, 2.0), (0.0, 3.0, 3.0, 4.0))).flatten().tolist() == [0.0, 0.0]
     assert call.forward(ramp, rows((3.0, 2.0, 9.0, 9.0))).item() == 13.0
-    assert not bool(call.input_gradient(torch.ones(1, 1, 1, 1), ramp, rows((-9.0, -9.0, 9.0, 9.0)))[..., -1].any())
+    assert not bool(call.grad_input(torch.ones(1, 1, 1, 1), ramp, rows((-9.0, -9.0, 9.0, 9.0)))[..., -1].any())
 
 
 def test_every_bin_has_its_channel() -> None:

@@ -181,7 +181,7 @@ def calculations(case: Case) -> Iterator[Calculation]:
     maps, rows, grad = case.maps(), case.rows(), case.grad()
     absolute = [features.abs() for features in maps]
     rule = case.rule_arguments
-    winners = CPU("_pool_max", maps, rows, case.bins, *rule)[1] if case.has_maximum else None
+    argmax = CPU("_pool_max", maps, rows, case.bins, *rule)[1] if case.has_maximum else None
     largest_feature = max((float(one.max()) for one in absolute if one.numel() > 0), default=0.0)
     largest_grad = float(grad.abs().max()) if grad.numel() > 0 else 0.0
 
@@ -223,7 +223,7 @@ def calculations(case: Case) -> Iterator[Calculation]:
             lambda: CPU("_pool_max", absolute, rows, case.bins, *rule),
         )
     orders = range(3) if case.follows_boxes else range(1)
-    for selected in ([None] if case.has_mean else []) + ([winners] if case.has_maximum else []):
+    for selected in ([None] if case.has_mean else []) + ([argmax] if case.has_maximum else []):
         for order in orders:
             yield pool(order, selected)
             for channels_last in (False, True):
@@ -332,14 +332,14 @@ BOUNDARIES = (
         case
         for rule in ("roi_align_legacy", "prroi_pool")
         for case in (
-            # Channels that lie together: as many as the widest packs need, and some more; a pixel of more bins than
+            # channels_last: as many channels as the widest packs need, and some more; a pixel of more bins than
             # lanes, of each kind of packs; columns of several tiles.
             Case(rule=rule, boxes="7", channels=160, bins=(3, 5), planes=((11, 19),), layout="channels_last"),
             Case(rule=rule, boxes="7", channels=132, planes=((9, 17),), layout="channels_last", dtype=torch.float16),
             Case(rule=rule, boxes="7", channels=66, bins=(5, 3), layout="channels_last", dtype=torch.float64),
             Case(rule=rule, boxes="2", channels=33, bins=(70, 37), planes=((2, 3),), images=1, layout="channels_last"),
             Case(rule=rule, boxes="2", channels=128, bins=(3, 70), planes=((2, 3),), images=1, layout="channels_last"),
-            # Channels that lie apart: more than a thread has; rows of bins that need half of the lanes, or all of them;
+            # NCHW: more channels than a thread has; rows of bins that need half of the lanes, or all of them;
             # maps of a few columns, of half as many as a warp has lanes, and of more.
             Case(rule=rule, boxes="6", channels=70, bins=(2, 8), planes=((9, 45),)),
             Case(rule=rule, boxes="6", channels=41, bins=(2, 9), planes=((9, 45),)),
@@ -376,7 +376,7 @@ BOUNDARIES += [
         Case(rule=rule, boxes="inside", channels=33, planes=((0, 5),)),
     )
 ]
-# Gradients that are copied so that channels lie together: bins of a box in one piece, odd and even numbers of them, in
+# Gradients that are copied to channels_last: bins of a box in one piece, odd and even numbers of them, in
 # several tiles of bins or of channels; in vectors of a channel; element by element.
 BOUNDARIES += [
     Case(boxes="2", channels=channels, bins=bins, planes=((5, 6),), images=1, dtype=dtype)
@@ -403,7 +403,7 @@ def _average_pool(rule: str) -> Iterator[Case]:
     copied = partial(Case, rule, ((9, 14),), 1, boxes="9")  # so small a map that NCHW is copied to channels_last first
     direct = partial(Case, rule, ((40, 60),), boxes="4")  # so large a map that it is not
     half, brain, double = torch.float16, torch.bfloat16, torch.float64
-    # Packs of 16, 8 and 2 to 8 bytes, with channels left over in the last block; results that lie together; results
+    # Packs of 16, 8 and 2 to 8 bytes, with channels left over in the last block; contiguous results; results
     # collected in one stretch of memory, in rows of an odd and of an even number of bins, and in several rounds.
     yield copied(channels=128, bins=(7, 7))
     yield copied(channels=130, bins=(7, 7))

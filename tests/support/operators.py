@@ -141,18 +141,18 @@ class OperatorCall:
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         return self._ask("forward", features, boxes)
 
-    def input_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
-        return self._ask("input_gradient", features, boxes, grad)
+    def grad_input(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        return self._ask("grad_input", features, boxes, grad)
 
-    def box_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
-        return self._ask("box_gradient", features, boxes, grad)
+    def grad_boxes(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+        return self._ask("grad_boxes", features, boxes, grad)
 
     def forward_terms(self, features: Tensor, boxes: Tensor) -> Tensor:
         """The weights are not negative, so it is the result for ``|features|``."""
         return self.forward(features.abs(), boxes)
 
     def input_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
-        return self.input_gradient(grad.abs(), features, boxes)
+        return self.grad_input(grad.abs(), features, boxes)
 
     def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         """At most the sum of |G| over the outputs, times the largest step of the map, times the scale."""
@@ -161,9 +161,9 @@ class OperatorCall:
     def expected_gradients(self, grad: Tensor, features: Tensor, boxes: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Exact gradients and the size of their terms: of the input, and of the boxes where there is one."""
         arguments = grad, features, boxes
-        expected = [(self.input_gradient(*arguments), self.input_terms(*arguments))]
+        expected = [(self.grad_input(*arguments), self.input_terms(*arguments))]
         if self.box_order > 0:
-            expected.append((self.box_gradient(*arguments), self.box_terms(*arguments)))
+            expected.append((self.grad_boxes(*arguments), self.box_terms(*arguments)))
         return expected
 
 
@@ -219,11 +219,11 @@ class PrRoIPoolCall(OperatorCall):
         return torch.where(terms == 0.0, terms, self.forward(*self.wider(features.abs(), boxes)))
 
     def input_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
-        terms = self.input_gradient(grad.abs(), features, boxes)
+        terms = self.grad_input(grad.abs(), features, boxes)
         inner = torch.zeros(features.shape, dtype=torch.float64, requires_grad=True)
         outer, corners = self.wider(features, boxes)
         padded = nn.functional.pad(inner, (1, 1, 1, 1), "replicate")
-        (folded,) = torch.autograd.grad(padded, inner, self.input_gradient(grad.abs(), outer, corners))
+        (folded,) = torch.autograd.grad(padded, inner, self.grad_input(grad.abs(), outer, corners))
         return torch.where(terms == 0.0, terms, folded)
 
 
@@ -342,17 +342,17 @@ class CropCall(OperatorCall):
         maxima = nn.functional.max_pool2d(samples, n)
         return fine, torch.autograd.grad(maxima, samples, grad.double())[0]
 
-    def input_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+    def grad_input(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         if self.mode == "max":
             fine, grad = self.through_argmax(grad, features, boxes)
-            return fine.input_gradient(grad, features, boxes)
-        return super().input_gradient(grad, features, boxes[:, SWAPPED])
+            return fine.grad_input(grad, features, boxes)
+        return super().grad_input(grad, features, boxes[:, SWAPPED])
 
-    def box_gradient(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
+    def grad_boxes(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         if self.mode == "max":
             fine, grad = self.through_argmax(grad, features, boxes)
-            return fine.box_gradient(grad, features, boxes)
-        return super().box_gradient(grad, features, boxes[:, SWAPPED])[:, SWAPPED]
+            return fine.grad_boxes(grad, features, boxes)
+        return super().grad_boxes(grad, features, boxes[:, SWAPPED])[:, SWAPPED]
 
     def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
         height, width = features.shape[2:]
@@ -440,14 +440,14 @@ class MultiscaleCall(OperatorCall):
         arrays = [as_array(level) for level in features], as_array(boxes)
         return torch.from_numpy(self.oracle.forward(*arrays, self.params(features, boxes)))
 
-    def input_gradients(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> list[Tensor]:
+    def grad_inputs(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> list[Tensor]:
         arrays = as_array(grad), [as_array(level) for level in features], as_array(boxes)
-        gradients = self.oracle.input_gradients(*arrays, self.params(features, boxes))
+        gradients = self.oracle.grad_inputs(*arrays, self.params(features, boxes))
         return [torch.from_numpy(gradient) for gradient in gradients]
 
-    def box_gradient(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> Tensor:
+    def grad_boxes(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> Tensor:
         arrays = as_array(grad), [as_array(level) for level in features], as_array(boxes)
-        return torch.from_numpy(self.oracle.box_gradient(*arrays, self.params(features, boxes)))
+        return torch.from_numpy(self.oracle.grad_boxes(*arrays, self.params(features, boxes)))
 
     def box_terms(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> Tensor:
         largest = torch.stack([level.detach().double().abs().max() for level in features])

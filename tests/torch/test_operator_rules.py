@@ -46,7 +46,7 @@ class Case:
         return next(call for call in OPERATORS.values() if self.rule in call.rules)
 
     @property
-    def box_gradients(self) -> bool:
+    def has_grad_boxes(self) -> bool:
         return self.call.box_order > 0
 
     def arguments(self) -> Arguments:
@@ -98,7 +98,7 @@ MAXIMA = [Case(rule, argmax=True, levels=LEVELS.get(rule, 1)) for call, rule in 
 @pytest.mark.parametrize("name", ["_pool", "_pool_grad_input", "_pool_grad_boxes"])
 @pytest.mark.parametrize("case", MEANS + MAXIMA, ids=str)
 def test_opcheck(name: str, case: Case) -> None:
-    if case.box_gradients:
+    if case.has_grad_boxes:
         arguments = with_grad(case.arguments().of(name, 0 if name == "_pool_grad_boxes" else 1), "all")
     elif name != "_pool_grad_boxes":
         arguments = with_grad(case.arguments().of(name, 0), "even")  # input or grad, not boxes
@@ -111,7 +111,7 @@ def test_opcheck(name: str, case: Case) -> None:
 
 @pytest.mark.parametrize("case", MAXIMA, ids=str)
 def test_opcheck_of_maximum(case: Case) -> None:
-    arguments = with_grad(case.arguments().of("_pool_max", 0), "all" if case.box_gradients else "even")
+    arguments = with_grad(case.arguments().of("_pool_max", 0), "all" if case.has_grad_boxes else "even")
     opcheck(ops._pool_max.default, arguments)
 
 

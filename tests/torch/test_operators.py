@@ -39,7 +39,7 @@ class Arguments:
     def __init__(
         self,
         rule: str,
-        winners: bool = False,
+        has_argmax: bool = False,
         layout: torch.memory_format = torch.contiguous_format,
         dtype: torch.dtype = torch.float64,
         ratio: int = 2,
@@ -52,7 +52,7 @@ class Arguments:
         self.boxes = smooth_boxes(count, SHAPE, call, seed=3)
         self.u = random_tensor(count, 5, seed=4)
         self.v = random_tensor(count, 5, seed=5)
-        self.winners = ops._pool_max([self.input], self.boxes, BINS, *self.rule)[1] if winners else None
+        self.argmax = ops._pool_max([self.input], self.boxes, BINS, *self.rule)[1] if has_argmax else None
         self.channels_last = layout == torch.channels_last
 
     def of(self, name: str, directions: int) -> tuple[Any, ...]:
@@ -60,13 +60,13 @@ class Arguments:
         u = self.u if directions > 0 else None
         v = self.v if directions > 1 else None
         if name == "_pool":
-            return ([self.input], self.boxes, u, v, self.winners, BINS, *self.rule)
+            return ([self.input], self.boxes, u, v, self.argmax, BINS, *self.rule)
         if name == "_pool_max":
             return ([self.input], self.boxes, BINS, *self.rule)
         if name == "_pool_grad_input":
-            return (self.grad, self.boxes, u, v, self.winners, SHAPE, self.channels_last, *self.rule)
+            return (self.grad, self.boxes, u, v, self.argmax, SHAPE, self.channels_last, *self.rule)
         assert name == "_pool_grad_boxes"
-        return (self.grad, [self.input], self.boxes, u, self.winners, *self.rule)
+        return (self.grad, [self.input], self.boxes, u, self.argmax, *self.rule)
 
 
 def with_grad(arguments: Sequence[Any], which: str) -> tuple[Any, ...]:
@@ -101,7 +101,7 @@ each_variant = pytest.mark.parametrize(("name", "directions"), VARIANTS)
 # Every factor takes each of its values with each variant; the full product would only repeat the same code.
 @each_variant
 @pytest.mark.parametrize(
-    ("which", "rule", "winners", "layout"),
+    ("which", "rule", "has_argmax", "layout"),
     [
         ("none", RULES[0], True, LAYOUTS[1]),
         ("all", RULES[0], False, LAYOUTS[1]),
@@ -110,8 +110,10 @@ each_variant = pytest.mark.parametrize(("name", "directions"), VARIANTS)
         ("odd", RULES[0], True, LAYOUTS[0]),
     ],
 )
-def test_opcheck(name: str, directions: int, which: str, rule: str, winners: bool, layout: torch.memory_format) -> None:
-    arguments = Arguments(rule, winners, layout).of(name, directions)
+def test_opcheck(
+    name: str, directions: int, which: str, rule: str, has_argmax: bool, layout: torch.memory_format
+) -> None:
+    arguments = Arguments(rule, has_argmax, layout).of(name, directions)
     opcheck(getattr(ops, name).default, with_grad(arguments, which))
 
 
@@ -259,7 +261,7 @@ def differentiable_form(name: str, directions: int, arguments: Arguments) -> tup
     def rows(corners: Tensor) -> Tensor:
         return torch.cat([image, corners], 1)
 
-    bins, rule = arguments.winners, arguments.rule
+    bins, rule = arguments.argmax, arguments.rule
     along = (arguments.u, arguments.v)[:directions]
     corners = arguments.boxes[:, 1:]
 
@@ -289,15 +291,15 @@ def differentiable_form(name: str, directions: int, arguments: Arguments) -> tup
 
 CHECKS: dict[str, Any] = {"check_batched_grad": True, "check_undefined_grad": True}
 each_rule = pytest.mark.parametrize("rule", RULES)
-each_winners = pytest.mark.parametrize("winners", [False, True], ids=["mean", "winners"])
+with_and_without_argmax = pytest.mark.parametrize("has_argmax", [False, True], ids=["mean", "argmax"])
 
 
 @each_variant
 @each_rule
-@each_winners
+@with_and_without_argmax
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_first_order(name: str, directions: int, rule: str, winners: bool, layout: torch.memory_format) -> None:
-    function, tensors = differentiable_form(name, directions, Arguments(rule, winners, layout, ratio=-1, count=2))
+def test_first_order(name: str, directions: int, rule: str, has_argmax: bool, layout: torch.memory_format) -> None:
+    function, tensors = differentiable_form(name, directions, Arguments(rule, has_argmax, layout, ratio=-1, count=2))
     assert gradcheck(function, tensors, check_forward_ad=True, check_batched_forward_grad=True, **CHECKS)
 
 
@@ -323,20 +325,20 @@ def test_maximum(rule: str, layout: torch.memory_format) -> None:
 
 @each_rule
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_winners_select_the_maximum(rule: str, layout: torch.memory_format) -> None:
-    arguments = Arguments(rule, winners=True, layout=layout)
-    values, winners = ops._pool_max(*arguments.of("_pool_max", 0))
-    assert winners.dtype == torch.int32
-    assert not winners.requires_grad
+def test_the_argmax_selects_the_maximum(rule: str, layout: torch.memory_format) -> None:
+    arguments = Arguments(rule, has_argmax=True, layout=layout)
+    values, argmax = ops._pool_max(*arguments.of("_pool_max", 0))
+    assert argmax.dtype == torch.int32
+    assert not argmax.requires_grad
     assert not ops._pool_max(*with_grad(arguments.of("_pool_max", 0), "all"))[1].requires_grad
     torch.testing.assert_close(ops._pool(*arguments.of("_pool", 0)), values, rtol=1e-14, atol=1e-14)
 
 
 @each_variant
 @each_rule
-@each_winners
-def test_index_column_of_directions_is_ignored(name: str, directions: int, rule: str, winners: bool) -> None:
-    arguments = Arguments(rule, winners)
+@with_and_without_argmax
+def test_index_column_of_directions_is_ignored(name: str, directions: int, rule: str, has_argmax: bool) -> None:
+    arguments = Arguments(rule, has_argmax)
     expected = getattr(ops, name)(*arguments.of(name, directions))
     arguments.u[:, 0] = arguments.v[:, 0] = float("nan")
     actual = getattr(ops, name)(*arguments.of(name, directions))
@@ -347,11 +349,11 @@ def test_index_column_of_directions_is_ignored(name: str, directions: int, rule:
 
 
 @each_rule
-@each_winners
+@with_and_without_argmax
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_gradient_dtypes(rule: str, winners: bool, dtype: torch.dtype) -> None:
+def test_gradient_dtypes(rule: str, has_argmax: bool, dtype: torch.dtype) -> None:
     """Each gradient has the dtype of its argument, with boxes and directions of three dtypes."""
-    arguments = Arguments(rule, winners, dtype=torch.bfloat16)
+    arguments = Arguments(rule, has_argmax, dtype=torch.bfloat16)
     arguments.boxes, arguments.u, arguments.v = arguments.boxes.float(), arguments.u.to(dtype), arguments.v.double()
     for name, directions in VARIANTS:
         tensors = with_grad(arguments.of(name, directions), "all")

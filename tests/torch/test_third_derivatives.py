@@ -1,4 +1,4 @@
-"""Third derivatives by the boxes under torch.func, in every order of forward and backward mode, against autograd."""
+"""Third derivatives w.r.t. the boxes under torch.func, in all orders of forward and backward mode, against autograd."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def saved_shapes(x: Tensor, boxes: Tensor, mode: str) -> list[torch.Size]:
 
 
 @modes
-def test_feature_map_is_kept_only_for_box_gradients(mode: str) -> None:
+def test_feature_map_is_kept_only_for_grad_boxes(mode: str) -> None:
     x, boxes = features().requires_grad_(), rows(corners())
     assert x.shape not in saved_shapes(x, boxes, mode)
     assert x.shape in saved_shapes(x, boxes.requires_grad_(), mode)

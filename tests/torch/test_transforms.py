@@ -46,7 +46,7 @@ def test_opcheck(case: Case) -> None:
 
 @each_case
 def test_gradcheck(case: Case) -> None:
-    """roi_warp in its maps alone: derivatives by the boxes pass straight through the rounding."""
+    """roi_warp in its maps alone: derivatives with respect to the boxes pass straight through the rounding."""
     *maps, boxes = case.point()
     exact = case.box_order > 0 and case.function is not roialign_ext.roi_warp
 
@@ -81,7 +81,7 @@ def test_roi_warp_passes_straight_through_the_rounding(mode: str, ratio: int) ->
     close(*results)
 
 
-def test_roi_pool_has_no_box_gradient() -> None:
+def test_roi_pool_has_no_grad_boxes() -> None:
     case = NAMED["roi_pool"]
     maps, boxes = case.point()
     refused = pytest.raises(NotImplementedError, match=r"roi_pool.*boxes")
@@ -114,7 +114,7 @@ def test_third_derivative_by_the_boxes(case: Case, by_functions: bool) -> None:
     for along in directions:
         function = derivative(function, along)
     if case.box_order == 2:
-        with pytest.raises(NotImplementedError, match="third derivatives by the boxes"):
+        with pytest.raises(NotImplementedError, match="third derivatives with respect to the boxes"):
             function(boxes.requires_grad_())
     else:
         assert function(boxes.requires_grad_()).item() == 0.0

@@ -328,10 +328,9 @@ void argument(const CallArgs& args) {
   }
   const int64_t bins[4] = {args.boxes, args.channels, args.bins_y, args.bins_x};
   add_region(c, args.bins, bins, bytes, kBins);
-  add_region(
-      c,
-      {args.winners.data, args.winners.stride_n, args.winners.stride_c, args.winners.stride_y, args.winners.stride_x},
-      bins, sizeof(int32_t), kBins);
+  add_region(c,
+             {args.argmax.data, args.argmax.stride_n, args.argmax.stride_c, args.argmax.stride_y, args.argmax.stride_x},
+             bins, sizeof(int32_t), kBins);
 }
 
 bool begin_launch(const void* kernel, const dim3& grid, const dim3& block) {

@@ -30,7 +30,7 @@ inline void gradient_of_row(const EdgePlan<W>& plan, int64_t k, Row<W> row, cons
                             Vec<W> (&by_x)[2], Vec<W> (&by_y)[2]) {
   constexpr int B = NV * VectorType<W>::lanes;
   const int64_t bins_x = plan.x.bins;
-  const int64_t *x = plan.x.item(k), *x_edges = plan.x_edges.item(k);
+  const int64_t *x = plan.x.term(k), *x_edges = plan.x_edges.term(k);
   for (int64_t q = 0; q < bins_x; ++q) {
     Vec<W> map[1][NV] = {}, map_edges[2][NV] = {}, bins[1][NV] = {}, bins_edges[2][NV] = {};
     const Tap<W, 1>* taps = plan.x.taps.data();
@@ -54,7 +54,7 @@ inline void gradient_of_row(const EdgePlan<W>& plan, int64_t k, Row<W> row, cons
 }
 
 template <int NV, class W>
-inline void gradient_of_box(const BoxGradientJob<W>& job, int64_t k, int64_t c, int64_t channels, W* by_edge) {
+inline void gradient_of_box(const AverageGradBoxesJob<W>& job, int64_t k, int64_t c, int64_t channels, W* by_edge) {
   constexpr int B = NV * VectorType<W>::lanes;
   const EdgePlan<W>& plan = *job.plan;
   const int64_t plane = job.plane_of_box[k];
@@ -70,16 +70,16 @@ inline void gradient_of_box(const BoxGradientJob<W>& job, int64_t k, int64_t c, 
   int64_t r = plan.y.begin[k], e = plan.y_edges.begin[k];
   const int64_t r_end = plan.y.begin[k + 1], e_end = plan.y_edges.begin[k + 1];
   while (first < last && (r < r_end || e < e_end)) {
-    const int32_t at_r = r < r_end ? plan.y.rows[r].pixel : INT32_MAX;
-    const int32_t at_e = e < e_end ? plan.y_edges.rows[e].pixel : INT32_MAX;
+    const int32_t at_r = r < r_end ? plan.y.pixels[r].pixel : INT32_MAX;
+    const int32_t at_e = e < e_end ? plan.y_edges.pixels[e].pixel : INT32_MAX;
     RowTaps<W> taps = {};
     if (at_r <= at_e) {
-      taps.begin = plan.y.taps.data() + plan.y.rows[r].begin;
-      taps.end = plan.y.taps.data() + plan.y.rows[r++].end;
+      taps.begin = plan.y.taps.data() + plan.y.pixels[r].begin;
+      taps.end = plan.y.taps.data() + plan.y.pixels[r++].end;
     }
     if (at_e <= at_r) {
-      taps.edges_begin = plan.y_edges.taps.data() + plan.y_edges.rows[e].begin;
-      taps.edges_end = plan.y_edges.taps.data() + plan.y_edges.rows[e++].end;
+      taps.edges_begin = plan.y_edges.taps.data() + plan.y_edges.pixels[e].begin;
+      taps.edges_end = plan.y_edges.taps.data() + plan.y_edges.pixels[e++].end;
     }
     const Row<W> row = reader.read(std::min(at_r, at_e), first, last, buffer.data());
     gradient_of_row<NV>(plan, k, row, taps, grad.data(), by_x, by_y);
@@ -91,7 +91,7 @@ inline void gradient_of_box(const BoxGradientJob<W>& job, int64_t k, int64_t c, 
 }
 
 template <class W>
-void grad_boxes(const BoxGradientJob<W>& job, int64_t begin, int64_t end) {
+void average_grad_boxes(const AverageGradBoxesJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.grad.channels, begin, end,
                    [&](auto vectors, int64_t k, int64_t c, int64_t channels) {
                      const int64_t unit = k * job.blocks.count + c / job.blocks.width;

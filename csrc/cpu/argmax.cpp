@@ -1,4 +1,4 @@
-#include "winners.h"
+#include "argmax.h"
 
 #include <algorithm>
 #include <type_traits>
@@ -32,7 +32,7 @@ bool follows_box(const SampleTap<W>& sample) {
 
 // The sample of a bin that its argmax selects.
 template <class W>
-struct Winner {
+struct ChosenSample {
   const SampleTap<W>* y;
   const SampleTap<W>* x;
 };
@@ -46,24 +46,24 @@ W edge_rate(const SampleTap<W>& sample, const W* rates) {
 // Calls visit(y, x, weight) for the pixels of a product of y taps and x taps. A high tap of weight 0 may lie past the
 // map, so it is never visited.
 template <class W, class Visit>
-void for_each_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
-  const int64_t row = sample.y->low, column = sample.x->low;
-  visit(row, column, y.low * x.low);
-  if (x.high != W(0)) visit(row, column + 1, y.low * x.high);
+void for_each_pixel(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+  const int64_t top = sample.y->low, left = sample.x->low;
+  visit(top, left, y.low * x.low);
+  if (x.high != W(0)) visit(top, left + 1, y.low * x.high);
   if (y.high == W(0)) return;
-  visit(row + 1, column, y.high * x.low);
-  if (x.high != W(0)) visit(row + 1, column + 1, y.high * x.high);
+  visit(top + 1, left, y.high * x.low);
+  if (x.high != W(0)) visit(top + 1, left + 1, y.high * x.high);
 }
 
 // The same for weights that may be 0, such as those of derivatives: 0 times infinity is not 0.
 template <class W, class Visit>
-void for_each_weighted_pixel(const Winner<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
-  for_each_pixel(sample, y, x, [&](int64_t row, int64_t column, W weight) {
-    if (weight != W(0)) visit(row, column, weight);
+void for_each_weighted_pixel(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+  for_each_pixel(sample, y, x, [&](int64_t top, int64_t left, W weight) {
+    if (weight != W(0)) visit(top, left, weight);
   });
 }
 
-constexpr int64_t kMostPixels = 8;  // per sample; a derivative has two products of 2 x 2 taps
+constexpr int64_t kPixelsPerSample = 8;  // a derivative has two products of 2 x 2 taps
 
 // Rates of up to two directions, [box][4] each, in the arithmetic type.
 template <class W>
@@ -74,8 +74,8 @@ class Rates {
       : order_(static_cast<int>(directions.size())) {
     for (int d = 0; d < order_; ++d) {
       for (int64_t k = 0; k < params.boxes; ++k) {
-        const T* row = params.row(directions[d], k);
-        rates_[d].insert(rates_[d].end(), row, row + 4);
+        const T* rates = params.box(directions[d], k);
+        rates_[d].insert(rates_[d].end(), rates, rates + 4);
       }
     }
   }
@@ -86,13 +86,13 @@ class Rates {
   template <class Run>
   void with_pixels(Run&& run) const {
     if (order_ == 0) {
-      return run([](const Winner<W>& sample, int64_t, auto&& visit) {
+      return run([](const ChosenSample<W>& sample, int64_t, auto&& visit) {
         for_each_pixel(sample, value_taps(*sample.y), value_taps(*sample.x), visit);
       });
     }
-    run([this](const Winner<W>& sample, int64_t k, auto&& visit) {
-      const auto y_taps = [&](int d) { return moving_taps(edge_rate(*sample.y, row(d, k) + 1)); };
-      const auto x_taps = [&](int d) { return moving_taps(edge_rate(*sample.x, row(d, k))); };
+    run([this](const ChosenSample<W>& sample, int64_t k, auto&& visit) {
+      const auto y_taps = [&](int d) { return moving_taps(edge_rate(*sample.y, of_box(d, k) + 1)); };
+      const auto x_taps = [&](int d) { return moving_taps(edge_rate(*sample.x, of_box(d, k))); };
       const TwoTaps<W> y = order_ == 1 ? value_taps(*sample.y) : y_taps(1);
       const TwoTaps<W> x = order_ == 1 ? value_taps(*sample.x) : x_taps(1);
       for_each_weighted_pixel(sample, y_taps(0), x, visit);
@@ -101,7 +101,7 @@ class Rates {
   }
 
   int order() const { return order_; }
-  const W* row(int d, int64_t k) const { return rates_[d].data() + 4 * k; }
+  const W* of_box(int d, int64_t k) const { return rates_[d].data() + 4 * k; }
 
  private:
   int order_;
@@ -111,21 +111,21 @@ class Rates {
 // Calls visit(p, q, sample) for the bins of one box and channel whose argmax is a sample on the map. Skips rejected
 // samples, which have no gradient, and an argmax that is out of range for its bin.
 template <class W, class Visit>
-void for_each_winner(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, int64_t k, int64_t c,
+void for_each_chosen(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, int64_t k, int64_t c,
                      Visit&& visit) {
-  const int32_t* const index = winners.at(k, c);
-  const int64_t height = winners.height, width = winners.width;
-  const int64_t stride_y = winners.stride_y, stride_x = winners.stride_x;
+  const int32_t* const index = argmax.at(k, c);
+  const int64_t height = argmax.height, width = argmax.width;
+  const int64_t stride_y = argmax.stride_y, stride_x = argmax.stride_x;
   const int64_t *const y_begin = plan.y.begin.data() + k * height, *const x_begin = plan.x.begin.data() + k * width;
   const SampleTap<W>*const y_samples = plan.y.samples.data(), *const x_samples = plan.x.samples.data();
   for (int64_t p = 0; p < height; ++p) {
     const SampleTap<W>* const ys = y_samples + y_begin[p];
-    const int64_t rows = y_begin[p + 1] - y_begin[p];
+    const int64_t count_y = y_begin[p + 1] - y_begin[p];
     for (int64_t q = 0; q < width; ++q) {
-      const int32_t winner = index[p * stride_y + q * stride_x];
-      const int64_t row = winner_row(winner), column = winner_column(winner);
-      if (row < rows && column < x_begin[q + 1] - x_begin[q]) {
-        visit(p, q, Winner<W>{ys + row, x_samples + x_begin[q] + column});
+      const int32_t chosen = index[p * stride_y + q * stride_x];
+      const int64_t sample_y = argmax_y(chosen), sample_x = argmax_x(chosen);
+      if (sample_y < count_y && sample_x < x_begin[q + 1] - x_begin[q]) {
+        visit(p, q, ChosenSample<W>{ys + sample_y, x_samples + x_begin[q] + sample_x});
       }
     }
   }
@@ -164,12 +164,12 @@ struct Addend {
 // Adds the contribution of the bins of one box to one channel. The chosen sample can be anywhere in its bin, so pixels
 // are prefetched while `addends` is filled, and added afterwards. `addends` has room for all of them.
 template <class S, class W, class PixelsOf>
-void spread_box(const SamplePlan<W>& plan, const WinnersView<const int32_t>& winners, const Input& grad, int64_t k,
-                int64_t c, ChannelSums<W> sums, Addend<W>* addends, PixelsOf&& pixels_of) {
+void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, const Input& grad, int64_t k,
+             int64_t c, ChannelSums<W> sums, Addend<W>* addends, PixelsOf&& pixels_of) {
   const S* const bins = grad.template at<S>(k, c);
   const int64_t stride_y = grad.stride_y, stride_x = grad.stride_x;
   Addend<W>* last = addends;
-  for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+  for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
     const W g = static_cast<W>(bins[p * stride_y + q * stride_x]);
     W* const upper = sums.data + sample.y->low * sums.width + sample.x->low;
     __builtin_prefetch(upper, 1);
@@ -189,8 +189,8 @@ W* channel_in_place(const Output& map, int64_t n, int64_t c) {
 }  // namespace
 
 template <class W, class T>
-void winners_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                  const WinnersView<const int32_t>& winners, const Pyramid<Input>& maps, const Output& output) {
+void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                 const ArgmaxView<const int32_t>& argmax, const Pyramid<Input>& maps, const Output& output) {
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
   with_storage<W>(output.storage, [&](auto storage) {
@@ -202,7 +202,7 @@ void winners_pool(const BoxParams<T>& params, const std::vector<const T*>& direc
         const Input& map = maps.map(plane);
         const S* pixels = map.template at<S>(maps.image(plane), c);
         std::fill(sums.begin(), sums.end(), W(0));
-        for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+        for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
           W& sum = sums[p * output.width + q];
           pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) {
             sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
@@ -221,9 +221,8 @@ void winners_pool(const BoxParams<T>& params, const std::vector<const T*>& direc
 
 // One thread writes each (plane, block of channels) and adds its boxes in their order, so the result is deterministic.
 template <class W, class T>
-void winners_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                        const WinnersView<const int32_t>& winners, const Input& grad,
-                        const Pyramid<Output>& grad_input) {
+void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Output>& grad_input) {
   // A block is one channel, whose sums stay in the cache; for channels_last it is a cache line of channels.
   const int64_t width = grad.stride_c == 1 ? 16 : 1;
   const auto plan = make_sample_plan<W>(params);
@@ -234,7 +233,7 @@ void winners_grad_input(const BoxParams<T>& params, const std::vector<const T*>&
   const auto spread = [&](auto storage, auto&& pixels_of, int64_t begin, int64_t end) {
     using S = decltype(storage);
     std::vector<W> buffer;
-    std::vector<Addend<W>> addends(static_cast<size_t>(kMostPixels * grad.pixels()));
+    std::vector<Addend<W>> addends(static_cast<size_t>(kPixelsPerSample * grad.pixels()));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t plane = unit / blocks, first = unit % blocks * width;
       const Output& map = grad_input.map(plane);
@@ -245,8 +244,8 @@ void winners_grad_input(const BoxParams<T>& params, const std::vector<const T*>&
       std::fill(sums, sums + channels * map.pixels(), W(0));
       for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
         for (int64_t c = 0; c < channels; ++c) {
-          spread_box<S>(plan, winners, grad, by_plane.boxes[b], first + c,
-                        ChannelSums<W>{sums + c * map.pixels(), map.width}, addends.data(), pixels_of);
+          add_box<S>(plan, argmax, grad, by_plane.boxes[b], first + c,
+                     ChannelSums<W>{sums + c * map.pixels(), map.width}, addends.data(), pixels_of);
         }
       }
       if (in_place == nullptr) write_channels<S>(sums, map, image, first, channels);
@@ -261,9 +260,9 @@ void winners_grad_input(const BoxParams<T>& params, const std::vector<const T*>&
 }
 
 template <class W, class T>
-void winners_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                        const WinnersView<const int32_t>& winners, const Input& grad, const Pyramid<Input>& maps,
-                        T* rows) {
+void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Input>& maps,
+                       T* grad_boxes) {
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
   with_storage<W>(grad.storage, [&](auto storage) {
@@ -276,7 +275,7 @@ void winners_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>&
         for (int64_t c = 0; c < grad.channels; ++c) {
           const S* pixels = map.template at<S>(maps.image(plane), c);
           const S* bins = grad.template at<S>(k, c);
-          for_each_winner(plan, winners, k, c, [&](int64_t p, int64_t q, const Winner<W>& sample) {
+          for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
             const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;
@@ -287,8 +286,8 @@ void winners_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>&
             };
             TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
             if (rates.order() == 1) {
-              y_taps = moving_taps(edge_rate(*sample.y, rates.row(0, k) + 1));
-              x_taps = moving_taps(edge_rate(*sample.x, rates.row(0, k)));
+              y_taps = moving_taps(edge_rate(*sample.y, rates.of_box(0, k) + 1));
+              x_taps = moving_taps(edge_rate(*sample.x, rates.of_box(0, k)));
             }
             // A clamped sample has derivative 0: the pixel next to it may lie past the map.
             const W along_y = follows_box(*sample.y) ? g * apply(moving_taps(W(1)), x_taps) : W(0);
@@ -299,19 +298,19 @@ void winners_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>&
             by_edge[3] += sample.y->by_high_edge * along_y;
           });
         }
-        for (int edge = 0; edge < 4; ++edge) rows[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);
+        for (int edge = 0; edge < 4; ++edge) grad_boxes[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);
       }
     });
   });
 }
 
-#define INSTANTIATE(W, T)                                                                                          \
-  template void winners_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                              \
-                                   const WinnersView<const int32_t>&, const Pyramid<Input>&, const Output&);       \
-  template void winners_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                        \
-                                         const WinnersView<const int32_t>&, const Input&, const Pyramid<Output>&); \
-  template void winners_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                        \
-                                         const WinnersView<const int32_t>&, const Input&, const Pyramid<Input>&, T*);
+#define INSTANTIATE(W, T)                                                                                              \
+  template void argmax_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const ArgmaxView<const int32_t>&, \
+                                  const Pyramid<Input>&, const Output&);                                               \
+  template void argmax_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                             \
+                                        const ArgmaxView<const int32_t>&, const Input&, const Pyramid<Output>&);       \
+  template void argmax_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                             \
+                                        const ArgmaxView<const int32_t>&, const Input&, const Pyramid<Input>&, T*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, double)
 INSTANTIATE(double, double)

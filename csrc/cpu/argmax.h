@@ -1,0 +1,24 @@
+// Pooling with a fixed argmax: each output is one bilinear sample, so the operator is linear in the features
+// (docs/math.md, section 5). Also grad_input and grad_boxes, and the derivatives of all three along box directions.
+#pragma once
+
+#include "kernels.h"
+
+namespace roialign_ext {
+
+template <class W, class T>
+void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                 const ArgmaxView<const int32_t>& argmax, const Pyramid<Input>& maps, const Output& output);
+
+template <class W, class T>
+void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Output>& grad_input);
+
+// Adds to grad_boxes[k][1..4] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the edges of box
+// k.
+template <class W, class T>
+void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
+                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Input>& maps,
+                       T* grad_boxes);
+
+}  // namespace roialign_ext
