@@ -63,7 +63,7 @@ void check_map(const char* name, const Tensor& map) {
 void check_levels(size_t levels, Rule rule) {
   ROI_CHECK_VALUE(levels >= 1 && levels <= kMaxLevels, "features: expected 1 to ", kMaxLevels, " feature maps, got ",
                   levels);
-  ROI_CHECK_VALUE(levels == 1 || !(is_rotated(rule) || is_crop(rule) || is_position_sensitive(rule)),
+  ROI_CHECK_VALUE(levels == 1 || !(is_crop(rule) || is_position_sensitive(rule)),
                   "features: expected one feature map, got ", levels);
 }
 
@@ -111,7 +111,7 @@ void check_output_shaped(const char* name, const Tensor& tensor, const Tensor& b
 bool has_maximum(Rule rule) { return !is_integral(rule) && !is_rotated(rule) && !is_position_sensitive(rule); }
 
 bool is_count(double number) {
-  return number >= 1 && number <= static_cast<double>(kMostSamples) && number == std::floor(number);
+  return number >= 1 && number <= static_cast<double>(kMaxSamplesOfAxis) && number == std::floor(number);
 }
 
 // Of position-sensitive rules, whose images are bins of images and whose boxes are bins of boxes.

@@ -12,6 +12,10 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
       "multiscale_roi_align(Tensor[] features, Tensor boxes, SymInt[2] output_size, float[] scales, "
       "int sampling_ratio=-1, bool aligned=False, str mode=\"avg\", float canonical_scale=224.0, "
       "float canonical_level=4.0) -> Tensor");
+  m.def(
+      "multiscale_roi_align_rotated(Tensor[] features, Tensor boxes, SymInt[2] output_size, float[] scales, "
+      "int sampling_ratio=-1, bool aligned=True, bool clockwise=False, str angle_unit=\"degree\", "
+      "float canonical_scale=224.0, float canonical_level=4.0) -> Tensor");
   m.def("prroi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
   m.def(
       "roi_warp(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "

@@ -62,9 +62,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         canonical_scale: float = 224.0,
         canonical_level: float = 4.0,
     ) -> Any:
-        if len(features) == 1 and len(scales) == 1:  # of one map the private operators name other arguments
-            check_tensor("features[0]", features[0])
-            check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
+        _check_one_level(features, boxes, scales)
         rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
         canonical = [canonical_scale, canonical_level]
         return pool_by_mode(keys, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
@@ -116,6 +114,20 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
     def ps_roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
         return position_sensitive(keys, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
 
+    def rotated(
+        keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
+        canonical: list[float], sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
+    ) -> Any:  # fmt: skip
+        if angle_unit not in ("degree", "radian"):
+            raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
+        rule = "rotated_half_pixel" if aligned else "rotated_legacy"
+        rule += "_radian" if angle_unit == "radian" else ""
+        if clockwise:
+            check_tensor("boxes", boxes)
+            if boxes.dim() == 2:  # else refused below
+                boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
+        return pool(keys, maps, boxes, None, None, None, output_size, scales, canonical, sampling_ratio, rule)
+
     def roi_align_rotated(
         keys: Any,
         input: Tensor,
@@ -127,17 +139,25 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         clockwise: bool = False,
         angle_unit: str = "degree",
     ) -> Any:
-        if angle_unit not in ("degree", "radian"):
-            raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
-        rule = "rotated_half_pixel" if aligned else "rotated_legacy"
-        rule += "_radian" if angle_unit == "radian" else ""
-        if clockwise:
-            check_tensor("boxes", boxes)
-            if boxes.dim() == 2:  # else refused below
-                boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return pool(
-            keys, [input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, sampling_ratio, rule
-        )
+        how = sampling_ratio, aligned, clockwise, angle_unit
+        return rotated(keys, [input], boxes, output_size, [spatial_scale], CANONICAL, *how)
+
+    def multiscale_roi_align_rotated(
+        keys: Any,
+        features: list[Tensor],
+        boxes: Tensor,
+        output_size: Any,
+        scales: list[float],
+        sampling_ratio: int = -1,
+        aligned: bool = True,
+        clockwise: bool = False,
+        angle_unit: str = "degree",
+        canonical_scale: float = 224.0,
+        canonical_level: float = 4.0,
+    ) -> Any:
+        _check_one_level(features, boxes, scales)
+        how = sampling_ratio, aligned, clockwise, angle_unit
+        return rotated(keys, features, boxes, output_size, scales, [canonical_scale, canonical_level], *how)
 
     def crop_and_resize(
         keys: Any,
@@ -185,9 +205,16 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
 
     operators = (
         roi_align, multiscale_roi_align, prroi_pool, roi_warp, roi_pool, ps_roi_align, ps_roi_pool, roi_align_rotated,
-        crop_and_resize,
+        multiscale_roi_align_rotated, crop_and_resize,
     )  # fmt: skip
     return {operator.__name__: operator for operator in operators}
+
+
+def _check_one_level(features: list[Tensor], boxes: Tensor, scales: list[float]) -> None:
+    """Of one map the private operators name other arguments than a pyramid has."""
+    if len(features) == 1 and len(scales) == 1:
+        check_tensor("features[0]", features[0])
+        check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
 
 
 def _rows_of_bins(boxes: Tensor, bins: Any) -> Tensor:

@@ -112,7 +112,7 @@ def _check_map(name: str, one: Tensor) -> None:
 def _check_levels(levels: int, rule: str) -> None:
     if not 1 <= levels <= MOST_LEVELS:
         raise ValueError(f"features: expected 1 to {MOST_LEVELS} feature maps, got {levels}")
-    if levels > 1 and rule.startswith(("rotated", "crop", "ps_")):
+    if levels > 1 and rule.startswith(("crop", "ps_")):
         raise ValueError(f"features: expected one feature map, got {levels}")
 
 

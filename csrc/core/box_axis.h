@@ -41,17 +41,17 @@ struct Part {
   int64_t number, count;
 };
 
-// The bins of a whole box where each has a row and an image of its own: bin p of box k is row k * count() + p, bin p of
-// image n is image n * count() + p. The batch index of a row is n. Rules that are not position-sensitive have one.
+// The bins of a whole box, where each is a box of its own and reads an image of its own: bin p of box k is box k *
+// count() + p, and bin p of image n is image n * count() + p. Batch indices stay n. Other rules have one part.
 struct Parts {
   int64_t y = 1, x = 1;
 
   ROI_HOST_DEVICE int64_t count() const { return y * x; }
-  ROI_HOST_DEVICE int64_t image(int64_t batch_index, int64_t row) const {
-    return count() == 1 ? batch_index : batch_index * count() + row % count();
+  ROI_HOST_DEVICE int64_t image(int64_t batch_index, int64_t box) const {
+    return count() == 1 ? batch_index : batch_index * count() + box % count();
   }
-  ROI_HOST_DEVICE Part along_y(int64_t row) const { return {row % count() / x, y}; }
-  ROI_HOST_DEVICE Part along_x(int64_t row) const { return {row % x, x}; }
+  ROI_HOST_DEVICE Part along_y(int64_t box) const { return count() == 1 ? Part{0, 1} : Part{box % count() / x, y}; }
+  ROI_HOST_DEVICE Part along_x(int64_t box) const { return count() == 1 ? Part{0, 1} : Part{box % x, x}; }
 };
 
 template <class T>

@@ -29,7 +29,7 @@ void find_planes(BoxCall& call, const Geometry& geometry) {
   call.plane_of_box.reserve(static_cast<size_t>(boxes));
   const T* box = call.boxes.const_data_ptr<T>();
   for (int64_t k = 0; k < boxes; ++k, box += columns) {
-    const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, box[1], box[2], box[3], box[4]);
+    const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, is_rotated(call.rule), box);
     call.plane_of_box.push_back(level * call.images + call.parts.image(static_cast<int64_t>(box[0]), k));
   }
 }

@@ -50,12 +50,14 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t k = block * kThreads + threadIdx.x;
   if (k >= args.boxes) return;
   const T* data = static_cast<const T*>(args.box_data) + kColumns * k;
-  const MapArgs& map = args.maps[0];
+  const int plane = find_plane(args, k, data);
+  // A box without a plane touches nothing.
+  const MapArgs& map = args.maps[plane < 0 ? 0 : plane / args.images];
   const RotatedBox<T> box = make_rotated_box<T>(args.rule, data + 1, static_cast<T>(map.scale), args.bins_y,
                                                 args.bins_x, map.height, map.width, args.sampling_ratio);
   const T cosine = std::fabs(box.cosine), sine = std::fabs(box.sine);
   const T half_y = std::fabs(box.y.start), half_x = std::fabs(box.x.start);
-  boxes.plane_of_box[k] = find_plane(args, k, data);
+  boxes.plane_of_box[k] = plane;
   boxes.boxes[k] = box;
   boxes.y_pixels[k] = pixels_near(box.centre_y, half_y * cosine + half_x * sine, map.height);
   boxes.x_pixels[k] = pixels_near(box.centre_x, half_y * sine + half_x * cosine, map.width);
@@ -90,8 +92,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
   for (int c = 0; c < kRotatedChannels; ++c) sums[c] = plane < 0 ? W(NAN) : W(0);
   if (plane >= 0) {
-    const Elements<void>& pixels = args.maps[0].pixels;
-    const int64_t base = plane * pixels.stride_n + channels.first * pixels.stride_c;
+    const Elements<void>& pixels = args.maps[plane / args.images].pixels;
+    const int64_t base = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     const RotatedBox<T> box = boxes.boxes[bin.box];
     for_each_rotated_tap<W>(box, turn_back(window_of_map(box), box), bin.p, bin.q,
@@ -267,10 +269,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     const Work work = work_of(map, thread, kRotatedChannels, args.channels);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
-    const Elements<void>&pixels = args.maps[0].pixels, &bins = args.bins;
+    const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
     const int64_t at_bin =
         k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
-    const int64_t at_map = plane * pixels.stride_n + channels.first * pixels.stride_c;
+    const int64_t at_map = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     W grad[kRotatedChannels];
 #pragma unroll

@@ -220,7 +220,7 @@ __device__ __forceinline__ int find_plane(const CallArgs& args, int64_t k, const
   const T index = box[0], images = static_cast<T>(args.images / args.parts.count());
   if (!(index >= T(0) && index < images && index == std::floor(index))) return -1;
   if (is_rotated(args.rule) && (box[3] < T(0) || box[4] < T(0))) return -1;
-  const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, box[1], box[2], box[3], box[4]);
+  const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, is_rotated(args.rule), box);
   return static_cast<int>(level * args.images + args.parts.image(static_cast<int64_t>(index), k));
 }
 
