@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
+from ._box_warnings import NORMALISED, ROTATED, warn_about_boxes
 from ._checks import (
     as_integer,
     as_number,
@@ -80,6 +81,7 @@ def roi_align(
             input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
         )
         boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, [input], [spatial_scale])
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
 
@@ -128,6 +130,7 @@ def prroi_pool(
             return call_override(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, [input], [spatial_scale])
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.prroi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -183,6 +186,7 @@ def roi_warp(
             input, boxes, output_size, spatial_scale, sampling_ratio, mode=mode
         )
         boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, [input], [spatial_scale])
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_warp(input, rows, output_size, spatial_scale, sampling_ratio, mode)  # type: ignore[no-any-return]
 
@@ -230,6 +234,7 @@ def roi_pool(
             return call_override(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, [input], [spatial_scale])
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -397,6 +402,7 @@ def crop_and_resize(
         extrapolation_value = as_number("extrapolation_value", extrapolation_value)
         samples_per_bin = as_integer("samples_per_bin", samples_per_bin)
         check_call(input, boxes, 1, mode=mode)
+        warn_about_boxes(boxes, [input], [1.0], NORMALISED)
     check_normalised_boxes(boxes, box_indices)
     return torch.ops.roialign_ext.crop_and_resize(  # type: ignore[no-any-return]
         input, boxes, box_indices, crop_size, method, extrapolation_value, samples_per_bin, mode
@@ -464,6 +470,7 @@ def roi_align_rotated(
         check_flag("clockwise", clockwise)
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
         boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, [input], [spatial_scale], ROTATED)
     rows = boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.roi_align_rotated(  # type: ignore[no-any-return]
         input, rows, output_size, spatial_scale, sampling_ratio, aligned, clockwise, angle_unit
@@ -533,6 +540,7 @@ def multiscale_roi_align(
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
         boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, features, scales)
     rows = boxes_to_rows(boxes, features[0])
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
         features, rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level

@@ -1,4 +1,4 @@
-"""The operators on a GPU: the cases of the host shim, and what only a device can show."""
+"""The operators on a GPU: the cases of the host shim, and properties that only a device has."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def overlapping_boxes(count: int = 300, images: int = 2) -> Tensor:
 
 
 def steps(count: int, like: Tensor) -> Tensor:
-    """Numbers from -1 to 1 that every dtype holds exactly and every device computes alike."""
+    """Numbers from -1 to 1 that every dtype represents exactly, the same on every device."""
     return torch.arange(count, dtype=torch.int32, device=like.device).remainder(257).sub(128).to(like.dtype) / 128
 
 
 def turned(boxes: Tensor) -> Tensor:
-    """Rotated boxes at the places of upright ones."""
+    """Rotated boxes with the centres of upright ones."""
     centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
     angle = 90 * steps(len(boxes), boxes)
     return torch.cat([boxes[:, :1], centre, size, angle[:, None]], dim=1)
@@ -66,7 +66,7 @@ def features(dtype: torch.dtype = torch.float32, channels: int = 66, channels_la
 
 
 def forward_and_backward(call: Call, x: Tensor, boxes: Tensor, by_boxes: bool) -> list[Tensor]:
-    """The output, the gradient of the features and, if asked for, of the boxes, for a fixed output gradient."""
+    """The output and the gradients w.r.t. the features and, if requested, the boxes, for a fixed output gradient."""
     x, boxes = x.detach().requires_grad_(), boxes.detach().requires_grad_(by_boxes)
     out = call(x, boxes)
     grad = steps(out.numel(), out).view(out.shape)
@@ -75,7 +75,7 @@ def forward_and_backward(call: Call, x: Tensor, boxes: Tensor, by_boxes: bool) -
 
 @pytest.fixture
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """New tensors hold NaN and the largest integers."""
+    """Fills new tensors with NaN and the largest integers."""
     monkeypatch.setattr(deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True)
     yield
@@ -106,7 +106,7 @@ def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, chan
         # Both within the rounding of the result and of float32 coordinates.
         tolerance = max(4 * torch.finfo(dtype).eps, 2e-4 if dtype != torch.float64 else 1e-11) * scale
         if name.endswith("max") or name == "roi_pool":
-            # Near ties may choose another argmax, and then another pixel's gradient.
+            # Near ties may give another argmax, and then another pixel's gradient.
             far = (actual.cpu().double() - wanted.double()).abs() > tolerance
             assert far.double().mean() < 1e-3
         else:
@@ -116,7 +116,7 @@ def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, chan
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_backward_is_deterministic(name: str, dtype: torch.dtype) -> None:
-    """Fifty runs, equal to the last bit; use_deterministic_algorithms changes nothing."""
+    """Fifty runs are bit-equal; use_deterministic_algorithms changes nothing."""
     x, boxes = features(dtype), overlapping_boxes().cuda()
     by_boxes = differentiates_boxes(name)
     first = tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes))
@@ -133,7 +133,7 @@ def test_backward_is_deterministic(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_nothing_waits_for_the_device(name: str) -> None:
     x, boxes = features(), overlapping_boxes().cuda()
-    boxes[0, 0] = 7.0  # a bad batch index does not make it wait either
+    boxes[0, 0] = 7.0  # nor does an invalid batch index wait
     forward_and_backward(OPERATORS[name], x, boxes, differentiates_boxes(name))
     before = torch.cuda.get_sync_debug_mode()
     try:
@@ -167,7 +167,7 @@ def test_graphs_replay_with_other_boxes(name: str) -> None:
 
 
 def test_calls_run_on_the_current_stream() -> None:
-    """On a side stream behind a slow producer of the features."""
+    """On a side stream, after a slow kernel that writes the features."""
     boxes, wanted_x = overlapping_boxes().cuda(), features()
     wanted = forward_and_backward(OPERATORS["roi_align"], wanted_x, boxes, True)
     side = torch.cuda.Stream()
@@ -200,7 +200,7 @@ def test_empty_inputs(shape: tuple[int, ...]) -> None:
         assert out.shape == (count, shape[1], 2, 2)
         assert not out.any()
         by_x, by_boxes = torch.autograd.grad(out.sum(), [x, boxes])
-        # The three boxes are empty, and their smallest size gives them bins on the first pixels of a map that has any.
+        # The three boxes are empty. Their minimum size gives them bins on the first pixels of a non-empty map.
         assert bool(by_x.any()) == (out.numel() > 0 and x.numel() > 0)
         assert not by_boxes.any()
 
@@ -223,7 +223,7 @@ def test_devices_may_not_be_mixed() -> None:
 
 
 def test_float64_derivatives_are_right() -> None:
-    """gradcheck and gradgradcheck of the features and the corners; a step in the batch index would name no image."""
+    """gradcheck and gradgradcheck w.r.t. features and corners; a step of the batch index would name no image."""
     x = random_tensor(1, 2, 6, 7).cuda().requires_grad_()
     corners = torch.tensor([[1.13, 0.71, 4.87, 4.41]], dtype=torch.float64, device="cuda", requires_grad=True)
 
@@ -245,6 +245,22 @@ def test_memory_of_a_call() -> None:
     (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
     results = (out.numel() * 2 + grad.numel()) * 4  # the output's gradient too
     assert torch.cuda.max_memory_allocated() - before <= 1.25 * results
+
+
+def test_an_allocation_that_fails() -> None:
+    """torch's kind of exception and words, forward and backward; the next call works."""
+    x, boxes = torch.ones(1, 4096, 2, 2, device="cuda"), torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]], device="cuda")
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"CUDA out of memory\. .*Float tensor of shape \[1, 4096, 40000, 40"
+    ):
+        roialign_ext.roi_align(x, boxes, 40000)
+    spread = x[:, :1, :1, :1].requires_grad_().expand(-1, -1, 2**20, 2**20)
+    out = roialign_ext.roi_align(spread, boxes, 2, 1.0, 2)
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"CUDA out of memory\. .*Float tensor of shape \[1, 1, 1048576, 10"
+    ):
+        torch.autograd.grad(out.sum(), spread)
+    assert (roialign_ext.roi_align(x, boxes, 2, 1.0, 2) == 1).all()
 
 
 @pytest.mark.large

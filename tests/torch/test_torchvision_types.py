@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 import roialign_ext
 from roialign_ext import MultiScaleRoIAlign, RoIAlign, RoIPool, RoIWarp, crop_and_resize, roi_align, roi_align_rotated
 from support.inputs import random_tensor
-from support.integration_cases import Case, each_function
+from support.small_calls import Case, each_function
 
 # --- tensor subclasses
 

@@ -1,0 +1,45 @@
+// Samples of all boxes of a call, for the maximum and its argmax. One launch writes them to scratch memory, and the
+// kernels over features only read them (on the CPU: csrc/cpu/sample_tables.h).
+#pragma once
+
+#include "../core/axis_weights.h"
+#include "axis_bands.cuh"
+#include "planes.cuh"
+#include "scratch.h"
+
+namespace roialign_ext::cuda {
+
+// One sample of a maximum.
+template <class W>
+struct SampleTap {
+  int low;     // the sample is between pixels low and low + 1; low + 1 exists if fraction or a slope is not 0
+  W fraction;  // weight of pixel low + 1
+  W by_low_edge, by_high_edge;  // derivatives of the position w.r.t. the box's edges, 0 if clamped
+};
+
+// Position of rejected samples, whose value is 0, among the samples of a bin.
+struct Rejected {
+  bool first, later;  // the first sample is rejected; some sample after those on the map is rejected
+};
+
+template <class W>
+struct AxisSamples : AxisBands {
+  SampleTap<W>* samples;  // [boxes][slots]
+  Rejected* rejected;     // [boxes][bins]
+  int64_t slots;
+};
+
+template <class W>
+struct Samples {
+  int* plane_of_box;
+  AxisSamples<W> y, x;
+};
+
+template <class W>
+Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch);
+
+// If `groups` is requested, the same launch lists the boxes of each plane.
+template <class W>
+void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher);
+
+}  // namespace roialign_ext::cuda
