@@ -19,6 +19,7 @@ from .boxes import BoxShapeError
 from .functional import (
     crop_and_resize,
     multiscale_roi_align,
+    multiscale_roi_align_rotated,
     prroi_pool,
     ps_roi_align,
     ps_roi_pool,
@@ -30,6 +31,7 @@ from .functional import (
 from .modules import (
     CropAndResize,
     MultiScaleRoIAlign,
+    MultiScaleRoIAlignRotated,
     PrRoIPool,
     PSRoIAlign,
     PSRoIPool,
@@ -48,6 +50,7 @@ __all__ = [
     "CropAndResize",
     "LayerReplacement",
     "MultiScaleRoIAlign",
+    "MultiScaleRoIAlignRotated",
     "PSRoIAlign",
     "PSRoIPool",
     "PrRoIPool",
@@ -60,6 +63,7 @@ __all__ = [
     "cpu_capability",
     "crop_and_resize",
     "multiscale_roi_align",
+    "multiscale_roi_align_rotated",
     "prroi_pool",
     "ps_roi_align",
     "ps_roi_pool",

@@ -30,9 +30,7 @@ ROTATED = Format("cx, cy, w, h, angle")
 NORMALISED = Format("y1, x1, y2, x2", index=False)
 
 
-def warn_about_boxes(
-    boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS
-) -> None:
+def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS) -> None:
     """Warns on request about boxes that are reversed, wholly outside the maps, or all within the first map pixel.
 
     ``boxes`` are those of a public function, ``maps`` its feature maps and ``scales`` their map pixels per image pixel.

@@ -220,6 +220,23 @@ class Translations:
         samples = self._sample(op.Cast(input, to=kind), index, y, x, kind)
         return op.Cast(self._pool_samples(samples, output_size, sampling_ratio, "avg", kind), to=op.dtype(input))
 
+    def multiscale_roi_align_rotated(
+        self,
+        features: Sequence[Value],
+        boxes: Value,
+        output_size: Sequence[int],
+        scales: Sequence[float],
+        sampling_ratio: int = -1,
+        aligned: bool = True,
+        clockwise: bool = False,
+        angle_unit: str = "degree",
+        canonical_scale: float = 224.0,
+        canonical_level: float = 4.0,
+    ) -> Value:
+        raise NotImplementedError(
+            "multiscale_roi_align_rotated: cannot be exported; roi_align_rotated of the boxes of each level can"
+        )
+
     def prroi_pool(self, input: Value, boxes: Value, output_size: Sequence[int], spatial_scale: float = 1.0) -> Value:
         raise NotImplementedError(
             "prroi_pool: cannot be exported, because no operator of ONNX integrates a map over a bin; "

@@ -193,6 +193,7 @@ _ORIGINALS: dict[str, Callable[[Any], nn.Module]] = {
     "roialign_ext.modules.RoIWarp": _not_restored,
     "roialign_ext.modules.CropAndResize": _not_restored,
     "roialign_ext.modules.RoIAlignRotated": _not_restored,
+    "roialign_ext.modules.MultiScaleRoIAlignRotated": _not_restored,
 }
 """Class path -> builder of torchvision's layer."""
 
@@ -260,8 +261,8 @@ def restore_roi_layers(model: nn.Module) -> list[LayerReplacement]:
     a ``MultiScaleRoIAlign`` become the ``scales`` and ``map_levels`` of torchvision's layer.
 
     Layers without a counterpart in torchvision are left alone: ``PrRoIPool``, ``RoIWarp``, ``CropAndResize``,
-    ``RoIAlignRotated``; layers of mode ``"max"``; a ``MultiScaleRoIAlign`` with ``aligned=True`` or with ``scales``
-    that omit a level; instances of a subclass or with a ``forward`` of their own.
+    ``RoIAlignRotated``, ``MultiScaleRoIAlignRotated``; layers of mode ``"max"``; a ``MultiScaleRoIAlign`` with
+    ``aligned=True`` or with ``scales`` that omit a level; instances of a subclass or with a ``forward`` of their own.
 
     Args:
         model: any module that contains RoI layers of this package, in eager mode.

@@ -111,7 +111,9 @@ def test_channels_that_the_bins_do_not_divide(function) -> None:  # type: ignore
 def test_no_derivative_of_pixels_by_the_boxes() -> None:
     boxes = PSRoIPoolCall().boxes("inside").requires_grad_()
     out = ps_roi_pool(FEATURES, boxes, SIZE)
-    with pytest.raises(NotImplementedError, match=r"ps_roi_pool has no gradient with respect to the boxes.*or use ps_roi_align"):
+    with pytest.raises(
+        NotImplementedError, match=r"ps_roi_pool has no gradient with respect to the boxes.*or use ps_roi_align"
+    ):
         out.sum().backward()
     with pytest.raises(NotImplementedError, match="ps_roi_pool has no derivative with respect to the boxes"):
         torch.func.jvp(lambda b: ps_roi_pool(FEATURES, b, SIZE), (boxes.detach(),), (torch.ones_like(boxes),))

@@ -126,6 +126,12 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
         "mode": "avg", "canonical_scale": 224.0, "canonical_level": 4.0,
     },
 }  # fmt: skip
+FUNCTIONS["multiscale_roi_align_rotated"] = {
+    **{name: value for name, value in FUNCTIONS["multiscale_roi_align"].items() if name != "mode"},
+    "boxes": TURNED,
+    "clockwise": False,
+    "angle_unit": "degree",
+}
 SINGLE = {"output_size": 2, "spatial_scale": 0.5}
 ON_A_MAP = {"input": MAP, "rois": ROWS}
 LAYERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -142,6 +148,13 @@ LAYERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "RoIAlignRotated": (
         {**SINGLE, **SAMPLED, "aligned": True, "clockwise": False, "angle_unit": "degree"},
         {"input": MAP, "rois": TURNED},
+    ),
+    "MultiScaleRoIAlignRotated": (
+        {
+            "output_size": 2, "scales": [0.5, 0.25], **SAMPLED, "aligned": True, "clockwise": False,
+            "angle_unit": "degree", "canonical_scale": 224.0, "canonical_level": 4.0,
+        },
+        {"features": [MAP, MAP], "rois": TURNED},
     ),
     "MultiScaleRoIAlign": (
         {

@@ -347,6 +347,11 @@ BOUNDARIES = (
             Case(rule=rule, boxes="6", channels=33, bins=(2, 20), planes=((17, 14),), dtype=torch.float64),
         )
     ]
+    + [
+        Case("rotated_half_pixel", PYRAMID, 3, boxes="40"),
+        Case("rotated_legacy", PYRAMID[:3], boxes="20", channels=34, layout="channels_last"),
+        Case("rotated_legacy_radian", (*PYRAMID[:2], (0, 0)), boxes="all", dtype=torch.float16),
+    ]
     + [Case(rule="crop_bilinear", extrapolation_value=3.5), Case(rule="crop_nearest", extrapolation_value=float("inf"))]
     # The sum of the rounded steps is larger than the map.
     + [

@@ -457,6 +457,49 @@ class MultiscaleCall(OperatorCall):
         return (largest_sum(grad, largest) * max(self.scales)).expand(boxes.shape)
 
 
+@dataclass(frozen=True)
+class MultiscaleRotatedCall(MultiscaleCall):
+    """``multiscale_roi_align_rotated``."""
+
+    function = staticmethod(package.multiscale_roi_align_rotated)
+    module = package.MultiScaleRoIAlignRotated
+    rules = RotatedCall.rules
+    box_sets = ROTATED_BOX_SETS
+    box_order = 2
+
+    mode: ClassVar[str] = "avg"  # type: ignore[misc]
+    clockwise: bool = False
+    angle_unit: str = "degree"
+
+    @property
+    def rule(self) -> str:
+        return self.rules[(0 if self.aligned else 1) + (2 if self.angle_unit == "radian" else 0)]
+
+    @property
+    def on_one_map(self) -> RotatedCall:
+        """On the finest level."""
+        names = ("sampling_ratio", "aligned", "clockwise", "angle_unit")
+        options = {name: getattr(self, name) for name in names}
+        return RotatedCall(self.output_size, self.scales[0], **options)
+
+    @property
+    def smooth(self) -> list[list[float]]:
+        return self.on_one_map.smooth
+
+    def from_corners(self, boxes: Tensor, height: int, width: int) -> Tensor:
+        return self.on_one_map.from_corners(boxes, height, width)
+
+    def params(self, features: list[Tensor], boxes: Tensor) -> reference_multiscale.Params:
+        pooling = self.on_one_map.params(features[0], boxes)
+        return reference_multiscale.Params(
+            pooling, self.scales, canonical_scale=self.canonical_scale, canonical_level=self.canonical_level
+        )
+
+    def box_terms(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> Tensor:
+        largest = max(float(level.detach().abs().max()) for level in features)
+        return self.on_one_map.box_terms(grad, torch.full_like(features[0], largest), boxes)
+
+
 OPERATORS: dict[str, OperatorCall] = {
     "roi_align": RoIAlignCall((3, 2), 0.9, 2, True),
     "roi_align-adaptive": RoIAlignCall((3, 2), 0.9, -1, True),
@@ -485,6 +528,7 @@ OPERATORS: dict[str, OperatorCall] = {
     "roi_align_rotated-radian": RotatedCall((3, 2), 0.9, aligned=False, clockwise=True, angle_unit="radian"),
     "multiscale_roi_align": MultiscaleCall((3, 2), sampling_ratio=2, aligned=True),
     "multiscale_roi_align-max": MultiscaleCall((3, 2), mode="max"),
+    "multiscale_roi_align_rotated": MultiscaleRotatedCall((3, 2), sampling_ratio=2, aligned=True),
 }
 """Variants of an operator are called ``<function>-<variant>``; its first row is the function itself."""
 ON_ONE_MAP = {name: call for name, call in OPERATORS.items() if call.levels == 1}

@@ -31,7 +31,15 @@ from roialign_ext import (
 )
 from support.detectors import detector
 from support.inputs import BOX_SETS, random_tensor, spread
-from support.operators import CropCall, OperatorCall, PSRoIAlignCall, RoIAlignCall, RoIPoolCall, RoIWarpCall, RotatedCall
+from support.operators import (
+    CropCall,
+    OperatorCall,
+    PSRoIAlignCall,
+    RoIAlignCall,
+    RoIPoolCall,
+    RoIWarpCall,
+    RotatedCall,
+)
 from support.tolerance import assert_within_rounding
 
 onnx = pytest.importorskip("onnx", reason="onnx belongs to the optional extra onnx")

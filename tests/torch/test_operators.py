@@ -313,7 +313,7 @@ def differentiable_form(name: str, directions: int, case: Case) -> tuple[Functio
         along = [*rest, *[None] * (2 - directions)]
         chosen, rule = arguments.argmax, arguments.rule
         if name == "_pool":
-            return ops._pool(features, boxes, *along, chosen, SIZE, *rule)
+            return ops._pool(features, boxes, *along, chosen, arguments.bins, *rule)
         if name == "_pool_grad_input":
             size, last = arguments.size, arguments.channels_last
             return tuple(ops._pool_grad_input(grad, boxes, *along, chosen, size, last, *rule))

@@ -30,6 +30,7 @@ PUBLIC = (
     "crop_and_resize",
     "roi_align_rotated",
     "multiscale_roi_align",
+    "multiscale_roi_align_rotated",
 )
 PRIVATE = ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
 FEATURES = random_tensor(2, 2, 5, 6)
