@@ -19,13 +19,27 @@ from .boxes import BoxShapeError
 from .functional import (
     crop_and_resize,
     multiscale_roi_align,
+    multiscale_roi_align_rotated,
     prroi_pool,
+    ps_roi_align,
+    ps_roi_pool,
     roi_align,
     roi_align_rotated,
     roi_pool,
     roi_warp,
 )
-from .modules import CropAndResize, MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool, RoIWarp
+from .modules import (
+    CropAndResize,
+    MultiScaleRoIAlign,
+    MultiScaleRoIAlignRotated,
+    PrRoIPool,
+    PSRoIAlign,
+    PSRoIPool,
+    RoIAlign,
+    RoIAlignRotated,
+    RoIPool,
+    RoIWarp,
+)
 from .replace import LayerReplacement, replace_roi_layers, restore_roi_layers
 
 _register_for_onnx()
@@ -37,6 +51,9 @@ __all__ = [
     "CropAndResize",
     "LayerReplacement",
     "MultiScaleRoIAlign",
+    "MultiScaleRoIAlignRotated",
+    "PSRoIAlign",
+    "PSRoIPool",
     "PrRoIPool",
     "RoIAlign",
     "RoIAlignFunction",
@@ -47,7 +64,10 @@ __all__ = [
     "cpu_capability",
     "crop_and_resize",
     "multiscale_roi_align",
+    "multiscale_roi_align_rotated",
     "prroi_pool",
+    "ps_roi_align",
+    "ps_roi_pool",
     "replace_roi_layers",
     "restore_roi_layers",
     "roi_align",

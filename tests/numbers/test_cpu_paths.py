@@ -83,7 +83,8 @@ def assert_same_bits(
 def test_any_number_of_threads_gives_the_same_bits(
     call: OperatorCall, images: int, channels: int, count: int, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    features = random_tensor(images, channels, 20, 24, seed=1, dtype=dtype).contiguous(memory_format=layout)
+    features = call.widened(random_tensor(images, channels, 20, 24, seed=1, dtype=dtype))
+    features = features.contiguous(memory_format=layout)
     assert_same_bits(call, [features], many_boxes(call, count, images))
 
 
@@ -111,8 +112,9 @@ def test_threads_in_other_types(name: str, dtype: torch.dtype, layout: torch.mem
     ],
 )
 def test_threads_on_a_large_map(name: str, layout: torch.memory_format) -> None:
-    boxes = large_boxes(OPERATORS[name], images=1).float().repeat(3, 1)
-    assert_same_bits(OPERATORS[name], [large_map(torch.float32, 70, layout, images=1)], boxes)
+    call = OPERATORS[name]
+    boxes = large_boxes(call, images=1).float().repeat(3, 1)
+    assert_same_bits(call, [large_map(torch.float32, 70 - 70 % call.groups, layout, images=1)], boxes)
 
 
 @pytest.mark.usefixtures("restore_threads")
@@ -161,7 +163,8 @@ def instruction_set_cases() -> list[Case]:
             large = ("large",) if dtype == torch.float32 else ()
             box_dtype = torch.float64 if dtype == torch.float64 else torch.float32
             boxes = call.boxes("inside", "crossing", *large, dtype=box_dtype)
-            features = random_tensor(2, channels, 7, 9, seed=1, dtype=dtype).contiguous(memory_format=layout)
+            features = call.widened(random_tensor(2, channels, 7, 9, seed=1, dtype=dtype))
+            features = features.contiguous(memory_format=layout)
             grad = random_tensor(*call.output_shape(features, boxes), seed=2, dtype=dtype)
             cases.append((call, [features], boxes, grad.contiguous(memory_format=layout)))
     maps, boxes = pyramid(FORMATS[0])

@@ -110,7 +110,7 @@ def test_tensors_of_torchvision(tv_tensors: ModuleType) -> None:
     assert torch.equal(layer({"0": image}, [corners], [(8, 8)]), expected)
 
 
-UPRIGHT = ("roi_align", "prroi_pool", "roi_warp", "roi_pool")
+UPRIGHT = ("roi_align", "prroi_pool", "roi_warp", "roi_pool", "ps_roi_align", "ps_roi_pool")
 
 
 @pytest.mark.parametrize("format", ["XYWH", "CXCYWH", "XYWHR", "CXCYWHR", "XYXYXYXY"])
