@@ -20,8 +20,7 @@ from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from support.inputs import random_tensor
-from support.integration_cases import BY_FUNCTION, NAMED, Case, close
+from support.small_calls import BY_FUNCTION, NAMED, Case, close
 
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
