@@ -89,7 +89,8 @@ def torchrun(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
     command += ["--steps", STEPS, "--checkpoint-every", "1"]
     return subprocess.Popen(
         list(map(str, command)),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Restarted processes get a store of their own, without the addresses of those that are gone.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
