@@ -34,7 +34,7 @@ def is_asked() -> bool:
     return os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")
 
 
-asked = is_asked()  # once, because looking into the environment costs a tenth of a tiny call
+asked = is_asked()  # once, because looking into the environment takes about a microsecond
 
 
 def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS) -> None:
