@@ -29,14 +29,18 @@ INSTALL = $(COMPILE) && $(IN_VENV) pip install --quiet --no-build-isolation --no
 # With WHEEL=FILE the targets use that wheel and compile nothing.
 WHEEL ?=
 
-.PHONY: help demo test bench wheel installed lint format sanitize cuda-architectures clean another-python
+.PHONY: help demo demo-distributed recipes pictures test bench wheel wheels docs installed lint format sanitize cuda-architectures clean another-python
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    trains Mask R-CNN with these layers and with torchvision's, writes outputs/ (DEMO_ARGS=--help)"
+	@echo "make demo-distributed    trains it in two processes (PROCESSES=4, DEMO_ARGS=--help)"
+	@echo "make recipes runs the short programs of docs/recipes.md, writes outputs/"
 	@echo "make test    runs the tests (TEST_ARGS: arguments of pytest)"
 	@echo "make bench   measures the operators against torchvision (BENCH_ARGS=--help)"
 	@echo "make wheel   makes the source archive and a wheel for Python 3.10+ and torch 2.11+, into dist/"
+	@echo "make wheels  makes wheels to hand out, for the CPU and for CUDA, and an index for pip, into dist/"
+	@echo "make docs    builds the documentation as a site, build/site/index.html, and checks every link"
 	@echo "make lint, format, sanitize, cuda-architectures: CONTRIBUTING.md"
 	@echo "make clean   removes the environments and everything that was built"
 	@echo
@@ -46,6 +50,21 @@ help:
 demo: installed
 	@echo "== Training Mask R-CNN on a photograph of coins"
 	@$(VENV)/bin/python examples/train_coins.py $(DEMO_ARGS)
+
+PROCESSES ?= 2
+demo-distributed: installed
+	@echo "== Training Mask R-CNN on a photograph of coins in $(PROCESSES) processes"
+	@TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES) \
+	    --max-restarts 3 examples/train_coins_distributed.py $(DEMO_ARGS)
+
+DRAWING = learn_boxes gradient_penalty box_features
+recipes: installed
+	@set -e; for name in $(DRAWING) export_onnx pool_volumes two_scales; do \
+	    echo "== examples/$$name.py"; $(VENV)/bin/python examples/$$name.py; done
+
+# The pictures of docs/recipes.md.
+pictures: installed
+	@set -e; for name in $(DRAWING); do $(VENV)/bin/python examples/$$name.py --outputs docs/pictures/recipes; done
 
 bench: installed
 	$(VENV)/bin/python -m benchmarks.run $(BENCH_ARGS)
@@ -67,6 +86,17 @@ endif
 # One wheel runs with every Python from 3.10 on and every torch from 2.11 on, whichever made it.
 wheel: $(VENV)/installed
 	bash .ci/wheel.sh $(VENV)/bin/python dist
+
+# Those to hand out: CPU, and CUDA for every architecture of a release. auditwheel is in the environment of the linters.
+wheels: $(VENV)/installed .venv-lint/installed
+	PATH="$(CURDIR)/.venv-lint/bin:$$PATH" TORCH_CUDA_ARCH_LIST=release \
+	    bash .ci/wheel.sh $(VENV)/bin/python dist cpu cuda
+
+# Sphinx and its theme have an environment of their own, which borrows torch and this package from that of the targets.
+docs: installed .venv-docs/installed
+	packages='import site; print(site.getsitepackages()[0])'; \
+	    $(VENV)/bin/python -c "$$packages" > "$$(.venv-docs/bin/python -c "$$packages")/targets.pth"
+	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --quiet --conf-dir docs --fresh-env . build/site
 
 lint: .venv-lint/installed $(VENV)/installed
 	.venv-lint/bin/ruff check .
@@ -91,8 +121,8 @@ cuda-architectures: installed
 	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES=release ../$(VENV)/bin/python -m pytest cuda/test_budget.py
 
 clean:
-	rm -rf .venv-make .venv-lint .venv-torch-* build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache \
-	    .hypothesis roialign_ext/_build_info.py
+	rm -rf .venv-make .venv-lint .venv-docs .venv-torch-* build dist outputs *.egg-info .pytest_cache .mypy_cache \
+	    .ruff_cache .hypothesis roialign_ext/_build_info.py
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find roialign_ext -name '*.so' -delete
 
@@ -104,6 +134,7 @@ $(VENV)/installed: another-python
 endif
 endif
 .venv-lint/installed: .ci/lint-requirements.txt
+.venv-docs/installed: .ci/docs-requirements.txt
 
 # An old pip says nothing while it installs several GB.
 .venv-%/installed:

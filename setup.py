@@ -5,9 +5,9 @@ The CUDA kernels are built where torch has CUDA and a toolkit of its version is 
 
 Environment variables: MAX_JOBS limits the compilers that run at once, CXX and CXXFLAGS are honoured as usual.
 CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the architectures (default: those of the GPUs here; without one, those
-of RELEASE_ARCHITECTURES that nvcc knows; "native": without a GPU no CUDA kernels). FORCE_CUDA=1 makes a build without
-CUDA kernels an error, ROIALIGN_EXT_CUDA=0 leaves them out. ROIALIGN_EXT_SANITIZE=1 builds with the address and
-undefined-behaviour sanitizers, for the CPU alone.
+of RELEASE_ARCHITECTURES that nvcc knows; "release": those in any case; "native": without a GPU no CUDA kernels).
+FORCE_CUDA=1 makes a build without CUDA kernels an error, ROIALIGN_EXT_CUDA=0 leaves them out. ROIALIGN_EXT_SANITIZE=1
+builds with the address and undefined-behaviour sanitizers, for the CPU alone.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def nvcc_version(home: Path) -> str | None:
 def architectures(home: Path) -> str:
     """What to compile for: as TORCH_CUDA_ARCH_LIST says, for the GPUs here, or for those of a release."""
     request = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
-    if request and request != "native":
+    if request not in ("", "native", "release"):
         return request
     if request == "native" and torch.cuda.device_count() == 0:
         raise NoCudaError("TORCH_CUDA_ARCH_LIST=native builds for the GPUs here, and there is none")
@@ -216,7 +216,7 @@ def architectures(home: Path) -> str:
         for number in re.findall(r"compute_(\d+)", ask_nvcc(home, "--list-gpu-arch"))
     }
     devices = {".".join(map(str, torch.cuda.get_device_capability(i))) for i in range(torch.cuda.device_count())}
-    if devices and devices <= known:
+    if devices and devices <= known and request != "release":
         return ";".join(sorted(devices, key=float))
     release = [name for name in RELEASE_ARCHITECTURES if name in known]
     if not release:

@@ -1,8 +1,22 @@
 #include "tensor.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 
 namespace roialign_ext {
+namespace {
+
+// Torch's message for the allocation that just failed on this thread. The ABI tells it from torch 2.13 on; older ones
+// get the words that programs search for.
+std::string allocation_error(bool is_cuda) {
+  using GetMessage = const char* (*)();
+  const auto message = reinterpret_cast<GetMessage>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
+  if (message != nullptr) return message();
+  return is_cuda ? "CUDA out of memory." : "out of memory.";
+}
+
+}  // namespace
 
 std::string device_text(const Tensor& tensor) {
   return tensor.is_cpu() ? "cpu" : text(tensor.is_cuda() ? "cuda:" : "another device, ", tensor.get_device_index());
@@ -59,9 +73,9 @@ Tensor empty(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool chan
   AtenTensorHandle result = nullptr;
   const AOTITorchError error = aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                         strides.data(), number, device_type, device_index, &result);
-  // The ABI says that it failed and not why. Programs look for these three words.
-  ROI_CHECK_RUNTIME(error == TORCH_SUCCESS, "out of memory: a ", torch::headeronly::toString(dtype),
-                    " tensor of shape ", list_text<int64_t>(sizes), " could not be allocated on ", device_text(like));
+  ROI_CHECK_RUNTIME(error == TORCH_SUCCESS, allocation_error(like.is_cuda()), " (a ",
+                    torch::headeronly::toString(dtype), " tensor of shape ", list_text<int64_t>(sizes), " on ",
+                    device_text(like), ")");
   return Tensor(result);
 }
 

@@ -39,6 +39,16 @@ class Scene:
         return Scene(self.image.to(device), self.masks.to(device))
 
 
+def photograph_and_boxes() -> tuple[Tensor, Tensor]:
+    """The coins as one image [1, 1, H, W] from 0 to 1, and their boxes [24, 4] (x1, y1, x2, y2) in image pixels.
+
+    Coordinate 0 is the left or upper edge of the first pixel, as ``aligned=True`` has it.
+    """
+    corners = torch.tensor([entry["bbox"] for entry in json.loads(ANNOTATIONS.read_text())["annotations"]])
+    corners[:, 2:] += corners[:, :2]  # COCO has width and height
+    return torch.from_numpy(data.coins())[None, None] / 255, corners
+
+
 def load_scenes(photograph: Path | None, annotations: Path | None) -> tuple[Scene, Scene]:
     """The training part and the held-out part of the coins, or of another photograph with COCO annotations."""
     if photograph is None or annotations is None:

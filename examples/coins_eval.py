@@ -8,10 +8,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
+from torchvision.models.detection import MaskRCNN
 from torchvision.ops import box_iou, masks_to_boxes
 
 from coins_data import Scene
@@ -33,6 +35,17 @@ class Found:
     title: str
     detections: dict[str, Tensor]
     losses: list[float]
+
+
+def detect(model: MaskRCNN, scene: Scene) -> dict[str, Tensor]:
+    """The detections of a trained detector in a scene, on the CPU."""
+    model.eval()
+    # Twice the size of the photograph, as in training, for every size of the part.
+    model.transform.min_size = (2 * min(scene.image.shape[1:]),)
+    model.transform.max_size = 2 * max(scene.image.shape[1:])
+    with torch.no_grad():
+        found: dict[str, Tensor] = model([scene.image.to(next(model.parameters()).device)])[0]
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 def annotation(index: int, mask: Tensor) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Trains torchvision's Mask R-CNN with the pooling layers of roialign_ext and with torchvision's, and compares.
 
-    python examples/train_coins.py                                        # 24 coins: half for training, half for
-    testing python examples/train_coins.py --image FILE --annotations FILE        # your photograph, COCO masks python
-    examples/train_coins.py --pooling roialign_ext --device cuda   # one of the two, on a GPU
+    python examples/train_coins.py                                        # 24 coins, half of them for testing
+    python examples/train_coins.py --image FILE --annotations FILE        # your photograph, COCO masks
+    python examples/train_coins.py --pooling roialign_ext --device cuda   # one of the two, on a GPU
 
 Writes outputs/<name of the photograph>.png and .json (losses, times, average precision, versions).
 """
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 import roialign_ext
 from coins_data import DataError, Scene, load_scenes, random_view
-from coins_eval import Found, average_precision, save_picture
+from coins_eval import Found, average_precision, detect, save_picture
 from coins_model import LAYERS, build_model
 
 VIEWS_PER_STEP = 2
@@ -130,13 +130,7 @@ def run(report: Report, scenes: tuple[Scene, Scene], steps: int) -> Found:
     model = build_model(report.pooling).to(device)
     train(model, training.to(device), steps, report)
 
-    model.eval()
-    # Twice the size of the photograph, as in training, for every size of the part.
-    model.transform.min_size = (2 * min(held_out.image.shape[1:]),)
-    model.transform.max_size = 2 * max(held_out.image.shape[1:])
-    with torch.no_grad():
-        found: dict[str, Tensor] = model([held_out.image.to(device)])[0]
-    detections = {name: tensor.cpu() for name, tensor in found.items()}
+    detections = detect(model, held_out)
     report.ap = average_precision(detections, held_out)
     report.total_s = time.perf_counter() - start
     title = f"{report.pooling}, box AP {report.ap['box']:.3f}, mask AP {report.ap['mask']:.3f}"

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map_only
 from . import vmap
 from ._form import BIND, CANONICAL, Form, Settings, call, defined, layout_of
 from ._shapes import CHECKS
+from ._typing import BroadcastingList2
 from .functional import roi_align
 
 ops = torch.ops.roialign_ext
@@ -38,11 +39,18 @@ _dispatch_keys = torch._C._dispatch_keys
 _number_of_modes = torch._C._len_torch_dispatch_stack  # of those that see every call, as they do that record graphs
 
 
-def _explain(name: str, arguments: tuple[Any, ...]) -> None:
+def _raise_out_of_memory(error: Exception) -> None:
+    """Raises torch's kind of exception if a CUDA allocation failed: it does not cross the boundary of a library."""
+    if type(error) is RuntimeError and "CUDA out of memory." in str(error):
+        raise torch.OutOfMemoryError(str(error)) from None
+
+
+def _explain(name: str, arguments: tuple[Any, ...], error: Exception) -> None:
     """Says in the words of the shape function what a kernel refused, if that is what happened.
 
     Those name every argument, and raise kinds of exceptions that do not cross the boundary of a compiled library.
     """
+    _raise_out_of_memory(error)
     try:
         CHECKS[name](*arguments)
     except Exception as explanation:
@@ -81,16 +89,20 @@ class Differentiable(torch.autograd.Function):
             or torch._C._are_functorch_transforms_active()
         ):
             return _gradients(ctx, saved, cotangents, _wanted(ctx))
-        grad = cotangents[0]
-        if ctx.needs_maps_alone and grad is not None and not is_legacy_batchedtensor(grad):
-            # Form.by_maps() of the usual training step, straight to the kernel: a tenth of a tiny step's time less.
-            boxes, u, v, argmax, *_ = saved
-            _, rule, _, *layout, _ = ctx.settings
-            keys = (_dispatch_keys(grad) | _dispatch_keys(boxes)) & _KERNEL_KEYS
-            by_maps = _redispatch["_pool_grad_input"](keys, grad, boxes, u, v, argmax, *layout, *rule)
-            return (None, None, None, None, None, None, None, *by_maps)
-        with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
-            return _gradients(ctx, saved, cotangents, _wanted(ctx))
+        try:
+            grad = cotangents[0]
+            if ctx.needs_maps_alone and grad is not None and not is_legacy_batchedtensor(grad):
+                # Form.by_maps() of the usual training step, straight to the kernel: a tenth of a tiny step's time less.
+                boxes, u, v, argmax, *_ = saved
+                _, rule, _, *layout, _ = ctx.settings
+                keys = (_dispatch_keys(grad) | _dispatch_keys(boxes)) & _KERNEL_KEYS
+                by_maps = _redispatch["_pool_grad_input"](keys, grad, boxes, u, v, argmax, *layout, *rule)
+                return (None, None, None, None, None, None, None, *by_maps)
+            with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
+                return _gradients(ctx, saved, cotangents, _wanted(ctx))
+        except RuntimeError as error:
+            _raise_out_of_memory(error)
+            raise
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -227,8 +239,8 @@ def differentiated(name: str) -> Kernel:
     def kernel(keys: Any, *arguments: Any) -> Any:
         try:
             results = _apply_differentiable((keys & _BELOW_AUTOGRAD, *arguments), *bind(*arguments))
-        except Exception:
-            _explain(name, arguments)
+        except Exception as error:
+            _explain(name, arguments, error)
             raise
         return list(results) if name == "_pool_grad_input" else results
 
@@ -249,7 +261,8 @@ def under_autograd(name: str, otherwise: Kernel) -> Kernel:
                 or (_is_grad_enabled() and _is_followed(arguments[:tensors]))
             ):
                 return redispatch(keys & _BELOW_AUTOGRAD, *arguments)
-        except Exception:
+        except Exception as error:
+            _raise_out_of_memory(error)
             otherwise(keys, *arguments)  # which explains what it refuses
             raise
         return otherwise(keys, *arguments)
@@ -300,8 +313,8 @@ def dispatched(name: str) -> Kernel:
     def kernel(keys: Any, *arguments: Any) -> Any:
         try:
             return operator(*arguments)
-        except Exception:
-            _explain(name, arguments)
+        except Exception as error:
+            _explain(name, arguments, error)
             raise
 
     return kernel
@@ -310,20 +323,18 @@ def dispatched(name: str) -> Kernel:
 # --- the public function
 
 
-def _refuse_list(boxes: object = None) -> None:
+def _refuse_list(boxes: object) -> None:
     if isinstance(boxes, (list, tuple)):
         raise TypeError(f"boxes: expected a Tensor[K, 5], got a {type(boxes).__name__}, which roi_align takes")
 
 
 class RoIAlignFunction(torch.autograd.Function):
-    """RoIAlign as an autograd function: ``RoIAlignFunction.apply(input, boxes, output_size, spatial_scale=1.0,
-    sampling_ratio=-1, aligned=False, mode="avg")``.
+    """RoIAlign as an autograd function, for code that calls ``apply``; :func:`roialign_ext.roi_align` is the same.
 
-    Arguments, result, derivatives and errors are those of :func:`roialign_ext.roi_align`, which is what it calls, but
-    that boxes are a ``Tensor[K, 5]``. It takes no subclasses: what they override would not be called.
+    It takes no subclasses, because what they override would not be called.
 
     Raises:
-        TypeError: on making a subclass; boxes in a list.
+        TypeError: on making a subclass.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -333,11 +344,46 @@ class RoIAlignFunction(torch.autograd.Function):
         )
 
     @classmethod
-    def apply(cls, *args: Any) -> Tensor:
+    def apply(
+        cls,
+        input: Tensor,
+        boxes: Tensor,
+        output_size: BroadcastingList2[int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+        aligned: bool = False,
+        mode: str = "avg",
+        /,
+    ) -> Tensor:
+        """Pools ``boxes`` from ``input``.
+
+        Args:
+            input: features ``[N, C, H, W]`` in any strides; float16, bfloat16, float32 or float64.
+            boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)`` in image pixels, in any of these dtypes.
+            output_size: bins ``(PH, PW)`` per box, or one int for both.
+            spatial_scale: map pixels per image pixel.
+            sampling_ratio: samples per bin along each axis; if not positive, the length of the bin in map pixels,
+                rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
+            aligned: ``True`` shifts boxes by minus half a map pixel, so that pixel centres lie at half-integers.
+                ``False``, the older convention, shifts nothing and makes boxes at least one map pixel long.
+            mode: ``"avg"`` for the mean of a bin's samples, ``"max"`` for the largest. With ``"max"`` at most 65535
+                samples of a bin may lie on the map along one axis.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times with
+            respect to ``input`` and ``boxes``.
+
+        Raises:
+            BoxShapeError: ``boxes`` has the wrong shape.
+            ValueError: another argument has a shape or a value not allowed above.
+            TypeError: an argument has a type or dtype not allowed above, such as boxes in a list.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+        """
         # The operator is differentiable by itself, in forward mode too, and its call costs a quarter of what binding
         # the arguments of forward() would. Dynamo looks past this method and traces forward() and backward().
-        _refuse_list(*args[1:2])
-        return roi_align(*args)
+        _refuse_list(boxes)
+        return roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode)
 
     @staticmethod
     def forward(

@@ -1,6 +1,6 @@
 """Writes the tables of counts in docs/performance.md: `python -m benchmarks.gpu.count_tables`. Needs neither a GPU nor
-kernels: counts are in results/gpu_counts.json and results/gpu_loops.json, those of the kernels before in files with
-_before in their names."""
+kernels. Counts are read from results/gpu_counts.json and results/gpu_loops.json, and those of the earlier kernels from
+the files with _before in their names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..workloads import WORKLOADS
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-# Of an H200: bytes and multiply-adds of a second that the predictions assume.
+# Rates of an H200 that the predictions assume: bytes and multiply-adds per second.
 MEMORY, CACHE, MULTIPLY_ADDS = 4.3e12, 5.5e12, 132 * 128 * 1.9e9
 NOT_MEASURED = "not yet measured on a GPU"
 
@@ -25,7 +25,7 @@ Amounts = dict[str, float]
 
 
 def totals(cell: Cell) -> Amounts:
-    """Of all launches of a call together."""
+    """Counts of all launches of a call."""
     launches = cell["launches"]
     loads = sum(launch["loads"]["requests"] for launch in launches)
     shared = [launch[kind]["wavefronts"] for launch in launches for kind in ("shared_loads", "shared_stores")]
@@ -44,7 +44,7 @@ def change(before: Amounts, after: Amounts, name: str, unit: float, digits: int)
 
 
 def floor(case: dict[str, str]) -> float:
-    """In microseconds, at the assumed rates."""
+    """Microseconds at the assumed rates."""
     amounts = least(WORKLOADS[case["workload"]], case["direction"], case["dtype"], case["layout"])
     return 1e6 * max(amounts.memory / MEMORY, amounts.cache / CACHE, amounts.multiply_adds / MULTIPLY_ADDS)
 
@@ -67,7 +67,7 @@ def section(before: list[Cell], after: list[Cell], predicted: dict[str, list[str
 
 
 def loops(before: dict[str, list[list[int]]], after: dict[str, list[list[int]]]) -> str:
-    """Kernels of before and now, those first that are gone."""
+    """Loops of the earlier and the present kernels; kernels that no longer exist come first."""
     rows = []
     for when, found in (("before", before), ("now", after)):
         for name, sizes in found.items():

@@ -1,8 +1,8 @@
 """Counts requests to memory without a GPU: `python -m benchmarks.gpu.counts A B D E --json FILE`.
 
 The kernels are compiled for the CPU (tests/cuda/shim) and run on a part of the blocks of each workload, spread over all
-of them; counts are scaled to all blocks. `--lines KERNEL` also lists what each line of that kernel does. `python -m
-benchmarks.gpu.count_tables` writes the tables of docs/performance.md from the counts in results/.
+of them; counts are scaled to all blocks. `--lines KERNEL` also lists the requests by line of that kernel.
+`python -m benchmarks.gpu.count_tables` writes the tables of docs/performance.md from the counts in results/.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from support.cuda_counts import Counter, Launch  # noqa: E402
 FEATURES = ("maps", "bins")
 SECTOR = 32
 CANONICAL = [224.0, 4.0]
-# Blocks that are counted of each launch. Forward, a block has one box, and boxes differ more than tiles of a map do.
+# Counted blocks per launch. Forward, a block has one box, and boxes differ more than tiles of a map.
 BLOCKS = {"forward": 500, "backward": 300}
-# Files without kernels that these calls launch, which need no counting.
-OTHERS = ("argmax", "box_gradient", "enqueue", "max_pool", "rotated")
+# Files whose kernels these calls never launch, by the begin of their names.
+OTHERS = ("argmax_", "average_grad_boxes", "axis_samples", "enqueue", "max_pool", "rotated_")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def small(workload: Workload) -> Workload:
 
 
 def call(operators: Any, case: Case, workload: Workload) -> None:
-    """One call of the private operator. The features hold anything: what kernels do depends on the boxes alone."""
+    """One call of the private operator. Values of the features are arbitrary: requests depend on the boxes alone."""
     boxes = make_boxes(workload, torch.Generator().manual_seed(SEED))
     rule = [[1 / stride for stride in workload.strides], CANONICAL, workload.sampling_ratio, "roi_align_legacy"]
     sizes = [size for plane in workload.maps for size in plane]
@@ -78,7 +78,7 @@ def call(operators: Any, case: Case, workload: Workload) -> None:
 
 
 def figures(launch: Launch) -> dict[str, Any]:
-    """Of one launch, for JSON."""
+    """Counts of one launch, for JSON."""
 
     def of(spaces: Sequence[str], write: bool, *fields: str) -> dict[str, int]:
         requests = launch.requests(*spaces, write=write)
@@ -109,8 +109,8 @@ def count(counter: Counter, operators: Any, case: Case, workload: Workload, bloc
 
 
 def by_kernel(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What each kernel does in all calls that launch it, one dtype apart from another: sectors of a request that loads
-    or stores features, and for a thousand outputs of the calls the requests and wavefronts."""
+    """Counts of each kernel and dtype over all calls that launch the kernel: sectors per request that loads or stores
+    features; requests and wavefronts per thousand outputs."""
     sums: dict[str, Counts[str]] = {}
     for cell in cells:
         for launch in cell["launches"]:
@@ -166,13 +166,11 @@ def main() -> None:
     parser.add_argument("--lines", metavar="KERNEL", help="list the lines of this kernel")
     parser.add_argument("--by-kernel", action="store_true", help="print what the tests hold against their budget")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
-    parser.add_argument("--build", type=Path, default=ROOT / "build" / "counted", help="the folder of the library")
     options = parser.parse_args()
-    options.build.mkdir(parents=True, exist_ok=True)
     kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    counted = [path for path in kernels if path.stem not in OTHERS]
-    others = [cuda_shim.SHIM / "operators.cpp", *(path for path in kernels if path.stem in OTHERS)]
-    library = cuda_shim.build(options.build, "kernels", "counted", counted, others)
+    counted = [path for path in kernels if not path.stem.startswith(OTHERS)]
+    others = [cuda_shim.GLUE, *(path for path in kernels if path.stem.startswith(OTHERS))]
+    library = cuda_shim.build("kernels", "counted", counted, others)
     counter, operators = Counter(library), cuda_shim.load_operators(library)
     cells = []
     for case in cases(options.workloads, options.directions, options.dtypes):

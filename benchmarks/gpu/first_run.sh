@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Whether the CUDA kernels are right on this machine's GPU, and how fast they are: in eight minutes, one command.
+# Tests and times the CUDA kernels on this machine's GPU, in eight minutes.
 # usage: bash benchmarks/gpu/first_run.sh FOLDER [--dry-run] [--seconds N] [--table sweep]
 #
 # --dry-run prints the phases with their time boxes. FOLDER gets results.json and log.tar.gz, both up to date at any
 # moment; the summary is printed last, also after an interrupt. `--table sweep` is the second command, for more time:
 # more workloads and dtypes, graphs, the other sanitizers.
 #
-# Needs an interpreter (PYTHON, default python3) with torch for CUDA; what else is missing is said first. Builds into
-# build/gpu, or the folder that BENCHMARK_WORK names. Exit status: 0 all phases passed, 1 one did not, 2 nothing was
-# begun, 3 there is no GPU. benchmarks/README.md says more.
+# Needs an interpreter (PYTHON, default python3) with torch for CUDA; the first lines name other missing requirements.
+# Builds into build/gpu, or the folder that BENCHMARK_WORK names. Exit status: 0 all phases passed, 1 one did not,
+# 2 nothing was started, 3 there is no GPU. Details: benchmarks/README.md.
 set -euo pipefail
 python=${PYTHON:-python3}
 if ! command -v "$python" >/dev/null; then
@@ -20,7 +20,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
   exit 2
 fi
 folder=()
-# The folder is named from where the command is given, and the module found from the sources.
+# FOLDER is relative to the caller's folder; the module is found from the sources.
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then
   folder=("$(realpath -m -- "$1")")
   shift

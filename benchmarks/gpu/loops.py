@@ -1,7 +1,7 @@
 """Instructions of the loops that load features: `python -m benchmarks.gpu.loops --json FILE`. Needs nvcc and cuobjdump
 (the toolkit's or Triton's), no GPU.
 
-Of the kernels of averages, in float32 and bfloat16 with 32-bit offsets, compiled for one architecture.
+The kernels of averages in float32 and bfloat16, with 32-bit offsets, compiled for one architecture.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from ..markdown import table
@@ -32,13 +31,11 @@ def main() -> None:
         raise SystemExit("there is no cuobjdump, neither beside nvcc nor in a package of Triton")
     found: dict[str, list[list[int]]] = {}
     for source in sorted(path for pattern in SOURCES for path in (ROOT / "csrc" / "cuda").glob(pattern)):
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / "kernels.o"
-            kernels = cuda_sass.compile_kernels(source, [options.architecture], target)
-            wanted = [kernel for kernel in kernels if not cuda_sass.RARE.search(kernel.name)]
-            for kernel, loops in cuda_sass.loops_of_kernels(tool, target, wanted):
-                if loops:
-                    found[kernel.name] = [list(loop) for loop in loops]
+        target, kernels = cuda_sass.compile_kernels(source, [options.architecture])
+        wanted = [kernel for kernel in kernels if not cuda_sass.RARE.search(kernel.name)]
+        for kernel, loops in cuda_sass.loops_of_kernels(tool, target, wanted):
+            if loops:
+                found[kernel.name] = [list(loop) for loop in loops]
     if options.json:
         lines = (f" {json.dumps(name)}: {json.dumps(loops)}" for name, loops in sorted(found.items()))
         options.json.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -24,7 +24,7 @@ RATES = {"memory": "copy", "cache": "cached_read", "multiply_adds": "multiply_ad
 PARTS = {
     "fill": ("fill_",),
     "copy": ("transpose_",),
-    "main": ("average_", "max_pool", "argmax_", "rotated_", "grad_input_gather", "roi_align_"),
+    "main": ("average_", "max_pool", "argmax_", "rotated_", "roi_align_"),
 }
 """Kernels by the prefix of their names; the others copy or fill with zeros."""
 AS_IT_IS = "as it is"

@@ -1,11 +1,11 @@
 """Variants of the CUDA kernels, each with one recompiled source file.
 
-`python -m benchmarks.gpu.variants --results FILE [--build]`. A variant is a list of replacements in a copy of csrc.
-With --build its .cu file is compiled with the command of the package's build and linked with the package's other
-objects, to a library with its own kernels and glue. Without --build, every library is loaded beside the package, in
-its own process. Its registration there replaces the package's, and it is timed on the cases that it concerns. The
-package itself runs first and last, which shows the noise. The package has no switch for variants: the better choice is
-written into the sources.
+`python -m benchmarks.gpu.variants --results FILE [--build]`. A variant has another value of a constant in a copy of
+csrc/cuda/tuning.cuh. With --build its .cu file is compiled with the command of the package's build and linked with the
+package's other objects, to a library with its own kernels and glue. Without --build, every library is loaded beside the
+package, in its own process. Its registration there replaces the package's, and it is timed on the cases that it
+concerns. The package itself runs first and last, which shows the noise. The package has no switch for variants: the
+better choice is written into the sources.
 """
 
 from __future__ import annotations
@@ -41,44 +41,32 @@ CHANNELS_LAST, NCHW = ("channels_last",), ("NCHW",)
 BOTH = CHANNELS_LAST + NCHW
 
 
-class Edit(NamedTuple):
-    """A piece of a file of csrc/cuda, which occurs there once, and its replacement."""
-
-    file: str
-    old: str
-    new: str
-
-
 class Variant(NamedTuple):
-    """The edits, the compiled file, and the layouts concerned."""
+    """The compiled file, the layouts concerned, and a piece of csrc/cuda/tuning.cuh with its replacement."""
 
     unit: str
     layouts: tuple[str, ...]
-    edits: tuple[Edit, ...]
+    old: str
+    new: str
 
     @property
     def direction(self) -> str:
         return "forward" if self.unit in FORWARD else "backward"
 
 
-def one(unit: str, layouts: tuple[str, ...], old: str, new: str, file: str = "") -> Variant:
-    return Variant(unit, layouts, (Edit(file or unit, old, new),))
-
-
-_BLOCKS = "sizeof(Offset) == 8 ? 2 : 3"
 VARIANTS = {
-    "gradient: 2 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 2", "work.cuh"),
-    "gradient: 4 blocks": one(GRADIENT, BOTH, _BLOCKS, "sizeof(Offset) == 8 ? 2 : 4", "work.cuh"),
-    "forward, channels_last: 3 blocks": one(POOL_CHANNELS_LAST, CHANNELS_LAST, "kMostBlocks = 4", "kMostBlocks = 3"),
-    "forward, channels_last: 5 blocks": one(POOL_CHANNELS_LAST, CHANNELS_LAST, "kMostBlocks = 4", "kMostBlocks = 5"),
-    "forward, NCHW: never copied": one(POOL, NCHW, "kCopyBelow = 0.35", "kCopyBelow = 0.0", "tuning.cuh"),
-    "forward, NCHW: pieces of 24 KB": one(
-        POOL_CHANNELS_LAST, NCHW, "kPoolPieceBytes = 36", "kPoolPieceBytes = 24", "tuning.cuh"
+    "gradient: 2 blocks": Variant(GRADIENT, BOTH, "kFeatureBlocks = 3", "kFeatureBlocks = 2"),
+    "gradient: 4 blocks": Variant(GRADIENT, BOTH, "kFeatureBlocks = 3", "kFeatureBlocks = 4"),
+    "forward, channels_last: 3 blocks": Variant(
+        POOL_CHANNELS_LAST, CHANNELS_LAST, "kPoolBlocks = 4", "kPoolBlocks = 3"
     ),
-    "gradient: 8 bins in tables": one(GRADIENT, BOTH, "kTableBins = 16", "kTableBins = 8", "tuning.cuh"),
-    "gradient: few blocks of many channels": one(
-        GRADIENT, BOTH, "kManyBlocks = 512", "kManyBlocks = 128", "tuning.cuh"
+    "forward, channels_last: 5 blocks": Variant(
+        POOL_CHANNELS_LAST, CHANNELS_LAST, "kPoolBlocks = 4", "kPoolBlocks = 5"
     ),
+    "forward, NCHW: never copied": Variant(POOL, NCHW, "kCopyBelow = 0.35", "kCopyBelow = 0.0"),
+    "forward, NCHW: pieces of 24 KB": Variant(POOL_CHANNELS_LAST, NCHW, "kPoolPieceBytes = 36", "kPoolPieceBytes = 24"),
+    "gradient: 8 bins in tables": Variant(GRADIENT, BOTH, "kTableBins = 16", "kTableBins = 8"),
+    "gradient: few blocks of many channels": Variant(GRADIENT, BOTH, "kManyBlocks = 512", "kManyBlocks = 128"),
 }
 
 
@@ -87,18 +75,15 @@ class BuildError(Exception):
 
 
 def apply(variant: Variant, csrc: Path) -> None:
-    """Applies the replacements to a copy of csrc."""
-    for edit in variant.edits:
-        path = csrc / "cuda" / edit.file
-        source = path.read_text()
-        if source.count(edit.old) != 1:
-            raise BuildError(
-                f"{edit.file} has {source.count(edit.old)} times {edit.old!r}: it is newer than the variant"
-            )
-        path.write_text(source.replace(edit.old, edit.new))
+    """Applies the replacement to a copy of csrc."""
+    path = csrc / "cuda" / "tuning.cuh"
+    source = path.read_text()
+    if source.count(variant.old) != 1:
+        raise BuildError(f"{path} has {source.count(variant.old)} times {variant.old!r}: it is newer than the variant")
+    path.write_text(source.replace(variant.old, variant.new))
 
 
-# What setup.py puts into every library, whichever its device.
+# Objects that setup.py links into the library of every device.
 ANY_DEVICE = ("operators.o", "checks.o", "tensor.o")
 
 

@@ -1,6 +1,6 @@
-// The boundary between the glue (csrc/cuda/operators.cpp, which knows torch) and the kernels (csrc/cuda/*.cu, which do
-// not): pointers, sizes and strides, and one function that enqueues a call. Sizes are the host's; what the boxes hold
-// stays on the device and is never waited for.
+// The boundary between the glue and the kernels. The glue (csrc/cuda/operators.cpp) knows torch; the kernels
+// (csrc/cuda/*.cu) know pointers, sizes and strides. One function enqueues a call. All sizes are known on the host.
+// Values of the boxes stay on the device, and nothing waits for them.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,16 @@
 
 namespace roialign_ext::cuda {
 
-// Elements of a tensor [N, C, H, W] or [K, C, PH, PW]; strides in elements, any of them, zero included.
+// A tensor [N, C, H, W] or [K, C, PH, PW]. Strides count elements and may have any value, zero included.
 template <class Void>
 struct Elements {
   Void* data;
   int64_t stride_n, stride_c, stride_y, stride_x;
 };
 
-// One feature map of the call: all images at one level of the pyramid.
+// One feature map of the call: all images of one pyramid level.
 struct MapArgs {
-  Elements<void> pixels;  // read, or by kGradInput and kArgmaxGradInput written
+  Elements<void> pixels;  // read; written by kGradInput and kArgmaxGradInput
   int64_t height, width;
   double scale;  // map pixels per image pixel
 };
@@ -29,49 +29,58 @@ struct MapArgs {
 struct CallArgs {
   Rule rule;
   int64_t sampling_ratio;
+  Parts parts;
   int64_t images, channels, boxes, bins_y, bins_x;
 
-  // Boxes (index, x1, y1, x2, y2) or (index, cx, cy, w, h, angle), contiguous; directions have the same form. All are
-  // float64 if `wide_boxes` (always where features are float64), else float32.
+  // Rows (index, x1, y1, x2, y2) or (index, cx, cy, w, h, angle) in image pixels, contiguous. Directions have the same
+  // columns. All of them are float64 if `wide_boxes`, else float32. Float64 features always have float64 rows.
   bool wide_boxes;
   const void* box_data;
   int direction_count;
-  const void* directions[kMaxDirections];  // u, v; for grad_boxes only v
-  void* grad_boxes;                        // result, every column: that of the index is 0
+  const void* directions[kMaxDirections];  // u, v; gradients w.r.t. the boxes have only v
+  void* grad_boxes;                        // written by the gradients w.r.t. the boxes; the column of the index is 0
 
   Storage storage;  // of maps and bins
   int levels;
   MapArgs maps[kMaxLevels];
-  LevelRule level_rule;        // read where levels > 1
+  LevelRule level_rule;        // used if levels > 1
   Elements<void> bins;         // values written, or gradients read
-  Elements<int32_t> argmax;    // written by kMaxPool, read by the operations that say so
+  Elements<int32_t> argmax;    // written by kMaxPool; read by kArgmaxPool, kArgmaxGradInput, kArgmaxGradBoxes
   double extrapolation_value;  // of kPool
 };
 
 enum class Operation {
-  kPool,        // bins = A maps, or its derivative along the directions
-  kGradInput,   // maps = its transpose on bins; every element of the maps is written
-  kGradBoxes,   // grad_boxes of <bins, A maps>, or of its derivative along a direction
-  kMaxPool,     // bins, argmax = the maxima of the maps' samples
-  kArgmaxPool,  // the same four with the mean over samples replaced by the chosen sample
+  kPool,        // bins = A maps, or the derivative of A along the directions times the maps
+  kGradInput,   // maps = the transpose of that operator times bins; every element of the maps is written
+  kGradBoxes,   // grad_boxes of <bins, A maps>, or of the derivative of that form along a direction
+  kMaxPool,     // bins, argmax = the maxima of the maps' samples and their argmax
+  kArgmaxPool,  // the first three with the mean over samples replaced by the sample of the argmax
   kArgmaxGradInput,
   kArgmaxGradBoxes,
 };
 
-// Device memory that the operation needs besides its tensors, aligned to 256 bytes; it depends on sizes alone. May be
-// 0.
+// Whether the operation reads the samples of each bin (axis_samples.cuh) instead of tables of their means.
+constexpr bool uses_samples(Operation operation) {
+  return operation == Operation::kMaxPool || operation == Operation::kArgmaxPool ||
+         operation == Operation::kArgmaxGradInput || operation == Operation::kArgmaxGradBoxes;
+}
+
+// Bytes of device memory that the operation needs besides its tensors; may be 0. They depend on sizes alone. The memory
+// has to be aligned to 256 bytes.
 int64_t scratch_bytes(Operation operation, const CallArgs& args);
 
-// More bins or pixels along an axis are refused by the glue: the places of table entries rely on it (tables.cuh).
+// Limits of bins and pixels along an axis, checked by the glue. The slots of table entries rely on them
+// (axis_bands.cuh).
 constexpr int64_t kMaxBins = 1 << 20, kMaxPixels = 1 << 24;
 
-// The most samples of a bin that can fall on a map of the call along one axis. The kernels of the maximum ignore those
-// after kMaxSamplesOfBin (core/argmax.h); the glue refuses calls in which there could be any.
+// The largest number of samples of a bin that can lie on a map of the call, along one axis. Kernels of the maximum
+// ignore samples after the first kMaxSamplesOfBin (core/argmax.h), so the glue refuses calls that could have more.
 int64_t max_samples_of_bin(const CallArgs& args);
 
-// Enqueues the operation on a stream (a cudaStream_t) of the current device and returns at once: an empty string, or
-// which kernel could not be launched and why; no other follows it. A box whose batch index is not a whole number in [0,
-// images), and a rotated box of negative size, reads nothing: its bins become NaN, its argmax -1, its gradients 0.
+// Enqueues the operation on a stream (a cudaStream_t) of the current device, without waiting. Returns an empty string,
+// or the name of the kernel that could not be launched, with the reason; no kernel follows a failed launch.
+// A row is invalid if its batch index is not a whole number in [0, images), or if a rotated box has a negative size.
+// Invalid rows read nothing: their bins become NaN, their argmax -1, their gradients 0.
 std::string enqueue(Operation operation, const CallArgs& args, void* scratch, void* stream);
 
 }  // namespace roialign_ext::cuda

@@ -1,11 +1,12 @@
-// The transpose of average pooling, dF = Wy^T G Wx (docs/math.md, section 6), and of its derivatives along box
-// directions. A block has 8 x 8 pixels, a warp one row of them, and its lanes the channels, VEC each. Warps first build
-// the tables of up to eight boxes side by side, in shared memory. Then every warp walks the boxes that have weight in
-// its row: a bin column is summed by the y weights once, for all eight pixels.
+// Input gradient of average pooling, dF = Wy^T G Wx (docs/math.md, section 6), and of its derivatives along box
+// directions. A block has 8 x 8 pixels, a warp one row of them, a lane VEC channels. The warps first build the weights
+// of up to eight boxes in shared memory, one box each. Then every warp visits the boxes that have weight in its row. It
+// sums a column of bins by the y weights once, for all eight pixels.
 #include <climits>
 
-#include "gather.cuh"
+#include "axis_tables.cuh"
 #include "kernels.h"
+#include "tile_gather.cuh"
 #include "transpose.cuh"
 #include "tuning.cuh"
 
@@ -13,7 +14,7 @@ namespace roialign_ext::cuda {
 namespace {
 
 constexpr int kTileRows = kWarps, kTileColumns = 8;
-constexpr int kQuad = kWarp / kTileColumns;  // weights of one load, bins whose weights a warp fetches at once
+constexpr int kQuad = kWarp / kTileColumns;  // weights per load; bins whose weights a warp loads at once
 
 template <class W>
 struct alignas(16) Quad {
@@ -24,35 +25,26 @@ struct alignas(16) Quad {
   }
 };
 
-// The weights of one box in one tile: of a product of a y table and an x table, up to kTableBins bins along each axis.
+// Weights of one box in one tile, for one product of a y table and an x table, and at most kTableBins bins per axis.
 template <class W>
 struct BoxWeights {
-  int64_t grads;              // offset of bin row 0 of the first bin column here, in elements
-  int columns, row_quads;     // bin columns of the tile; bin rows of a row of pixels at most, in quads
-  unsigned rows;              // bit y: row y of the tile has weight, and some column has
-  int first_bin[kTileRows];   // first bin row of each row of pixels
-  unsigned used[kTableBins];  // bit x: column x of the tile has weight in this bin column
+  int64_t grads;              // offset of bin row 0 in the first bin column, in elements
+  int columns, row_quads;     // bin columns of the tile; the most bin rows of a pixel row, in quads
+  unsigned rows;              // bit y: pixel row y has weight (0 if no column has)
+  int first_bin[kTileRows];   // first bin row of each pixel row
+  unsigned used[kTableBins];  // bit x: pixel column x has weight in this bin column
   Quad<W> x[kTableBins][kTileColumns / kQuad];
   Quad<W> y[kTableBins / kQuad][kTileRows];
 };
 
-// The Source of for_each_near_batch.
-template <class W>
-struct Reach {
-  const Tables<W>& tables;
-
-  __device__ Span touched_y(int64_t box) const { return tables.y.pixels[box]; }
-  __device__ Span touched_x(int64_t box) const { return tables.x.pixels[box]; }
-};
-
-// A warp writes the weights of one box. Several products of tables, and more bins than kTableBins, take several rounds;
-// returns whether another round follows.
+// A warp writes the weights of one box. Several products of tables, or more than kTableBins bins, take several rounds.
+// Returns whether another round follows.
 template <class W>
 __device__ __forceinline__ bool build_weights(const CallArgs& args, const Products& products, const Tables<W>& tables,
                                               const Tile& tile, int64_t box, int round, BoxWeights<W>& weights) {
   const int lane = threadIdx.x % kWarp, own = lane % kTileColumns, own_bin = lane / kTileColumns;
   const int x = tile.x.begin + own, y = tile.y.begin + own;
-  // Lanes 0 to 7 find the bins of the columns, lanes 8 to 15 those of the rows, and the others the same again.
+  // Lanes 0 to 7 find the bins of the pixel columns, lanes 8 to 15 those of the pixel rows; lanes 16 to 31 repeat this.
   const bool is_y = own_bin % 2 != 0;
   const AxisBands& axis = is_y ? static_cast<const AxisBands&>(tables.y) : tables.x;
   const Span found = axis.bins_at(box, is_y ? y : x);
@@ -63,11 +55,11 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
     end = max(end, __shfl_xor_sync(kAllLanes, end, other));
     most = max(most, __shfl_xor_sync(kAllLanes, most, other));
   }
-  Span columns = {__shfl_sync(kAllLanes, begin, 0), __shfl_sync(kAllLanes, end, 0)};  // those of all columns
+  Span columns = {__shfl_sync(kAllLanes, begin, 0), __shfl_sync(kAllLanes, end, 0)};  // bins of all pixel columns
   if (columns.begin >= columns.end) columns = {0, 0};
   Span row = {__shfl_sync(kAllLanes, found.begin, kTileColumns + own),
-              __shfl_sync(kAllLanes, found.end, kTileColumns + own)};  // those of row `own`
-  int rows = __shfl_sync(kAllLanes, most, kTileColumns);               // those of a row, at most
+              __shfl_sync(kAllLanes, found.end, kTileColumns + own)};  // bins of pixel row `own`
+  int rows = __shfl_sync(kAllLanes, most, kTileColumns);               // the most bins of a pixel row
   const int x_rounds = (columns.end - columns.begin + kTableBins - 1) / kTableBins;
   const int rounds = products.terms * x_rounds * ((rows + kTableBins - 1) / kTableBins);
   int term = 0;
@@ -83,7 +75,7 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
   const W* const x_table = tables.x.table(box, products.term[term].x) + x;
   const W* const y_table = tables.y.table(box, products.term[term].y) + y;
   unsigned x_votes = 0, y_votes = 0;
-  // The loads of both axes are in flight together.
+  // Loads of both axes are in flight together.
 #pragma unroll 1
   for (int first = 0; round < rounds && (first < columns.end - columns.begin || first < rows); first += kQuad) {
     const int bin = first + own_bin, q = columns.begin + bin, p = row.begin + bin;
@@ -112,7 +104,7 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
   return round + 1 < rounds;
 }
 
-// Adds one box to row y of the tile. `grads` points to the lane's channels in the first bin of box 0.
+// Adds one box to pixel row y of the tile. `grads` points to the lane's channels in the first bin of box 0.
 template <class S, class Offset, int VEC, class W>
 __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* grads, const BoxWeights<W>& weights,
                                         int y, W (&sums)[kTileColumns][VEC]) {
@@ -127,7 +119,7 @@ __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* g
       const unsigned used = weights.used[q];
       if (used == 0) continue;
       W column[VEC] = {};
-      // Both loads of a pair are in flight together. Bins without weight are not read: 0 times infinity is not 0.
+      // Both loads of a pair are in flight together. Bins without weight are not read, which avoids 0 * infinity.
       const auto add_pair = [&](const S* first, W weight, W next_weight) {
         Word words[2] = {};
         if (weight != W(0)) words[0] = Pack<S, VEC>::read(first, 0);
@@ -157,7 +149,7 @@ __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* g
   }
 }
 
-// Adds all boxes to the tile: a warp has one row of its pixels, a lane VEC channels from `channel` on.
+// Adds all boxes to the tile. A warp has one pixel row, a lane VEC channels from `channel` on.
 template <class S, class Offset, int VEC, class W>
 __device__ __forceinline__ void add_boxes(const CallArgs& args, const Groups& groups, const Products& products,
                                           const Tables<W>& tables, const Tile& tile, Offset channel,
@@ -165,25 +157,26 @@ __device__ __forceinline__ void add_boxes(const CallArgs& args, const Groups& gr
   static_assert(kTableBoxes == kWarps && kTileRows == kWarps);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   auto* const weights = reinterpret_cast<BoxWeights<W>*>(shared + kNearBytes);
-  // Lanes behind the last channel read channel 0, and store nothing.
+  // Lanes after the last channel read channel 0 and store nothing.
   const Image<S, Offset> bins(args.bins, 0);
   const S* const grads = static_cast<const S*>(bins.data) + (channel < args.channels ? channel : 0);
-  for_each_near_batch<kTableBoxes>(args, groups, tile, Reach<W>{tables}, shared, [&](const int* boxes, int count) {
-    for (int round = 0;; ++round) {
-      bool has_more = false;
-      if (warp < count) {
-        has_more = build_weights(args, products, tables, tile, boxes[warp], round, weights[warp]);
-      } else if (lane == 0) {
-        weights[warp].rows = 0;
-      }
-      __syncthreads();
-      unsigned left = __ballot_sync(kAllLanes, lane < kTableBoxes && (weights[lane].rows >> warp & 1) != 0);
-      for (; left != 0; left &= left - 1) {
-        add_box<S, Offset, VEC>(bins, grads, weights[__ffs(static_cast<int>(left)) - 1], warp, sums);
-      }
-      if (!__syncthreads_or(has_more)) break;
-    }
-  });
+  for_each_near_batch<kTableBoxes>(
+      args, groups, tile, NearBoxes<Tables<W>>{tables}, shared, [&](const int* boxes, int count) {
+        for (int round = 0;; ++round) {
+          bool has_more = false;
+          if (warp < count) {
+            has_more = build_weights(args, products, tables, tile, boxes[warp], round, weights[warp]);
+          } else if (lane == 0) {
+            weights[warp].rows = 0;
+          }
+          __syncthreads();
+          unsigned left = __ballot_sync(kAllLanes, lane < kTableBoxes && (weights[lane].rows >> warp & 1) != 0);
+          for (; left != 0; left &= left - 1) {
+            add_box<S, Offset, VEC>(bins, grads, weights[__ffs(static_cast<int>(left)) - 1], warp, sums);
+          }
+          if (!__syncthreads_or(has_more)) break;
+        }
+      });
 }
 
 template <class S, class Offset, int VEC>
@@ -210,8 +203,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
   }
 }
 
-// Results go through shared memory, so that eight lanes store the eight pixels of one channel: in float a whole sector.
-constexpr int kPitch = kTileColumns + 1;  // of the pixels of one lane: odd, so that lanes write to different banks
+// Results go through shared memory: eight lanes store the eight pixels of one channel, in float32 one whole sector.
+constexpr int kPitch = kTileColumns + 1;  // of one lane's pixels; odd, so lanes write to different banks
 template <class W>
 constexpr size_t kTurnedBytes = kThreads * kPitch * sizeof(W);
 
@@ -252,15 +245,16 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
 
 }  // namespace
 
-void average_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
-  if (given.channels < kWarp) return average_grad_input_few_channels(given, scratch, launcher);
+void enqueue_average_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
+  if (given.channels < kWarp) return enqueue_average_grad_input_few_channels(given, scratch, launcher);
   with_storage(given.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
     const Products products = average_products(given.rule, given.direction_count);
     const auto tables = take_tables<W>(given, products, /*by_pixel=*/true, scratch);
     const Groups groups = take_groups(given, scratch);
-    // Lanes are channels, also where the gradient is NCHW.
+    // Lanes are channels, so an NCHW gradient is copied to channels_last: reading it per channel would be uncoalesced
+    // in every tile.
     CallArgs args = given;
     const Sizes sizes = {args.boxes, args.channels, args.bins_y, args.bins_x};
     const bool copies = args.bins.stride_c != 1;
@@ -270,7 +264,7 @@ void average_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launc
     if (copies) build_channels_last(args.storage, sizes, given.bins, args.bins, launcher);
     const bool is_nchw = args.maps[0].pixels.stride_c != 1;
     CallArgs packed = args;
-    if (is_nchw) packed.levels = 0;  // maps are not written by packs
+    if (is_nchw) packed.levels = 0;  // NCHW maps are stored element by element
     if (copies) packed.channels = args.bins.stride_x;
     const TileMap map = make_tile_map(args, kTileRows, kTileColumns);
     with_offset(args, [&](auto offset) {
@@ -289,7 +283,7 @@ void average_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launc
         }
       };
       with_pack<S>(packed, [&](auto vec) {
-        // Blocks take fewer channels if there are few tiles, so that all multiprocessors have some.
+        // With few tiles, blocks take fewer channels, so that every multiprocessor has work.
         if (map.tiles * (args.channels / (kWarp * vec.value)) >= kManyBlocks) return run(vec);
         run(std::integral_constant<int, 1>());
       });

@@ -1,25 +1,24 @@
-// The transpose of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
+// Input gradient of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
 // Lanes are pixels.
-#include "gather.cuh"
+#include "axis_tables.cuh"
 #include "kernels.h"
+#include "tile_gather.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kChannelsOfThread = 8;
-
-// The Source of grad_input_gather().
+// The Source of gather_pixels.
 template <class S, class Offset>
 struct AverageSource {
   using W = typename Access<S>::W;
-  static constexpr int kChannels = kChannelsOfThread, kBlocks = kBlocksFor<S, Offset>;
+  static constexpr int kChannels = kGatherChannels;
   Products products;
   Tables<W> tables;
 
   __device__ Span touched_y(int64_t box) const { return tables.y.pixels[box]; }
   __device__ Span touched_x(int64_t box) const { return tables.x.pixels[box]; }
 
-  __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int, int y, int x, const Channels& channels,
+  __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int y, int x, const Channels& channels,
                                       W (&sums)[kChannels]) const {
     const Span y_bins = tables.y.bins_at(box, y), x_bins = tables.x.bins_at(box, x);
     const Image<S, Offset> bins(args.bins, box);
@@ -30,10 +29,10 @@ struct AverageSource {
         for (int t = 0; t < products.terms; ++t) {
           const W wy = tables.y.weight(box, products.term[t].y, p, y);
           const W wx = tables.x.weight(box, products.term[t].x, q, x);
-          if (wy != W(0) && wx != W(0)) weight += wy * wx;  // 0 times an infinite weight is not 0
+          if (wy != W(0) && wx != W(0)) weight += wy * wx;  // avoids 0 * infinity
         }
         if (weight == W(0)) continue;
-        // From one channel's address to the next, in place of a product for each.
+        // Adding the stride is cheaper than one product per channel.
         const S* grad = static_cast<const S*>(bins.data) + (base + p * bins.stride_y + q * bins.stride_x);
         for_each_channel<kChannels>(channels.count, [&](int c) {
           sums[c] += weight * Access<S>::load(grad, 0);
@@ -44,9 +43,16 @@ struct AverageSource {
   }
 };
 
+template <class S, class Offset>
+__global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
+    average_grad_input_few_channels(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+                                    const Groups groups, const __grid_constant__ AverageSource<S, Offset> source) {
+  gather_pixels<S>(args, map, groups, source);
+}
+
 }  // namespace
 
-void average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void enqueue_average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
@@ -56,7 +62,9 @@ void average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Lau
     if (scratch.counts_only()) return;
     build_tables(args, products, tables, groups, launcher);
     with_offset(args, [&](auto offset) {
-      launch_grad_input_gather<S>(args, groups, AverageSource<S, decltype(offset)>{products, tables}, launcher);
+      using Offset = decltype(offset);
+      launch_gather("average_grad_input_few_channels", average_grad_input_few_channels<S, Offset>, args, groups,
+                    AverageSource<S, Offset>{products, tables}, launcher);
     });
   });
 }

@@ -1,15 +1,15 @@
-// From a call of average pooling to the kernel of its layout.
+// Chooses the kernel of average pooling by the layout of the maps.
 #include "average_pool.cuh"
 #include "transpose.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
 
-// Whether a map whose channels lie apart is copied to channels_last before it is pooled. Bins of a large box take few
-// pixels of a row, and a load of single pixels moves a sector of eight for each; lanes that are channels use all that
-// they load. A copy moves every element twice, which costs less than it saves where the map has few pixels beside those
-// that its boxes take: at most (2 n P)^2 each, of n x n samples in P x P bins, and no more than the map has. Adaptive
-// grids count as n = 2. Boxes of a pyramid are about as wide as their samples, so its maps are read in place.
+// Whether an NCHW map is copied to channels_last before pooling. Bins of a large box take few pixels of a row, so an
+// NCHW load moves a sector of eight floats per pixel; a channels_last load uses its whole sector. The copy moves every
+// element twice. That pays off if the boxes read many more pixels than the map has. A box of P x P bins with n x n
+// samples reads at most (2 n P)^2 pixels, and at most the map. Adaptive grids count as n = 2. Pyramids are read in
+// place, since their boxes are about as wide as their samples.
 bool pays_to_copy(const CallArgs& args) {
   if (args.levels > 1 || args.channels < kWarp) return false;
   const MapArgs& map = args.maps[0];
@@ -23,7 +23,7 @@ bool pays_to_copy(const CallArgs& args) {
 
 }  // namespace
 
-void average_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void enqueue_average_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;

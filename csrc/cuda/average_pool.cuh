@@ -1,16 +1,17 @@
-// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its derivatives along box directions: what the
+// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its derivatives along box directions: code that the
 // kernels of both layouts share.
 #pragma once
 
 #include <algorithm>
 
+#include "axis_tables.cuh"
 #include "kernels.h"
 #include "tuning.cuh"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
 
-// What samples outside the map add to a bin: their share of the extrapolation value.
+// Contribution of samples outside the map to a bin: their share of the extrapolation value.
 template <class W>
 __device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, const Bin& bin) {
   if (taps.y.on_map == nullptr) return W(0);
@@ -18,7 +19,7 @@ __device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, 
                          taps.x.on_map[bin.box * taps.x.bins + bin.q]);
 }
 
-// The taps of one axis of a box in shared memory, bin after bin.
+// The taps of one axis of a box in shared memory, ordered by bin.
 template <class W>
 struct StagedTaps {
   Tap<W>* taps;
@@ -28,7 +29,7 @@ struct StagedTaps {
   __device__ TapList<W> list(int p) const { return {taps + begin(p), ends[p] - begin(p)}; }
 };
 
-// A warp copies the lists of an axis, a lane the list of one bin. Ends count taps that exceed the room too.
+// A warp copies the lists of an axis, one bin per lane. `ends` also counts taps that exceed the room.
 template <class W>
 __device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int table, int room,
                                       const StagedTaps<W>& staged) {
@@ -51,10 +52,10 @@ __device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int tabl
   }
 }
 
-// The channels of one row that a lane takes at once. Addresses of rows are integers: of pointers nvcc splits every sum
-// and adds its parts again for each load, which makes 13 of 70 instructions for a column of four rows.
+// Channels of one row that a lane loads at once. Row addresses are integers: nvcc splits sums of pointers and adds the
+// parts again for each load, 13 of 70 instructions for a column of four rows.
 
-// VEC channels that are contiguous, `bytes` after the begin of the row...
+// VEC contiguous channels, `bytes` after the begin of the row.
 template <class S, int VEC>
 struct ContiguousChannels {
   using W = typename Access<S>::W;
@@ -75,7 +76,7 @@ struct ContiguousChannels {
   }
 };
 
-// ... or N channels that lie apart; if fewer are left, the last one several times.
+// N channels of an NCHW map; if fewer are left, the last one is repeated.
 template <class S, class Offset, int N>
 struct StridedChannels {
   using W = typename Access<S>::W;
@@ -99,7 +100,7 @@ struct StridedChannels {
   }
 };
 
-// Rows of the map that a row of bins takes, and their weights, in registers.
+// Map rows that a row of bins takes, and their weights, in registers.
 template <class S, class Offset, int ROWS>
 struct HeldRows {
   using W = typename Access<S>::W;
@@ -114,7 +115,7 @@ struct HeldRows {
       weights[i] = tap.weight;
     }
   }
-  // Adds what `channels` take of the rows, times their weights. All loads are under way together.
+  // Adds the weighted rows at `channels`. All loads are in flight together.
   template <class Channels>
   __device__ __forceinline__ void add(const Channels& channels, W (&sums)[Channels::kChannels]) const {
     typename Channels::Words words[ROWS];
@@ -125,7 +126,7 @@ struct HeldRows {
   }
 };
 
-// The same for any number of rows, whose taps stay where they are.
+// The same for any number of rows; their taps stay in memory.
 template <class S, class Offset, int AT_ONCE>
 struct ListedRows {
   using W = typename Access<S>::W;
@@ -152,7 +153,7 @@ struct ListedRows {
   }
 };
 
-// Calls run(rows) with the form of the rows that suits their number: two samples of a bin take two to four.
+// Calls run(rows) with HeldRows for two to four rows, as two samples of a bin take, and else with ListedRows.
 template <class S, int AT_ONCE, class Offset, class W, class Run>
 __device__ __forceinline__ void with_rows(const S* map, Offset stride_y, const TapList<W>& taps, Run&& run) {
   if (taps.count == 2) return run(HeldRows<S, Offset, 2>(map, stride_y, taps));
@@ -161,14 +162,13 @@ __device__ __forceinline__ void with_rows(const S* map, Offset stride_y, const T
   run(ListedRows<S, Offset, AT_ONCE>{map, stride_y, taps});
 }
 
-// Writes results that were collected in shared memory, [channel][bin of the block] with `pitch` elements from one
-// channel to the next: `run` contiguous elements of each channel, and channels stride_c apart. The whole block calls
-// it.
+// Writes results collected in shared memory, [channel][bin of the block], `pitch` elements per channel. Each channel
+// has `run` contiguous elements, and channels are stride_c apart. The whole block must call it.
 template <class S>
 __device__ __forceinline__ void write_piece(const S* piece, int pitch, int run, int channels, S* out,
                                             int64_t stride_c) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = static_cast<int>(blockDim.x) / kWarp;
-  if (run == pitch && run == stride_c) {  // one stretch of memory
+  if (run == pitch && run == stride_c) {  // one contiguous piece
     constexpr int kWide = 16 / sizeof(S);
     const int count = channels * run, wide = reinterpret_cast<uintptr_t>(out) % 16 == 0 ? count / kWide : 0;
     for (int i = threadIdx.x; i < wide; i += blockDim.x) {
@@ -182,25 +182,25 @@ __device__ __forceinline__ void write_piece(const S* piece, int pitch, int run, 
   }
 }
 
-// How the blocks of a launch are made up: warps have rows of bins.
+// Shape of the blocks of a launch. A warp has one row of bins at a time.
 struct BlockPlan {
   int warps;
-  int y_taps, x_taps;  // room in shared memory for the taps of a box; 0 where lists are read from the tables
-  int pitch;           // of results on their way to NCHW; 0 where they are written one by one
+  int y_taps, x_taps;  // room in shared memory for the taps of a box; 0: lists are read from the tables
+  int pitch;           // of results collected for NCHW, in elements per channel; 0: results are stored one by one
 };
 
-// The most bins of a block whose results fit `bytes` of shared memory, `bin_bytes` each. The pitch is odd, so that the
-// channels of one bin use different banks.
+// The largest number of bins of a block whose results fit in `bytes` of shared memory, `bin_bytes` per bin. The pitch
+// is odd, so the channels of one bin use different banks.
 constexpr int64_t most_bins_collected(int64_t bytes, int64_t bin_bytes) { return (bytes / bin_bytes - 1) | 1; }
 
-// Whether results are collected: those of a box are contiguous, channel by channel.
+// Whether results are collected in shared memory: the bins of a box must be contiguous NCHW.
 inline bool collects(const CallArgs& args, int64_t most_bins) {
   const Elements<void>& bins = args.bins;
   return bins.stride_c != 1 && bins.stride_x == 1 && bins.stride_y == args.bins_x &&
          bins.stride_c == args.bins_y * args.bins_x && args.bins_x <= most_bins;
 }
 
-// Room for the taps of an axis: as many as a fixed grid can have, and as most boxes of other grids have.
+// Room for the taps of an axis: the maximum of a fixed grid, or enough for most boxes of other grids.
 template <class W>
 int room_for_taps(const CallArgs& args, int64_t bins, int64_t MapArgs::* length) {
   constexpr int64_t kMost = kPoolListBytes / sizeof(Tap<W>);
@@ -217,9 +217,9 @@ BlockPlan plan_block(const CallArgs& args, const Products& products, const Taps<
   const bool collected = collects(args, most_bins);
   const int64_t most = collected ? std::min<int64_t>(kPoolRows, most_bins / args.bins_x) : kPoolRows;
   const int64_t rounds = (args.bins_y + most - 1) / most;
-  plan.warps = static_cast<int>((args.bins_y + rounds - 1) / rounds);  // the last round has as many, or nearly
+  plan.warps = static_cast<int>((args.bins_y + rounds - 1) / rounds);  // rounds are equal, or nearly
   if (collected) plan.pitch = static_cast<int>(plan.warps * args.bins_x) | 1;
-  // Derivatives and values outside the map have tables that are not copied.
+  // Tables of derivatives and of values outside the map are not staged.
   if (products.terms == 1 && taps.y.on_map == nullptr && std::max(args.bins_y, args.bins_x) <= kPoolListedBins) {
     plan.y_taps = room_for_taps<W>(args, args.bins_y, &MapArgs::height);
     plan.x_taps = room_for_taps<W>(args, args.bins_x, &MapArgs::width);
@@ -227,7 +227,7 @@ BlockPlan plan_block(const CallArgs& args, const Products& products, const Taps<
   return plan;
 }
 
-// Enqueues the kernel of a layout, after the tables: maps whose channels lie together, and all others.
+// Enqueues the kernel of a layout, after the tables: channels_last, and all other strides.
 template <class S>
 void launch_average_pool_channels_last(const CallArgs& args, const Products& products,
                                        const Taps<typename Access<S>::W>& taps, Launcher& launcher);

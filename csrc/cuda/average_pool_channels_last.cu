@@ -1,20 +1,18 @@
-// Average pooling where the channels of a pixel lie together. A block has one box and a chunk of channels, a warp a row
-// of bins, a lane VEC channels. Every column of the map that a row of bins takes is summed by the y table once, in
-// registers, and the bins take it from there by the x table.
+// Average pooling of channels_last maps. A block has one box and a chunk of channels, a warp one row of bins, a lane
+// VEC channels. Every map column that a row of bins takes is summed by the y table once, in registers. The bins then
+// sum these columns by the x table.
 #include "average_pool.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
 
-// Four blocks of seven warps leave 72 registers to a lane, and three 80, as eight channels need on some architectures.
-constexpr int kMostBlocks = 4;
 template <class S, class Offset, int VEC>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : kMostBlocks - (VEC == 8);
-constexpr int kRowsAtOnce = 4;  // of those that are too many for registers
+constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kPoolBlocks - (VEC == 8);
 template <class S, int VEC>
 constexpr int64_t kMostBinsCollected = most_bins_collected(kPoolPieceBytes, kWarp * VEC * sizeof(S));
 
-// A row of bins from taps in shared memory. Neighbouring bins share at most two columns, so the last two are kept.
+// Pools a row of bins from taps in shared memory. Neighbouring bins share at most two columns, so the last two are
+// kept.
 template <class S, int VEC, class Rows, class W, class Offset, class Store>
 __device__ __forceinline__ void pool_staged(const Rows& rows, const StagedTaps<W>& x, Offset stride_x, int bins_x,
                                             Store&& store) {
@@ -50,8 +48,8 @@ __device__ __forceinline__ void pool_staged(const Rows& rows, const StagedTaps<W
   }
 }
 
-// The same for whatever there may be: sums of several products, samples outside the map, boxes of no plane, more taps
-// than shared memory has room for.
+// The general case: sums of several products, samples outside the map, invalid rows, and more taps than shared memory
+// holds.
 template <class S, int VEC, class W, class Offset, class Store>
 __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const Taps<W>& taps,
                                             const S* map, Offset stride_y, Offset stride_x, int box, int p, int plane,
@@ -64,9 +62,9 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
     for (int c = 0; c < VEC; ++c) sums[c] = start;
 #pragma unroll 1
     for (int t = 0; plane >= 0 && t < products.terms; ++t) {
-      const ListedRows<S, Offset, kRowsAtOnce> rows = {map, stride_y, taps.y.list(box, products.term[t].y, p)};
+      const ListedRows<S, Offset, kPoolRowsAtOnce> rows = {map, stride_y, taps.y.list(box, products.term[t].y, p)};
       const TapList<W> xs = taps.x.list(box, products.term[t].x, q);
-      if (rows.taps.count == 0) continue;  // nothing is read then, and 0 times an infinite weight is not 0
+      if (rows.taps.count == 0) continue;  // nothing is read; avoids 0 * infinity
 #pragma unroll 1
       for (int k = 0; k < xs.count; ++k) {
         const Tap<W> tap = xs.taps[k];
@@ -80,8 +78,8 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
   }
 }
 
-// Boxes come before chunks: blocks that run at the same time share a slice of the channels of all maps, which may fit
-// the cache.
+// Boxes vary faster than chunks: blocks that run concurrently share a slice of the channels, which may fit the L2
+// cache.
 template <class S, class Offset, int VEC>
 __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset, VEC>)
     average_pool_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
@@ -121,7 +119,7 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset, VEC>)
         for (int c = 0; c < VEC; ++c) own[c * plan.pitch] = static_cast<S>(sums[c]);
       };
       if (staged) {
-        with_rows<S, kRowsAtOnce>(map, pixels.stride_y, y.list(p), [&](const auto& rows) {
+        with_rows<S, kPoolRowsAtOnce>(map, pixels.stride_y, y.list(p), [&](const auto& rows) {
           pool_staged<S, VEC>(rows, x, pixels.stride_x, bins_x, store);
         });
       } else {
@@ -143,6 +141,8 @@ void launch(const CallArgs& args, const Products& products, const Taps<typename 
   using W = typename Access<S>::W;
   constexpr int64_t kChunk = kWarp * VEC;
   const BlockPlan plan = plan_block(args, products, taps, kMostBinsCollected<S, VEC>);
+  // A block has 48 KB without cudaFuncSetAttribute.
+  static_assert(kPoolPieceBytes + 2 * kPoolListBytes + 2 * kPoolListedBins * sizeof(int) <= 48 * 1024);
   const size_t bytes = kChunk * sizeof(S) * plan.pitch + (plan.y_taps + plan.x_taps) * sizeof(Tap<W>) +
                        (plan.y_taps > 0 ? (args.bins_y + args.bins_x) * sizeof(int) : 0);
   launcher.launch("average_pool_channels_last", average_pool_channels_last<S, Offset, VEC>,
@@ -150,7 +150,7 @@ void launch(const CallArgs& args, const Products& products, const Taps<typename 
                   plan);
 }
 
-// Calls run(vec) with the number of channels that a lane moves at once: as many as 16 or 8 bytes have, or 1.
+// Calls run(vec) with the number of channels that a lane loads at once: 16 or 8 bytes, or one channel.
 template <class S, class Run>
 void with_widest_pack(const CallArgs& args, Run&& run) {
   const auto fits = [&](auto vec) {

@@ -1,40 +1,34 @@
-// Average pooling where the channels of a pixel lie apart. A block has one box and 64 channels, a warp a row of bins.
-// Lanes are first columns of the map, which they sum by the y table, so that neighbours read neighbouring memory; and
-// then bins, which take the sums from shared memory by the x table.
+// Average pooling of NCHW maps. A block has one box and 64 channels, a warp one row of bins. Lanes first are map
+// columns, which they sum by the y table with coalesced loads. Then lanes are bins, which sum the columns from shared
+// memory by the x table.
 #include "average_pool.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
 
-// A lane sums 8 channels of a column at once. As bins need fewer lanes than columns do, they have 4 groups of lanes,
-// which share the channels. Few columns leave lanes to several sets of channels side by side, as many as groups at
-// most.
-constexpr int kChunk = 64, kChannelsOfSet = 8, kGroups = 4, kBinsAtOnce = kWarp / kGroups,
-              kOfLane = kChannelsOfSet / kGroups;
-constexpr int kLoadedAtOnce = 4;         // channels whose loads are under way together
-constexpr int kColumnPitch = kWarp + 1;  // of the columns of one channel in shared memory: groups read different banks
-constexpr int kColumnsOfWarp = kChannelsOfSet * kColumnPitch;
-constexpr int kRowsAtOnce = 2;  // of those that are too many for registers
-template <class S, class Offset>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 3;
+// A lane sums kPoolSetChannels channels of a column at once. Each bin has kPoolGroups lanes, which split the channels.
+// Narrow boxes leave lanes idle, so a warp then sums up to kPoolGroups sets of channels side by side.
+constexpr int kBinsAtOnce = kWarp / kPoolGroups, kOfLane = kPoolSetChannels / kPoolGroups;
+constexpr int kColumnPitch = kWarp + 1;  // of one channel's columns in shared memory; groups then use different banks
+constexpr int kColumnsOfWarp = kPoolSetChannels * kColumnPitch;
 
-// Neighbouring bins whose taps name at most as many columns as a warp has lanes.
+// Neighbouring bins whose taps touch at most kWarp distinct columns.
 struct Run {
   int first_bin, first_column;
 };
 
-// In shared memory: the runs of a box, one more of its end, and the columns of each, a slot for each.
+// In shared memory: the runs of a box with an end marker, and the pixels of their columns, one slot each.
 struct Runs {
   Run* runs;
   int* columns;
-  int* count;  // 0 where a bin alone has too many taps, or the box
+  int* count;  // 0 if the box, or one bin, has too many taps
 };
 
-// Forms the runs of a box and puts slots in place of the pixels of its taps. One warp calls it.
+// Forms the runs of a box, and replaces the pixels of its taps by slots. One warp calls it.
 template <class W>
 __device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, int room, const Runs& runs) {
   const int lane = threadIdx.x % kWarp, rounds = (bins + kBinsAtOnce - 1) / kBinsAtOnce;
-  const int most = (bins + rounds - 1) / rounds;  // bins of a run, so that they are of one length
+  const int most = (bins + rounds - 1) / rounds;  // bins per run, so that runs are equally long
   int count = 0, column = 0;
   for (int first = 0; first < bins; ++count) {
     const int begin = x.begin(first);
@@ -46,7 +40,7 @@ __device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, int 
     }
     const bool has_tap = begin + lane < x.ends[first + own - 1];
     const int pixel = has_tap ? x.taps[begin + lane].pixel : -1;
-    int same = lane;  // the first lane with that pixel
+    int same = lane;  // the first lane with the same pixel
     for (int distance = 1; distance < kWarp; ++distance) {
       const int other = __shfl_up_sync(kAllLanes, pixel, distance);
       if (lane >= distance && other == pixel) same = lane - distance;
@@ -66,11 +60,11 @@ __device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, int 
   }
 }
 
-// The channels of a block, and where their results go.
+// The channels of a block, and the destination of their results.
 template <class S, class Offset>
 struct Results {
   using W = typename Access<S>::W;
-  S* to;  // of the row of bins and the first channel: in shared memory or where they stay
+  S* to;  // the row of bins at the first channel, in shared memory or in the output
   Offset stride_c, stride_x;
   bool collected;
 
@@ -84,21 +78,22 @@ struct Results {
   }
 };
 
-// Sums kChannelsOfSet channels of a column, from an offset on; of fewer, the last one several times, and 0 of none.
+// Sums kPoolSetChannels channels of a column, `offset` elements after the row's begin. If fewer are left the last one
+// is repeated; none gives 0.
 template <class S, class Offset, class W, class Rows>
 __device__ __forceinline__ void sum_columns(const Rows& rows, Offset stride_c, Offset offset, int count, W* columns) {
 #pragma unroll 1
-  for (int c = 0; c < kChannelsOfSet; c += kLoadedAtOnce) {
-    W sums[kLoadedAtOnce] = {};
+  for (int c = 0; c < kPoolSetChannels; c += kPoolLoadsAtOnce) {
+    W sums[kPoolLoadsAtOnce] = {};
     if (c < count) {
-      rows.add(StridedChannels<S, Offset, kLoadedAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
+      rows.add(StridedChannels<S, Offset, kPoolLoadsAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
     }
 #pragma unroll
-    for (int i = 0; i < kLoadedAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
+    for (int i = 0; i < kPoolLoadsAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
   }
 }
 
-// A row of bins, a run at a time. `columns` is the warp's shared memory for the sums of kChannelsOfSet channels.
+// Pools a row of bins, one run at a time. `columns` is the warp's shared memory for sums of kPoolSetChannels channels.
 template <class S, class Offset, class W>
 __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>& pixels, const TapList<W>& ys,
                                             const StagedTaps<W>& x, const Runs& runs, int chunk, W* columns,
@@ -108,30 +103,30 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
   for (int r = 0; r < *runs.count; ++r) {
     const Run run = runs.runs[r], next = runs.runs[r + 1];
     const int distinct = next.first_column - run.first_column;
-    int sets = kGroups;
+    int sets = kPoolGroups;
     while (sets > 1 && kWarp / sets < distinct) sets /= 2;
-    const int width = kWarp / sets, set = lane / width, own = lane % width;  // a lane's set, its column
+    const int width = kWarp / sets, set = lane / width, own = lane % width;  // the lane's set and its column
     const bool has_column = own < distinct;
     const S* const top = map + (has_column ? runs.columns[run.first_column + own] * pixels.stride_x : 0);
     const int q = run.first_bin + lane % kBinsAtOnce;
     const bool has_bin = q < next.first_bin;
     const TapList<W> xs = has_bin ? x.list(q) : TapList<W>{};
-    with_rows<S, kRowsAtOnce>(top, pixels.stride_y, ys, [&](const auto& rows) {
+    with_rows<S, kPoolRowsAtOnceNchw>(top, pixels.stride_y, ys, [&](const auto& rows) {
 #pragma unroll 1
-      for (int channel = 0; channel < chunk; channel += sets * kChannelsOfSet) {
-        const int own_channel = channel + set * kChannelsOfSet;
-        const int count = chunk - own_channel < kChannelsOfSet ? chunk - own_channel : kChannelsOfSet;
+      for (int channel = 0; channel < chunk; channel += sets * kPoolSetChannels) {
+        const int own_channel = channel + set * kPoolSetChannels;
+        const int count = chunk - own_channel < kPoolSetChannels ? chunk - own_channel : kPoolSetChannels;
         sum_columns<S>(rows, pixels.stride_c, own_channel * pixels.stride_c, has_column ? count : 0, columns + lane);
         __syncwarp();
-        W sums[kGroups][kOfLane] = {};  // of channels group, group + kGroups, ... of every set
+        W sums[kPoolGroups][kOfLane] = {};  // of channels group, group + kPoolGroups, ... in every set
         const auto add = [&](const Tap<W>& tap) {
           const W* const summed = columns + group * kColumnPitch + tap.pixel;
 #pragma unroll
-          for (int s = 0; s < kGroups; ++s) {
+          for (int s = 0; s < kPoolGroups; ++s) {
             if (s >= sets) break;
 #pragma unroll
             for (int i = 0; i < kOfLane; ++i) {
-              sums[s][i] += tap.weight * summed[s * width + i * kGroups * kColumnPitch];
+              sums[s][i] += tap.weight * summed[s * width + i * kPoolGroups * kColumnPitch];
             }
           }
         };
@@ -139,11 +134,11 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
         __syncwarp();
         if (!has_bin) continue;
 #pragma unroll
-        for (int s = 0; s < kGroups; ++s) {
+        for (int s = 0; s < kPoolGroups; ++s) {
           if (s >= sets) break;
 #pragma unroll
           for (int i = 0; i < kOfLane; ++i) {
-            const int c = channel + s * kChannelsOfSet + group + i * kGroups;
+            const int c = channel + s * kPoolSetChannels + group + i * kPoolGroups;
             if (c < chunk) results.store(c, q, sums[s][i]);
           }
         }
@@ -152,8 +147,8 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
   }
 }
 
-// The same for whatever there may be: sums of several products, samples outside the map, boxes of no plane, more taps
-// than a run or shared memory has room for. Columns are all those of a window of the map.
+// The general case: sums of several products, samples outside the map, invalid rows, and more taps than a run or shared
+// memory holds. Columns are all pixels of the box's window, 32 at a time.
 template <class S, class Offset, class W>
 __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const Taps<W>& taps,
                                             const S* map, const Image<S, Offset>& pixels, int box, int p, int plane,
@@ -161,13 +156,13 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
   const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
   const Span window = plane < 0 ? Span{} : taps.x.pixels[box];
 #pragma unroll 1
-  for (int channel = 0; channel < chunk; channel += kChannelsOfSet) {
-    const int count = chunk - channel < kChannelsOfSet ? chunk - channel : kChannelsOfSet;
+  for (int channel = 0; channel < chunk; channel += kPoolSetChannels) {
+    const int count = chunk - channel < kPoolSetChannels ? chunk - channel : kPoolSetChannels;
 #pragma unroll 1
     for (int first_bin = 0; first_bin < args.bins_x; first_bin += kBinsAtOnce) {
       const Bin bin = {box, p, first_bin + lane % kBinsAtOnce};
       const bool has_bin = bin.q < args.bins_x;
-      W sums[kOfLane];  // of channels group, group + kGroups, ...
+      W sums[kOfLane];  // of channels group, group + kPoolGroups, ...
       const W start = plane < 0 ? W(NAN) : has_bin ? outside(args, taps, bin) : W(0);
 #pragma unroll
       for (int i = 0; i < kOfLane; ++i) sums[i] = start;
@@ -175,12 +170,12 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
       for (int t = 0; plane >= 0 && t < products.terms; ++t) {
         const TapList<W> ys = taps.y.list(box, products.term[t].y, p);
         const TapList<W> xs = has_bin ? taps.x.list(box, products.term[t].x, bin.q) : TapList<W>{};
-        if (ys.count == 0) continue;  // nothing is read then, and 0 times an infinite weight is not 0
-        int k = 0;                    // the next tap of the bin
+        if (ys.count == 0) continue;  // nothing is read; avoids 0 * infinity
+        int k = 0;                    // the bin's next tap
 #pragma unroll 1
         for (int tile = window.begin; tile < window.end; tile += kWarp) {
           if (!__any_sync(kAllLanes, k < xs.count && xs.taps[k].pixel < tile + kWarp)) continue;
-          const ListedRows<S, Offset, kRowsAtOnce> rows = {map, pixels.stride_y, ys};
+          const ListedRows<S, Offset, kPoolRowsAtOnceNchw> rows = {map, pixels.stride_y, ys};
           sum_columns<S>(rows, pixels.stride_c, channel * pixels.stride_c + (tile + lane) * pixels.stride_x,
                          tile + lane < window.end ? count : 0, columns + lane);
           __syncwarp();
@@ -189,7 +184,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
             if (tap.pixel >= tile + kWarp) break;
             const W* const summed = columns + group * kColumnPitch + tap.pixel - tile;
 #pragma unroll
-            for (int i = 0; i < kOfLane; ++i) sums[i] += tap.weight * summed[i * kGroups * kColumnPitch];
+            for (int i = 0; i < kOfLane; ++i) sums[i] += tap.weight * summed[i * kPoolGroups * kColumnPitch];
           }
           __syncwarp();
         }
@@ -197,17 +192,17 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
       if (!has_bin) continue;
 #pragma unroll
       for (int i = 0; i < kOfLane; ++i) {
-        const int c = channel + group + i * kGroups;
+        const int c = channel + group + i * kPoolGroups;
         if (c < chunk) results.store(c, bin.q, sums[i]);
       }
     }
   }
 }
 
-// Boxes come before chunks: blocks that run at the same time share a slice of the channels of all maps, which may fit
-// the cache.
+// Boxes vary faster than chunks: blocks that run concurrently share a slice of the channels, which may fit the L2
+// cache.
 template <class S, class Offset>
-__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
+__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocksFor<S, Offset>)
     average_pool_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                       const __grid_constant__ Taps<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;
@@ -215,7 +210,7 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
   const int bins_y = static_cast<int>(args.bins_y), bins_x = static_cast<int>(args.bins_x);
   const int warp = threadIdx.x / kWarp;
   S* const piece = reinterpret_cast<S*>(shared);
-  W* const columns = reinterpret_cast<W*>(piece + kChunk * plan.pitch);
+  W* const columns = reinterpret_cast<W*>(piece + kPoolChunkNchw * plan.pitch);
   Tap<W>* const lists = reinterpret_cast<Tap<W>*>(columns + plan.warps * kColumnsOfWarp);
   int* const ends = reinterpret_cast<int*>(lists + plan.y_taps + plan.x_taps);
   const StagedTaps<W> y = {lists, ends}, x = {lists + plan.y_taps, ends + bins_y};
@@ -237,8 +232,8 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset>)
   }
   const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
   const Image<S, Offset> pixels(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images), bins(args.bins, box);
-  const int64_t first_channel = int64_t(chunk) * kChunk, left = args.channels - first_channel;
-  const int channels = static_cast<int>(left < kChunk ? left : kChunk);
+  const int64_t first_channel = int64_t(chunk) * kPoolChunkNchw, left = args.channels - first_channel;
+  const int channels = static_cast<int>(left < kPoolChunkNchw ? left : kPoolChunkNchw);
   const S* const map = static_cast<const S*>(pixels.data) + static_cast<Offset>(first_channel) * pixels.stride_c;
   S* const out = static_cast<S*>(bins.data) + static_cast<Offset>(first_channel) * bins.stride_c;
   for (int first = 0; first < bins_y; first += plan.warps) {
@@ -267,21 +262,22 @@ template <class S>
 void launch_average_pool_nchw(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
                               Launcher& launcher) {
   using W = typename Access<S>::W;
-  const BlockPlan plan = plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesNchw, kChunk * sizeof(S)));
-  // Without an attribute of the kernel, a block has 48 KB.
+  const BlockPlan plan =
+      plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesNchw, kPoolChunkNchw * sizeof(S)));
+  // A block has 48 KB without cudaFuncSetAttribute.
   static_assert(kPoolPieceBytesNchw + kPoolRows * kColumnsOfWarp * sizeof(W) + 2 * kPoolListBytes +
                     (2 * kPoolListedBins + 1) * sizeof(int) + (kPoolListedBins + 1) * sizeof(Run) +
                     kPoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
                 48 * 1024);
-  size_t bytes = kChunk * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
+  size_t bytes = kPoolChunkNchw * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
   if (plan.y_taps > 0) {
     bytes += (plan.y_taps + plan.x_taps) * sizeof(Tap<W>) + (args.bins_y + args.bins_x) * sizeof(int) +
              (args.bins_x + 1) * sizeof(Run) + (plan.x_taps + 1) * sizeof(int);
   }
   with_offset(args, [&](auto offset) {
     launcher.launch("average_pool_nchw", average_pool_nchw<S, decltype(offset)>,
-                    args.boxes * ((args.channels + kChunk - 1) / kChunk), plan.warps * kWarp, bytes, args, products,
-                    taps, plan);
+                    args.boxes * ((args.channels + kPoolChunkNchw - 1) / kPoolChunkNchw), plan.warps * kWarp, bytes,
+                    args, products, taps, plan);
   });
 }
 template void launch_average_pool_nchw<float>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);

@@ -1,4 +1,4 @@
-// From an operation to the family of kernels that has it.
+// Chooses the family of kernels for an operation.
 #include "kernels.h"
 
 namespace roialign_ext::cuda {
@@ -8,19 +8,21 @@ void run(Operation operation, const CallArgs& args, Scratch& scratch, Launcher& 
   const bool rotated = is_rotated(args.rule);
   switch (operation) {
     case Operation::kPool:
-      return rotated ? rotated_pool(args, scratch, launcher) : average_pool(args, scratch, launcher);
+      return rotated ? enqueue_rotated_pool(args, scratch, launcher) : enqueue_average_pool(args, scratch, launcher);
     case Operation::kGradInput:
-      return rotated ? rotated_grad_input(args, scratch, launcher) : average_grad_input(args, scratch, launcher);
+      return rotated ? enqueue_rotated_grad_input(args, scratch, launcher)
+                     : enqueue_average_grad_input(args, scratch, launcher);
     case Operation::kGradBoxes:
-      return rotated ? rotated_grad_boxes(args, scratch, launcher) : average_grad_boxes(args, scratch, launcher);
+      return rotated ? enqueue_rotated_grad_boxes(args, scratch, launcher)
+                     : enqueue_average_grad_boxes(args, scratch, launcher);
     case Operation::kMaxPool:
-      return max_pool(args, scratch, launcher);
+      return enqueue_max_pool(args, scratch, launcher);
     case Operation::kArgmaxPool:
-      return argmax_pool(args, scratch, launcher);
+      return enqueue_argmax_pool(args, scratch, launcher);
     case Operation::kArgmaxGradInput:
-      return argmax_grad_input(args, scratch, launcher);
+      return enqueue_argmax_grad_input(args, scratch, launcher);
     case Operation::kArgmaxGradBoxes:
-      return argmax_grad_boxes(args, scratch, launcher);
+      return enqueue_argmax_grad_boxes(args, scratch, launcher);
   }
 }
 

@@ -1,22 +1,24 @@
-// The families of kernels. Each function enqueues one operation, or without scratch memory only counts its bytes.
+// The families of kernels. Each function enqueues one operation; without scratch memory it only counts the bytes it
+// needs.
 #pragma once
 
-#include "tables.cuh"
+#include "portable.cuh"
+#include "scratch.h"
 
 namespace roialign_ext::cuda {
 
-void average_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void average_grad_input(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_average_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_average_grad_input(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_average_grad_input_few_channels(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher);
 
-void max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void argmax_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void argmax_grad_input(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void argmax_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_argmax_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_argmax_grad_input(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_argmax_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher);
 
-void rotated_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void rotated_grad_input(const CallArgs& args, Scratch& scratch, Launcher& launcher);
-void rotated_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_rotated_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_rotated_grad_input(const CallArgs& args, Scratch& scratch, Launcher& launcher);
+void enqueue_rotated_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher);
 
 }  // namespace roialign_ext::cuda

@@ -1,18 +1,17 @@
-// The maximum of the interpolated samples of each bin, and which sample it was (docs/math.md, section 5).
+// Maximum of the interpolated samples of each bin, and its argmax (docs/math.md, section 5).
+#include "axis_samples.cuh"
 #include "kernels.h"
+#include "tuning.cuh"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kMaxPoolChannels = 4;  // of a thread
-constexpr int kBlocks = 2;           // of a multiprocessor at least: with more some registers would be spilled
-
-// No candidate yet: the first one wins, whatever it is.
+// No candidate so far: the next one wins, whatever its value.
 constexpr int kNoArgmax = -2;
 
-// The running maximum of one bin and channel. Candidates come in the order of their sample index, so the first of equal
-// ones stays; a NaN beats every number, and the first NaN stays.
+// Running maximum of one bin and channel. Candidates come by ascending sample index, so the first of equal values wins.
+// NaN is larger than every number, and the first NaN wins.
 template <class W>
 struct Best {
   W value;
@@ -25,13 +24,13 @@ struct Best {
   }
 };
 
-// Between two values, rounded as on the CPU, so that the argmax is the same.
+// Linear interpolation, rounded as on the CPU, so that both devices choose the same argmax.
 template <class W>
 __device__ __forceinline__ W interpolate(W fraction, W low, W high) {
   return add(multiply(W(1) - fraction, low), multiply(fraction, high));
 }
 
-// The samples of one bin along one axis.
+// Samples of one bin along one axis.
 template <class W>
 struct BinSamples {
   const SampleTap<W>* samples;
@@ -46,7 +45,7 @@ struct BinSamples {
 
 // A thread has one bin of one box and up to kMaxPoolChannels channels (WorkMap), in packs of VEC.
 template <class S, int VEC>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     max_pool(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
              const WorkMap map) {
   using W = typename Access<S>::W;
@@ -61,8 +60,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
     for (int c = 0; c < VEC; ++c) bests[c].consider(candidates[c], sample);
   };
-  // A rejected sample is a candidate of value 0, in the place that its index has among the others: before all on the
-  // map, after the first row of them, or after all.
+  // Rejected samples are candidates of value 0. By their index they come before all samples on the map, after the first
+  // row of them, or after all.
   const auto consider_zero = [&] {
     const W zeros[VEC] = {};
 #pragma unroll
@@ -84,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       const int64_t row = base + y.low * pixels.stride_y;
       for (int j = 0; j < xs.count; ++j) {
         const SampleTap<W> x = xs.samples[j];
-        // Between two values or columns: what has no weight is not read.
+        // Interpolates along y. Pixels without weight are not read.
         const auto column = [&](int64_t top, W(&values)[VEC]) {
           Pack<S, VEC>::load(pixels.data, top, values);
           if (y.fraction == W(0)) return;
@@ -113,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     if (ys.rejected.later) consider_zero();
   }
   const Elements<void>& bins = args.bins;
-  const Elements<int32_t>& argmax = args.argmax;  // where packs fit the values, they fit the argmax
+  const Elements<int32_t>& argmax = args.argmax;  // aligned as the values are, so packs fit
   const int64_t at =
       bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
   const int64_t at_argmax =
@@ -137,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 
 }  // namespace
 
-void max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void enqueue_max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);

@@ -1,6 +1,6 @@
-// The private operators on CUDA: from tensors to the kernels' arguments (args.h), on the device of the features and its
-// current stream. Nothing here waits for the device, unless ROIALIGN_EXT_CHECK=1 asks for the checks of the CPU.
-#define USE_CUDA  // torch's headers declare the functions of streams then
+// The private operators on CUDA: tensors become the kernels' arguments (args.h), on the device of the features and its
+// current stream. Nothing here waits for the device, except the row checks that ROIALIGN_EXT_CHECK=1 requests.
+#define USE_CUDA  // torch's headers then declare the stream functions
 #include "../operators.h"
 
 #include <algorithm>
@@ -21,7 +21,7 @@ Elements<Void> elements_at(Void* data, const Tensor& tensor) {
   return {data, strides[0], strides[1], strides[2], strides[3]};
 }
 
-// Tensors that are read stay const here; the kernels' arguments do not tell them from those that are written.
+// Constness ends here: the kernels' arguments do not distinguish tensors that are read from tensors that are written.
 Elements<void> read(const Tensor& tensor) { return elements_at(const_cast<void*>(tensor.const_data_ptr()), tensor); }
 Elements<void> written(const Tensor& tensor) { return elements_at(tensor.mutable_data_ptr(), tensor); }
 
@@ -36,20 +36,21 @@ bool checks_boxes() {
   return request != nullptr && std::string_view(request) != "" && std::string_view(request) != "0";
 }
 
-// One call: its arguments, and the tensors made for it that have to live until it is enqueued.
+// One call: its arguments, and the tensors that must live until the call is enqueued.
 class Call {
  public:
-  // `name` is the operator's; `like` has the features' dtype and number of channels.
+  // `name` is the operator's name; `like` has the dtype and the number of channels of the features.
   Call(const char* name, const Tensor& like, int64_t images, const Tensor& boxes, const OptionalTensor& u,
        const OptionalTensor& v, int64_t bins_y, int64_t bins_x, const Geometry& geometry)
       : name_(name), rule_name_(geometry.name), coordinates_(coordinate_type(like, boxes)) {
-    // Kernels number boxes and planes with 32 bits.
+    // Kernels number boxes and planes with 32-bit integers.
     const int64_t levels = static_cast<int64_t>(geometry.scales.size()), most_images = INT32_MAX / levels;
     ROI_CHECK_VALUE(boxes.size(0) <= INT32_MAX, "boxes: on CUDA at most ", INT32_MAX, ", got ", boxes.size(0));
     ROI_CHECK_VALUE(images <= most_images, "input: on CUDA at most ", most_images, " images at each of ", levels,
                     " levels, got ", images);
     args_.rule = geometry.rule;
     args_.sampling_ratio = geometry.sampling_ratio;
+    args_.parts = parts_of(geometry);
     args_.images = images;
     args_.channels = like.size(1);
     args_.boxes = boxes.size(0);
@@ -64,11 +65,11 @@ class Call {
     }
     if (checks_boxes()) {
       const torch::stable::Device host(torch::headeronly::DeviceType::CPU);
-      check_box_values(torch::stable::to(kept_.front(), host), args_.rule, images);
+      check_box_values(torch::stable::to(kept_.front(), host), args_.rule, images, args_.parts);
     }
   }
 
-  // One level more, finest first.
+  // Adds one level; the finest level comes first.
   void add_map(const Elements<void>& pixels, int64_t height, int64_t width, double scale) {
     args_.maps[args_.levels++] = {pixels, height, width, scale};
   }
@@ -83,7 +84,7 @@ class Call {
   }
   void write_argmax(const Tensor& argmax) { args_.argmax = elements_at(argmax.mutable_data_ptr<int32_t>(), argmax); }
   void set_extrapolation_value(double value) { args_.extrapolation_value = value; }
-  // Gradients of the boxes as they are read: a tensor of their coordinates' type.
+  // The gradient w.r.t. the boxes, in the dtype of the coordinates.
   Tensor write_grad_boxes() {
     const Tensor grad_boxes = empty(kept_.front().sizes().vec(), coordinates_, kept_.front());
     args_.grad_boxes = grad_boxes.mutable_data_ptr();
@@ -91,8 +92,7 @@ class Call {
   }
 
   void enqueue(Operation operation) const {
-    check_sizes(operation != Operation::kPool && operation != Operation::kGradInput &&
-                operation != Operation::kGradBoxes);
+    check_sizes(uses_samples(operation));
     OptionalTensor scratch;
     void* memory = nullptr;
     if (const int64_t bytes = scratch_bytes(operation, args_); bytes > 0) {
@@ -104,17 +104,17 @@ class Call {
   }
 
  private:
-  void check_sizes(bool is_maximum) const {
+  void check_sizes(bool uses_samples) const {
     const int64_t bins = std::max(args_.bins_y, args_.bins_x);
     ROI_CHECK_VALUE(bins <= kMaxBins, "output_size: on CUDA at most ", kMaxBins, " bins along an axis, got ", bins);
-    // Kernels number the bins of a box with 32 bits.
+    // Kernels number the bins of a box with 32-bit integers.
     ROI_CHECK_VALUE(args_.bins_y * args_.bins_x <= INT32_MAX, "output_size: on CUDA at most ", INT32_MAX, " bins, got ",
                     args_.bins_y * args_.bins_x);
     for (int i = 0; i < args_.levels; ++i) {
       const int64_t side = std::max(args_.maps[i].height, args_.maps[i].width);
       ROI_CHECK_VALUE(side <= kMaxPixels, "input: on CUDA at most ", kMaxPixels, " rows and columns, got ", side);
     }
-    if (!is_maximum) return;
+    if (!uses_samples) return;
     ROI_CHECK_VALUE(max_samples_of_bin(args_) <= kMaxSamplesOfBin,
                     args_.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamplesOfBin,
                     " samples of a bin may fall on the map along one axis");
@@ -132,7 +132,7 @@ class Call {
   Tensors kept_;  // the boxes first
 };
 
-// Work goes to the device of the features.
+// Launches go to the device of the features.
 torch::stable::accelerator::DeviceGuard on_device_of(const Tensor& tensor) {
   return torch::stable::accelerator::DeviceGuard(tensor.get_device_index());
 }

@@ -1,5 +1,5 @@
-// What the kernels need of CUDA beyond the language: launches, shared memory, and elements in memory. The one condition
-// is all that differs where kernels run on the CPU for tests (tests/cuda/shim).
+// CUDA facilities that all kernels share: launches, dynamic shared memory, and access to elements. The preprocessor
+// condition below is the only difference when tests run kernels on the CPU (tests/cuda/shim).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,7 +11,7 @@
 
 #include "args.h"
 
-// The dynamic shared memory of the block, as bytes. There is no static one: its sizes are those of the launch.
+// Dynamic shared memory of the block, in bytes. No kernel has static shared memory: all sizes depend on the launch.
 #if defined(ROIALIGN_EXT_SHIM)
 #define ROI_SHARED_BYTES(name) unsigned char* name = shim::dynamic_shared()
 #else
@@ -21,17 +21,17 @@
 namespace roialign_ext::cuda {
 
 constexpr int kWarp = 32;
-constexpr int kThreads = 256;  // of a block over features
+constexpr int kThreads = 256;  // of a block
 constexpr int kWarps = kThreads / kWarp;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Enqueues the kernels of one operation on a stream, up to the first that cannot be launched: what follows it would
-// walk tables that nobody wrote.
+// Enqueues the kernels of one operation on a stream. After a failed launch nothing more is launched: a later kernel
+// would read tables that were never written.
 class Launcher {
  public:
   explicit Launcher(cudaStream_t stream) : stream_(stream) {}
 
-  // `name` is the kernel's, for the error. Nothing happens where there are no blocks.
+  // `name` is the kernel's name, for the error message. Zero blocks launch nothing.
   template <class... Parameters, class... Arguments>
   void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {
@@ -44,11 +44,11 @@ class Launcher {
     config.stream = stream_;
     const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // takes it back: who asks next would take it for an error of their own
+    cudaGetLastError();  // resets the error, so that a later query does not report it again
     fail(name, cudaGetErrorString(error));
   }
 
-  // What went wrong, and in which kernel; empty if nothing did.
+  // The kernel that failed and the reason; empty without an error.
   const std::string& error() const { return error_; }
 
  private:
@@ -62,7 +62,7 @@ class Launcher {
 
 constexpr int64_t blocks_for(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
 
-// Elements of type S: how they are read and written. Arithmetic is in W.
+// Load and store of elements of type S. Arithmetic is in W.
 template <class S>
 struct Access {
   using W = std::conditional_t<std::is_same_v<S, double>, double, float>;
@@ -73,13 +73,13 @@ struct Access {
   static __device__ __forceinline__ void store(void* data, int64_t i, W value) {
     static_cast<S*>(data)[i] = static_cast<S>(value);
   }
-  // The same past the caches, which keep the maps: results of pooling are not read again here.
+  // Streaming store: pooling does not read its results again, so the caches keep the maps.
   static __device__ __forceinline__ void stream(void* data, int64_t i, W value) {
     __stcs(static_cast<S*>(data) + i, static_cast<S>(value));
   }
 };
 
-// What the device moves at once.
+// The machine word of BYTES bytes.
 template <int BYTES>
 struct WordOf;
 template <>
@@ -99,17 +99,17 @@ struct WordOf<16> {
   using Type = uint4;
 };
 
-// VEC elements that lie together, at an address that is a multiple of their size.
+// VEC contiguous elements, at an address aligned to their total size.
 template <class S, int VEC>
 struct Pack {
   using W = typename Access<S>::W;
   using Word = typename WordOf<VEC * sizeof(S)>::Type;
 
-  // A load in two steps, so that several words can be under way before the first is decoded.
+  // Loading and decoding are separate, so that several loads can be in flight before the first is decoded.
   static __device__ __forceinline__ Word read(const void* data, int64_t i) {
     return __ldg(reinterpret_cast<const Word*>(static_cast<const S*>(data) + i));
   }
-  // Half types are decoded two at a time, as they lie in a register.
+  // Half types are decoded in pairs, as they lie in a register.
   static __device__ __forceinline__ void decode(const Word& word, W (&values)[VEC]) {
     if constexpr (std::is_same_v<S, __nv_bfloat16> && VEC % 2 == 0) {
       unsigned pairs[VEC / 2];
@@ -159,7 +159,7 @@ struct Pack {
   }
 };
 
-// The three types of float arithmetic, told apart at run time: for kernels whose time goes elsewhere.
+// float32, float16 or bfloat16, chosen at run time: one instantiation for kernels that are not limited by loads.
 struct AnyFloat {};
 template <>
 struct Access<AnyFloat> {
@@ -178,7 +178,7 @@ struct Access<AnyFloat> {
   }
 };
 
-// Calls run(S()) with the type of the elements.
+// Calls run(S()), where S is the element type.
 template <class Run>
 void with_storage(Storage storage, Run&& run) {
   switch (storage) {

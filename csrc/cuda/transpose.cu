@@ -6,37 +6,37 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kVectorBytes = 16, kVectorsOfRow = 8;  // eight lanes write 128 bytes of a pixel's channels
+constexpr int kVectorBytes = 16, kVectorsOfRow = 8;  // eight lanes write 128 bytes of one place
 
-// How a tile is read: element by element; by vectors within a channel; or by vectors of one piece of memory that holds
-// all channels of the tile one after another.
+// How a tile is read: by elements; by vectors within a channel; or by vectors of one contiguous piece that holds all
+// channels of the tile.
 enum class Reading { kElements, kVectors, kPiece };
 
-// A tile is `channels` channels times `places` pixels of one image, and has these numbers of tiles.
+// A tile is `channels` channels of `places` pixels of one image; the last two fields count tiles per image.
 struct TransposeMap {
   Reading reading;
   int channels, places;
   unsigned channel_tiles, place_tiles;
 };
 
-// Shared memory has the tile as the source has it, channel by channel. Channels of one vector of the result form a
-// group, which is a whole number of vectors long. One vector of padding after each group makes that number odd: eight
-// lanes at the same place of eight groups, times four neighbouring places, then read 32 banks.
+// Shared memory holds the tile as the source does, channel by channel. The channels of one 16-byte vector of the result
+// form a group, which is a whole number of vectors long. A padding vector after a group makes that number odd. Then
+// eight lanes at one place of eight groups, times four neighbouring places, read 32 different banks.
 template <class Word>
 struct TileLayout {
   static constexpr int kGroup = kVectorBytes / sizeof(Word);  // channels of a vector
-  int places, padding;                                        // in vectors, after a group
+  int places, padding;                                        // in vectors; padding after every group
 
   __device__ explicit TileLayout(int places_of_tile) : places(places_of_tile), padding(1 - places_of_tile % 2) {}
 
-  // Index of an element; and of a vector, whose number counts those of the tile without padding.
+  // Index of an element, and of a vector; `number` counts the vectors of the tile without padding.
   __device__ __forceinline__ int element(int group, int channel, int place) const {
     return group * (places + padding) * kGroup + channel * places + place;
   }
   __device__ __forceinline__ int vector(int group, int number) const { return group * padding + number; }
 };
 
-// The numbers of a thread, threadIdx.x and every kThreads further, divided by one that stays.
+// threadIdx.x + i kThreads divided by a fixed divisor, without a division per step.
 struct Division {
   int divisor, quotient, rest, quotient_of_step, rest_of_step;
 
@@ -57,7 +57,7 @@ struct Division {
   }
 };
 
-// Word is an unsigned integer of the elements' size: values are moved, not read.
+// Word is an unsigned integer of the element size: elements are copied as bits.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
     transpose_channels(const TransposeMap map, const Sizes sizes, const __grid_constant__ Elements<void> source,
@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(kThreads)
   ROI_SHARED_BYTES(shared);
   uint4* const vectors = reinterpret_cast<uint4*>(shared);
   Word* const elements = reinterpret_cast<Word*>(shared);
-  // Tiles of the channels come first: neighbouring blocks complete the pixels of the copy. All of these numbers are at
-  // most that of the blocks, and have 32 bits.
+  // Tiles of channels vary fastest: neighbouring blocks complete the places of the copy. All of these numbers are below
+  // the number of blocks, so they fit 32 bits.
   const unsigned row = blockIdx.x / map.channel_tiles, image = row / map.place_tiles;
   const int64_t first_channel = int64_t(blockIdx.x - row * map.channel_tiles) * map.channels;
   const int64_t first_place = int64_t(row - image * map.place_tiles) * map.places;
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads)
     const unsigned width = static_cast<unsigned>(sizes.w);
     const int64_t first_y = first_place / sizes.w;
     const unsigned first_x = static_cast<unsigned>(first_place - first_y * sizes.w);
-    Division own(places);  // into channels and places
+    Division own(places);  // quotient: channel; rest: place
     for (int i = threadIdx.x; i < channels * places; i += kThreads, own.next()) {
       const unsigned x = first_x + own.rest, rows = x / width;
       elements[layout.element(own.quotient / kGroup, own.quotient % kGroup, own.rest)] =
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   } else {
     const bool is_piece = map.reading == Reading::kPiece;
-    Division own(is_piece ? places : places / kGroup);  // into groups, or channels, and vectors
+    Division own(is_piece ? places : places / kGroup);  // quotient: group or channel; rest: vector
     for (int i = threadIdx.x; i < channels * places / kGroup; i += kThreads, own.next()) {
       const int64_t at =
           is_piece ? int64_t(i) * kGroup : own.quotient * source.stride_c + first_place + own.rest * kGroup;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   __syncthreads();
-  // Eight lanes of a warp have the groups of channels, and its four eights neighbouring places.
+  // Eight lanes have the groups of one place; the four eights of a warp have neighbouring places.
   const int groups = (channels + kGroup - 1) / kGroup, lane = threadIdx.x % kVectorsOfRow;
   Word* const to = static_cast<Word*>(copy.data) + image * copy.stride_n + first_channel;
   for (int place = threadIdx.x / kVectorsOfRow; place < places; place += kThreads / kVectorsOfRow) {

@@ -1,36 +1,73 @@
-// Constants that decide speed and no result, each with the count or the measurement that set it.
+// Constants that affect speed but no result, each with its reason. benchmarks/gpu/variants.py times other values.
 #pragma once
 
-#include <cstdint>
+#include "portable.cuh"
 
 namespace roialign_ext::cuda {
 
-// Input gradient: blocks below which each takes fewer channels, so that all multiprocessors have some; a few for each
-// of the 132 multiprocessors of a large device.
-constexpr int64_t kManyBlocks = 512;
+// Minimum resident blocks per multiprocessor (__launch_bounds__). More blocks hide more latency, but leave fewer
+// registers.
+constexpr int kFeatureBlocks = 3;  // kernels over features: 80 registers per lane
+constexpr int kWideBlocks = 2;     // the same in float64 or with 64-bit offsets, which need more registers
+constexpr int kPoolBlocks = 4;     // average_pool_channels_last: 72 registers; one block less with 8 channels per lane
+constexpr int kMaxPoolBlocks = 2;  // more would spill registers, as in the next two
+constexpr int kArgmaxBlocks = 2;
+constexpr int kMeasureBlocks = 1;
+constexpr int kRotatedBlocks = 1;  // the geometry of a rotated box needs the registers
 
-// Input gradient of averages: boxes whose weights a block has at once, one for each of its warps to build; and bins of
-// one box along an axis, more than 7 x 7 or 14 x 14 bins have in 8 pixels unless boxes are smaller than 8 pixels.
-constexpr int kTableBoxes = 8, kTableBins = 16;
-
-// Average pooling: rows of bins of a block, a warp each. Heads pool 7 x 7 or 14 x 14 bins, so that seven leave none
+// Average pooling: rows of bins per block, one per warp. Heads pool 7 x 7 or 14 x 14 bins, so seven warps leave none
 // idle.
 constexpr int kPoolRows = 7;
-// Bytes of shared memory for the taps of a box along one axis, and how many bins it may have for them: 512 taps in
-// float32, more than a box of 14 x 14 bins has on a map of 200 x 336 pixels whatever its grid.
+// Bytes of shared memory for the taps of a box along one axis, and the most bins that are staged there. 512 taps in
+// float32 are more than any box of 14 x 14 bins has on a map of 200 x 336 pixels.
 constexpr int kPoolListBytes = 4096, kPoolListedBins = 128;
-// Bytes of shared memory for results on their way to NCHW, in float32 five rows of 14 bins: of 128 channels, where
-// channels of the map lie together, and of 64 elsewhere, so that blocks keep within 48 KB.
+// Bytes of shared memory for results that are stored as NCHW: five rows of 14 bins in float32. The first is for
+// channels_last maps (chunks of 128 channels), the second for NCHW maps (64 channels). Both keep a block below 48 KB.
 constexpr int kPoolPieceBytes = 36 * 1024, kPoolPieceBytesNchw = 20 * 1024;
-// A map is copied to channels_last where its pixels are fewer than this share of those that its boxes take
-// (average_pool.cu). The bytes that caches move, counted for boxes of 16 to 512 px on one map of stride 4: 1.12 GB
-// where it lies and 0.48 GB in the copy, which costs twice the map.
+// Map rows whose loads are in flight together, if a bin has too many rows for registers. NCHW loads several channels of
+// each row.
+constexpr int kPoolRowsAtOnce = 4, kPoolRowsAtOnceNchw = 2;
+// NCHW: channels of a block; and channels of a map column that a lane sums at once, so many of them in flight together.
+constexpr int kPoolChunkNchw = 64, kPoolSetChannels = 8, kPoolLoadsAtOnce = 4;
+// NCHW: lanes per bin, which split the channels. Bins need fewer lanes than columns: 7 bins have 28 of 32 lanes.
+constexpr int kPoolGroups = 4;
+// A map is copied to channels_last if its pixels are fewer than this share of the pixels that its boxes read
+// (average_pool.cu). Counted L2 traffic for boxes of 16 to 512 px on one map of stride 4: 1.12 GB from NCHW, 0.48 GB
+// from the copy. The copy itself moves the map twice.
 constexpr double kCopyBelow = 0.35;
 
-// Transpose: planes of up to this many places are a tile's whole width, so that bins [C, PH, PW] of a box are read as
-// one contiguous piece; 256 holds 14 x 14 bins. Larger planes are cut into pieces of kPlacesOfTile, 128 bytes or more.
+// Input gradient of averages: with fewer blocks than this, blocks take fewer channels, so that every multiprocessor has
+// work. 512 is about four blocks for each of the 132 multiprocessors of an H100.
+constexpr int64_t kManyBlocks = 512;
+// Boxes whose weights a block builds at once, one per warp; and bins of a box along one axis, so that boxes of 14 x 14
+// bins take one round.
+constexpr int kTableBoxes = kWarps, kTableBins = 16;
+
+// Input gradients with lanes as pixels: rows and columns of a tile, one thread per pixel.
+constexpr int kGatherTile = 16;
+// Channels of a thread. Finding the weights of a pixel dominates for rotated boxes, so there they serve more channels.
+constexpr int kGatherChannels = 8, kRotatedGatherChannels = 32, kRotatedGatherChannelsWide = 8;
+
+// Gradient of averages with respect to the boxes: channels of a thread, and in NCHW of a warp. Weights are found once
+// for all of them.
+constexpr int kGradBoxesChannels = 8, kGradBoxesChannelsNchw = 4;
+
+// Maximum: channels of a thread, 16 bytes in float32.
+constexpr int kMaxPoolChannels = 4;
+
+// Input gradient with a fixed argmax: rows and columns of a warp's tile. The sums of 8 warps, 32 pixels and 32 channels
+// take 33 KB in float32; float64 has half the columns.
+constexpr int kArgmaxTileRows = 4, kArgmaxTileColumns = 8, kArgmaxTileColumnsWide = 4;
+
+// Rotated boxes: channels of a thread, and rows of a tile with one warp per pixel.
+constexpr int kRotatedChannels = 8, kRotatedTileRows = 2;
+
+// Transpose: a plane of at most kMostPlacesOfTile places is one tile, so that the bins [C, PH, PW] of a box are read as
+// one contiguous piece; 256 holds 14 x 14 bins. Larger planes are cut into tiles of kPlacesOfTile places, 128 bytes or
+// more.
 constexpr int kMostPlacesOfTile = 256, kPlacesOfTile = 64;
-// Tiles up to this wide have twice as many channels, rows of 256 bytes of the result: 12 KB for 7 x 7 bins.
+// Tiles of at most this many places have twice as many channels, so that lanes write 256 bytes per place. 7 x 7 bins
+// take 12 KB.
 constexpr int kNarrowTile = 128;
 
 }  // namespace roialign_ext::cuda

@@ -1,19 +1,19 @@
-// How work is laid over threads, and sums over a block.
+// Mapping of work to threads, and reductions over a block.
 #pragma once
 
-#include "portable.cuh"
+#include "tuning.cuh"
 
 namespace roialign_ext::cuda {
 
-// A thread has one place (a bin or a pixel) and WIDTH channels, whose weights are then found only once. The lanes of
-// a warp go
-//   along the channels where these lie together in memory: a warp has one place and 32 WIDTH channels, channel by lane;
-//   along the places otherwise: a warp has 32 places, and each lane the same WIDTH channels.
-// Either way neighbouring lanes read neighbouring memory. Places come before channels, so that blocks that run at the
-// same time share a slice of the channels of all maps, which may fit the cache.
+// A thread has one place (a bin or a pixel) and WIDTH channels, so that weights are computed once for WIDTH channels.
+// There are two mappings of lanes, both coalesced:
+//   channels_last: a warp has one place, and its lanes have 32 WIDTH channels;
+//   NCHW: a warp has 32 places, and every lane has the same WIDTH channels.
+// Places vary faster than channels: blocks that run concurrently share a slice of the channels, which may fit the L2
+// cache.
 struct WorkMap {
   bool lanes_are_channels;
-  int64_t places, chunks;  // a chunk is what a warp or a lane has of the channels
+  int64_t places, chunks;  // a chunk is the channels of a warp (lanes are channels) or of a lane
 
   ROI_HOST_DEVICE int64_t threads() const { return places * chunks * (lanes_are_channels ? kWarp : 1); }
 };
@@ -22,8 +22,8 @@ inline bool reads_channels_last(const CallArgs& args) {
   return args.maps[0].pixels.stride_c == 1 && args.channels >= kWarp;
 }
 
-// Calls run(vec) with the number of channels that a lane moves at once, a compile-time constant: 1 where some address
-// or the number of channels is no multiple of more.
+// Calls run(vec) with the number of channels that a lane loads at once, as a compile-time constant. It is 1 unless all
+// addresses, strides and the number of channels are multiples of the vector size.
 template <class S, class Run>
 void with_pack(const CallArgs& args, Run&& run) {
   constexpr int kVec = sizeof(S) == 8 ? 2 : 4;
@@ -37,8 +37,8 @@ void with_pack(const CallArgs& args, Run&& run) {
   run(std::integral_constant<int, 1>());
 }
 
-// One image of a map, or the bins of one box. Offset is int where an image has fewer than 2^31 elements from its first
-// to its last: their addresses take half the registers and instructions then.
+// One image of a map, or the bins of one box. Offset is int if all extents are below 2^31 elements: 32-bit offsets take
+// half the registers and instructions.
 template <class S, class Offset>
 struct Image {
   void* data;
@@ -51,10 +51,9 @@ struct Image {
         stride_x(static_cast<Offset>(elements.stride_x)) {}
 };
 
-// Blocks that a multiprocessor should hold, so that enough loads are under way: what wide types need more registers for
-// is rarer.
+// Minimum resident blocks of kernels over features.
 template <class S, class Offset>
-constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? 2 : 3;
+constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kFeatureBlocks;
 
 inline bool offsets_are_int(const CallArgs& args) {
   const auto fits = [&](const Elements<void>& elements, int64_t height, int64_t width) {
@@ -65,14 +64,14 @@ inline bool offsets_are_int(const CallArgs& args) {
   return all;
 }
 
-// Calls run(Offset()).
+// Calls run(Offset()), where Offset is int or int64_t.
 template <class Run>
 void with_offset(const CallArgs& args, Run&& run) {
   if (offsets_are_int(args)) return run(int());
   run(int64_t());
 }
 
-// Calls run(c) for the `count` channels of a thread, at most N and nearly always N.
+// Calls run(c) for the `count` channels of a thread. `count` is at most N, and usually N.
 template <int N, class Run>
 __device__ __forceinline__ void for_each_channel(int count, Run&& run) {
   if (count == N) {
@@ -92,13 +91,13 @@ inline WorkMap make_work_map(const CallArgs& args, int64_t places, int width) {
   return {lanes, places, (args.channels + chunk - 1) / chunk};
 }
 
-// The channels of a thread: `count` packs of them, `step` apart.
+// The channels of a thread: `count` packs, `step` channels apart.
 struct Channels {
   int64_t first, step;
   int count;
 };
 
-// `width` is that of WorkMap; a pack is `vec` channels that lie together.
+// `width` is WIDTH of WorkMap; a pack is `vec` contiguous channels.
 __device__ __forceinline__ Channels channels_of(bool lanes_are_channels, int64_t chunk, int lane, int width,
                                                 int64_t channels, int vec = 1) {
   const int64_t step = lanes_are_channels ? kWarp * vec : 1, packs = width / vec;
@@ -109,10 +108,10 @@ __device__ __forceinline__ Channels channels_of(bool lanes_are_channels, int64_t
 
 struct Work {
   int64_t place;
-  Channels channels;  // none where there is nothing to do
+  Channels channels;  // none if the thread has no work
 };
 
-// `thread` counts through the launch.
+// `thread` is the index of the thread in the launch.
 __device__ __forceinline__ Work work_of(const WorkMap& map, int64_t thread, int width, int64_t channels, int vec = 1) {
   const int64_t unit = map.lanes_are_channels ? thread / kWarp : thread;
   const int64_t chunk = unit / map.places;
@@ -120,7 +119,7 @@ __device__ __forceinline__ Work work_of(const WorkMap& map, int64_t thread, int 
           channels_of(map.lanes_are_channels, chunk, static_cast<int>(thread % kWarp), width, channels, vec)};
 }
 
-// A bin of a box.
+// One bin of one box.
 struct Bin {
   int64_t box;
   int p, q;
@@ -133,8 +132,8 @@ __device__ __forceinline__ Bin bin_of(const CallArgs& args, int64_t place) {
   return {box, bin / width, bin % width};
 }
 
-// How many threads before this one have the flag, and how many of the block. All threads call it; `counts` is shared,
-// kWarps of them.
+// Returns the number of threads with the flag before this one; `total` is their number in the block. All threads must
+// call it. `counts` is shared memory for kWarps integers.
 __device__ __forceinline__ int rank_in_block(bool flag, int* counts, int& total) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const unsigned votes = __ballot_sync(kAllLanes, flag);
@@ -150,11 +149,11 @@ __device__ __forceinline__ int rank_in_block(bool flag, int* counts, int& total)
   return rank;
 }
 
-// The sum of `value` over the threads before this one, and over the block. All threads call it; `partial` is shared,
-// kWarps of them.
+// Returns the sum of `value` over the threads before this one (exclusive prefix sum); `total` is the sum over the
+// block. All threads must call it. `partial` is shared memory for kWarps integers.
 __device__ __forceinline__ int sum_before_in_block(int value, int* partial, int& total) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  int up_to = value;  // this lane of the warp
+  int up_to = value;  // inclusive prefix sum over the lanes
 #pragma unroll
   for (int distance = 1; distance < kWarp; distance *= 2) {
     const int other = __shfl_up_sync(kAllLanes, up_to, distance);
@@ -172,8 +171,8 @@ __device__ __forceinline__ int sum_before_in_block(int value, int* partial, int&
   return before;
 }
 
-// Sums of M values over the block, always in the same order; thread m < M returns sum m. All threads call it; `partial`
-// is shared, kWarps * M of them.
+// Sums of M values over the block, in a fixed order; thread m < M returns sum m. All threads must call it. `partial` is
+// shared memory for kWarps * M values.
 template <int M, class W>
 __device__ __forceinline__ W sum_over_block(W (&values)[M], W* partial) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -190,7 +189,7 @@ __device__ __forceinline__ W sum_over_block(W (&values)[M], W* partial) {
   return sum;
 }
 
-// Writes the row of one box: 0 for its index, and the sums of threads m < M.
+// Writes the gradient w.r.t. one box: 0 for its index, then the sums of threads m < M.
 template <int M, class W>
 __device__ __forceinline__ void store_grad_boxes(const CallArgs& args, int64_t box, W sum) {
   const int m = threadIdx.x;

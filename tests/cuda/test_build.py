@@ -1,4 +1,4 @@
-"""What setup.py decides about CUDA, shown with toolkits made of a few files, and what a build without kernels says."""
+"""Decisions of setup.py about CUDA, with fake toolkits of a few files, and messages of a build without kernels."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def make_toolkit(home: Path, version: str = "13.0", architectures: str = KNOWN, without: str = "") -> Path:
-    """A folder that looks like a toolkit, but for one file."""
+    """A fake toolkit without one of its files."""
     texts = {
         "bin/nvcc": NVCC.format(version=version, architectures=architectures),
         "include/cuda_runtime.h": "",
@@ -88,7 +88,7 @@ def test_a_toolkit_is_used_without_a_gpu(setup: ModuleType, toolkit: Path) -> No
 
 
 def test_the_path_is_searched(setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a command on the path that only points to a toolkit leads there."""
+    """A command on the path that links to a toolkit leads to it."""
     home = make_toolkit(tmp_path / "cuda-13.0")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvcc").symlink_to(home / "bin" / "nvcc")
@@ -128,13 +128,21 @@ def test_requested_architectures(
 
 
 def test_native_architectures(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the GPUs here; without one there is nothing to compile for."""
+    """The architectures of the GPUs present; without a GPU there is none."""
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "native")
     reason = "TORCH_CUDA_ARCH_LIST=native builds for the GPUs here, and there is none"
     assert setup.toolkit_or_reason() == (None, reason)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: (8, 6))
     assert setup.find_toolkit().architectures == "8.6"
+
+
+def test_architectures_of_a_release(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever GPUs the machine that builds a wheel has."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "release")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: (9, 0))
+    assert setup.find_toolkit().architectures == "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
 
 
 NO_CUDA = [
@@ -208,7 +216,7 @@ def test_the_library_for_cuda(setup: ModuleType, toolkit: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("has_cuda", [False, True])
 def test_a_cuda_tensor_needs_cuda_kernels(monkeypatch: pytest.MonkeyPatch, has_cuda: bool) -> None:
-    """Without them one sentence says how to get them; with them shapes are known without a GPU."""
+    """Without kernels an error says how to get them; with kernels shapes are known without a GPU."""
     monkeypatch.setattr(_checks, "HAS_CUDA", has_cuda)
     with FakeTensorMode():
         features, boxes = torch.empty(1, 3, 8, 8, device="cuda"), torch.empty(4, 5, device="cuda")
@@ -233,14 +241,13 @@ def variants(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_variants_of_the_kernels_are_of_these_kernels(tmp_path: Path, variants: ModuleType) -> None:
-    """benchmarks/gpu/variants.py replaces expressions that are there, once each."""
+    """Every expression that benchmarks/gpu/variants.py replaces occurs exactly once."""
     for variant in variants.VARIANTS.values():
         shutil.copytree(ROOT / "csrc" / "cuda", tmp_path / "cuda", dirs_exist_ok=True)
         variants.apply(variant, tmp_path)
-        for edit in variant.edits:
-            changed, source = ((folder / "cuda" / edit.file).read_text() for folder in (tmp_path, ROOT / "csrc"))
-            assert edit.new in changed
-            assert changed != source
+        changed, source = ((folder / "cuda" / "tuning.cuh").read_text() for folder in (tmp_path, ROOT / "csrc"))
+        assert variant.new in changed
+        assert changed != source
         with pytest.raises(variants.BuildError, match=" 0 times "):
             variants.apply(variant, tmp_path)
 
@@ -255,13 +262,13 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     unit = "average_pool_channels_last"
     source, target = tmp_path / f"sources/csrc/cuda/{unit}.cu", tmp_path / f"objects/csrc/cuda/{unit}.o"
     target.parent.mkdir(parents=True)
-    for other in (unit, "tables", "operators"):
+    for other in (unit, "axis_tables", "operators"):
         (target.parent / f"{other}.o").write_text(f"the package's {other}")
     for other in variants.ANY_DEVICE:
         (tmp_path / "objects/csrc" / other).write_text(f"the package's {other}")
     (tmp_path / "bin").mkdir()
-    nvcc = tmp_path / "bin" / "nvcc"  # which takes the sources for objects
-    nvcc.write_text('#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\ncp "$2" "$4"\n')
+    nvcc = tmp_path / "bin" / "nvcc"  # whose objects are a source and the constants beside it
+    nvcc.write_text('#!/bin/sh\nwhile [ "$1" != -c ]; do shift; done\ncat "$2" "${2%/*}/tuning.cuh" > "$4"\n')
     nvcc.chmod(0o755)
     rule = f"rule cuda\n  command = {nvcc} -DX=1 -c $in -o $out\nbuild {target}: cuda {source}\n"
     (tmp_path / "objects" / "build.ninja").write_text(rule)
@@ -276,9 +283,10 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     name = "forward, channels_last: 3 blocks"
     variants.build(name)
     library = variants.library(name).read_text()
-    assert "kMostBlocks = 3" in library
-    assert library == source.read_text().replace("kMostBlocks = 4", "kMostBlocks = 3")
-    assert [path.name for path in linked] == [f"{unit}.o", "operators.o", "tables.o", *variants.ANY_DEVICE]
+    constants = source.with_name("tuning.cuh").read_text()
+    assert "kPoolBlocks = 4" in constants
+    assert library == source.read_text() + constants.replace("kPoolBlocks = 4", "kPoolBlocks = 3")
+    assert [path.name for path in linked] == [f"{unit}.o", "axis_tables.o", "operators.o", *variants.ANY_DEVICE]
     assert not linked[0].is_relative_to(tmp_path / "objects")
     assert all(path.is_relative_to(tmp_path / "objects") for path in linked[1:])
     nvcc.write_text("#!/bin/sh\necho error: expected a semicolon >&2\nexit 3\n")

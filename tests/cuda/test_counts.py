@@ -1,6 +1,6 @@
 """Requests of the CUDA kernels to memory, counted on the CPU, within a budget.
 
-The counter itself (``cuda_counts``) is held against kernels whose counts are known by hand: shim/counted_probes.cpp.
+The counter itself (``cuda_counts``) is checked with kernels of known counts: shim/counted_probes.cpp.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ import torch
 from support import cuda_shim
 from support.cuda_counts import Counter, Launch
 
-pytestmark = [pytest.mark.xdist_group("shim"), cuda_shim.needs_gcc()]
+pytestmark = cuda_shim.needs_gcc()
 Probe = Callable[..., Launch]
 
 
 @pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
+def probe() -> Iterator[Probe]:
     """Runs the probe of that name on aligned memory."""
-    folder = cuda_shim.shared_folder(tmp_path_factory)
-    counter = Counter(cuda_shim.build(folder, "counted_probes", "counted", [cuda_shim.SHIM / "counted_probes.cpp"]))
+    counter = Counter(cuda_shim.build("counted_probes", "counted", [cuda_shim.SHIM / "counted_probes.cpp"]))
     memory = torch.zeros(3 * 4096 + 32)
     first = memory.data_ptr() + -memory.data_ptr() % 128
     pointers = [ctypes.c_void_p(first + 4 * 4096 * i) for i in range(3)]
@@ -62,7 +61,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
     ],
 )
 def test_loads_of_features(probe: Probe, name: str, wanted: tuple[int, ...]) -> None:
-    """One warp."""
+    """Probes of one warp."""
     loads = probe(name).requests("maps", write=False)
     assert (loads.requests, loads.bytes, loads.sectors, loads.lines) == wanted
 
@@ -105,7 +104,7 @@ def test_objects_of_known_alignment_are_read_at_once(probe: Probe, name: str, re
 
 
 def test_meetings(probe: Probe) -> None:
-    """Each of the three warps has its own."""
+    """Three warps have separate accesses."""
     launch = probe("meetings", threads=96)
     assert (launch.barriers, launch.votes, launch.shuffles, launch.syncs) == (3 * 2, 3, 3 * 3, 3)
 
@@ -129,8 +128,8 @@ def test_lanes_of_an_incomplete_warp(probe: Probe) -> None:
 
 
 class Budget(NamedTuple):
-    """At most so many sectors of 32 bytes in a request that loads or stores features; for a thousand outputs of the
-    calls so many of these requests, requests that read tables, and wavefronts of shared memory."""
+    """The most sectors of 32 bytes per request that loads or stores features; per thousand outputs the most such
+    requests, requests that read tables, and wavefronts of shared memory."""
 
     sectors_of_loads: float
     sectors_of_stores: float
@@ -140,7 +139,7 @@ class Budget(NamedTuple):
     wavefronts: float
 
 
-# Of the workloads A, B, D and E with fewer boxes, both layouts and passes together, by kernel and dtype: `python -m
+# Workloads A, B, D and E with fewer boxes, both layouts and passes together, by kernel and dtype: `python -m
 # benchmarks.gpu.counts --small --blocks 40 --by-kernel` prints the figures.
 BUDGETS = {
     "average_grad_input_channels_last bfloat16": Budget(8, 8, 27.81, 14.56, 13.1, 115.8),
@@ -161,9 +160,8 @@ FIGURES = [field.replace("_", " ") for field in Budget._fields]
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    folder = cuda_shim.shared_folder(tmp_path_factory)
-    options = ["--small", "--by-kernel", "--blocks=40", f"--build={folder}"]
+def counted() -> dict[str, dict[str, float]]:
+    options = ["--small", "--by-kernel", "--blocks=40"]
     command = [sys.executable, "-m", "benchmarks.gpu.counts", *options]
     result = subprocess.run(command, cwd=cuda_shim.ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -173,7 +171,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, flo
 
 @pytest.mark.skipif(not (cuda_shim.ROOT / "benchmarks").is_dir(), reason="the benchmarks are not part of this copy")
 def test_requests_stay_within_the_budget(counted: dict[str, dict[str, float]]) -> None:
-    """Of every kernel that the workloads launch."""
+    """Every kernel that the workloads launch has a budget."""
     assert sorted(counted) == sorted(BUDGETS), "every kernel has a row, and no other"
     exceeded = [
         f"{kernel}: {amount:.4g} {figure}, the budget is {limit:.4g}"

@@ -1,4 +1,4 @@
-"""The operators on a GPU: the cases of the host shim, and what only a device can show."""
+"""The operators on a GPU: the cases of the host shim, and properties that only a device has."""
 
 from __future__ import annotations
 
@@ -27,11 +27,17 @@ OPERATORS: dict[str, Call] = {
     "prroi_pool": lambda x, boxes: roialign_ext.prroi_pool(x, boxes, 7, 0.25),
     "roi_warp": lambda x, boxes: roialign_ext.roi_warp(x, boxes, 7, 0.25),
     "roi_pool": lambda x, boxes: roialign_ext.roi_pool(x, boxes, 7, 0.25),
+    "ps_roi_align": lambda x, boxes: roialign_ext.ps_roi_align(x[:, :63], boxes, 3, 0.25, 2),
+    "ps_roi_pool": lambda x, boxes: roialign_ext.ps_roi_pool(x[:, :63], boxes, 3, 0.25),
     "roi_align_rotated": lambda x, boxes: roialign_ext.roi_align_rotated(x, turned(boxes), 7, 0.25, 2),
     "multiscale_roi_align": lambda x, boxes: roialign_ext.multiscale_roi_align(
         [x, x[:, :, ::2, ::2]], boxes, 7, [0.25, 0.125], 2, canonical_scale=56.0, canonical_level=2
     ),
 }
+
+
+def differentiates_boxes(name: str) -> bool:
+    return name not in ("roi_pool", "ps_roi_pool")
 
 
 def overlapping_boxes(count: int = 300, images: int = 2) -> Tensor:
@@ -43,12 +49,12 @@ def overlapping_boxes(count: int = 300, images: int = 2) -> Tensor:
 
 
 def steps(count: int, like: Tensor) -> Tensor:
-    """Numbers from -1 to 1 that every dtype holds exactly and every device computes alike."""
+    """Numbers from -1 to 1 that every dtype represents exactly, the same on every device."""
     return torch.arange(count, dtype=torch.int32, device=like.device).remainder(257).sub(128).to(like.dtype) / 128
 
 
 def turned(boxes: Tensor) -> Tensor:
-    """Rotated boxes at the places of upright ones."""
+    """Rotated boxes with the centres of upright ones."""
     centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
     angle = 90 * steps(len(boxes), boxes)
     return torch.cat([boxes[:, :1], centre, size, angle[:, None]], dim=1)
@@ -60,7 +66,7 @@ def features(dtype: torch.dtype = torch.float32, channels: int = 66, channels_la
 
 
 def forward_and_backward(call: Call, x: Tensor, boxes: Tensor, by_boxes: bool) -> list[Tensor]:
-    """The output, the gradient of the features and, if asked for, of the boxes, for a fixed output gradient."""
+    """The output and the gradients w.r.t. the features and, if requested, the boxes, for a fixed output gradient."""
     x, boxes = x.detach().requires_grad_(), boxes.detach().requires_grad_(by_boxes)
     out = call(x, boxes)
     grad = steps(out.numel(), out).view(out.shape)
@@ -69,7 +75,7 @@ def forward_and_backward(call: Call, x: Tensor, boxes: Tensor, by_boxes: bool) -
 
 @pytest.fixture
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """New tensors hold NaN and the largest integers."""
+    """Fills new tensors with NaN and the largest integers."""
     monkeypatch.setattr(deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True)
     yield
@@ -89,7 +95,7 @@ def test_kernels_agree_with_the_cpu(case: Case) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, channels_last: bool) -> None:
-    call, by_boxes = OPERATORS[name], name != "roi_pool"
+    call, by_boxes = OPERATORS[name], differentiates_boxes(name)
     x, boxes = features(dtype, channels_last=channels_last), overlapping_boxes(40).cuda()
     on_cuda = forward_and_backward(call, x, boxes, by_boxes)
     on_cpu = forward_and_backward(call, x.cpu(), boxes.cpu(), by_boxes)
@@ -100,7 +106,7 @@ def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, chan
         # Both within the rounding of the result and of float32 coordinates.
         tolerance = max(4 * torch.finfo(dtype).eps, 2e-4 if dtype != torch.float64 else 1e-11) * scale
         if name.endswith("max") or name == "roi_pool":
-            # Near ties may choose another argmax, and then another pixel's gradient.
+            # Near ties may give another argmax, and then another pixel's gradient.
             far = (actual.cpu().double() - wanted.double()).abs() > tolerance
             assert far.double().mean() < 1e-3
         else:
@@ -110,9 +116,9 @@ def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, chan
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_backward_is_deterministic(name: str, dtype: torch.dtype) -> None:
-    """Fifty runs, equal to the last bit; use_deterministic_algorithms changes nothing."""
+    """Fifty runs are bit-equal; use_deterministic_algorithms changes nothing."""
     x, boxes = features(dtype), overlapping_boxes().cuda()
-    by_boxes = name != "roi_pool"
+    by_boxes = differentiates_boxes(name)
     first = tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes))
     for _ in range(50):
         assert same_bits(tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes)), first)
@@ -127,12 +133,12 @@ def test_backward_is_deterministic(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_nothing_waits_for_the_device(name: str) -> None:
     x, boxes = features(), overlapping_boxes().cuda()
-    boxes[0, 0] = 7.0  # a bad batch index does not make it wait either
-    forward_and_backward(OPERATORS[name], x, boxes, name != "roi_pool")
+    boxes[0, 0] = 7.0  # nor does an invalid batch index wait
+    forward_and_backward(OPERATORS[name], x, boxes, differentiates_boxes(name))
     before = torch.cuda.get_sync_debug_mode()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        out, grad, *_ = forward_and_backward(OPERATORS[name], x, boxes, name != "roi_pool")
+        out, grad, *_ = forward_and_backward(OPERATORS[name], x, boxes, differentiates_boxes(name))
     finally:
         torch.cuda.set_sync_debug_mode(before)
     assert out[0].isnan().all()
@@ -161,7 +167,7 @@ def test_graphs_replay_with_other_boxes(name: str) -> None:
 
 
 def test_calls_run_on_the_current_stream() -> None:
-    """On a side stream behind a slow producer of the features."""
+    """On a side stream, after a slow kernel that writes the features."""
     boxes, wanted_x = overlapping_boxes().cuda(), features()
     wanted = forward_and_backward(OPERATORS["roi_align"], wanted_x, boxes, True)
     side = torch.cuda.Stream()
@@ -194,7 +200,7 @@ def test_empty_inputs(shape: tuple[int, ...]) -> None:
         assert out.shape == (count, shape[1], 2, 2)
         assert not out.any()
         by_x, by_boxes = torch.autograd.grad(out.sum(), [x, boxes])
-        # The three boxes are empty, and their smallest size gives them bins on the first pixels of a map that has any.
+        # The three boxes are empty. Their minimum size gives them bins on the first pixels of a non-empty map.
         assert bool(by_x.any()) == (out.numel() > 0 and x.numel() > 0)
         assert not by_boxes.any()
 
@@ -217,7 +223,7 @@ def test_devices_may_not_be_mixed() -> None:
 
 
 def test_float64_derivatives_are_right() -> None:
-    """gradcheck and gradgradcheck of the features and the corners; a step in the batch index would name no image."""
+    """gradcheck and gradgradcheck w.r.t. features and corners; a step of the batch index would name no image."""
     x = random_tensor(1, 2, 6, 7).cuda().requires_grad_()
     corners = torch.tensor([[1.13, 0.71, 4.87, 4.41]], dtype=torch.float64, device="cuda", requires_grad=True)
 
@@ -239,6 +245,22 @@ def test_memory_of_a_call() -> None:
     (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
     results = (out.numel() * 2 + grad.numel()) * 4  # the output's gradient too
     assert torch.cuda.max_memory_allocated() - before <= 1.25 * results
+
+
+def test_an_allocation_that_fails() -> None:
+    """torch's kind of exception and words, forward and backward; the next call works."""
+    x, boxes = torch.ones(1, 4096, 2, 2, device="cuda"), torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]], device="cuda")
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"(?s)CUDA out of memory\. .*Float tensor of shape \[1, 4096, 40000, 40"
+    ):
+        roialign_ext.roi_align(x, boxes, 40000)
+    spread = x[:, :1, :1, :1].requires_grad_().expand(-1, -1, 2**20, 2**20)
+    out = roialign_ext.roi_align(spread, boxes, 2, 1.0, 2)
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"(?s)CUDA out of memory\. .*Float tensor of shape \[1, 1, 1048576, 10"
+    ):
+        torch.autograd.grad(out.sum(), spread)
+    assert (roialign_ext.roi_align(x, boxes, 2, 1.0, 2) == 1).all()
 
 
 @pytest.mark.large

@@ -1,4 +1,4 @@
-"""The host shim alone: its results, and what it notices, shown with small kernels (tests/cuda/shim/probes.cpp)."""
+"""The host shim alone: its results, and the errors it reports, with small kernels (tests/cuda/shim/probes.cpp)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import ctypes
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from support import cuda_shim
 
-pytestmark = pytest.mark.xdist_group("probes")
 Probe = Callable[[str], tuple[list[float], str]]
 
 RUN_PROBES = """
@@ -27,13 +25,8 @@ CORRECT = ("block_sum", "warp_barrier", "ballots", "shuffles", "halves_apart", "
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("probes")
-
-
-@pytest.fixture(scope="module")
-def probe(folder: Path) -> Probe:
-    library = ctypes.CDLL(str(cuda_shim.build(folder, "probes", "plain", [cuda_shim.SHIM / "probes.cpp"])))
+def probe() -> Probe:
+    library = ctypes.CDLL(str(cuda_shim.build("probes", "plain", [cuda_shim.SHIM / "probes.cpp"])))
     library.run_probe.restype = ctypes.c_char_p
 
     def run(name: str) -> tuple[list[float], str]:
@@ -83,12 +76,12 @@ def test_errors(probe: Probe, name: str, words: str) -> None:
     _, message = probe(name)
     assert message.startswith("shim: ")
     assert words in message
-    assert probe("block_sum") == ([32640.0, 33640.0], "")  # the next launch is not disturbed
+    assert probe("block_sum") == ([32640.0, 33640.0], "")  # the next launch works
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("too_many_blocks", 2**31), ("too_many_blocks_for_32_bits", 2**32 + 1)])
 def test_too_many_blocks(probe: Probe, name: str, blocks: int) -> None:
-    """The launcher of the kernels says so, and launches nothing more; no blocks are no error."""
+    """The launcher reports the error and launches nothing more; zero blocks are no error."""
     assert probe(name) == ([0.0, 0.0], f"ballots: {blocks} blocks are more than a launch can have")
     assert probe("no_blocks") == ([32.0, 0.0], "")
 
@@ -114,8 +107,8 @@ def test_seeds_change_the_order_of_blocks(probe: Probe, monkeypatch: pytest.Monk
         ("tsan", "two_blocks_write_one_element", "ThreadSanitizer: data race"),
     ],
 )
-def test_sanitizers(folder: Path, kind: str, name: str, words: str) -> None:
-    library = cuda_shim.build(folder, "probes", kind, [cuda_shim.SHIM / "probes.cpp"])
+def test_sanitizers(kind: str, name: str, words: str) -> None:
+    library = cuda_shim.build("probes", kind, [cuda_shim.SHIM / "probes.cpp"])
     clean = cuda_shim.sanitized_python(kind, "-c", RUN_PROBES, str(library), *CORRECT, *CORRECT)
     assert clean.returncode == 0, clean.stderr
     assert len(re.findall(r"\[", clean.stdout)) == 2 * len(CORRECT)

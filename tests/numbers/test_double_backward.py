@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from roialign_ext import roi_align, roi_warp
 from support import differentiable
 from support.inputs import BOX_SETS, MODES, as_array, random_tensor, spread
 from support.operators import RoIAlignCall, smooth_boxes
+from support.small_calls import NAMED, SIZE, close
 
 FEATURES = random_tensor(2, 2, 4, 5, seed=1)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,3 +171,23 @@ def test_grad_input_depends_on_the_output_gradient_only(mode: str) -> None:
     (by_grad,) = torch.autograd.grad(by_input, grad, FEATURES)
     torch.testing.assert_close(by_grad, out.detach(), atol=1e-13, rtol=0)
     assert as_array(by_grad).shape == tuple(out.shape)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("ratio", [-1, 2])
+def test_roi_warp_passes_straight_through_the_rounding(mode: str, ratio: int) -> None:
+    """It is roi_align on rounded corners, with the derivative of the rounding taken to be 1; twice too."""
+    results = []
+    for rounded in (False, True):
+        features, corners = NAMED["roi_warp"].leaves()
+        scaled = 0.8 * corners
+        scaled = scaled + (scaled.round() - scaled).detach() if rounded else scaled
+        images = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+        if rounded:
+            out = roi_align(features, torch.cat([images, scaled], 1), SIZE, 1.0, ratio, False, mode)
+        else:
+            out = roi_warp(features, torch.cat([images, corners], 1), SIZE, 0.8, ratio, mode)
+        firsts = torch.autograd.grad((out**3).sum(), (features, corners), create_graph=True)
+        seconds = torch.autograd.grad(sum((first**2).sum() for first in firsts), (features, corners))
+        results.append((out, *firsts, *seconds))
+    close(*results)

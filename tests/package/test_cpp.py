@@ -1,24 +1,28 @@
-"""A program without Python (examples/cpp) runs saved models with the library of this installation."""
+"""Saved models with every operator: in a program without Python (examples/cpp), and in a fresh process of Python."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.export import Dim
 
-import roialign_ext
 from roialign_ext import _environment
+from support.every_operator import FEATURES, EveryOperator, boxes_of
+from support.kept import kept
 
 SOURCES = Path(__file__).resolve().parents[2] / "examples" / "cpp"
-FEATURES = torch.arange(64.0).reshape(1, 1, 8, 8)
-BOXES = torch.tensor([[0.0, 2.0, 2.0, 6.0, 6.0], [0.0, 1.0, 0.0, 7.5, 3.0]])
+BOXES = boxes_of(2)
+COUNTS = (2, 3, 40)  # boxes; the programs are exported with 5
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cpp")]
+pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path) -> str:
@@ -29,33 +33,17 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program() -> Path:
     if shutil.which("cmake") is None:
         pytest.skip("needs CMake")
-    folder = tmp_path_factory.mktemp("cpp")
-    run("cmake", "-S", SOURCES, "-B", folder, f"-DTORCH={torch.__path__[0]}")
-    run("cmake", "--build", folder)
-    return folder / "run_model"
 
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as objects:
+            run("cmake", "-S", SOURCES, "-B", objects, f"-DTORCH={torch.__path__[0]}")
+            run("cmake", "--build", objects)
+            shutil.copy(Path(objects) / "run_model", folder)
 
-class EveryOperator(nn.Module):
-    """All public operators in one module: their results side by side."""
-
-    def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
-        rotated = torch.cat([boxes, boxes[:, 4:]], 1)
-        corners = boxes[:, 1:].flip(1) / 8.0
-        results = [
-            roialign_ext.roi_align(features, boxes, 2, 1.0, 2, True),
-            roialign_ext.roi_align(features, boxes, 2, 1.0, 2, True, "max"),
-            roialign_ext.roi_warp(features, boxes, 2, 1.0, 2),
-            roialign_ext.prroi_pool(features, boxes, 2),
-            roialign_ext.roi_pool(features, boxes, 2),
-            roialign_ext.roi_align_rotated(features, rotated, 2, 1.0, 2, True, True),
-            roialign_ext.crop_and_resize(features, corners, boxes[:, 0].long(), 2),
-            roialign_ext.crop_and_resize(features, corners, boxes[:, 0].long(), 2, samples_per_bin=2, mode="max"),
-            roialign_ext.multiscale_roi_align([features, features[:, :, ::2, ::2]], boxes, 2, [1.0, 0.5], 2),
-        ]
-        return torch.stack(results)
+    return kept("cpp", [torch.__version__, torch.__path__[0], *SOURCES.iterdir()], make) / "run_model"
 
 
 def outputs(program: Path, model: Path) -> Tensor:
@@ -70,13 +58,65 @@ def test_a_scripted_module(program: Path, tmp_path: Path) -> None:
     assert torch.equal(outputs(program, tmp_path / "model.pt"), module(FEATURES, BOXES).flatten())
 
 
-def test_a_package_of_aot_inductor(program: Path, tmp_path: Path) -> None:
-    module = EveryOperator()
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the program of torch.export and the package of AOTInductor, both for any number of boxes."""
+    folder = tmp_path_factory.mktemp("saved")
+    shapes = (None, {0: Dim("boxes", min=2, max=1000)})
+    program = torch.export.export(EveryOperator(), (FEATURES, boxes_of(5)), dynamic_shapes=shapes)
+    torch.export.save(program, folder / "program.pt2")
     with torch.no_grad():
-        exported = torch.export.export(module, (FEATURES, BOXES))
-        torch._inductor.aoti_compile_and_package(exported, package_path=str(tmp_path / "model.pt2"))
-        expected = module(FEATURES, BOXES).flatten()
-    torch.testing.assert_close(outputs(program, tmp_path / "model.pt2"), expected)
+        program = torch.export.export(EveryOperator(), (FEATURES, boxes_of(5)), dynamic_shapes=shapes)
+    torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "package.pt2"))
+    return folder
+
+
+# Runs in a fresh process. Only the public package is imported.
+USE = """
+import sys
+
+import torch
+
+import roialign_ext
+
+folder, *counts = sys.argv[1:]
+results = {}
+package = torch._inductor.aoti_load_package(f"{folder}/package.pt2")
+program = torch.export.load(f"{folder}/program.pt2").module()
+for count in map(int, counts):
+    features, boxes = torch.load(f"{folder}/{count}.pt")
+    with torch.no_grad():
+        compiled = package(features, boxes)
+    leaves = [features.requires_grad_(), boxes.requires_grad_(), *program.parameters()]
+    result = program(features, boxes)
+    results[count] = [compiled, result, *torch.autograd.grad(result.square().sum(), leaves)]
+optimizer = torch.optim.SGD(program.parameters(), 1e-6)
+program(features, boxes).square().sum().backward()
+optimizer.step()
+results["weight"] = program.weight.detach()
+torch.save(results, f"{folder}/results.pt")
+"""
+
+
+def test_saved_models_in_a_fresh_process(saved: Path) -> None:
+    """For other numbers of boxes than exported: the package's numbers, and the program's with its gradients."""
+    for count in COUNTS:
+        torch.save((FEATURES, boxes_of(count)), saved / f"{count}.pt")
+    run(sys.executable, "-c", USE, saved, *map(str, COUNTS))
+    found = torch.load(saved / "results.pt")
+    module = EveryOperator()
+    for count in COUNTS:
+        features, boxes = FEATURES.clone().requires_grad_(), boxes_of(count).requires_grad_()
+        result = module(features, boxes)
+        gradients = torch.autograd.grad(result.square().sum(), (features, boxes, module.weight))
+        assert all(gradient.abs().max() > 0 for gradient in gradients)
+        torch.testing.assert_close(found[count], [result, result, *gradients])
+    assert found["weight"] != 1.0
+
+
+def test_a_package_of_aot_inductor(program: Path, saved: Path) -> None:
+    expected = EveryOperator()(FEATURES, BOXES).flatten()
+    torch.testing.assert_close(outputs(program, saved / "package.pt2"), expected)
 
 
 def test_neither_program_nor_library_needs_python(program: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import roialign_ext
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [page for page in (README, *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+PROJECT = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md", "benchmarks/README.md")
+# Pages of the site that have no programs to run.
+WITHOUT_CODE = [page for page in (*map(ROOT.joinpath, PROJECT), ROOT / "benchmarks/results/cpu.md") if page.is_file()]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#:]+)\)")
 # What a code block needs beside this package, by a word in it.
 OPTIONAL = {"torchvision": "torchvision", "onnx": "onnxscript", "roialign_ext.viz": "matplotlib"}
@@ -88,6 +93,14 @@ def test_help_names_the_type_of_every_argument(name: str) -> None:
         assert parameter.annotation not in (None, inspect.Parameter.empty), parameter
 
 
+def test_help_of_apply_is_that_of_the_function() -> None:
+    shown = [
+        [(parameter.name, parameter.default) for parameter in inspect.signature(function).parameters.values()]
+        for function in (roialign_ext.RoIAlignFunction.apply, roialign_ext.roi_align)
+    ]
+    assert shown[0] == shown[1]
+
+
 @needs_readme
 def test_the_version_for_uv() -> None:
     assert f'\nversion = "{roialign_ext.__version__}"\n' in (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
@@ -129,7 +142,70 @@ def test_the_file_map_names_every_source() -> None:
     assert sources - named_files() == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *WITHOUT_CODE], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_between_files(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.fixture
+def site() -> dict[str, Any]:
+    """docs/conf.py, which needs no Sphinx to be read."""
+    for package in OPTIONAL.values():
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    return runpy.run_path(str(ROOT / "docs" / "conf.py"))
+
+
+@needs_readme
+def test_the_readme_lists_every_page(site: dict[str, Any]) -> None:
+    trees = site["navigation"](README.read_text(encoding="utf-8"))
+    listed = re.findall(r" </(\S+)>$", trees, flags=re.MULTILINE)
+    assert sorted(f"{page}.md" for page in listed) == sorted(
+        page.relative_to(ROOT).as_posix() for page in [*PAGES, *WITHOUT_CODE] if page != README
+    )
+
+
+def test_the_page_of_the_api_has_every_public_name(site: dict[str, Any]) -> None:
+    sections = re.findall(r"^<!-- api: (\S+) -->$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+    assert len(sections) == 5
+    directives = "\n".join(site["descriptions"](section) for section in sections)
+    described = re.findall(r"^\.\. auto\w+:: (\S+)$", directives, flags=re.MULTILINE)
+    names = [f"roialign_ext.{name}" for name in roialign_ext.__all__]
+    assert sorted(described) == sorted([*names, "roialign_ext.onnx", "roialign_ext.viz"])
+
+
+def texts_of(source: Path) -> list[str]:
+    """The strings of a Python file, with "..." for what is filled in."""
+    nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+            texts.append("".join(map(str, parts)))
+    return texts
+
+
+def quoted(section: str, column: int) -> list[str]:
+    """Code in one column of the first table of a section of docs/faq.md."""
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8").partition(f" {section}\n")[2]
+    table = re.search(r"^\|.*?(?=^[^|])", text, flags=re.DOTALL | re.MULTILINE)
+    assert table is not None
+    cells = [row.split("|")[column] for row in table[0].splitlines()[2:]]
+    return [found[1] for cell in cells for found in re.findall(r"(``?)(.+?)\1(?!`)", cell)]
+
+
+@needs_readme
+@pytest.mark.parametrize(
+    ("section", "column", "sources"),
+    [
+        ("All values are 0, or all boxes give nearly the same", 1, ["roialign_ext/_box_warnings.py"]),
+        ("Building and importing", 2, ["setup.py", "roialign_ext/_environment.py", "roialign_ext/_checks.py"]),
+    ],
+)
+def test_messages_are_those_of_the_sources(section: str, column: int, sources: list[str]) -> None:
+    known = [text for source in sources for text in texts_of(ROOT / source)]
+    messages = quoted(section, column)
+    assert len(messages) >= 3
+    for message in messages:
+        for part in re.split(r"\.\.\.|2\.11|77", message):  # versions are filled in
+            assert any(part.strip() in text for text in known), f"docs/faq.md quotes {message!r}: {part!r}"

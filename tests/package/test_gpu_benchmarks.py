@@ -360,9 +360,9 @@ def test_kernels_are_known_by_their_names() -> None:
     summary = importlib.import_module("benchmarks.gpu.summary")
     short_name = importlib.import_module("benchmarks.gpu.device").short_name
     cuda = "roialign_ext::cuda::"
-    assert short_name(
-        f"void {cuda}grad_input_gather<float, {cuda}(anonymous namespace)::AverageSource<float, int> >(X)"
-    ) == ("grad_input_gather<float, AverageSource<float, int> >")
+    assert short_name(f"void {cuda}(anonymous namespace)::fill_tables<float, {cuda}Tables<float> >(X)") == (
+        "fill_tables<float, Tables<float> >"
+    )
     assert short_name("void vision::ops::(anonymous namespace)::roi_align_forward_kernel_impl<float>(int)") == (
         "roi_align_forward_kernel_impl<float>"
     )
@@ -375,7 +375,8 @@ def test_kernels_are_known_by_their_names() -> None:
         "average_grad_input_channels_last",
         "average_grad_input_nchw",
         "transpose_channels",
-        "grad_input_gather",
+        "average_grad_input_few_channels",
+        "rotated_grad_input_nchw",
         "fill_tables",
     }
     for name in names:

@@ -1,4 +1,4 @@
-"""What counts as a number: numpy's and 0-d tensors, as in torchvision; no bool, nothing that the types cannot hold."""
+"""Types and forms of arguments: numpy's numbers, lists, pairs; no bool, nothing that the types cannot hold."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from roialign_ext import (
+    BoxShapeError,
     CropAndResize,
     MultiScaleRoIAlign,
     PrRoIPool,
@@ -28,6 +29,7 @@ from roialign_ext import (
     roi_warp,
 )
 from support.inputs import random_tensor
+from support.small_calls import NAMED, SHAPE, SIZE, Case, close, each_case, each_function
 
 FEATURES = random_tensor(1, 2, 16, 16, seed=1, dtype=torch.float32)
 BOXES = torch.tensor([[0.0, 1, 1, 9, 9]])
@@ -199,6 +201,76 @@ def test_scales_that_float32_does_not_hold(name: str, scale: float) -> None:
     assert SCALED[name](scale, dtype=torch.float64).shape == (1, 2, 3, 3)
 
 
+# --- boxes, and every other argument
+
+
+@each_function
+def test_other_forms_of_the_arguments(case: Case) -> None:
+    """Boxes in lists and tuples, a number for both sizes, images of the list in their order."""
+    *maps, boxes = case.point()
+    features, rows = case.features(*maps), case.rows(boxes)
+    square = case.function(features, *rows, (2, 2), **case.options)
+    close(case.function(features, *rows, 2, **case.options), square)
+    close(case.function(features, *rows, [2, 2], **case.options), square)
+    if case.is_crop:
+        for dtype in (torch.int32, torch.uint8):
+            close(case.function(features, boxes, rows[1].to(dtype), 2, **case.options), square)
+        return
+    for listed in ([boxes[:1], boxes[1:]], (boxes[:1], boxes[1:])):
+        close(case.function(features, listed, 2, **case.options), square)
+    empty = case.function(features, [boxes[:0], boxes[:0]], 2, **case.options)
+    assert empty.shape == (0, SHAPE[1], 2, 2)
+
+
+@each_function
+@pytest.mark.parametrize("columns", [3, 4, 5, 6, 7])
+def test_box_shapes(case: Case, columns: int) -> None:
+    """A wrong shape is a BoxShapeError, of rows and in a list."""
+    maps = case.maps()
+    features, indices = case.features(*maps), case.rows(case.boxes())[1:]
+    wanted = case.boxes().shape[1] + (0 if case.is_crop else 1)
+    if columns != wanted:
+        with pytest.raises(BoxShapeError, match=rf"boxes: .*\[K, {wanted}\].* \[2, {columns}\]"):
+            case.function(features, torch.zeros(2, columns), *indices, SIZE, **case.options)
+    if not case.is_crop and columns != wanted - 1:
+        with pytest.raises(BoxShapeError, match=rf"boxes: .*\[L, {wanted - 1}\].* \[2, {columns}\]"):
+            case.function(features, [torch.zeros(2, columns)] * 2, SIZE, **case.options)
+
+
+WRONG_TYPES: list[tuple[str, dict[str, Any], str]] = [
+    ("crop_and_resize", {"box_indices": torch.zeros(2)}, "box_indices: expected a tensor of integers"),
+    ("crop_and_resize", {"box_indices": [0, 1]}, "box_indices: expected a Tensor"),
+    ("crop_and_resize", {"boxes": [torch.zeros(2, 4)]}, r"boxes: expected a Tensor\[K, 4\]"),
+    ("crop_and_resize", {"crop_size": 2.0}, "crop_size: expected an int or a pair"),
+    ("crop_and_resize", {"method": 1}, "method: expected 'bilinear' or 'nearest'"),
+    ("crop_and_resize", {"extrapolation_value": "0"}, "extrapolation_value: expected a number"),
+    ("crop_and_resize", {"samples_per_bin": 1.5}, "samples_per_bin: expected an int"),
+    ("roi_align_rotated", {"angle_unit": 360}, "angle_unit: expected 'degree' or 'radian'"),
+    ("roi_align_rotated", {"boxes": "boxes"}, r"boxes: expected a Tensor\[K, 6\] or a list of Tensor\[L, 5\]"),
+    ("prroi_pool", {"spatial_scale": "1"}, "spatial_scale: expected a number"),
+    ("roi_pool", {"output_size": None}, "output_size: expected an int or a pair"),
+    ("roi_warp", {"mode": None}, "mode: expected 'avg' or 'max'"),
+    ("multiscale_roi_align", {"features": torch.zeros(SHAPE)}, "features: expected a list of tensors"),
+    ("multiscale_roi_align", {"features": [None]}, r"features\[0\]: expected a tensor"),
+    ("multiscale_roi_align", {"scales": 1.0}, "scales: expected a list of numbers"),
+    ("multiscale_roi_align", {"canonical_scale": "224"}, "canonical_scale: expected a number"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "message"), WRONG_TYPES)
+def test_wrong_types(name: str, wrong: dict[str, Any], message: str) -> None:
+    case = NAMED[name]
+    *maps, boxes = case.point()
+    features, rows = case.features(*maps), case.rows(boxes)
+    if case.is_crop:
+        arguments = {"input": features, "boxes": boxes, "box_indices": rows[1], "crop_size": 2}
+    else:
+        first = "features" if isinstance(features, list) else "input"
+        arguments = {first: features, "boxes": rows[0], "output_size": 2}
+    with pytest.raises(TypeError, match=message):
+        case.function(**{**arguments, **case.options, **wrong})
+
+
 # --- layers check when they are made
 
 BAD_LAYERS: list[tuple[Make, str, type[Exception]]] = [
@@ -237,3 +309,10 @@ def test_layers_keep_their_arguments() -> None:
     assert RoIAlign([7, 6], 1, 2).output_size == (7, 6)
     assert isinstance(RoIAlign(7, 1, 2).spatial_scale, float)
     assert MultiScaleRoIAlign(("0", "1"), 7, 2).featmap_names == ["0", "1"]  # type: ignore[arg-type]
+
+
+@each_case
+def test_layers_say_what_they_are(case: Case) -> None:
+    text = repr(case.module())
+    assert text.startswith(type(case.module()).__name__ + "(")
+    assert "_size=(2, 3)" in text

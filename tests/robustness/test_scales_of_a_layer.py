@@ -62,6 +62,47 @@ def test_padding_does_not_change_the_scale(
     assert torch.equal(form(make(strides))(features, BOXES, [image]), expected)
 
 
+def pyramid_of(*heights: int) -> dict[str, Tensor]:
+    return {
+        str(level): random_tensor(2, 3, height, height + 2, seed=level, dtype=torch.float32)
+        for level, height in enumerate(heights)
+    }
+
+
+LISTED = [torch.tensor([[3.0, 4.0, 40.0, 61.0], [0.0, 0.0, 250.0, 200.0]]),
+          torch.tensor([[10.0, 20.0, 130.0, 90.0]])]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:MultiScaleRoIAlign. the scale of level 0:UserWarning")  # of 300, and of 9 columns
+@pytest.mark.parametrize(("heights", "scales"), [((64, 32, 16), [0.25, 0.125, 0.0625]), ((63, 24), [0.25, 0.125]),
+                                                 ((300,), [1.0]), ((8,), [2.0**-5])])  # fmt: skip
+def test_scales_follow_from_sizes(heights: tuple[int, ...], scales: list[float]) -> None:
+    """The nearest power of two to the ratio of map and largest image, in every call anew."""
+    layer = MultiScaleRoIAlign([str(level) for level in range(4)], 3, 2)
+    maps = pyramid_of(*heights)
+    given = MultiScaleRoIAlign(layer.featmap_names, 3, 2, scales=scales)
+    shapes = [(250, 256), (252, 240)]
+    torch.testing.assert_close(layer(maps, LISTED, shapes), given(maps, LISTED, shapes))
+    torch.testing.assert_close(
+        layer(maps, LISTED, shapes), multiscale_roi_align(list(maps.values()), LISTED, 3, scales, 2)
+    )
+    halved = [2.0 * scale for scale in scales]
+    torch.testing.assert_close(
+        layer(maps, LISTED, [(125, 9)]), MultiScaleRoIAlign(layer.featmap_names, 3, 2, scales=halved)(maps, LISTED, [])
+    )
+
+
+def test_maps_are_taken_in_the_order_of_the_dictionary() -> None:
+    maps = pyramid_of(64, 32, 16)
+    named = {"p2": maps["0"], "unused": maps["2"], "p3": maps["1"]}
+    expected = MultiScaleRoIAlign(["0", "1"], 3, 2)({"0": maps["0"], "1": maps["1"]}, LISTED, [(256, 256)])
+    torch.testing.assert_close(MultiScaleRoIAlign(["p3", "p2"], 3, 2)(named, LISTED, [(256, 256)]), expected)
+    with pytest.raises(ValueError, match=r"x: .*\['p9'\].*'p2'"):
+        MultiScaleRoIAlign(["p9"], 3, 2)(named, LISTED, [(256, 256)])
+    with pytest.raises(ValueError, match="image_shapes: "):
+        MultiScaleRoIAlign(["p2"], 3, 2)(named, LISTED, [])
+
+
 def test_largest_image_of_a_batch() -> None:
     """Height and width of the batch may come from two images."""
     features = maps((640, 800), FPN)
@@ -113,6 +154,8 @@ def test_sizes_of_zero(shapes: list[tuple[int, int]]) -> None:
 def test_maps_without_pixels(cut: tuple[slice, slice]) -> None:
     with pytest.raises(ValueError, match=r"^x: expected maps of a height and width above 0 .* at level 0"):
         make([4])({"4": maps((16, 16), [4])["4"][(..., *cut)]}, BOXES, [(16, 16)])
+    with_scales = make([4], scales=[0.25])
+    assert not bool(with_scales({"4": maps((16, 16), [4])["4"][(..., *cut)]}, BOXES, [(0, 16)]).any())
 
 
 def test_a_compiled_layer_takes_the_same_scale() -> None:

@@ -1,7 +1,7 @@
-"""Calls of the private operators for everything that holds kernels against the CPU's: on the host shim, on a device.
+"""Calls of the private operators that compare CUDA kernels with the CPU's, on the host shim and on a device.
 
-Sizes cross the boundaries of the kernels' loops: more boxes than a block has threads, more bins than a warp has lanes,
-channels that are no multiple of anything, maps of several tiles, levels without boxes, empty maps.
+Sizes cross the limits of the kernels' loops: more boxes than a block has threads, more bins than a warp has lanes,
+channels that are no multiple of a vector, maps of several tiles, levels without boxes, empty maps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 import roialign_ext  # noqa: F401  (registers the operators)
 from support.inputs import BOX_SETS, generator, random_tensor, spread, with_layout
 from support.inputs import rows as corner_rows
-from support.operators import RULES
+from support.operators import RULES, WITHOUT_BOX_DERIVATIVE
 from support.tolerance import assert_within_rounding
 
 CANCELLATION = 4
@@ -42,6 +42,10 @@ class Case:
     layout: str = "contiguous"
     extrapolation_value: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.parts > 1:  # a row is one bin
+            object.__setattr__(self, "bins", (1, 1))
+
     def __str__(self) -> str:
         parts = []
         for name, default in Case.__dataclass_fields__.items():
@@ -56,40 +60,50 @@ class Case:
         return self.rule.startswith("rotated")
 
     @property
+    def parts(self) -> int:
+        """Images and rows that belong to one image and one box: position-sensitive rules have one for each bin."""
+        return 6 if self.rule.startswith("ps_") else 1
+
+    @property
     def has_maximum(self) -> bool:
-        # The samples of a constant map are equal up to rounding, which then chooses among them.
+        # On a constant map all samples are equal up to rounding, which would choose the argmax.
         constant = self.layout == "expanded_pixels" and self.rule != "roi_pool"
-        return not self.rotated and self.rule != "prroi_pool" and not constant
+        return not self.rotated and self.rule != "prroi_pool" and self.parts == 1 and not constant
 
     @property
     def has_mean(self) -> bool:
         return self.rule != "roi_pool"
 
     @property
+    def follows_boxes(self) -> bool:
+        return self.rule not in WITHOUT_BOX_DERIVATIVE
+
+    @property
     def rule_arguments(self) -> tuple[list[float], list[float], int, str]:
         """scales, canonical, sampling_ratio, rule."""
         ratio = max(self.ratio, 1) if self.rule.startswith("crop") else self.ratio
-        return [2.0**-level for level in range(len(self.planes))], [8.0, 1.0], ratio, self.rule
+        canonical = [8.0, 1.0] if self.parts == 1 else [2.0, 3.0]
+        return [2.0**-level for level in range(len(self.planes))], canonical, ratio, self.rule
 
     @property
     def input_size(self) -> list[int]:
-        return [self.images, self.channels, *(size for plane in self.planes for size in plane)]
+        return [self.images * self.parts, self.channels, *(size for plane in self.planes for size in plane)]
 
     def maps(self) -> list[Tensor]:
         """Standard normal features."""
         return [
-            with_layout(random_tensor(self.images, self.channels, *plane, seed=level, dtype=self.dtype), self.layout)
+            with_layout(random_tensor(*self.input_size[:2], *plane, seed=level, dtype=self.dtype), self.layout)
             if min(plane) > 0
-            else torch.empty(self.images, self.channels, *plane, dtype=self.dtype)
+            else torch.empty(*self.input_size[:2], *plane, dtype=self.dtype)
             for level, plane in enumerate(self.planes)
         ]
 
     def rows(self) -> Tensor:
-        """Rows of the boxes, as the rule reads them."""
+        """Rows of the boxes, in the columns of the rule."""
         if self.boxes in ("all", *BOX_SETS):
             corners = torch.cat(list(BOX_SETS.values())) if self.boxes == "all" else BOX_SETS[self.boxes]
             rows = spread(corners, self.images)
-        elif self.boxes == "map":  # of a crop the whole map, in both directions
+        elif self.boxes == "map":  # crops of the whole map, in both directions
             rows = spread(corner_rows((0.0, 0.0, 8.0, 8.0), (8.0, 8.0, 0.0, 0.0)), self.images)
         else:
             rows = self._random_rows(int(self.boxes))
@@ -100,7 +114,7 @@ class Case:
             turned = torch.linspace(-100, 200, len(rows), dtype=torch.float64)
             angle = turned / 57 if self.rule.endswith("radian") else turned
             rows = torch.stack([rows[:, 0], (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1).abs(), (y2 - y1).abs(), angle], 1)
-        return rows.to(self.box_dtype)
+        return rows.to(self.box_dtype).repeat_interleave(self.parts, 0)
 
     def _random_rows(self, count: int) -> Tensor:
         height, width = self.planes[0]
@@ -111,7 +125,7 @@ class Case:
         return torch.cat([image[:, None], centre - size / 2, centre + size / 2], dim=1)
 
     def directions(self, order: int) -> list[Tensor | None]:
-        """u and v, None beyond ``order``."""
+        """u and v; None beyond ``order``."""
         return [
             random_tensor(*self.rows().shape, seed=20 + i, dtype=self.box_dtype) if i < order else None
             for i in range(2)
@@ -128,14 +142,14 @@ Result = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Operators:
-    """Where the private operators run; results come back to the CPU."""
+    """The private operators of one device; results are moved to the CPU."""
 
     namespace: Any
     device: str = "cpu"
 
     def _moved(self, value: Any) -> Any:
         if isinstance(value, Tensor) and self.device != "cpu":
-            # A copy of the strides too, zeros and gaps included.
+            # The copy keeps the strides, zeros and gaps included.
             storage = value.untyped_storage().to(device=self.device)
             moved = torch.empty(0, dtype=value.dtype, device=self.device)
             return moved.set_(storage, value.storage_offset(), value.shape, value.stride())
@@ -154,16 +168,16 @@ CPU = Operators(torch.ops.roialign_ext)
 
 @dataclass(frozen=True)
 class Calculation:
-    """One operator call of a case."""
+    """One call of an operator."""
 
     name: str
     run: Callable[[Operators], Result]
-    magnitude: Callable[[], Result] | None = None  # sums of absolute terms; None where nothing computes them
-    operand: float = 0.0  # the largest of what it sums
+    magnitude: Callable[[], Result] | None = None  # sums of absolute terms; None if unknown
+    operand: float = 0.0  # the largest term of the sums
 
 
 def calculations(case: Case) -> Iterator[Calculation]:
-    """Every operator call that the rule of ``case`` allows."""
+    """All operator calls that the rule of ``case`` permits."""
     maps, rows, grad = case.maps(), case.rows(), case.grad()
     absolute = [features.abs() for features in maps]
     rule = case.rule_arguments
@@ -208,18 +222,18 @@ def calculations(case: Case) -> Iterator[Calculation]:
             lambda ops: ops("_pool_max", maps, rows, case.bins, *rule),
             lambda: CPU("_pool_max", absolute, rows, case.bins, *rule),
         )
-    orders = range(3) if case.has_mean else range(1)
+    orders = range(3) if case.follows_boxes else range(1)
     for selected in ([None] if case.has_mean else []) + ([argmax] if case.has_maximum else []):
         for order in orders:
             yield pool(order, selected)
             for channels_last in (False, True):
                 yield grad_input(order, selected, channels_last)
-        for order in range(2) if case.has_mean else ():
+        for order in range(2) if case.follows_boxes else ():
             yield grad_boxes(order, selected)
 
 
 def assert_agree(case: Case, calculation: Calculation, actual: Result) -> None:
-    """Equal to the CPU's result up to the rounding of sums over the samples; integers are equal."""
+    """Asserts equality with the CPU's result up to the rounding of sums over samples; integers must be equal."""
     wanted = calculation.run(CPU)
     magnitudes = calculation.magnitude() if calculation.magnitude is not None else None
     arithmetic = torch.float64 if case.dtype == torch.float64 else torch.float32
@@ -241,7 +255,7 @@ def assert_agree(case: Case, calculation: Calculation, actual: Result) -> None:
 
 
 def same_bits(one: Result, other: Result) -> bool:
-    """Equal to the last bit, NaN too."""
+    """Whether all results are bit-equal, NaN included."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
     return all(
         a.shape == b.shape and torch.equal(a.view(integers[a.element_size()]), b.view(integers[b.element_size()]))
@@ -252,7 +266,7 @@ def same_bits(one: Result, other: Result) -> bool:
 ALL = [Case(rule=rule, ratio=ratio) for rule in RULES for ratio in (-1, 2)]
 DTYPES = [
     Case(rule=rule, dtype=dtype, box_dtype=box_dtype, boxes="20")
-    for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "crop_bilinear", "rotated_legacy")
+    for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "ps_roi_align", "crop_bilinear", "rotated_legacy")
     for dtype, box_dtype in [
         (torch.float16, torch.float32),
         (torch.bfloat16, torch.float16),
@@ -274,7 +288,7 @@ LAYOUTS = [
         "reversed",
     )
 ]
-# The same where lanes of the input gradient are channels.
+# The same with lanes of the input gradient as channels.
 LAYOUTS += [
     Case(layout=layout, channels=36, boxes="12")
     for layout in ("permuted", "sliced", "expanded_images", "expanded_channels", "expanded_pixels", "reversed")
@@ -283,12 +297,12 @@ PYRAMID = ((24, 40), (12, 20), (6, 10), (3, 5))
 BOUNDARIES = (
     [
         case
-        for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "crop_nearest", "rotated_half_pixel")
+        for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "ps_roi_pool", "crop_nearest", "rotated_half_pixel")
         for case in (
-            Case(rule=rule, boxes="600", channels=1, bins=(1, 1), images=1),  # more boxes of an image than threads
+            Case(rule=rule, boxes="300", channels=1, bins=(1, 1), images=1),  # more boxes of an image than threads
             Case(
                 rule=rule, boxes="65", channels=1, images=1
-            ),  # one more than fit a piece of scratch memory of 256 bytes
+            ),  # one more than fits a piece of scratch memory of 256 bytes
             Case(rule=rule, boxes="3", channels=130, bins=(7, 7), planes=((5, 6),), images=1),
             Case(rule=rule, boxes="3", channels=300, planes=((5, 6),), images=1),  # more than a block has
             Case(rule=rule, boxes="2", channels=129, bins=(2, 2), layout="channels_last", dtype=torch.bfloat16),
@@ -333,21 +347,31 @@ BOUNDARIES = (
             Case(rule=rule, boxes="6", channels=33, bins=(2, 20), planes=((17, 14),), dtype=torch.float64),
         )
     ]
+    + [
+        Case("rotated_half_pixel", PYRAMID, 3, boxes="40"),
+        Case("rotated_legacy", PYRAMID[:3], boxes="20", channels=34, layout="channels_last"),
+        Case("rotated_legacy_radian", (*PYRAMID[:2], (0, 0)), boxes="all", dtype=torch.float16),
+    ]
     + [Case(rule="crop_bilinear", extrapolation_value=3.5), Case(rule="crop_nearest", extrapolation_value=float("inf"))]
-    # Steps that add up to more than the map, rounded.
+    # The sum of the rounded steps is larger than the map.
     + [
         Case(rule=rule, boxes="map", planes=((4, 4),), bins=bins, ratio=ratio, extrapolation_value=3.5)
         for rule in ("crop_bilinear", "crop_nearest")
         for bins, ratio in (((22, 3), 1), ((3, 11), 2))
     ]
 )
-# Enough tiles for the largest chunks of channels; of an odd number of them too, as their gradient is copied.
+# Enough tiles for the largest chunks of channels; an odd number of channels too, since the gradient is copied.
 BOUNDARIES += [
     Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=260, layout=layout, dtype=dtype)
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    for channels, layout in ((132, "channels_last"), (131, "contiguous"))
+    for channels, layout, dtype in (
+        (132, "channels_last", torch.float16),
+        (131, "contiguous", torch.bfloat16),
+        (132, "channels_last", torch.float32),
+        (131, "contiguous", torch.float32),
+        (132, "channels_last", torch.float64),
+    )
 ]
-# The input gradient, whose lanes are channels. More bins in a tile than its tables hold, along each axis; boxes that
+# The input gradient with lanes as channels: more bins in a tile than its tables hold, along each axis; boxes that
 # fill batches and pieces of the list; pyramids.
 BOUNDARIES += [
     case
@@ -356,14 +380,14 @@ BOUNDARIES += [
         Case(rule=rule, boxes="3", channels=33, bins=(35, 2), planes=((40, 11),)),
         Case(rule=rule, boxes="3", channels=34, bins=(2, 35), planes=((11, 40),)),
         Case(rule=rule, boxes="2", channels=32, bins=(37, 70), planes=((3, 2),), images=1),
-        Case(rule=rule, boxes="600", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
+        Case(rule=rule, boxes="520", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
         Case(rule=rule, boxes="60", channels=40, planes=PYRAMID, images=2),
         Case(rule=rule, boxes="0", channels=33),
         Case(rule=rule, boxes="inside", channels=33, planes=((0, 5),)),
     )
 ]
-# Gradients that are copied to channels_last: bins of a box in one piece, odd and even numbers of them, in
-# several tiles of bins or of channels; in vectors of a channel; element by element.
+# Gradients that are copied to channels_last: bins of a box in one piece, odd and even numbers of them, in several tiles
+# of bins or of channels; by vectors of a channel; element by element.
 BOUNDARIES += [
     Case(boxes="2", channels=channels, bins=bins, planes=((5, 6),), images=1, dtype=dtype)
     for channels, bins, dtype in (
@@ -385,12 +409,12 @@ CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES
 
 
 def _average_pool(rule: str) -> Iterator[Case]:
-    """Average pooling alone: what decides between its kernels, and where their loops end."""
-    copied = partial(Case, rule, ((9, 14),), 1, boxes="9")  # so small a map that NCHW is copied to channels_last first
-    direct = partial(Case, rule, ((40, 60),), boxes="4")  # so large a map that it is not
+    """Cases of average pooling: the choice between its kernels, and the limits of their loops."""
+    copied = partial(Case, rule, ((9, 14),), 1, boxes="9")  # small map: NCHW is copied to channels_last first
+    direct = partial(Case, rule, ((40, 60),), boxes="4")  # large map: NCHW is read in place
     half, brain, double = torch.float16, torch.bfloat16, torch.float64
-    # Packs of 16, 8 and 2 to 8 bytes, with channels left over in the last block; contiguous results; results
-    # collected in one stretch of memory, in rows of an odd and of an even number of bins, and in several rounds.
+    # Packs of 16, 8 and 2 to 8 bytes, with channels left over in the last block; channels_last results; results
+    # collected in one contiguous piece, in rows of an odd and of an even number of bins, and in several rounds.
     yield copied(channels=128, bins=(7, 7))
     yield copied(channels=130, bins=(7, 7))
     yield copied(channels=160, bins=(7, 7), layout="channels_last")
@@ -407,7 +431,7 @@ def _average_pool(rule: str) -> Iterator[Case]:
     yield copied(channels=65, bins=(4, 3), dtype=double)
     for layout in ("sliced", "permuted", "reversed", "expanded_channels", "expanded_pixels"):
         yield copied(channels=132, layout=layout)
-    # Maps as they lie: channels of several blocks, and fewer than a lane has; rows of one run of bins and of several.
+    # NCHW maps read in place: channels of several blocks, and fewer than a lane has; rows of one run, and of several.
     yield direct(channels=70, bins=(7, 7))
     yield direct(channels=64, bins=(14, 14))
     yield direct(channels=3, bins=(3, 20))
@@ -427,7 +451,7 @@ def _average_pool(rule: str) -> Iterator[Case]:
 
 
 AVERAGE_POOL = [case for rule in ("roi_align_half_pixel", "prroi_pool") for case in _average_pool(rule)]
-# Every kernel, for the slower builds: the rules differ in what is on the device before the kernels over features run.
+# Every kernel, for the slower builds: rules differ only in the tables that the kernels over features read.
 SANITIZED = [
     case
     for case in CASES

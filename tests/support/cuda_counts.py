@@ -1,7 +1,7 @@
-"""What kernels of a counted build (``cuda_shim``) do to memory, launch by launch: requests of warps, and how they meet.
+"""Memory requests of kernels in a counted build (``cuda_shim``), launch by launch, and how lanes of a warp meet.
 
-A request is one instruction of a warp. Sectors have 32 bytes, lines 128; a wavefront is what shared memory serves at
-once. Spaces: ``maps`` and ``bins`` are the features of a launch, ``tables`` all other memory of the device.
+A request is one instruction of a warp. Sectors have 32 bytes, lines 128; a wavefront is one pass
+of shared memory. Spaces: ``maps`` and ``bins`` are the features of a launch, ``tables`` all other memory of the device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from support.cuda_sass import without_parameters
 
 
 class Requests(NamedTuple):
-    """Of some accesses together, in all blocks of the launch if only a part of them was counted."""
+    """Totals of some accesses, scaled to all blocks of the launch."""
 
     requests: float = 0
     lanes: float = 0
@@ -31,7 +31,7 @@ class Requests(NamedTuple):
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. Barriers and what follows them are instructions of warps, in all blocks."""
+    """One launch. Counts are instructions of warps, in all blocks."""
 
     kernel: str  # with its template arguments
     blocks: int
@@ -41,7 +41,7 @@ class Launch:
     syncs: float
     votes: float
     shuffles: float
-    distinct_sectors: dict[str, float]  # read by each block, and counted once for the block
+    distinct_sectors: dict[str, float]  # each is counted once per block that reads it
     sites: list[dict[str, Any]]
 
     @property
@@ -54,13 +54,17 @@ class Launch:
         return self.blocks / self.counted_blocks
 
     def requests(self, *spaces: str, write: bool) -> Requests:
-        """Those to the spaces, of all places in the program."""
+        """Requests to the spaces, over all places in the program."""
         chosen = [site for site in self.sites if site["space"] in spaces and site["write"] == write]
         values = [sum(site[field] for site in chosen) for field in ("requests", "lanes", "sectors", "lines")]
         moved = sum(site["lanes"] * site["bytes"] for site in chosen)
         wavefronts = sum(site["wavefronts"] for site in chosen)
         requests, lanes, sectors, lines = (value * self.scale for value in values)
         return Requests(requests, lanes, moved * self.scale, sectors, lines, wavefronts * self.scale)
+
+
+# Headers whose functions are counted at the line that calls them.
+SHARED = ("cuda_runtime.h", "portable.cuh", "axis_bands.cuh", "axis_tables.cuh")
 
 
 class Counter:
@@ -75,7 +79,7 @@ class Counter:
         self._names = {int(place, 16): name for place, kind, name in symbols if kind.lower() in "tw"}
 
     def launches(self, run: Callable[[], object], most_blocks: int = 1 << 40) -> list[Launch]:
-        """Those of ``run``; of each so many blocks count, spread over all of them."""
+        """The launches of ``run``; of each, `blocks` blocks spread over the launch are counted."""
         self.library.shim_count(ctypes.c_int64(most_blocks))
         run()
         result = []
@@ -90,11 +94,11 @@ class Counter:
         return result
 
     def lines(self, launch: Launch) -> Iterable[tuple[str, dict[str, Any]]]:
-        """The sites of a launch, each with the line of the kernel's own file that it is at."""
+        """The sites of a launch, each with its line in the kernel's own file."""
         places = [hex(site["place"] - 1) for site in launch.sites]
         command = ["addr2line", "--inlines", "--addresses", f"--exe={self.path}", *places]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for site, frames in zip(launch.sites, re.split(r"^0x\w+\n", text, flags=re.MULTILINE)[1:], strict=True):
             files = [frame.split(" (")[0].rsplit("/", 1)[-1] for frame in frames.splitlines()]
-            own = [file for file in files if not file.startswith(("cuda_runtime.h", "portable.cuh", "tables.cuh"))]
+            own = [file for file in files if not file.startswith(SHARED)]
             yield (own or files)[0], site

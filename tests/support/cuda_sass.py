@@ -1,4 +1,4 @@
-"""What ptxas made of the kernels: registers and spills as it reports them, inner loops as cuobjdump lists them."""
+"""Compiled kernels: registers and spills as ptxas reports them, inner loops as cuobjdump lists them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from support.kept import headers, kept
+
 NAMESPACES = re.compile(r"\(anonymous namespace\)::|roialign_ext::cuda::")
 FEATURES = re.compile(r"\bLDG\.\S*CONSTANT")  # __ldg: maps and bins, which kernels do not write
 BRANCH = re.compile(r"(?P<condition>@\S+ +)?BRA\S*\s+(?P<more>!?U?P\d+,\s*)*(?P<target>0x[0-9a-f]+)")
-DIVERGENT = "BRA.DIV"  # to code for lanes that come one by one, which is out of line
+DIVERGENT = "BRA.DIV"  # to out-of-line code for divergent lanes
 ENDS = re.compile(r"(EXIT|RET|BRX|JMX|BPT)\b")
-RARE = re.compile(r"\b(double|__half|long)\b")  # types of kernels whose loops are not held to anything
+RARE = re.compile(r"\b(double|__half|long)\b")  # types whose loops have no budget
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.+?)\s*;", re.MULTILINE)
 REPORT = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'"
@@ -41,21 +43,33 @@ class Kernel(NamedTuple):
     spilled_bytes: int  # stored plus loaded
 
 
-def compile_kernels(source: Path, architectures: Iterable[str], target: Path) -> list[Kernel]:
-    """Compiles a file of kernels for all architectures ("9.0") at once; a warning is an error."""
-    command = ["nvcc", "-c", "-std=c++17", "-O3", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra"]
-    for number in (architecture.replace(".", "") for architecture in architectures):
-        command.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-    command += ["-Xptxas", "-v", str(source), "-o", str(target)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    found = [match.groupdict() for match in REPORT.finditer(result.stderr)]
-    assert len(found) == result.stderr.count("Compiling entry function")
+def compile_kernels(source: Path, architectures: Iterable[str]) -> tuple[Path, list[Kernel]]:
+    """The device code of a file of kernels for all architectures ("9.0"), and its kernels; a warning is an error.
+
+    The host's part is left out: g++ compiles it for the shim.
+    """
+    numbers = [architecture.replace(".", "") for architecture in architectures]
+    command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "--Werror", "all-warnings"]
+    command += [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    command += ["-Xptxas", "-v", str(source)]
+    version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+
+    def make(folder: Path) -> None:
+        done = subprocess.run([*command, "-o", folder / "kernels.fatbin"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (folder / "report.txt").write_text(done.stderr)
+
+    depends_on = [version, *command, source, *headers()]
+    folder = kept(f"nvcc.{source.stem}.{'.'.join(numbers)}", depends_on, make)
+    report = (folder / "report.txt").read_text()
+    found = [match.groupdict() for match in REPORT.finditer(report)]
+    assert len(found) == report.count("Compiling entry function")
     names = demangled(kernel["name"] for kernel in found)
-    return [
+    kernels = [
         Kernel(one["name"], name, one["architecture"], int(one["registers"]), int(one["stores"]) + int(one["loads"]))
         for name, one in zip(names, found, strict=True)
     ]
+    return folder / "kernels.fatbin", kernels
 
 
 def demangled(symbols: Iterable[str]) -> list[str]:
@@ -99,7 +113,7 @@ def loops_of_kernels(tool: str, target: Path, kernels: Iterable[Kernel]) -> Iter
 
 
 def innermost_loops(code: str) -> list[Loop]:
-    """Of the code of one function: the natural loops that are the innermost around a load of features."""
+    """The natural loops of one function that are the innermost around a load of features."""
     listed = [(int(place, 16), text) for place, text in INSTRUCTION.findall(code)]
     blocks, successors = control_flow(listed)
     bodies: dict[int, set[int]] = {}
@@ -119,7 +133,7 @@ def innermost_loops(code: str) -> list[Loop]:
 
 
 def control_flow(listed: list[tuple[int, str]]) -> tuple[list[list[str]], list[list[int]]]:
-    """Basic blocks, and the numbers of those that follow each."""
+    """Basic blocks, and the successors of each by number."""
     branches = {place: match for place, text in listed if (match := BRANCH.match(text)) and DIVERGENT not in text}
     ends = {place for place, text in listed if ENDS.match(text)}
     targets = {int(match["target"], 16) for match in branches.values()}
@@ -146,7 +160,7 @@ def control_flow(listed: list[tuple[int, str]]) -> tuple[list[list[str]], list[l
 
 
 def dominators_of(successors: list[list[int]]) -> dict[int, set[int]]:
-    """The blocks on every way to a block, for the blocks that can be reached."""
+    """The dominators of each block that can be reached."""
     order, left, seen = [], [0], {0}
     while left:
         block = left.pop()
@@ -172,7 +186,7 @@ def dominators_of(successors: list[list[int]]) -> dict[int, set[int]]:
 
 
 def reaching(block: int, header: int, dominators: dict[int, set[int]], successors: list[list[int]]) -> set[int]:
-    """The blocks from which one gets to ``block`` without passing ``header``."""
+    """The blocks from which ``block`` can be reached without passing ``header``."""
     found, left = set(), [block]
     while left:
         one = left.pop()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,31 @@ import torch
 from torch.utils import cpp_extension
 
 import roialign_ext  # noqa: F401  (its operators have the schemas)
+from support.kept import ROOT, headers, kept
 
-ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "tests" / "cuda" / "shim"
-SCHEDULER = SHIM / "scheduler.cpp"
+SCHEDULER, GLUE = SHIM / "scheduler.cpp", SHIM / "operators.cpp"
 COUNTER, COUNTED_CALLS = SHIM / "counter.cpp", SHIM / "counted_calls.cpp"
 # Calls of the kernels go through COUNTED_CALLS in a counted build.
 WRAPPED = "-Wl,--wrap=_ZN12roialign_ext4cuda7enqueueB5cxx11ENS0_9OperationERKNS0_8CallArgsEPvS5_"
 FLAGS = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas"]
-# GCC 12 sees uninitialised values in inlined callbacks that are not there.
+# GCC 12 warns of uninitialised values in inlined callbacks, wrongly.
 FLAGS += ["-Wno-maybe-uninitialized", "-ffp-contract=off", "-DROIALIGN_EXT_SHIM"]
 BUILDS = {
     "plain": ["-O1"],
     "asan": [
         *("-O1", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
-        # Checks that are calls take half the time to compile.
+        # Checks as calls halve the compile time.
         "--param=asan-instrumentation-with-call-threshold=0",
     ],
     "tsan": ["-O1", "-g1", "-fsanitize=thread"],
-    # An object is loaded as a whole, as on the device, and blocks of code lie in the order of the program.
+    # Objects are loaded as a whole, as on the device, and basic blocks keep the order of the program.
     "counted": [
         *("-O1", "-g1", "-fsanitize=thread", "-fsanitize-coverage=trace-pc"),
         *("-fno-tree-sra", "-fno-reorder-blocks", "-fno-thread-jumps"),
     ],
 }
-SCHEMAS: list[torch.library.Library] = []  # which would undefine their operators with their end
+SCHEMAS: list[torch.library.Library] = []  # operators exist as long as these objects
 LINKED = {kind: flags for kind, flags in BUILDS.items() if kind != "counted"}
 RUNTIMES = {
     "plain": [],
@@ -55,7 +56,7 @@ RUNTIMES = {
     "tsan": ["libtsan.so", "libstdc++.so"],
 }
 OPTIONS = {
-    # Python and torch keep memory until exit, so a leak report would speak of them.
+    # Python and torch keep memory until exit, which a leak report would list.
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
@@ -69,18 +70,36 @@ def compiler() -> list[str]:
 
 def needs_gcc() -> pytest.MarkDecorator:
     """For tests of counted builds: other compilers have other flags."""
-    version = ""
-    if shutil.which(compiler()[0]) is not None:
-        version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
-    return pytest.mark.skipif("Free Software Foundation" not in version, reason="counted builds need GCC")
+    is_gcc = shutil.which(compiler()[0]) is not None and "Free Software Foundation" in version()
+    return pytest.mark.skipif(not is_gcc, reason="counted builds need GCC")
 
 
-def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: list[Path] | None = None) -> Path:
-    """A library of ``checked``, compiled for that kind of build, and of what is compiled without sanitizers."""
+@cache
+def version() -> str:
+    """Of the compiler."""
+    return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def compiled(source: Path, kind: str) -> Path:
+    """The object of a file for that kind of build."""
     # The shim's headers come first: they stand in for CUDA's, and for those of torch that need CUDA's.
     includes = [f"-I{SHIM / 'include'}", f"-I{ROOT / 'csrc'}"]
     includes += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
+    command = [*compiler(), *FLAGS, abi, *BUILDS[kind], *includes, "-x", "c++", "-c", str(source)]
+    files = [source, *headers()]
+    if source == GLUE:  # includes them
+        files += sorted(path for part in ("", "cuda") for path in (ROOT / "csrc" / part).glob("*.cpp"))
+    depends_on = [version(), torch.__version__, shlex.join(command), *files]
+
+    def make(folder: Path) -> None:
+        run([*command, "-o", str(folder / "object.o")])
+
+    return kept(f"{source.parent.name}.{source.stem}.{kind}", depends_on, make) / "object.o"
+
+
+def build(name: str, kind: str, checked: list[Path], unchecked: list[Path] | None = None) -> Path:
+    """A library of ``checked``, compiled for that kind of build, and of what is compiled without sanitizers."""
     plain, linked = [SCHEDULER], list(LINKED.get(kind, []))
     if kind == "counted":
         plain.append(COUNTER)
@@ -90,37 +109,19 @@ def build(folder: Path, name: str, kind: str, checked: list[Path], unchecked: li
         if kind == "counted":
             plain.append(COUNTED_CALLS)
             linked.append(WRAPPED)
-    sources = [(source, kind) for source in checked] + [(source, "plain") for source in plain]
-    objects = [folder / f"{source.parent.name}-{source.name}-{kind_of_object}.o" for source, kind_of_object in sources]
-
-    read = [path for part in (ROOT / "csrc", SHIM) for path in part.rglob("*") if path.is_file()]
-    newest = max(path.stat().st_mtime for path in read)
-
-    def compile_one(job: tuple[tuple[Path, str], Path]) -> None:
-        (source, kind_of_object), target = job
-        if not target.exists() or target.stat().st_mtime < newest:
-            flags = [*FLAGS, abi, *BUILDS[kind_of_object], *includes, "-x", "c++", "-c", str(source)]
-            run([*compiler(), *flags, "-o", str(target)])
-
+    jobs = [(source, kind) for source in checked] + [(source, "plain") for source in plain]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-        list(pool.map(compile_one, zip(sources, objects, strict=True)))
-    library = folder / f"{name}-{kind}.so"
-    # Its own functions first: where torch has CUDA, those of CUDA's runtime have the same names.
-    run([*compiler(), "-shared", "-Wl,-Bsymbolic", *map(str, objects), *linked, "-o", str(library)])
-    return library
+        objects = list(map(str, pool.map(lambda job: compiled(*job), jobs)))
+    # Its own functions come first: with a CUDA build of torch, CUDA's runtime has functions of the same names.
+    command = [*compiler(), "-shared", "-Wl,-Bsymbolic", *objects, *linked]
+    folder = kept(f"{name}.{kind}", command, lambda folder: run([*command, "-o", str(folder / "library.so")]))
+    return folder / "library.so"
 
 
 def run(command: list[str]) -> None:
     """Runs a command that has to succeed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
-
-
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tests of one process keep objects for each other; those in an xdist group are of one process."""
-    folder = tmp_path_factory.getbasetemp() / "shim"
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def load_operators(library: Path) -> Any:
@@ -146,7 +147,7 @@ def sanitized_python(kind: str, *arguments: str, **variables: str) -> subprocess
         pytest.skip(f"the compiler has no {missing[0]}")
     command = [sys.executable, *arguments]
     if kind == "tsan":
-        # The runtime of GCC 12 wants its addresses where a randomised process does not have them.
+        # The runtime of GCC 12 does not work with address space randomisation.
         if shutil.which("setarch") is None:
             pytest.skip("the thread sanitizer needs setarch (util-linux)")
         command = ["setarch", platform.machine(), "-R", *command]

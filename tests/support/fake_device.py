@@ -1,6 +1,6 @@
-"""A device for benchmarks/gpu that only answers: the CPU, with the methods of `Cuda`.
+"""A fake device for benchmarks/gpu: the CPU, with the methods of `Cuda`.
 
-`FAKE_DEVICE` says what goes wrong: `hangs` (its third timing never ends), `fails` (its third timing raises), `lost`
+`FAKE_DEVICE` names a fault: `hangs` (its third timing never ends), `fails` (its third timing raises), `lost`
 (and nothing works after that)."""
 
 from __future__ import annotations

@@ -13,12 +13,26 @@ from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
-from torch.testing import assert_close
 
-from roialign_ext import RoIAlign, RoIAlignFunction, roi_align
-from support.small_case import RATIO, SCALE, SIZE, corners, features, loss, operator, rows
+from roialign_ext import MultiScaleRoIAlign, RoIAlignFunction, roi_align
+from support.inputs import random_tensor
+from support.small_calls import (
+    BY_FUNCTION,
+    CASES,
+    NAMED,
+    SHAPE,
+    SIZE,
+    Case,
+    close,
+    each_mode,
+    name_of,
+    value_and_gradients,
+)
 
-modes = pytest.mark.parametrize("mode", ["avg", "max"])
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # dynamo looks at it
+]
 
 
 @pytest.fixture(autouse=True)
@@ -28,163 +42,168 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def boxes_for(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(count)
-    xyxy = torch.rand(count, 4, generator=generator, dtype=dtype) * 4
-    xyxy[:, 2:] += xyxy[:, :2] + 0.5
-    return torch.cat([(torch.arange(count) % 2).to(dtype)[:, None], xyxy], dim=1)
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    return torch.compile(function, fullgraph=True, backend="aot_eager", **options)
 
 
-def value_and_gradients(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
-    x, boxes = x.detach().requires_grad_(), boxes.detach().requires_grad_()
-    value = function(x, boxes)
-    return value, *torch.autograd.grad(value.square().sum(), (x, boxes))
-
-
-@modes
-def test_dynamic_number_of_boxes(mode: str) -> None:
-    def call(x: Tensor, boxes: Tensor) -> Tensor:
-        return roi_align(x, boxes, SIZE, SCALE, RATIO, True, mode)
-
+# A legacy or adaptive grid is another number in the same graph.
+@pytest.mark.parametrize("case", [case for case in CASES if "legacy" not in case.name], ids=name_of)
+def test_dynamic_number_of_boxes(case: Case) -> None:
+    layer = case.module()
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(call, fullgraph=True, backend=counter, dynamic=True)
+    dynamic = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
     compilations = []
-    for count in (6, 8, 13, 4):  # not 5: that would be taken for the number of columns
-        arguments = (features(), boxes_for(count))
-        assert_close(value_and_gradients(compiled, *arguments), value_and_gradients(call, *arguments))
+    for count in (12, 16, 22, 14):  # half of them on either image; none of the numbers is another size
+        close(value_and_gradients(dynamic, case, count), value_and_gradients(layer, case, count))
         compilations.append(counter.frame_count)
     assert compilations[1:] == compilations[:1] * 3
 
 
-@modes
+@each_mode
 @pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True)])
-def test_what_requires_grad(mode: str, wanted: tuple[bool, bool]) -> None:
-    layer = RoIAlign(SIZE, SCALE, RATIO, mode=mode)
+def test_what_requires_grad(case: Case, wanted: tuple[bool, bool]) -> None:
     results = []
-    for function in (torch.compile(layer, fullgraph=True, backend="aot_eager"), layer):
-        x, boxes = features().requires_grad_(wanted[0]), boxes_for(6).requires_grad_(wanted[1])
-        value = function(x, boxes)
-        leaves = [leaf for leaf in (x, boxes) if leaf.requires_grad]
+    for function in (compiled(case.module()), case.module()):
+        leaves = [tensor.requires_grad_(by) for tensor, by in zip(case.point(), wanted, strict=True)]
+        value = function(*case.forward_arguments(*leaves))
+        leaves = [leaf for leaf in leaves if leaf.requires_grad]
         assert value.requires_grad == bool(leaves)
         results.append([value, *(torch.autograd.grad(value.square().sum(), leaves) if leaves else ())])
-    assert_close(results[0], results[1])
+    close(results[0], results[1])
 
 
-@modes
-def test_number_of_boxes_becomes_dynamic(mode: str) -> None:
+@each_mode
+def test_number_of_boxes_becomes_dynamic(case: Case) -> None:
     """By default the second number compiles a graph for all that follow, no boxes included."""
-    layer = RoIAlign(SIZE, SCALE, RATIO, mode=mode)
+    layer = case.module()
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(layer, fullgraph=True, backend=counter)
+    by_default = torch.compile(layer, fullgraph=True, backend=counter)
     for count in (6, 7, 13, 3, 20):
-        assert_close(compiled(features(), boxes_for(count)), layer(features(), boxes_for(count)))
+        arguments = case.forward_arguments(*case.maps(), case.boxes(count))
+        close(by_default(*arguments), layer(*arguments))
     assert counter.frame_count == 2
-    assert compiled(features(), boxes_for(0)).shape == (0, 3, *SIZE)
+    assert by_default(*case.forward_arguments(*case.maps(), case.boxes()[:0])).shape == (0, SHAPE[1], *SIZE)
 
 
-@modes
-@pytest.mark.parametrize("index", [2.0, -1.0, 0.5, float("nan")])
-def test_bad_batch_index(mode: str, index: float) -> None:
-    compiled = torch.compile(RoIAlign(SIZE, SCALE, RATIO, mode=mode), fullgraph=True, backend="aot_eager")
-    boxes = boxes_for(6)
-    boxes[4, 0] = index
-    with pytest.raises(IndexError, match="row 4"):
-        compiled(features(), boxes)
+@each_mode
+def test_bad_batch_index(case: Case) -> None:
+    layer = compiled(case.module())
+    features, rows = case.forward_arguments(*case.maps(), case.boxes(6))
+    for index in (2.0, -1.0, 0.5, float("nan")):
+        rows[4, 0] = index
+        with pytest.raises(IndexError, match="row 4"):
+            layer(features, rows)
 
 
-@modes
+@each_mode
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_layouts_and_half_precision(mode: str, dtype: torch.dtype) -> None:
-    layer = RoIAlign(SIZE, SCALE, RATIO, mode=mode)
-    x = features().to(dtype).to(memory_format=torch.channels_last)
-    arguments = (x, boxes_for(5, torch.float32))
-    compiled = value_and_gradients(torch.compile(layer, fullgraph=True, backend="aot_eager"), *arguments)
-    assert_close(compiled, value_and_gradients(layer, *arguments))
-    assert compiled[0].is_contiguous(memory_format=torch.channels_last)
+def test_layouts_and_half_precision(case: Case, dtype: torch.dtype) -> None:
+    results = []
+    for function in (compiled(case.module()), case.module()):
+        features = case.maps()[0].to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+        rows = case.rows(case.boxes(5))[0].float().requires_grad_()
+        value = function(features, rows)
+        results.append((value, *torch.autograd.grad(value.square().sum(), (features, rows))))
+        assert value.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(*results)
 
 
 def test_list_of_boxes() -> None:
     def call(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        return roi_align(x, [first, second], 2, sampling_ratio=RATIO)
+        return roi_align(x, [first, second], 2, sampling_ratio=2)
 
-    arguments = (features(), corners()[:2], corners()[2:])
-    assert_close(torch.compile(call, fullgraph=True, backend="aot_eager")(*arguments), call(*arguments))
+    case = NAMED["roi_align"]
+    arguments = (*case.maps(), case.boxes(3)[:2], case.boxes(3)[2:])
+    close(compiled(call)(*arguments), call(*arguments))
 
 
 # A cached graph may be that of another build, with other private operators.
 @inductor_config.patch(fx_graph_cache=False)
 @functorch_config.patch(enable_autograd_cache=False)
 def test_inductor() -> None:
-    arguments = (features(), boxes_for(5))
+    case = NAMED["roi_align"]
 
     def call(x: Tensor, boxes: Tensor) -> Tensor:
-        return roi_align(x.relu(), boxes, SIZE, SCALE, RATIO) * 2
+        return case.call(x.relu(), boxes) * 2
 
-    compiled = torch.compile(call, fullgraph=True)
-    assert_close(value_and_gradients(compiled, *arguments), value_and_gradients(call, *arguments))
+    function = torch.compile(call, fullgraph=True)
+    close(value_and_gradients(function, case, 5), value_and_gradients(call, case, 5))
 
 
 # Dynamo of torch 2.13 makes an instance of the class to trace its context.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("rest", [(), (SCALE,), (SCALE, RATIO), (SCALE, RATIO, True), (SCALE, RATIO, True, "max")])
-@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize(
+    ("rest", "trains"),
+    [((), True), ((0.9,), False), ((0.9, 2), True), ((0.9, 2, True), False), ((0.9, 2, True, "max"), True)],
+)
 def test_the_function(rest: tuple[Any, ...], trains: bool) -> None:
     """Dynamo traces forward() and backward() of the class where eager calls the operator."""
 
     def call(x: Tensor, boxes: Tensor) -> Tensor:
         return RoIAlignFunction.apply(x, boxes, 3, *rest)
 
-    arguments = (features(), boxes_for(5))
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    case = NAMED["roi_align"]
     if trains:
-        assert_close(value_and_gradients(compiled, *arguments), value_and_gradients(call, *arguments))
+        close(value_and_gradients(compiled(call), case, 5), value_and_gradients(call, case, 5))
     else:
-        assert_close(compiled(*arguments), call(*arguments))
+        arguments = case.forward_arguments(*case.maps(), case.boxes(5))
+        close(compiled(call)(*arguments), call(*arguments))
 
 
-@modes
-def test_around_torch_func(mode: str) -> None:
-    arguments = (features(), corners())
-    tangents = (features(1), torch.ones_like(corners()))
-    functions = (
-        grad(loss(mode), (0, 1)),
-        lambda x, xyxy: jvp(operator(mode), (x, xyxy), tangents)[1],
-    )
-    for function in functions:
-        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-        assert_close(compiled(*arguments), function(*arguments))
+@pytest.mark.parametrize("case", [*BY_FUNCTION, NAMED["roi_align-max"]], ids=name_of)
+def test_around_torch_func(case: Case) -> None:
+    call, scalar, point = case.varied(case), case.varied(case.scalar), case.varied_point()
+    batch = tuple(torch.stack([tensor, tensor + 1e-4]) for tensor in point)
+    for function, arguments in (
+        (grad(scalar, tuple(range(len(point)))), point),
+        (lambda *at: jvp(call, at, at)[1], point),
+        (vmap(grad(scalar)), batch),
+    ):
+        close(compiled(function)(*arguments), function(*arguments))
 
 
-@modes
+@each_mode
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_dual_numbers(mode: str, backend: str) -> None:
+def test_dual_numbers(case: Case, backend: str) -> None:
     """Graphs open the level of forward mode on their own, past torch.autograd.forward_ad."""
 
     def tangent(x: Tensor, along: Tensor, boxes: Tensor) -> Tensor:
         with forward_ad.dual_level():
-            out = roi_align(forward_ad.make_dual(x, along), boxes, SIZE, SCALE, RATIO, True, mode)
+            out = case.call(forward_ad.make_dual(x, along), boxes)
             result = forward_ad.unpack_dual(out * 2).tangent
             assert result is not None
             return result
 
-    arguments = (features(), features(1), rows(corners()))
-    assert_close(torch.compile(tangent, fullgraph=True, backend=backend)(*arguments), tangent(*arguments))
+    arguments = (*case.maps(), *case.maps(1), *case.rows(case.boxes()))
+    close(torch.compile(tangent, fullgraph=True, backend=backend)(*arguments), tangent(*arguments))
 
 
-def test_per_sample_gradients() -> None:
-    batch = torch.stack([features(seed) for seed in range(3)])
-    function = vmap(grad(loss()), (0, None))
-    assert_close(
-        torch.compile(function, fullgraph=True, backend="aot_eager")(batch, corners()), function(batch, corners())
-    )
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # compiled autograd looks at it
-@modes
-def test_compiled_autograd(mode: str) -> None:
-    x, boxes = features().requires_grad_(), rows(corners()).requires_grad_()
-    wanted = value_and_gradients(lambda x, boxes: roi_align(x, boxes, SIZE, SCALE, RATIO, True, mode), x, boxes)[1:]
-    value = roi_align(x, boxes, SIZE, SCALE, RATIO, True, mode).square().sum()
+@each_mode
+def test_compiled_autograd(case: Case) -> None:
+    leaves = case.leaves()
+    value = case(*leaves).square().sum()
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
         value.backward()
-    assert_close((x.grad, boxes.grad), wanted)
+    close(tuple(leaf.grad for leaf in leaves), value_and_gradients(case.module(), case)[1:])
+
+
+def test_one_compilation_for_images_of_any_size() -> None:
+    """The scales are found while compiling; the condition left is that they stay the nearest powers of two."""
+    layer = MultiScaleRoIAlign(["0", "1"], 3, 2)
+    boxes = [
+        torch.tensor([[3.0, 4.0, 40.0, 61.0], [0.0, 0.0, 250.0, 200.0]]),
+        torch.tensor([[10.0, 20.0, 130.0, 90.0]]),
+    ]
+
+    def arguments(height: int, *shapes: tuple[int, int]) -> tuple[Any, ...]:
+        maps = [random_tensor(2, 3, one, one + 2, seed=one, dtype=torch.float32) for one in (height, height // 2)]
+        return dict(zip("01", maps, strict=True)), boxes, list(shapes)
+
+    counter = CompileCounterWithBackend("eager")
+    of_any_size = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
+    for height in (64, 72, 96, 130):
+        given = arguments(height, (4 * height, 4 * height), (4 * height - 7, 280))
+        close(of_any_size(*given), layer(*given))
+    assert counter.frame_count == 1
+    given = arguments(64, (512, 520), (500, 280))  # half the scales
+    close(of_any_size(*given), layer(*given))

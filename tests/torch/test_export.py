@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -10,57 +11,69 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.testing import assert_close
 
-from roialign_ext import MultiScaleRoIAlign, RoIAlign
-from support.small_case import RATIO, SCALE, SIZE, corners, features, rows
+from roialign_ext import MultiScaleRoIAlign
+from support.small_calls import (
+    BY_FUNCTION,
+    NAMED,
+    Case,
+    close,
+    each_function,
+    each_mode,
+    name_of,
+    value_and_gradients,
+)
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # dynamo looks at it
+]
 
 
 class Head(nn.Module):
-    def __init__(self, mode: str) -> None:
+    def __init__(self, case: Case) -> None:
         super().__init__()
-        self.pool = RoIAlign(SIZE, SCALE, RATIO, mode=mode)
+        self.pool = case.module()
 
-    def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
-        return 2 * self.pool(x, boxes)  # type: ignore[no-any-return]
-
-
-def exported(mode: str) -> ExportedProgram:
-    return export(
-        Head(mode), (features(), rows(corners())), dynamic_shapes={"x": None, "boxes": {0: Dim("K", min=2, max=500)}}
-    )
+    def forward(self, *arguments: Any) -> Tensor:
+        return 2.0 * self.pool(*arguments)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("mode", ["avg", "max"])
-def test_export_with_a_dynamic_number_of_boxes(mode: str) -> None:
-    program = exported(mode)
-    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    assert "roialign_ext.roi_align.default" in targets
-    boxes = torch.cat([rows(corners())] * 3)
-    for count in (2, 7, 9):
-        assert_close(program.module()(features(), boxes[:count]), Head(mode)(features(), boxes[:count]))
+def exported(case: Case) -> ExportedProgram:
+    arguments = case.forward_arguments(*case.maps(), case.boxes(6))
+    count = Dim("count", min=2, max=500)
+    if not case.is_pyramid_by_name:
+        maps = None if case.levels == 1 else [None] * case.levels
+        shapes: tuple[Any, ...] = (maps, *({0: count} for _ in arguments[1:]))
+    else:
+        first = Dim("first", max=500)
+        shapes = ({"0": None, "1": None}, [{0: first}, {0: Dim("second", max=500)}], [(None, None)] * 2)
+    return export(Head(case), arguments, dynamic_shapes={"arguments": shapes})
+
+
+@pytest.mark.parametrize("case", [*BY_FUNCTION, NAMED["roi_align-max"]], ids=name_of)
+def test_export_with_a_dynamic_number_of_boxes(case: Case) -> None:
+    program = exported(case)
+    targets = [str(node.target) for node in program.graph.nodes if "roialign_ext" in str(node.target)]
+    assert targets == [f"roialign_ext.{case.function.__name__}.default"]
+    for number in (4, 7, 10):
+        close(value_and_gradients(program.module(), case, number), value_and_gradients(Head(case), case, number))
 
 
 # torch 2.13 compares its own tree specifications in a way that it deprecates.
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*is deprecated:FutureWarning")
-@pytest.mark.parametrize("mode", ["avg", "max"])
-@pytest.mark.parametrize("decomposed", [False, True])
-def test_training_through_the_exported_module(mode: str, decomposed: bool) -> None:
-    program = exported(mode)
-    if decomposed:
-        program = program.run_decompositions()
-    gradients = []
-    for module in (program.module(), Head(mode)):
-        x, boxes = features().requires_grad_(), rows(corners()).requires_grad_()
-        gradients.append(torch.autograd.grad(module(x, boxes).square().sum(), (x, boxes)))
-    assert gradients[0][0].abs().sum() > 0
-    assert_close(gradients[0], gradients[1])
+@each_function
+def test_training_through_a_decomposed_module(case: Case) -> None:
+    program = exported(case).run_decompositions()
+    close(value_and_gradients(program.module(), case, 4), value_and_gradients(Head(case), case, 4))
 
 
-def test_saved_and_loaded() -> None:
+@each_mode
+def test_saved_and_loaded(case: Case) -> None:
     buffer = io.BytesIO()
-    torch.export.save(exported("avg"), buffer)
+    torch.export.save(exported(case), buffer)
     buffer.seek(0)
-    arguments = (features(), rows(corners()))
-    assert_close(torch.export.load(buffer).module()(*arguments), Head("avg")(*arguments))
+    arguments = case.forward_arguments(*case.maps(), case.boxes(4))
+    close(torch.export.load(buffer).module()(*arguments), Head(case)(*arguments))
 
 
 class Pyramid(nn.Module):

@@ -2,155 +2,141 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
+import roialign_ext
 from roialign_ext import RoIAlignFunction, roi_align
-from support import differentiable
 from support.inputs import MODES, random_tensor
-from support.operators import RoIAlignCall, smooth_boxes
+from support.small_calls import SHAPE, SIZE, WEIGHTS, Case, close, each_case, each_mode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHAPE = (2, 2, 4, 5)
-CALLS = [
-    pytest.param(
-        RoIAlignCall((2, 2), 0.8, ratio, aligned, mode), id=f"{mode}-{'half_pixel' if aligned else 'legacy'}-{ratio}"
-    )
-    for mode in MODES
-    for aligned in (True, False)
-    for ratio in (2, -1)
-]
-each_call = pytest.mark.parametrize("call", CALLS)
+
+def tangents_of(case: Case) -> Iterator[tuple[Tensor, ...]]:
+    """A direction of everything, then one for each argument alone, the others zero."""
+    along = case.directions()
+    yield along
+    if len(along) > 1:
+        for place in range(len(along)):
+            yield tuple(one if i == place else torch.zeros_like(one) for i, one in enumerate(along))
 
 
-def point_of(call: RoIAlignCall) -> tuple[Tensor, Tensor]:
-    return random_tensor(*SHAPE, seed=1), smooth_boxes(3, SHAPE, call, seed=2)
-
-
-def direction_at(call: RoIAlignCall) -> tuple[Tensor, Tensor]:
-    return random_tensor(*SHAPE, seed=3), random_tensor(3, 5, seed=4)
-
-
-def defined(call: RoIAlignCall, features: Tensor, boxes: Tensor) -> Tensor:
-    return differentiable.roi_align(features, boxes, call.params(features, boxes), call.mode)
-
-
-def close(actual: Tensor | None, expected: Tensor) -> None:
-    assert actual is not None
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
-
-
-@each_call
-@pytest.mark.parametrize("moved", [(True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("requires_grad", [False, True])
-def test_dual_numbers(call: RoIAlignCall, moved: tuple[bool, bool], requires_grad: bool) -> None:
-    point = point_of(call)
-    tangents = [
-        direction if move else torch.zeros_like(direction)
-        for direction, move in zip(direction_at(call), moved, strict=True)
+def duals(primals: tuple[Tensor, ...] | list[Tensor], tangents: tuple[Tensor, ...]) -> list[Tensor]:
+    """Where the tangent is zero, the primal alone."""
+    return [
+        forward_ad.make_dual(primal, tangent) if tangent.any() else primal
+        for primal, tangent in zip(primals, tangents, strict=True)
     ]
-    value, expected = torch.autograd.functional.jvp(lambda *p: defined(call, *p), point, tuple(tangents))
-    with forward_ad.dual_level():
-        arguments = [
-            forward_ad.make_dual(primal.clone().requires_grad_(requires_grad), tangent) if move else primal
-            for primal, tangent, move in zip(point, tangents, moved, strict=True)
-        ]
-        result = forward_ad.unpack_dual(call(arguments[0], arguments[1]))
-        close(result.primal.detach(), value)
-        assert result.tangent is not None
-        close(result.tangent.detach(), expected)
 
 
-@each_call
-def test_tangent_under_no_grad(call: RoIAlignCall) -> None:
-    point, tangents = point_of(call), direction_at(call)
-    _, expected = torch.autograd.functional.jvp(lambda *p: defined(call, *p), point, tangents)
+def tangent_of(result: Tensor) -> Tensor:
+    tangent = forward_ad.unpack_dual(result).tangent
+    assert tangent is not None
+    return tangent
+
+
+@each_case
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_dual_numbers(case: Case, requires_grad: bool) -> None:
+    for tangents in tangents_of(case):
+        value, expected = torch.autograd.functional.jvp(case.varied(case.defined), case.varied_point(), tangents)
+        with forward_ad.dual_level():
+            leaves = [primal.clone().requires_grad_(requires_grad) for primal in case.varied_point()]
+            result = case.varied(case)(*duals(leaves, tangents))
+            close(forward_ad.unpack_dual(result).primal.detach(), value)
+            close(tangent_of(result).detach(), expected)
+
+
+@each_case
+def test_tangent_under_no_grad(case: Case) -> None:
+    point, tangents = case.varied_point(), case.directions()
+    _, expected = torch.autograd.functional.jvp(case.varied(case.defined), point, tangents)
     with torch.no_grad(), forward_ad.dual_level():
-        duals = [forward_ad.make_dual(primal, tangent) for primal, tangent in zip(point, tangents, strict=True)]
-        result = forward_ad.unpack_dual(call(duals[0], duals[1]))
+        result = forward_ad.unpack_dual(case.varied(case)(*duals(point, tangents)))
+        assert result.tangent is not None
         close(result.tangent, expected)
         assert not result.primal.requires_grad
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_no_tangent_without_a_dual_argument(mode: str) -> None:
-    call = RoIAlignCall(mode=mode)
+@each_case
+def test_no_tangent_without_a_dual_argument(case: Case) -> None:
     with forward_ad.dual_level():
-        assert forward_ad.unpack_dual(call(*point_of(call))).tangent is None
+        assert forward_ad.unpack_dual(case(*case.point())).tangent is None
 
 
-@each_call
-@pytest.mark.parametrize("moved", [(True, False), (False, True), (True, True)])
-def test_forward_over_backward(call: RoIAlignCall, moved: tuple[bool, bool]) -> None:
-    """The tangents of both gradients along a direction are a product of the Hessian with it."""
-    point = point_of(call)
-    weights = random_tensor(3, SHAPE[1], *call.output_size, seed=5)
-    tangents = tuple(
-        direction if move else torch.zeros_like(direction)
-        for direction, move in zip(direction_at(call), moved, strict=True)
-    )
-    _, expected = torch.autograd.functional.vhp(lambda *p: (weights * defined(call, *p) ** 2).sum(), point, tangents)
+@each_case
+def test_forward_over_backward(case: Case) -> None:
+    """The tangents of all gradients along a direction are a product of the Hessian with it."""
+    for tangents in tangents_of(case):
+        _, expected = torch.autograd.functional.vhp(case.varied(case.defined_scalar), case.varied_point(), tangents)
+        with forward_ad.dual_level():
+            leaves = [primal.clone().requires_grad_() for primal in case.varied_point()]
+            gradients = torch.autograd.grad(case.varied(case.scalar)(*duals(leaves, tangents)), leaves)
+            for gradient, product in zip(gradients, expected, strict=True):
+                close(tangent_of(gradient), product)
+
+
+def linear_loss_products(case: Case) -> tuple[Tensor, ...]:
+    """Products of the Hessian of a weighted sum with the directions."""
+
+    def loss(*tensors: Tensor) -> Tensor:
+        return (WEIGHTS * case.varied(case.defined)(*tensors)).sum()
+
+    products = torch.autograd.functional.vhp(loss, case.varied_point(), case.directions())[1]
+    assert isinstance(products, tuple)
+    return products
+
+
+@each_case
+def test_forward_over_backward_of_a_linear_loss(case: Case) -> None:
+    """With a gradient that does not depend on the result: only what backward saved carries tangents."""
     with forward_ad.dual_level():
-        leaves = [primal.clone().requires_grad_() for primal in point]
-        duals = [
-            forward_ad.make_dual(leaf, tangent) if move else leaf
-            for leaf, tangent, move in zip(leaves, tangents, moved, strict=True)
-        ]
-        gradients = torch.autograd.grad((weights * call(duals[0], duals[1]) ** 2).sum(), leaves)
-        for gradient, product in zip(gradients, expected, strict=True):
-            close(forward_ad.unpack_dual(gradient).tangent, product)
+        leaves = [primal.clone().requires_grad_() for primal in case.varied_point()]
+        out = case.varied(case)(*duals(leaves, case.directions()))
+        gradients = torch.autograd.grad(out, leaves, WEIGHTS)
+        for gradient, product in zip(gradients, linear_loss_products(case), strict=True):
+            tangent = forward_ad.unpack_dual(gradient).tangent
+            close(torch.zeros_like(product) if tangent is None else tangent, product)
 
 
-@each_call
-def test_forward_over_backward_of_a_linear_loss(call: RoIAlignCall) -> None:
-    """The same with a gradient that does not depend on the result: only what backward saved carries tangents."""
-    features, boxes = point_of(call)
-    weights = random_tensor(3, SHAPE[1], *call.output_size, seed=5)
-    tangents = direction_at(call)
-    _, expected = torch.autograd.functional.vhp(
-        lambda *p: (weights * defined(call, *p)).sum(), (features, boxes), tangents
-    )
+@each_case
+def test_backward_over_forward(case: Case) -> None:
+    """The tangent is differentiable itself. The gradients have tangents too, which are third derivatives."""
     with forward_ad.dual_level():
-        leaves = [features.clone().requires_grad_(), boxes.clone().requires_grad_()]
-        duals = [forward_ad.make_dual(leaf, tangent) for leaf, tangent in zip(leaves, tangents, strict=True)]
-        gradients = torch.autograd.grad(call(duals[0], duals[1]), leaves, weights)
-        for gradient, product in zip(gradients, expected, strict=True):
-            close(forward_ad.unpack_dual(gradient).tangent, product)
+        leaves = [primal.clone().requires_grad_() for primal in case.varied_point()]
+        tangent = tangent_of(case.varied(case)(*duals(leaves, case.directions())))
+        if case.box_order == 2:
+            with pytest.raises(NotImplementedError, match="third derivatives"):
+                torch.autograd.grad(tangent, leaves, WEIGHTS)
+            return
+        gradients = (
+            torch.autograd.grad(tangent, leaves, WEIGHTS, materialize_grads=True)
+            if tangent.requires_grad
+            else tuple(map(torch.zeros_like, leaves))  # linear in the maps alone
+        )
+        close(gradients, linear_loss_products(case))
 
 
-@each_call
-def test_backward_over_forward(call: RoIAlignCall) -> None:
-    """The tangent is differentiable itself."""
-    point, tangents = point_of(call), direction_at(call)
-    weights = random_tensor(3, SHAPE[1], *call.output_size, seed=5)
-    _, expected = torch.autograd.functional.vhp(lambda *p: (weights * defined(call, *p)).sum(), point, tangents)
-    with forward_ad.dual_level():
-        leaves = [primal.clone().requires_grad_() for primal in point]
-        duals = [forward_ad.make_dual(leaf, tangent) for leaf, tangent in zip(leaves, tangents, strict=True)]
-        tangent = forward_ad.unpack_dual(call(duals[0], duals[1])).tangent
-        assert tangent is not None
-        gradients = torch.autograd.grad(tangent, leaves, weights)
-    for gradient, product in zip(gradients, expected, strict=True):
-        close(gradient, product)
+@each_case
+def test_finite_differences(case: Case) -> None:
+    """roi_warp in its maps alone: derivatives by the boxes pass straight through the rounding."""
+    *maps, boxes = case.point()
+    exact = case.box_order > 0 and case.function is not roialign_ext.roi_warp
 
+    def call(*tensors: Tensor) -> Tensor:
+        return case(*tensors) if exact else case(*tensors, boxes)
 
-@each_call
-def test_finite_differences(call: RoIAlignCall) -> None:
-    features, boxes = point_of(call)
-    features.requires_grad_()
-    image, corners = boxes[:, :1], boxes[:, 1:].clone().requires_grad_()
-
-    def pooled(features: Tensor, corners: Tensor) -> Tensor:
-        return call(features, torch.cat([image, corners], 1))
-
-    assert gradcheck(
-        pooled, (features, corners), check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True,
-        fast_mode=True,
-    )  # fmt: skip
-    assert gradgradcheck(pooled, (features, corners), check_fwd_over_rev=True, check_batched_grad=True, fast_mode=True)
+    tensors = tuple(tensor.requires_grad_() for tensor in ((*maps, boxes) if exact else maps))
+    # The tangent of torch.max_pool2d, which the maximum of a crop is made of, knows no batches of this kind.
+    batched = case.name != "crop_and_resize-max"
+    checks = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": batched}
+    assert gradcheck(call, tensors, fast_mode=True, **checks)
+    assert gradgradcheck(call, tensors, check_fwd_over_rev=True, check_batched_grad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -162,23 +148,22 @@ def test_tangent_has_the_dtype_and_layout_of_the_result(
     features = random_tensor(*SHAPE, dtype=dtype).to(memory_format=layout)
     boxes = torch.tensor([[0.0, 0.3, 0.4, 3.2, 2.9], [1.0, -1.0, 0.5, 2.0, 3.0]])
     with forward_ad.dual_level():
-        duals = [forward_ad.make_dual(features, features), forward_ad.make_dual(boxes, torch.zeros_like(boxes))]
-        value, tangent = forward_ad.unpack_dual(roi_align(duals[0], duals[1], 2, mode=mode))
+        dual_boxes = forward_ad.make_dual(boxes, torch.zeros_like(boxes))
+        value, tangent = forward_ad.unpack_dual(
+            roi_align(forward_ad.make_dual(features, features), dual_boxes, 2, mode=mode)
+        )
         assert tangent is not None
         assert tangent.dtype == value.dtype == dtype
         assert tangent.stride() == value.stride()
         torch.testing.assert_close(tangent, value)  # linear in the features
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_function_has_forward_mode(mode: str) -> None:
-    call = RoIAlignCall((2, 2), 0.8, 2, True, mode)
-    point, tangents = point_of(call), direction_at(call)
+@each_mode
+def test_function_has_forward_mode(case: Case) -> None:
+    (rows,), along = case.rows(case.boxes()), case.directions()
     with forward_ad.dual_level():
-        duals = [forward_ad.make_dual(primal, tangent) for primal, tangent in zip(point, tangents, strict=True)]
-        result = RoIAlignFunction.apply(*duals, (2, 2), 0.8, 2, True, mode)
-        expected = forward_ad.unpack_dual(call(duals[0], duals[1]))
-        tangent = forward_ad.unpack_dual(result).tangent
-        assert tangent is not None
-        assert expected.tangent is not None
-        assert torch.equal(tangent, expected.tangent)
+        dual_features = forward_ad.make_dual(case.maps()[0], along[0])
+        dual_rows = forward_ad.make_dual(rows, torch.cat([torch.zeros(2, 1), along[1]], 1))
+        result = RoIAlignFunction.apply(dual_features, dual_rows, SIZE, *case.options.values())
+        expected = case(*duals(case.point(), along))
+        assert torch.equal(tangent_of(result), tangent_of(expected))

@@ -1,9 +1,10 @@
-"""The transforms of torch.func, alone and composed, against autograd of the definition and against loops."""
+"""The transforms of torch.func, alone and composed, against autograd of the definition or of eager mode, and loops."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,110 +12,91 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
-from roialign_ext import RoIAlignFunction, roi_align
-from support import differentiable
+from roialign_ext import RoIAlignFunction, multiscale_roi_align, roi_align, roi_align_rotated
 from support.inputs import MODES, random_tensor
 from support.operators import RoIAlignCall, smooth_boxes
+from support.small_calls import (
+    CASES,
+    NAMED,
+    SHAPE,
+    SIZE,
+    WEIGHTS,
+    Case,
+    close,
+    differentiable_in_boxes,
+    each_case,
+    each_mode,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHAPE = (2, 2, 4, 4)
 BATCH = 3
-CALLS = [
-    pytest.param(
-        RoIAlignCall((2, 2), 0.8, ratio, aligned, mode), id=f"{mode}-{'half_pixel' if aligned else 'legacy'}-{ratio}"
-    )
-    for mode in MODES
-    for aligned, ratio in ((True, 2), (False, -1))
-]
-each_call = pytest.mark.parametrize("call", CALLS)
+Transform = Callable[..., Callable[..., Any]]
 
 
-class Problem:
-    """A call at a point where it is smooth, as functions of features and corners: the package's and the definition."""
-
-    def __init__(self, call: RoIAlignCall, boxes: int = 2) -> None:
-        self.call = call
-        self.features = random_tensor(*SHAPE, seed=1)
-        rows = smooth_boxes(boxes, SHAPE, call, seed=2)
-        self.image, self.corners = rows[:, :1], rows[:, 1:].contiguous()
-        self.point = (self.features, self.corners)
-        self.weights = random_tensor(boxes, SHAPE[1], *call.output_size, seed=3)
-
-    def pooled(self, features: Tensor, corners: Tensor) -> Tensor:
-        return self.call(features, torch.cat([self.image, corners], 1))
-
-    def scalar(self, features: Tensor, corners: Tensor) -> Tensor:
-        return (self.weights * self.pooled(features, corners) ** 2).sum()
-
-    def defined_pooled(self, features: Tensor, corners: Tensor) -> Tensor:
-        boxes = torch.cat([self.image, corners], 1)
-        return differentiable.roi_align(features, boxes, self.call.params(features, boxes), self.call.mode)
-
-    def defined_scalar(self, features: Tensor, corners: Tensor) -> Tensor:
-        return (self.weights * self.defined_pooled(features, corners) ** 2).sum()
-
-    def tangents(self) -> tuple[Tensor, Tensor]:
-        return random_tensor(*SHAPE, seed=4), random_tensor(*self.corners.shape, seed=5)
+def places(case: Case) -> tuple[int, ...]:
+    """All that may be differentiated."""
+    return tuple(range(len(case.varied_point())))
 
 
-def close(actual: Any, expected: Any) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+# --- derivatives
 
 
-@each_call
-def test_grad(call: RoIAlignCall) -> None:
-    problem = Problem(call)
-    leaves = tuple(tensor.clone().requires_grad_() for tensor in problem.point)
-    expected = torch.autograd.grad(problem.defined_scalar(*leaves), leaves)
-    close(grad(problem.scalar, (0, 1))(*problem.point), expected)
-    close(grad(problem.scalar)(*problem.point), expected[0])
-    close(grad(problem.scalar, 1)(*problem.point), expected[1])
+@each_case
+def test_grad(case: Case) -> None:
+    point, scalar = case.varied_point(), case.varied(case.scalar)
+    leaves = tuple(tensor.clone().requires_grad_() for tensor in point)
+    expected = torch.autograd.grad(case.varied(case.defined_scalar)(*leaves), leaves)
+    close(grad(scalar, places(case))(*point), expected)
+    for place in places(case):
+        close(grad(scalar, place)(*point), expected[place])
 
 
-@each_call
-def test_vjp(call: RoIAlignCall) -> None:
-    problem = Problem(call)
-    value, pullback = vjp(problem.pooled, *problem.point)
-    close(value, problem.defined_pooled(*problem.point))
-    _, expected = torch.autograd.functional.vjp(problem.defined_pooled, problem.point, problem.weights)
-    close(pullback(problem.weights), expected)
+@each_case
+def test_vjp(case: Case) -> None:
+    point, defined = case.varied_point(), case.varied(case.defined)
+    value, pullback = vjp(case.varied(case), *point)
+    close(value, defined(*point))
+    close(pullback(WEIGHTS), torch.autograd.functional.vjp(defined, point, WEIGHTS)[1])
 
 
-@each_call
-@pytest.mark.parametrize("of", ["features", "corners", "both"])
-def test_jvp(call: RoIAlignCall, of: str) -> None:
-    problem = Problem(call)
-    features_tangent, corners_tangent = problem.tangents()
-    tangents = (features_tangent * float(of != "corners"), corners_tangent * float(of != "features"))
-    _, expected = torch.autograd.functional.jvp(problem.defined_pooled, problem.point, tangents)
-    if of == "features":
-        _, tangent = jvp(lambda features: problem.pooled(features, problem.corners), problem.point[:1], tangents[:1])
-    elif of == "corners":
-        _, tangent = jvp(lambda corners: problem.pooled(problem.features, corners), problem.point[1:], tangents[1:])
-    else:
-        _, tangent = jvp(problem.pooled, problem.point, tangents)
-    close(tangent, expected)
+@each_case
+def test_jvp(case: Case) -> None:
+    """Along one of the arguments, the others constants, and along all."""
+    point, along, call = case.varied_point(), case.directions(), case.varied(case)
+    jacobian = torch.autograd.functional.jvp
+    close(jvp(call, point, along), jacobian(case.varied(case.defined), point, along))
+    for place in places(case):
+        zeros = tuple(one if i == place else torch.zeros_like(one) for i, one in enumerate(along))
+
+        def by_one(tensor: Tensor, place: int = place) -> Any:
+            return call(*point[:place], tensor, *point[place + 1 :])
+
+        expected = jacobian(case.varied(case.defined), point, zeros)[1]
+        close(jvp(by_one, (point[place],), (along[place],))[1], expected)
 
 
 # torch.fx's own constant folding, on which linearize relies, warns of the attributes it inserts.
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")
-@each_call
-def test_linearize(call: RoIAlignCall) -> None:
-    problem = Problem(call)
-    value, pushforward = linearize(problem.pooled, *problem.point)
-    close(value, problem.pooled(*problem.point))
+@each_case
+def test_linearize(case: Case) -> None:
+    point, call = case.varied_point(), case.varied(case)
+    value, pushforward = linearize(call, *point)
+    close(value, call(*point))
     for scale in (1.0, -2.0):
-        tangents = tuple(scale * tangent for tangent in problem.tangents())
-        close(pushforward(*tangents), jvp(problem.pooled, problem.point, tangents)[1])
+        tangents = tuple(scale * tangent for tangent in case.directions())
+        close(pushforward(*tangents), jvp(call, point, tangents)[1])
 
 
-@each_call
+@cache
+def defined_jacobian(case: Case) -> Any:
+    return torch.autograd.functional.jacobian(case.varied(case.defined), case.varied_point())
+
+
+@each_case
 @pytest.mark.parametrize("transform", [jacrev, jacfwd])
-def test_jacobian(call: RoIAlignCall, transform: Callable[..., Any]) -> None:
-    problem = Problem(call)
-    expected = torch.autograd.functional.jacobian(problem.defined_pooled, problem.point)
-    close(transform(problem.pooled, (0, 1))(*problem.point), expected)
+def test_jacobian(case: Case, transform: Transform) -> None:
+    close(transform(case.varied(case), places(case))(*case.varied_point()), defined_jacobian(case))
 
 
 def reverse_reverse(function: Callable[..., Tensor], argnums: Any) -> Callable[..., Any]:
@@ -129,131 +111,153 @@ def reverse_forward(function: Callable[..., Tensor], argnums: Any) -> Callable[.
     return jacrev(jacfwd(function, argnums), argnums)
 
 
-@each_call
+@cache
+def defined_hessian(case: Case) -> Any:
+    return torch.autograd.functional.hessian(case.varied(case.defined_scalar), case.varied_point(), vectorize=True)
+
+
+@each_case
 @pytest.mark.parametrize("transform", [hessian, reverse_reverse, forward_forward, reverse_forward])
-def test_hessian(call: RoIAlignCall, transform: Callable[..., Any]) -> None:
-    problem = Problem(call)
-    expected = torch.autograd.functional.hessian(problem.defined_scalar, problem.point, vectorize=True)
-    close(transform(problem.scalar, (0, 1))(*problem.point), expected)
+def test_hessian(case: Case, transform: Transform) -> None:
+    close(transform(case.varied(case.scalar), places(case))(*case.varied_point()), defined_hessian(case))
 
 
-@each_call
-@pytest.mark.parametrize("outer", [jacrev, jacfwd])
-@pytest.mark.parametrize("inner", [hessian, reverse_reverse, forward_forward])
-def test_third_derivative(call: RoIAlignCall, outer: Callable[..., Any], inner: Callable[..., Any]) -> None:
-    problem = Problem(call)
+@cache
+def defined_mixed_derivative(case: Case) -> Any:
+    *maps, boxes = case.point()
 
-    def second(features: Tensor, corners: Tensor) -> Tensor:
+    def curvature(first: Tensor) -> Tensor:
         result = torch.autograd.functional.hessian(
-            lambda varied: problem.defined_scalar(features, varied), corners, create_graph=True, vectorize=True
+            lambda at: case.defined_scalar(first, *maps[1:], at), boxes, create_graph=True, vectorize=True
         )
         assert isinstance(result, Tensor)
         return result
 
-    expected = torch.autograd.functional.jacobian(second, problem.point, vectorize=True)
-    close(outer(inner(problem.scalar, 1), (0, 1))(*problem.point), expected)
+    return torch.autograd.functional.jacobian(curvature, maps[0], vectorize=True)
 
 
-def batch_of_points(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Features and full box rows of BATCH calls; the rows' batch indices differ from call to call."""
-    features = random_tensor(BATCH, *SHAPE, seed=6)
-    rows = torch.stack([smooth_boxes(4, SHAPE, problem.call, seed=seed) for seed in (7, 8, 9)])
-    rows[1, :, 0] = 1.0 - rows[1, :, 0]
-    return features, rows
+@differentiable_in_boxes
+@pytest.mark.parametrize(
+    ("outer", "inner"), [(jacrev, hessian), (jacfwd, hessian), (jacrev, forward_forward), (jacfwd, reverse_reverse)]
+)
+def test_mixed_third_derivative(case: Case, outer: Transform, inner: Transform) -> None:
+    """Twice by the boxes and once by the maps: every rule has it."""
+    close(outer(inner(case.scalar, case.levels))(*case.point()), defined_mixed_derivative(case))
 
 
-IN_DIMS = [(0, 0), (0, None), (None, 0), (3, 1), (2, 2), (-1, -1), (4, None), (None, 2), (1, 0)]
+# --- vmap
 
 
-@each_call
-@pytest.mark.parametrize("in_dims", IN_DIMS)
-def test_vmap(call: RoIAlignCall, in_dims: tuple[int | None, int | None]) -> None:
-    points = batch_of_points(Problem(call))
-    arguments = [point[0] if dim is None else point.movedim(0, dim) for point, dim in zip(points, in_dims, strict=True)]
-    single = [
-        (point[:1].expand_as(point) if dim is None else point) for point, dim in zip(points, in_dims, strict=True)
-    ]
-    expected = torch.stack([call(features, rows) for features, rows in zip(*single, strict=True)])
-    close(vmap(call, in_dims)(*arguments), expected)
-    close(vmap(call, in_dims, out_dims=2, chunk_size=2)(*arguments), expected.movedim(0, 2))
+def batches(case: Case) -> list[Tensor]:
+    """BATCH maps per level and BATCH sets of boxes, within the cells in which the call is smooth."""
+    maps = [torch.stack(level) for level in zip(*(case.maps(seed) for seed in range(BATCH)), strict=True)]
+    boxes = case.boxes()
+    return [*maps, torch.stack([boxes, boxes.flip(0), boxes + 1e-4])]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_vmap_without_boxes(mode: str, in_dims: tuple[int | None, int | None], layout: torch.memory_format) -> None:
-    features, rows = random_tensor(*SHAPE).to(memory_format=layout), torch.zeros(0, 5)
-    sizes = [tensor if dim is None else tensor.expand(BATCH, *tensor.shape) for tensor, dim in
-             zip((features, rows), in_dims, strict=True)]  # fmt: skip
-    assert vmap(RoIAlignCall((3, 2), mode=mode), in_dims)(*sizes).shape == (BATCH, 0, SHAPE[1], 3, 2)
+def in_dims_of(case: Case) -> list[tuple[int | None, ...]]:
+    some = [(0,) * case.levels, (2,) * case.levels, (None,) * case.levels]
+    chosen = [(*dims, boxes) for dims in some for boxes in (0, None, -1)]
+    if case.levels == 2:
+        chosen += [(None, 0, None), (0, None, 1), (None, 1, 0)]
+    return [dims for dims in chosen if any(dim is not None for dim in dims)]
 
 
-@each_call
-def test_nested_vmap(call: RoIAlignCall) -> None:
-    features, rows = batch_of_points(Problem(call))
-    expected = torch.stack([torch.stack([call(image, boxes) for boxes in rows]) for image in features])
-    close(vmap(vmap(call, (None, 0)), (0, None))(features, rows), expected)
+def arguments_of(points: list[Tensor], in_dims: tuple[int | None, ...]) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """The arguments of a batched call, and those of each of its samples."""
+    pairs = list(zip(points, in_dims, strict=True))
+    arguments = [point[0] if dim is None else point.movedim(0, dim) for point, dim in pairs]
+    return arguments, [[point[0] if dim is None else point[i] for point, dim in pairs] for i in range(BATCH)]
 
 
-@each_call
-def test_vmap_of_boxes_in_a_list(call: RoIAlignCall) -> None:
-    features, rows = batch_of_points(Problem(call))
-    lists = rows[:, :2, 1:], rows[:, 2:, 1:]
-    expected = torch.stack([call(image, [first, last]) for image, first, last in zip(features, *lists, strict=True)])
-    close(vmap(lambda image, first, last: call(image, [first, last]))(features, *lists), expected)
+def stacked(samples: list[Any]) -> Any:
+    if isinstance(samples[0], tuple):
+        return tuple(map(torch.stack, zip(*samples, strict=True)))
+    return torch.stack(samples)
 
 
-PER_SAMPLE: list[Any] = [
-    pytest.param(lambda scalar: grad(scalar, (0, 1)), id="grad"),
-    pytest.param(lambda scalar: hessian(scalar, 1), id="hessian"),
-    pytest.param(lambda scalar: jacrev(jacfwd(scalar, 0), 1), id="mixed"),
-]
+@each_case
+def test_vmap(case: Case) -> None:
+    """Of values and gradients, with a batch in any of the arguments."""
+    per_sample = grad(case.scalar, places(case))
+    for in_dims in in_dims_of(case):
+        arguments, samples = arguments_of(batches(case), in_dims)
+        values = torch.stack([case(*sample) for sample in samples])
+        close(vmap(case, in_dims)(*arguments), values)
+        close(vmap(case, in_dims, out_dims=2, chunk_size=2)(*arguments), values.movedim(0, 2))
+        close(vmap(per_sample, in_dims)(*arguments), stacked([per_sample(*sample) for sample in samples]))
 
 
-@each_call
-@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0), (1, 2), (-1, None)])
-@pytest.mark.parametrize("transform", PER_SAMPLE)
-def test_per_sample_derivatives(
-    call: RoIAlignCall, in_dims: tuple[int | None, int | None], transform: Callable[..., Callable[..., Any]]
-) -> None:
-    problem = Problem(call)
-    # steps within the cells in which the problem is smooth
-    points = [
-        torch.stack([problem.features, -problem.features, 2.0 * problem.features]),
-        torch.stack([problem.corners, problem.corners + 4e-4, problem.corners - 4e-4]),
-    ]
-    derive = transform(problem.scalar)
-    arguments = [point[0] if dim is None else point.movedim(0, dim) for point, dim in zip(points, in_dims, strict=True)]
-    samples = [
-        derive(*(point[0] if dim is None else point[i] for point, dim in zip(points, in_dims, strict=True)))
-        for i in range(BATCH)
-    ]
-    results = vmap(derive, in_dims)(*arguments)
-    if isinstance(results, tuple):
-        for k, result in enumerate(results):
-            close(result, torch.stack([sample[k] for sample in samples]))
-    else:
-        close(results, torch.stack(samples))
+@differentiable_in_boxes
+def test_vmap_of_second_derivatives(case: Case) -> None:
+    by_boxes, mixed = hessian(case.scalar, case.levels), jacrev(jacfwd(case.scalar, 0), case.levels)
+    for derive, of_maps, of_boxes in ((by_boxes, 0, 0), (by_boxes, None, -1), (mixed, 1, None)):
+        in_dims = (*[of_maps] * case.levels, of_boxes)
+        arguments, samples = arguments_of(batches(case), in_dims)
+        close(vmap(derive, in_dims)(*arguments), stacked([derive(*sample) for sample in samples]))
 
 
-@each_call
-def test_vmap_of_tangents(call: RoIAlignCall) -> None:
-    problem = Problem(call)
-    tangents = [torch.stack([tangent, 2.0 * tangent, -tangent]) for tangent in problem.tangents()]
-    _, one = jvp(problem.pooled, problem.point, problem.tangents())
-    batch = vmap(lambda *tangent: jvp(problem.pooled, problem.point, tangent)[1])(*tangents)
+@each_case
+def test_vmap_of_tangents(case: Case) -> None:
+    point, call = case.varied_point(), case.varied(case)
+    tangents = [torch.stack([tangent, 2.0 * tangent, -tangent]) for tangent in case.directions()]
+    _, one = jvp(call, point, case.directions())
+    batch = vmap(lambda *tangent: jvp(call, point, tangent)[1])(*tangents)
     close(batch, torch.stack([one, 2.0 * one, -one]))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("index", [2.0, 3.0, -1.0, -2.0, 0.5, float("nan"), float("inf"), 1e30])
+def batch_of_rows(case: Case) -> tuple[Tensor, Tensor]:
+    """Features and full box rows of BATCH calls; the rows' batch indices differ from call to call."""
+    assert isinstance(case.call, RoIAlignCall)
+    rows = torch.stack([smooth_boxes(4, SHAPE, case.call, seed=seed) for seed in (7, 8, 9)])
+    rows[1, :, 0] = 1.0 - rows[1, :, 0]
+    return random_tensor(BATCH, *SHAPE, seed=6), rows
+
+
+@each_mode
+@pytest.mark.parametrize(
+    "in_dims", [(0, 0), (0, None), (None, 0), (3, 1), (2, 2), (-1, -1), (4, None), (None, 2), (1, 0)]
+)
+def test_vmap_of_rows(case: Case, in_dims: tuple[int | None, ...]) -> None:
+    arguments, samples = arguments_of(list(batch_of_rows(case)), in_dims)
+    close(vmap(case.call, in_dims)(*arguments), torch.stack([case.call(*sample) for sample in samples]))
+
+
+@each_mode
 @pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0)])
-@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_vmap_without_boxes(case: Case, in_dims: tuple[int | None, int | None], layout: torch.memory_format) -> None:
+    features, rows = random_tensor(*SHAPE).to(memory_format=layout), torch.zeros(0, 5)
+    sizes = [tensor if dim is None else tensor.expand(BATCH, *tensor.shape) for tensor, dim in
+             zip((features, rows), in_dims, strict=True)]  # fmt: skip
+    assert vmap(case.call, in_dims)(*sizes).shape == (BATCH, 0, SHAPE[1], *SIZE)
+
+
+@each_mode
+def test_nested_vmap(case: Case) -> None:
+    features, rows = batch_of_rows(case)
+    expected = torch.stack([torch.stack([case.call(image, boxes) for boxes in rows]) for image in features])
+    close(vmap(vmap(case.call, (None, 0)), (0, None))(features, rows), expected)
+
+
+@each_mode
+def test_vmap_of_boxes_in_a_list(case: Case) -> None:
+    features, rows = batch_of_rows(case)
+    lists = rows[:, :2, 1:], rows[:, 2:, 1:]
+    expected = torch.stack(
+        [case.call(image, [first, last]) for image, first, last in zip(features, *lists, strict=True)]
+    )
+    close(vmap(lambda image, first, last: case.call(image, [first, last]))(features, *lists), expected)
+
+
+@pytest.mark.parametrize("index", [2.0, 3.0, -1.0, -2.0, 0.5, float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize(("in_dims", "position"), [((0, 0), 1), ((0, None), 0), ((None, 0), 2)])
+@pytest.mark.parametrize("mode", MODES)
 def test_vmap_refuses_bad_batch_index(
     mode: str, index: float, in_dims: tuple[int | None, int | None], position: int
 ) -> None:
     """Also where the index would name an image of the next call: only the images of a call are its own."""
-    features, rows = batch_of_points(Problem(RoIAlignCall(mode=mode)))
+    features, rows = batch_of_rows(NAMED["roi_align"])
     rows[position, 1, 0] = index
     arguments = [
         features if in_dims[0] is not None else features[0],
@@ -271,6 +275,21 @@ def test_vmap_refuses_bad_batch_index(
     nested = vmap(vmap(total, in_dims), (0, None))
     with pytest.raises(IndexError, match=message):
         nested(torch.stack([arguments[0]] * 2), arguments[1])
+
+
+@pytest.mark.parametrize("index", [2.0, -1.0, 0.5, float("nan")])
+def test_vmap_refuses_bad_batch_index_of_other_rows(index: float) -> None:
+    """Rows of six numbers, and several levels."""
+    rows = torch.tensor([[0, 2.4, 2.1, 3.3, 2.2, 25.0]], dtype=torch.float64).repeat(BATCH, 1, 1)
+    rows[1, 0, 0] = index
+    maps = random_tensor(BATCH, *SHAPE)
+    with pytest.raises(IndexError, match="batch index"):
+        vmap(lambda one, boxes: roi_align_rotated(one, boxes, 2))(maps, rows)
+    with pytest.raises(IndexError, match="batch index"):
+        vmap(lambda one, boxes: multiscale_roi_align([one, one], boxes, 2, [1.0, 0.5]))(maps, rows[..., :5])
+
+
+# --- types and layouts
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -317,19 +336,19 @@ def test_transforms_keep_dtypes(mode: str, dtype: torch.dtype, boxes_dtype: torc
     torch.testing.assert_close(by_boxes, torch.stack([expected[1]] * 2))
 
 
-@each_call
-def test_channels_last_and_function(call: RoIAlignCall) -> None:
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if isinstance(case.call, RoIAlignCall)], ids=lambda case: case.name
+)
+def test_channels_last_and_function(case: Case) -> None:
     """RoIAlignFunction takes part in transforms like roi_align, and gradients follow the layout of the features."""
-    problem = Problem(call)
-    features = problem.features.to(memory_format=torch.channels_last)
-    rows = torch.cat([problem.image, problem.corners], 1)
+    features = case.maps()[0].to(memory_format=torch.channels_last)
+    (rows,) = case.rows(case.boxes())
 
     def scalar(features: Tensor, rows: Tensor) -> Tensor:
-        settings = (call.output_size, call.spatial_scale, call.sampling_ratio, call.aligned, call.mode)
-        return (problem.weights * RoIAlignFunction.apply(features, rows, *settings) ** 2).sum()
+        return (WEIGHTS * RoIAlignFunction.apply(features, rows, SIZE, *case.options.values()) ** 2).sum()
 
     by_features, by_rows = grad(scalar, (0, 1))(features, rows)
-    expected = grad(problem.scalar, (0, 1))(*problem.point)
+    expected = grad(case.scalar, (0, 1))(*case.point())
     close(by_features, expected[0])
     close(by_rows[:, 1:], expected[1])
     assert by_features.is_contiguous(memory_format=torch.channels_last)

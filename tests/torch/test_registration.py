@@ -12,19 +12,25 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.func import grad, jacfwd, jacrev, jvp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from roialign_ext import PrRoIPool, RoIAlign, RoIAlignFunction, _checks, multiscale_roi_align, roi_align, roi_pool
 from support.inputs import MODES, random_tensor
+from support.small_calls import NAMED, close
 
 PUBLIC = (
     "roi_align",
     "prroi_pool",
     "roi_warp",
     "roi_pool",
+    "ps_roi_align",
+    "ps_roi_pool",
     "crop_and_resize",
     "roi_align_rotated",
     "multiscale_roi_align",
+    "multiscale_roi_align_rotated",
 )
 PRIVATE = ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
 FEATURES = random_tensor(2, 2, 5, 6)
@@ -118,14 +124,34 @@ def test_gradients_asked_for_by_name(mode: str) -> None:
     assert recorder.calls == ["_pool_grad_input", "_pool_grad_boxes"]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_third_derivative_by_the_boxes_is_zero_and_not_missing(mode: str) -> None:
-    boxes = BOXES.clone().requires_grad_()
-    derivative = roi_align(FEATURES, boxes, 2, 1.0, 2, True, mode).sum()
-    for order in range(3):
-        (gradient,) = torch.autograd.grad(derivative, boxes, create_graph=True)
-        assert bool(gradient.any()) == (order < 2)
-        derivative = (gradient * random_tensor(*gradient.shape, seed=order)).sum()
+def test_only_wanted_levels_get_gradients() -> None:
+    case = NAMED["multiscale_roi_align"]
+    *maps, boxes = case.point()
+    maps[1].requires_grad_()
+    case(*maps, boxes).sum().backward()
+    assert maps[0].grad is None
+    assert maps[1].grad is not None
+    close(grad(lambda coarse: case(maps[0], coarse, boxes).sum())(maps[1].detach()), maps[1].grad)
+    _, tangent = jvp(lambda coarse: case(maps[0], coarse, boxes), (maps[1].detach(),), (maps[1].detach(),))
+    assert not bool(tangent[0].any())  # the first box is on the fine level
+    assert bool(tangent[1].any())
+
+
+def test_roi_pool_has_no_grad_boxes() -> None:
+    case = NAMED["roi_pool"]
+    maps, boxes = case.point()
+    refused = pytest.raises(NotImplementedError, match=r"roi_pool.*boxes")
+    leaves = maps.clone().requires_grad_(), boxes.clone().requires_grad_()
+    result = case(*leaves)
+    with refused:
+        result.sum().backward()
+    (by_maps,) = torch.autograd.grad(case(*leaves).sum(), leaves[:1])
+    assert torch.equal(by_maps, grad(lambda maps: case(maps, boxes).sum())(maps))
+    for transform in (grad, jacrev, jacfwd):
+        with refused:
+            transform(lambda boxes: case(maps, boxes).sum())(boxes)
+    with forward_ad.dual_level(), refused:
+        case(maps, forward_ad.make_dual(boxes, boxes))
 
 
 def test_function_takes_trailing_arguments_or_not() -> None:
@@ -163,3 +189,30 @@ def test_kernels_run_without_the_gil() -> None:
         stop.set()
         thread.join()
     assert during > 0
+
+
+@pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
+@pytest.mark.parametrize("operator", ["roi_align", "_pool", "_pool_grad_input", "_pool_grad_boxes"])
+def test_cuda_memory_that_runs_out_raises_the_exception_of_torch(operator: str) -> None:
+    """Without and with derivatives, and backward. Kernels can only raise RuntimeError; others replace them here."""
+    words = "CUDA out of memory. Tried to allocate 8.00 GiB (a Float tensor of shape [2] on cuda:0)"
+    features, boxes = FEATURES.clone(), BOXES.clone()
+    if operator != "roi_align":  # whose kernel runs if nothing is differentiated
+        features.requires_grad_()
+        boxes.requires_grad_()
+
+    def kernel(*_: Any) -> Any:
+        raise RuntimeError(words)
+
+    def call() -> None:
+        out = roi_align(features, boxes, 2)
+        torch.autograd.grad(out.sum(), [boxes if operator == "_pool_grad_boxes" else features])
+
+    library = torch.library.Library("roialign_ext", "IMPL")
+    library.impl(operator, kernel, "CPU")
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as found:
+            call()
+    finally:
+        library._destroy()
+    assert str(found.value) == words

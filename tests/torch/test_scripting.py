@@ -1,4 +1,4 @@
-"""TorchScript (deprecated upstream, still deployed) and torch.fx."""
+"""TorchScript (deprecated upstream, still deployed), torch.fx, and tensor subclasses: what sees the call."""
 
 from __future__ import annotations
 
@@ -8,53 +8,98 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.testing import assert_close
 
 import roialign_ext
-from roialign_ext import RoIAlign, roi_align
-from support.small_case import RATIO, SCALE, SIZE, corners, features, rows
+from roialign_ext import MultiScaleRoIAlign, RoIAlign, roi_align
+from support.inputs import random_tensor
+from support.small_calls import (
+    CASES,
+    NAMED,
+    SIZE,
+    Case,
+    close,
+    each_case,
+    each_function,
+    each_mode,
+    name_of,
+    value_and_gradients,
+)
 
-modes = pytest.mark.parametrize("mode", ["avg", "max"])
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BOXES = NAMED["roi_align"].boxes(4)
+LISTED = [BOXES[0::2], BOXES[1::2]]
+PYRAMID = [torch.tensor([[3.0, 4.0, 40.0, 61.0], [0.0, 0.0, 250.0, 200.0]]), torch.tensor([[10.0, 20.0, 130.0, 90.0]])]
 
 
-def layer(mode: str = "avg", output_size: int | tuple[int, int] = SIZE) -> RoIAlign:
-    return RoIAlign(output_size, SCALE, RATIO, mode=mode)
+# --- TorchScript
 
 
-@modes
-@pytest.mark.parametrize("output_size", [3, SIZE])
-def test_script(mode: str, output_size: int | tuple[int, int]) -> None:
-    scripted = torch.jit.script(layer(mode, output_size))
-    buffer = io.BytesIO()
+@each_case
+def test_script(case: Case) -> None:
+    """It trains, before it is saved and after it is loaded."""
+    scripted, buffer = torch.jit.script(case.module()), io.BytesIO()
     torch.jit.save(scripted, buffer)
     buffer.seek(0)
-    loaded = torch.jit.load(buffer)
-    as_list = [corners()[:2], corners()[2:]]
-    for module in (scripted, loaded):
-        for boxes in (rows(corners()), as_list):
-            assert_close(module(features(), boxes), layer(mode, output_size)(features(), boxes))
+    expected = value_and_gradients(case.module(), case, 4)
+    for module in (scripted, torch.jit.load(buffer)):
+        close(value_and_gradients(module, case, 4), expected)
 
 
-def test_scripted_layer_trains() -> None:
-    gradients = []
-    for module in (torch.jit.script(layer()), layer()):
-        x, boxes = features().requires_grad_(), rows(corners()).requires_grad_()
-        gradients.append(torch.autograd.grad(module(x, boxes).square().sum(), (x, boxes)))
-    assert_close(gradients[0], gradients[1])
+@each_function
+def test_scripted_function(case: Case) -> None:
+    *maps, boxes = case.point()
+    arguments = (case.features(*maps), *case.rows(boxes), SIZE)
+    close(torch.jit.script(case.function)(*arguments, **case.options), case(*case.point()))
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_list_of_maps_keeps_them(inference: bool) -> None:
+    """In inference mode TorchScript calls the kernel without Python, as a C++ program does."""
+    case = NAMED["multiscale_roi_align"]
+
+    def call(maps: list[Tensor], rows: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        return (
+            roialign_ext.multiscale_roi_align(maps, rows, 2, [0.5, 0.25]),
+            roialign_ext.multiscale_roi_align(maps, rows, 2, [0.5, 0.25]),
+            maps,
+        )
+
+    scripted = torch.jit.script(call)
+    with torch.inference_mode(inference):
+        maps = [one.detach().clone() for one in case.maps()]
+        first, second, kept = scripted(maps, *case.rows(case.boxes()))
+    close(second, first)
+    close(kept, maps)
+
+
+@each_mode
+@pytest.mark.parametrize("output_size", [3, SIZE])
+def test_scripted_layer_takes_boxes_in_a_list(case: Case, output_size: int | tuple[int, int]) -> None:
+    layer = RoIAlign(output_size, *case.options.values())
+    scripted = torch.jit.script(layer)
+    for boxes in (*case.rows(BOXES), LISTED):
+        close(scripted(*case.maps(), boxes), layer(*case.maps(), boxes))
 
 
 def test_scripted_layer_checks_boxes() -> None:
+    case = NAMED["roi_align"]
     with pytest.raises(torch.jit.Error, match=r"expected a Tensor\[K, 5\]"):
-        torch.jit.script(layer())(features(), corners())
+        torch.jit.script(case.module())(*case.maps(), BOXES)
 
 
-@modes
-def test_trace(mode: str) -> None:
+@pytest.mark.parametrize("case", [case for case in CASES if case.levels == 1], ids=name_of)
+def test_trace(case: Case) -> None:
+    """Any number of boxes, and nothing of the example's in the graph."""
+    layer = case.module()
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)
-        traced = torch.jit.trace(layer(mode), (features(), rows(corners())))
-    boxes = torch.cat([rows(corners())] * 2)
-    assert_close(traced(features(1), boxes), layer(mode)(features(1), boxes))
+        traced = torch.jit.trace(layer, case.forward_arguments(*case.maps(), case.boxes(4)))
+    arguments = case.forward_arguments(*case.maps(1), case.boxes(7))
+    close(traced(*arguments), layer(*arguments))
+
+
+# --- torch.fx
 
 
 class Model(nn.Module):
@@ -62,41 +107,60 @@ class Model(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = layer()
+        self.pool = RoIAlign(SIZE, 0.8, 2)
 
     def forward(self, x: Tensor, boxes: Tensor | list[Tensor]) -> Tensor:
-        by_function = roi_align(x, boxes, SIZE, SCALE, sampling_ratio=RATIO)
-        by_name: Tensor = roialign_ext.roi_align(x + 1, boxes, SIZE, spatial_scale=SCALE, sampling_ratio=RATIO)
+        by_function = roi_align(x, boxes, SIZE, 0.8, sampling_ratio=2)
+        by_name: Tensor = roialign_ext.roi_align(x + 1, boxes, SIZE, spatial_scale=0.8, sampling_ratio=2)
         return self.pool(x, boxes) + by_function + by_name  # type: ignore[no-any-return]
 
 
 def test_fx_keeps_each_call_as_one_node() -> None:
-    traced = fx.symbolic_trace(Model())
+    case, traced = NAMED["roi_align"], fx.symbolic_trace(Model())
     calls = [node for node in traced.graph.nodes if node.op == "call_function" and node.target is roi_align]
     assert len(calls) == 3
     assert len(traced.graph.nodes) == 2 + 3 + 3 + 1  # inputs, calls, additions, output
-    for boxes in (rows(corners()), [corners()[:2], corners()[2:]]):
-        assert_close(traced(features(), boxes), Model()(features(), boxes))
+    for graph in (traced, fx.symbolic_trace(traced)):
+        for boxes in (*case.rows(BOXES), LISTED):
+            close(graph(*case.maps(), boxes), Model()(*case.maps(), boxes))
 
 
-def test_fx_retraces_its_own_code() -> None:
-    retraced = fx.symbolic_trace(fx.symbolic_trace(Model()))
-    assert_close(retraced(features(), rows(corners())), Model()(features(), rows(corners())))
+@each_function
+def test_fx_keeps_the_call_as_one_node(case: Case) -> None:
+    """With whatever is traced: maps or boxes, alone or in a list."""
+    *maps, boxes = case.point()
+
+    def by_maps(first: Tensor) -> Tensor:
+        return case.function(case.features(first, *maps[1:]), *case.rows(boxes), SIZE, **case.options)
+
+    def by_boxes(boxes: Tensor) -> Tensor:
+        arguments = case.rows(case.boxes())[1:] if case.is_crop else ()
+        rows = boxes if case.is_crop else [boxes[:1], boxes[1:]]
+        return case.function(case.features(*maps), rows, *arguments, SIZE, **case.options)
+
+    for function, argument in ((by_maps, maps[0]), (by_boxes, boxes)):
+        traced = fx.symbolic_trace(function)
+        again = fx.symbolic_trace(traced)
+        for graph in (traced, again):
+            assert sum(node.target is case.function for node in graph.graph.nodes) == 1
+            close(graph(argument), function(argument))
 
 
-def test_fx_sees_boxes_in_a_list() -> None:
-    """Where only the list holds what is traced."""
-    constant = features()
-
-    def call(first: Tensor, second: Tensor) -> Tensor:
-        return roi_align(constant, [first, second], SIZE, SCALE, RATIO)
-
-    traced = fx.symbolic_trace(call)
-    assert [node.target for node in traced.graph.nodes if node.op == "call_function"] == [roi_align]
-    assert_close(traced(corners()[:2], corners()[2:]), call(corners()[:2], corners()[2:]))
+def test_pyramids_in_fx_and_script() -> None:
+    layer, shapes = MultiScaleRoIAlign(["0", "1"], (3, 2), 2), [(256, 250), (200, 260)]
+    maps = {name: random_tensor(2, 3, size, size + 2, dtype=torch.float32) for name, size in (("0", 64), ("1", 32))}
+    expected = layer(maps, PYRAMID, shapes)
+    traced = fx.symbolic_trace(layer)
+    assert sum(node.target is roialign_ext.multiscale_roi_align for node in traced.graph.nodes) == 1
+    close(traced(maps, PYRAMID, shapes), expected)
+    close(torch.jit.script(layer)(maps, PYRAMID, shapes), expected)
 
 
-def test_tensor_subclasses_see_the_call() -> None:
+# --- subclasses
+
+
+@each_function
+def test_tensor_subclasses_see_the_call(case: Case) -> None:
     seen = []
 
     class Recorder(Tensor):
@@ -105,6 +169,7 @@ def test_tensor_subclasses_see_the_call() -> None:
             seen.append(func)
             return super().__torch_function__(func, types, args, kwargs or {})
 
-    out = roi_align(features().as_subclass(Recorder), rows(corners()), SIZE)
-    assert seen[0] is roi_align
-    assert_close(out.as_subclass(Tensor), roi_align(features(), rows(corners()), SIZE))
+    *maps, boxes = case.point()
+    out = case(*(one.as_subclass(Recorder) for one in maps), boxes)
+    assert seen[0] is case.function
+    close(out.as_subclass(Tensor), case(*case.point()))

@@ -1,9 +1,10 @@
-"""Third derivatives w.r.t. the boxes under torch.func, in all orders of forward and backward mode, against autograd."""
+"""Third derivatives w.r.t. the boxes in eager mode and under torch.func, in all orders of forward and backward."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,65 +12,79 @@ import torch
 from torch import Tensor
 from torch.func import jacfwd, jacrev
 
-from roialign_ext import crop_and_resize, multiscale_roi_align, prroi_pool, roi_align, roi_align_rotated, roi_warp
 from support.inputs import random_tensor
+from support.operators import FIRST
+from support.small_calls import DIFFERENTIABLE_IN_BOXES, Case, close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FEATURES = random_tensor(1, 2, 5, 6, seed=1)
-BOXES = torch.tensor([[0, 0.3, 0.4, 3.2, 2.9], [0, 1.1, 0.2, 4.7, 3.3]], dtype=torch.float64)
-CROPS = torch.tensor([[0.1, 0.2, 0.7, 0.9]], dtype=torch.float64)
-ROTATED = torch.tensor([[0, 2.3, 2.1, 2.2, 1.9, 20.0]], dtype=torch.float64)
-PYRAMID = [FEATURES, FEATURES[:, :, ::2, ::2]]
-
-Operator = tuple[Callable[[Tensor], Tensor], Tensor]
-PIECEWISE_LINEAR: dict[str, Operator] = {
-    "roi_align": (lambda boxes: roi_align(FEATURES, boxes, 1, 1.0, 2), BOXES),
-    "roi_align max": (lambda boxes: roi_align(FEATURES, boxes, 1, 1.0, 2, mode="max"), BOXES),
-    "roi_warp": (lambda boxes: roi_warp(FEATURES, boxes, 1, 1.0, 2), BOXES),
-    "crop": (lambda boxes: crop_and_resize(FEATURES, boxes, torch.zeros(1, dtype=torch.int64), 2), CROPS),
-    "pyramid": (lambda boxes: multiscale_roi_align(PYRAMID, boxes, 1, [1.0, 0.5], 2), BOXES),
-}
-CURVED: dict[str, Operator] = {
-    "prroi_pool": (lambda boxes: prroi_pool(FEATURES, boxes, 1), BOXES),
-    "roi_align_rotated": (lambda boxes: roi_align_rotated(FEATURES, boxes, 1, 1.0, 2), ROTATED),
-}
+PIECEWISE_LINEAR = [case for case in DIFFERENTIABLE_IN_BOXES if case.box_order == 3]
+CURVED = [case for case in DIFFERENTIABLE_IN_BOXES if case.box_order == 2]
+"""Their tables are not piecewise linear in the box."""
 COMPOSITIONS = list(itertools.product((jacfwd, jacrev), repeat=3))
-each_composition = pytest.mark.parametrize(
-    "composition", COMPOSITIONS, ids=["-".join(of.__name__ for of in composition) for composition in COMPOSITIONS]
-)
-each_power = pytest.mark.parametrize("power", [1, 2])
+OF_VARIANTS = ((jacfwd, jacrev, jacfwd), (jacrev, jacrev, jacfwd))
 
 
-def third(name: str, operators: dict[str, Operator], power: int, composition: tuple[Any, ...]) -> Tensor:
-    operator, boxes = operators[name]
+def each_composition(cases: list[Case]) -> pytest.MarkDecorator:
+    """All of them for the first row of a function and for a maximum, some for the others."""
+    return pytest.mark.parametrize(
+        ("case", "composition"),
+        [
+            pytest.param(case, composition, id="-".join([case.name, *(of.__name__ for of in composition)]))
+            for case in cases
+            for composition in COMPOSITIONS
+            if case.name in FIRST or case.name == "roi_align-max" or composition in OF_VARIANTS
+        ],
+    )
 
-    def derivative(varied: Tensor) -> Tensor:
-        return (operator(varied) ** power).sum()
+
+def third(case: Case, call: Callable[..., Tensor], power: int, composition: tuple[Any, ...]) -> Tensor:
+    """Of a sum of the results to that power; of one box, since derivatives by two boxes are zero."""
+    maps, boxes = case.maps(), case.boxes()
+
+    def derivative(box: Tensor) -> Tensor:
+        return (call(*maps, torch.cat([box, boxes[1:]])) ** power).sum()
 
     for transform in composition:
         derivative = transform(derivative)
-    return derivative(boxes)
+    return derivative(boxes[:1])
 
 
 def autograd(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
     return lambda at: torch.autograd.functional.jacobian(function, at, create_graph=True)
 
 
-@each_composition
-@each_power
-@pytest.mark.parametrize("name", list(PIECEWISE_LINEAR))
-def test_piecewise_linear_in_the_boxes(name: str, power: int, composition: tuple[Any, ...]) -> None:
-    """That of the operator is zero; that of a square is made of the first two."""
-    result = third(name, PIECEWISE_LINEAR, power, composition)
-    expected = third(name, PIECEWISE_LINEAR, power, (autograd,) * 3)
-    assert bool(expected.any()) == (power == 2)
-    torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+@cache
+def expected(case: Case, power: int) -> Tensor:
+    return third(case, case.defined, power, (autograd,) * 3)
 
 
-@each_composition
-@each_power
-@pytest.mark.parametrize("name", list(CURVED))
-def test_not_implemented(name: str, power: int, composition: tuple[Any, ...]) -> None:
-    with pytest.raises(NotImplementedError, match="third derivatives"):
-        third(name, CURVED, power, composition)
+@each_composition(PIECEWISE_LINEAR)
+def test_piecewise_linear_in_the_boxes(case: Case, composition: tuple[Any, ...]) -> None:
+    """That of the operator is zero; that of a square is made of the first two, of which "nearest" has none."""
+    for power in (1, 2):
+        assert bool(expected(case, power).any()) == (power == 2 and case.options.get("method") != "nearest")
+        close(third(case, case, power, composition), expected(case, power))
+
+
+@each_composition(CURVED)
+def test_not_implemented(case: Case, composition: tuple[Any, ...]) -> None:
+    for power in (1, 2):
+        with pytest.raises(NotImplementedError, match="third derivatives with respect to the boxes"):
+            third(case, case, power, composition)
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE_IN_BOXES, ids=lambda case: case.name)
+def test_along_directions_in_eager_mode(case: Case) -> None:
+    """Zero, and not missing, where the tables are piecewise linear in the box; else refused."""
+    *maps, boxes = case.leaves()
+    derivative = case(*maps, boxes).sum()
+    for seed in range(2):
+        (gradient,) = torch.autograd.grad(derivative, boxes, create_graph=True)
+        derivative = (gradient * random_tensor(*boxes.shape, seed=seed)).sum()
+    if case.box_order == 2:
+        with pytest.raises(NotImplementedError, match="third derivatives with respect to the boxes"):
+            torch.autograd.grad(derivative, boxes)
+    else:
+        (gradient,) = torch.autograd.grad(derivative, boxes)
+        assert not bool(gradient.any())

@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import pickle
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,26 +18,34 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from roialign_ext import RoIAlign, RoIAlignFunction, roi_align
-from support.small_case import RATIO, SCALE, SIZE, corners, features, loss, operator, rows
+from support.small_calls import NAMED, SHAPE, SIZE, Case, close, each_case, each_mode
 
-modes = pytest.mark.parametrize("mode", ["avg", "max"])
-
-
-def gradients(mode: str, function: Any = None) -> tuple[Tensor, ...]:
-    x, xyxy = features().requires_grad_(), corners().requires_grad_()
-    return torch.autograd.grad((function or loss(mode))(x, xyxy), (x, xyxy))
+AVERAGE = NAMED["roi_align"]
 
 
-@modes
+def gradients(case: Case, function: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
+    """Of a sum of squares, with respect to what may be differentiated."""
+    leaves = case.leaves()
+    total = (function or case)(*leaves).square().sum()
+    return torch.autograd.grad(total, [leaf for leaf in leaves if leaf.requires_grad])
+
+
+@each_case
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpoint(mode: str, use_reentrant: bool) -> None:
-    x, xyxy = features().requires_grad_(), corners().requires_grad_()
-    out: Tensor = checkpoint(operator(mode), x, xyxy, use_reentrant=use_reentrant)
-    out.square().sum().backward()
-    assert_close((x.grad, xyxy.grad), gradients(mode))
+def test_checkpoint(case: Case, use_reentrant: bool) -> None:
+    def checkpointed(*leaves: Tensor) -> Tensor:
+        out: Tensor = checkpoint(case, *leaves, use_reentrant=use_reentrant)
+        return out
+
+    if not use_reentrant:
+        close(gradients(case, checkpointed), gradients(case))
+    else:  # which torch.autograd.grad refuses
+        leaves = case.leaves()
+        checkpointed(*leaves).square().sum().backward()
+        close(tuple(leaf.grad for leaf in leaves if leaf.requires_grad), gradients(case))
 
 
-def saved_shapes(x: Tensor, boxes: Tensor, mode: str) -> list[torch.Size]:
+def saved_shapes(x: Tensor, boxes: Tensor, case: Case) -> list[torch.Size]:
     """Shapes of what one forward call keeps for its backward."""
     kept: list[torch.Size] = []
 
@@ -45,82 +54,82 @@ def saved_shapes(x: Tensor, boxes: Tensor, mode: str) -> list[torch.Size]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        roi_align(x, boxes, SIZE, SCALE, RATIO, mode=mode)
+        case.call(x, boxes)
     return kept
 
 
-@modes
-def test_feature_map_is_kept_only_for_grad_boxes(mode: str) -> None:
-    x, boxes = features().requires_grad_(), rows(corners())
-    assert x.shape not in saved_shapes(x, boxes, mode)
-    assert x.shape in saved_shapes(x, boxes.requires_grad_(), mode)
-    assert saved_shapes(x.detach(), boxes.detach(), mode) == []
+@each_mode
+def test_feature_map_is_kept_only_for_grad_boxes(case: Case) -> None:
+    (x,), (boxes,) = case.maps(), case.rows(case.boxes())
+    x.requires_grad_()
+    assert x.shape not in saved_shapes(x, boxes, case)
+    assert x.shape in saved_shapes(x, boxes.requires_grad_(), case)
+    assert saved_shapes(x.detach(), boxes.detach(), case) == []
 
 
-@modes
-def test_feature_map_is_freed(mode: str) -> None:
-    x = features().requires_grad_()
+@each_mode
+def test_feature_map_is_freed(case: Case) -> None:
+    x, boxes = case.leaves()
     moving = x * 1
     alive = weakref.ref(moving)
-    out = roi_align(moving, rows(corners()), SIZE, SCALE, RATIO, True, mode)
+    out = case(moving, boxes.detach())
     del moving
     assert alive() is None
-    assert_close(torch.autograd.grad(out.square().sum(), x)[0], gradients(mode)[0])
+    close(torch.autograd.grad(out.square().sum(), x)[0], gradients(case)[0])
 
 
-@modes
-def test_saved_tensor_hooks(mode: str) -> None:
+@each_case
+def test_saved_tensor_hooks(case: Case) -> None:
     with torch.autograd.graph.save_on_cpu():
-        packed = gradients(mode)
-    assert_close(packed, gradients(mode))
+        packed = gradients(case)
+    close(packed, gradients(case))
 
 
 def test_changed_features_are_noticed() -> None:
-    x, boxes = features().requires_grad_(), rows(corners()).requires_grad_()
+    x, boxes = AVERAGE.leaves()
     moving = x * 1
-    out = roi_align(moving, boxes, SIZE)
+    out = AVERAGE(moving, boxes)
     moving.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
 
 
-@modes
-def test_changed_boxes_are_noticed(mode: str) -> None:
-    x, boxes = features().requires_grad_(), rows(corners())
-    out = roi_align(x, boxes, SIZE, mode=mode)
+@each_mode
+def test_changed_boxes_are_noticed(case: Case) -> None:
+    x, (boxes,) = case.leaves()[0], case.rows(case.boxes())
+    out = case.call(x, boxes)
     boxes.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
 
 
-@modes
-def test_features_may_change_where_boxes_are_fixed(mode: str) -> None:
-    x, boxes = features().requires_grad_(), rows(corners())
+@each_mode
+def test_features_may_change_where_boxes_are_fixed(case: Case) -> None:
+    x, boxes = case.leaves()
     moving = x * 1
-    out = roi_align(moving, boxes, SIZE, SCALE, RATIO, True, mode)
+    out = case(moving, boxes.detach())
     moving.zero_()
-    assert_close(torch.autograd.grad(out.square().sum(), x)[0], gradients(mode)[0])
+    close(torch.autograd.grad(out.square().sum(), x)[0], gradients(case)[0])
 
 
-@modes
-def test_backward_again(mode: str) -> None:
+@each_case
+def test_backward_again(case: Case) -> None:
     """Through a kept graph the same gradients, through a freed one an error."""
-    x, boxes = features().requires_grad_(), rows(corners()).requires_grad_()
-    out = roi_align(x, boxes, SIZE, mode=mode).sum()
-    first = torch.autograd.grad(out, (x, boxes), retain_graph=True)
-    assert_close(torch.autograd.grad(out, (x, boxes)), first, rtol=0, atol=0)
+    leaves = case.leaves()
+    out, wanted = case(*leaves).sum(), [leaf for leaf in leaves if leaf.requires_grad]
+    first = torch.autograd.grad(out, wanted, retain_graph=True)
+    assert_close(torch.autograd.grad(out, wanted), first, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="second time"):
-        torch.autograd.grad(out, (x, boxes))
+        torch.autograd.grad(out, wanted)
 
 
-@modes
-def test_without_gradients(mode: str) -> None:
-    x, boxes = features().requires_grad_(), rows(corners()).requires_grad_()
-    wanted = roi_align(x, boxes, SIZE, mode=mode)
+@each_case
+def test_without_gradients(case: Case) -> None:
+    wanted = case(*case.leaves())
     assert wanted.requires_grad
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
-            out = roi_align(x, boxes, SIZE, mode=mode)
+            out = case(*case.leaves())
         assert not out.requires_grad
         assert torch.equal(out, wanted)
 
@@ -128,12 +137,12 @@ def test_without_gradients(mode: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype: torch.dtype) -> None:
     """Half features from the layer before, float32 boxes, float32 leaves."""
-    convolution = torch.nn.Conv2d(3, 4, 1)
-    boxes = rows(corners().float()).requires_grad_()
+    convolution = torch.nn.Conv2d(SHAPE[1], 4, 1)
+    maps, boxes = AVERAGE.maps()[0].float(), AVERAGE.rows(AVERAGE.boxes())[0].float().requires_grad_()
     with torch.autocast("cpu", dtype=dtype):
-        x = convolution(features().float())
-        out = roi_align(x, boxes, SIZE, SCALE, RATIO)
-        assert roi_align(features().float(), boxes, SIZE).dtype == torch.float32
+        x = convolution(maps)
+        out = AVERAGE.call(x, boxes)
+        assert AVERAGE.call(maps, boxes).dtype == torch.float32
     assert (x.dtype, out.dtype) == (dtype, dtype)
     out.float().sum().backward()
     assert convolution.weight.grad is not None
@@ -142,24 +151,42 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert boxes.grad.dtype == torch.float32
 
 
-@modes
-def test_function_class(mode: str) -> None:
-    def call(x: Tensor, xyxy: Tensor) -> Tensor:
-        return RoIAlignFunction.apply(x, rows(xyxy), SIZE, SCALE, RATIO, True, mode).square().sum()
+@each_case
+def test_half_precision_and_layout(case: Case) -> None:
+    """Gradients have the dtypes and layouts of what they belong to."""
+    *maps, boxes = case.point()
+    maps = [one.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_() for one in maps]
+    boxes = boxes.float().requires_grad_(case.box_order > 0)
+    out = case(*maps, boxes)
+    assert out.dtype == torch.bfloat16
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    out.float().square().sum().backward()
+    for one in maps:
+        assert one.grad is not None
+        assert one.grad.dtype == torch.bfloat16
+        assert one.grad.is_contiguous(memory_format=torch.channels_last)
+    assert case.box_order == 0 or (boxes.grad is not None and boxes.grad.dtype == torch.float32)
 
-    assert_close(gradients(mode, call), gradients(mode))
-    assert RoIAlignFunction.apply(features(), rows(corners()), 2).shape == (3, 3, 2, 2)
+
+@each_mode
+def test_function_class(case: Case) -> None:
+    def call(x: Tensor, boxes: Tensor) -> Tensor:
+        return RoIAlignFunction.apply(x, *case.rows(boxes), SIZE, *case.options.values())
+
+    close(gradients(case, call), gradients(case))
+    assert RoIAlignFunction.apply(*case.maps(), *case.rows(case.boxes()), 3).shape == (2, SHAPE[1], 3, 3)
     assert issubclass(RoIAlignFunction, torch.autograd.Function)
 
 
 def test_function_class_checks_its_arguments_like_the_function() -> None:
-    x, boxes = features(), rows(corners())
+    (x,), corners = AVERAGE.maps(), AVERAGE.boxes()
+    (boxes,) = AVERAGE.rows(corners)
     wrong: tuple[tuple[type[Exception], str, tuple[Any, ...]], ...] = (
         (TypeError, "input: expected a tensor", (None, boxes, 2)),
-        (TypeError, "boxes: expected a Tensor", (x, [corners()], 2)),
+        (TypeError, "boxes: expected a Tensor", (x, [corners], 2)),
         (TypeError, "output_size", (x, boxes, 3.0)),
         (TypeError, "sampling_ratio", (x, boxes, 3, 1.0, 2.0)),
-        (ValueError, "boxes", (x, corners(), 3)),
+        (ValueError, "boxes", (x, corners, 3)),
         (TypeError, "missing", (x, boxes)),
         (TypeError, "missing", ()),
     )
@@ -178,26 +205,27 @@ def test_module() -> None:
     layer = RoIAlign(7, 0.25, 2, aligned=True, mode="max")
     assert repr(layer) == ("RoIAlign(output_size=7, spatial_scale=0.25, sampling_ratio=2, aligned=True, mode='max')")
     assert layer.state_dict() == {}
+    (x,), corners = AVERAGE.maps(), AVERAGE.boxes(3)
+    (boxes,) = AVERAGE.rows(corners)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert_close(other(features(), rows(corners())), layer(features(), rows(corners())))
-    as_list = [corners()[[0, 2]], corners()[[1]]]
-    in_order = rows(corners())[[0, 2, 1]]
-    assert_close(layer(features(), as_list), layer(features(), in_order))
-    assert_close(layer(features(), tuple(as_list)), layer(features(), in_order))
+        close(other(x, boxes), layer(x, boxes))
+    as_list = [corners[[0, 2]], corners[[1]]]
+    for listed in (as_list, tuple(as_list)):
+        close(layer(x, listed), layer(x, boxes[[0, 2, 1]]))
 
 
-@modes
-def test_threads(mode: str) -> None:
-    wanted = gradients(mode)
+@each_mode
+def test_threads(case: Case) -> None:
+    wanted = gradients(case)
     with ThreadPoolExecutor(4) as pool:
-        for result in pool.map(lambda _: gradients(mode), range(100)):
+        for result in pool.map(lambda _: gradients(case), range(100)):
             assert_close(result, wanted, rtol=0, atol=0)
 
 
-def pooled_in_child(mode: str) -> Tensor:
+def pooled_in_child(name: str) -> Tensor:
     """Forward only: torch itself refuses backward in a process forked after its autograd threads have started."""
     torch.set_num_threads(1)
-    return operator(mode)(features(), corners())
+    return NAMED[name](*NAMED[name].point())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -206,8 +234,8 @@ def test_fork() -> None:
     big = torch.randn(1, 64, 64, 64)
     roi_align(big, torch.tensor([[0.0, 1.0, 1.0, 60.0, 60.0]]).repeat(64, 1), 7)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        for mode, result in zip(("avg", "max"), pool.map(pooled_in_child, ("avg", "max")), strict=True):
-            assert torch.equal(result, operator(mode)(features(), corners()))
+        for case, result in zip(NAMED.values(), pool.map(pooled_in_child, NAMED), strict=True):
+            assert torch.equal(result, case(*case.point()))
 
 
 class Crops(Dataset[Tensor]):
@@ -217,7 +245,7 @@ class Crops(Dataset[Tensor]):
         return 4
 
     def __getitem__(self, index: int) -> Tensor:
-        return roi_align(features(index), rows(corners()), SIZE)
+        return AVERAGE(*AVERAGE.maps(index), AVERAGE.boxes())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -1,5 +1,5 @@
-// Small kernels whose requests are known by hand, for tests/cuda/test_counts.py: launched with one block of so many
-// threads, on 4096 floats of "maps" at a multiple of 128 bytes, and as many of "bins".
+// Small kernels with known requests, for tests/cuda/test_counts.py. A launch has one block, and 4096 floats of "maps"
+// and of "bins" each, aligned to 128 bytes.
 #include <cuda_runtime.h>
 
 #include "cuda/portable.cuh"
@@ -16,7 +16,7 @@ constexpr unsigned kAll = 0xFFFFFFFFu;
 __device__ const float* maps_of(const CallArgs& args) { return static_cast<const float*>(args.maps[0].pixels.data); }
 __device__ float* bins_of(const CallArgs& args) { return static_cast<float*>(args.bins.data); }
 
-// A coalesced load and store of each warp.
+// One coalesced load and store per warp.
 __global__ void copy_4_bytes(const CallArgs args) { bins_of(args)[threadIdx.x] = __ldg(maps_of(args) + threadIdx.x); }
 
 template <class Word>
@@ -47,7 +47,7 @@ __global__ void read_across_sectors(const CallArgs args) {
   bins_of(args)[threadIdx.x] = __ldg(maps_of(args) + threadIdx.x + 1);
 }
 
-// Rows of shared memory of so many words, of which a lane has one: conflicts of 1 and more lanes.
+// Strided accesses to shared memory: bank conflicts of 1 and more lanes.
 template <int STRIDE>
 __global__ void shared_stride(const CallArgs args) {
   float* shared = reinterpret_cast<float*>(shim::dynamic_shared());
@@ -63,7 +63,7 @@ __global__ void shared_one_for_all(const CallArgs args) {
   bins_of(args)[threadIdx.x] = shared[7];
 }
 
-// Reads 8 or 16 bytes a lane: in halves or quarters of a warp; or the same for all.
+// Loads of 8 or 16 bytes per lane, served in halves or quarters of a warp; or one address for all lanes.
 template <class Word, int STRIDE>
 __global__ void shared_words(const CallArgs args) {
   float* shared = reinterpret_cast<float*>(shim::dynamic_shared());
@@ -73,7 +73,7 @@ __global__ void shared_words(const CallArgs args) {
   bins_of(args)[threadIdx.x] = static_cast<float>(word.x + word.y);
 }
 
-// Even lanes read once, odd lanes elsewhere: two requests. Then all together.
+// Even lanes and odd lanes read at different places: two requests. Then all lanes read together.
 __global__ void divergent_lanes(const CallArgs args) {
   float value;
   if (threadIdx.x % 2 == 0) {
@@ -84,14 +84,14 @@ __global__ void divergent_lanes(const CallArgs args) {
   bins_of(args)[threadIdx.x] = value;
 }
 
-// Lane l goes round l % 4 times: 3 requests, of 24, 16 and 8 lanes.
+// Lane l has l % 4 iterations: 3 requests, of 24, 16 and 8 lanes.
 __global__ void unequal_trips(const CallArgs args) {
   float sum = 0;
   for (unsigned i = 0; i < threadIdx.x % 4; ++i) sum += __ldg(maps_of(args) + 32 * i + threadIdx.x);
   bins_of(args)[threadIdx.x] = sum;
 }
 
-// Twice, inside: all lanes read, then the inner loop. Lanes that leave it early wait for the others.
+// Two iterations: all lanes read, then run the inner loop. Lanes that leave it early wait for the others.
 __global__ void unequal_trips_inside(const CallArgs args) {
   float sum = 0;
   for (unsigned j = 0; j < 2; ++j) {
@@ -101,7 +101,7 @@ __global__ void unequal_trips_inside(const CallArgs args) {
   bins_of(args)[threadIdx.x] = sum;
 }
 
-// Odd lanes leave out the second of three rounds.
+// Odd lanes skip the second of three iterations.
 __global__ void lanes_that_skip(const CallArgs args) {
   float sum = 0;
   for (unsigned i = 0; i < 3; ++i) {
@@ -117,7 +117,7 @@ __device__ __noinline__ float called(const float* values, unsigned count) {
   return sum;
 }
 
-// One function, called at two places by half of the lanes each.
+// One function, called at two places, by half of the lanes each.
 __global__ void lanes_in_calls(const CallArgs args) {
   const float* const own = maps_of(args) + threadIdx.x;
   float sum = 1;
@@ -136,14 +136,14 @@ struct alignas(8) Tight {
   int a, b;
 };
 
-// Memory that is no feature: two ints of a struct, moved one by one or together.
+// Table reads: two ints of a struct, loaded one by one or together.
 template <class Pair>
 __global__ void read_table(const CallArgs args, const Pair* pairs) {
   const Pair pair = pairs[threadIdx.x];
   bins_of(args)[threadIdx.x] = static_cast<float>(pair.a + pair.b);
 }
 
-// Two barriers, a vote and three shuffles of each warp, one meeting for memory.
+// Two barriers, and per warp a vote, three shuffles and one __syncwarp.
 __global__ void meetings(const CallArgs args) {
   __syncthreads();
   int value = static_cast<int>(threadIdx.x);
@@ -164,7 +164,7 @@ __global__ void read_twice(const CallArgs args) {
 
 }  // namespace
 
-// Launches the probe of that name; `table` are 64 pairs of ints at a multiple of 128 bytes, which are no feature.
+// Launches the probe of that name; `table` has 64 pairs of ints, aligned to 128 bytes, which are no features.
 extern "C" void run_counted_probe(const char* name, int blocks, int threads, float* maps, float* bins, void* table) {
   CallArgs args = {};
   args.images = args.channels = args.boxes = args.bins_y = args.levels = 1;

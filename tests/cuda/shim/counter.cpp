@@ -1,14 +1,14 @@
-// Counts what the kernels of a counted build do to memory, as requests of warps.
+// Counts the memory requests of the kernels in a counted build.
 //
-// Such a build is compiled for the thread sanitizer, whose runtime this file replaces: every load, store, call and
-// basic block of a kernel calls a function below, which writes down the lane's next step. When lanes meet, the steps of
-// a warp are put together as a device would run them: of all lanes that are not yet there, those go first that are
-// furthest back in the program, and those at one place go together. So lanes that diverge meet again where their paths
-// do. It needs blocks of code to lie in the order of the program, hence the flags in tests/support/cuda_shim.py.
+// The build is compiled for the thread sanitizer, whose runtime this file replaces. Every load, store, call and basic
+// block of a kernel calls a function below, which records the lane's next step. When lanes meet, the steps of a warp
+// are merged as a device would run them: lanes that are furthest back in the program go first, and lanes at one place
+// go together. So diverged lanes meet again where their paths do. This needs basic blocks in the order of the program,
+// hence the flags in tests/support/cuda_shim.py.
 //
-// A request is one instruction of a warp. Counted are its lanes, its bytes, the sectors of 32 bytes and lines of 128
-// bytes that it touches; in shared memory its wavefronts, of 32 banks of 4 bytes. Parameters, constants and the stack
-// are not counted.
+// A request is one instruction of a warp. Counted are its lanes, its bytes, and the sectors of 32 bytes and lines of
+// 128 bytes that it touches; in shared memory its wavefronts, of 32 banks of 4 bytes. Parameters, constants and the
+// stack are not counted.
 #include "counter.h"
 
 #include <link.h>
@@ -34,12 +34,12 @@ using roialign_ext::cuda::Elements;
 using roialign_ext::cuda::Storage;
 
 constexpr int kLanes = 32;
-constexpr size_t kMostEvents = 1 << 14;  // of a lane, before it waits for the others: memory is bounded
+constexpr size_t kMostEvents = 1 << 14;  // of a lane before it waits for the others; bounds memory
 constexpr uint64_t kSector = 32, kLine = 128, kBank = 4, kBanks = 32;
 
 enum class Step : uint8_t { kBlock, kRead, kWrite, kCall, kReturn };
 
-// A step of a lane: where in the program, and what it touches.
+// A step of a lane: its place in the program, and the memory it touches.
 struct Event {
   uint32_t place;  // in the library
   Step step;
@@ -58,7 +58,7 @@ struct Region {
 struct Lane {
   std::vector<Event> events;
   size_t next = 0;
-  std::vector<uint32_t> calls;  // that it is in, outermost first
+  std::vector<uint32_t> calls;  // active calls, outermost first
   bool goes_on = false;         // where its events end
   uintptr_t stack = 0, stack_bytes = 0;
 };
@@ -67,7 +67,7 @@ struct Counts {
   uint64_t requests = 0, lanes = 0, sectors = 0, lines = 0, wavefronts = 0;
 };
 
-// Where in the program, what memory, a write, how many bytes of a lane.
+// Place in the program, space, whether it writes, bytes per lane.
 using Site = std::tuple<uint32_t, Space, bool, int>;
 
 struct Launch {
@@ -75,7 +75,7 @@ struct Launch {
   uint64_t blocks = 0, counted_blocks = 0;
   unsigned threads = 0;
   uint64_t barriers = 0, syncs = 0, votes = 0, shuffles = 0, steps = 0;
-  uint64_t distinct_sectors[kSpaces] = {};  // read by each block, counted once for the block
+  uint64_t distinct_sectors[kSpaces] = {};  // counted once per block that reads them
   std::map<Site, Counts> sites;
 };
 
@@ -100,9 +100,9 @@ Counter& counter() {
   return *one;
 }
 
-// The lane that runs, while its steps count.
+// The running lane; null while steps are not counted.
 Lane* running = nullptr;
-// The library, and the stack of the launching thread, which has the parameters.
+// The library, and the stack of the launching thread, which holds the parameters.
 uintptr_t image_begin = 0, image_bytes = 0, stack_begin = 0, stack_bytes = 0;
 
 inline void note(Step step, const void* place, uintptr_t address, size_t bytes) {
@@ -119,7 +119,7 @@ inline void note(Step step, const void* place, uintptr_t address, size_t bytes) 
   pause();
 }
 
-// An object whose alignment the compiler does not know to be that of its size is moved in words.
+// Objects that are not known to be aligned to their size are moved by words.
 void note_range(Step step, const void* place, uintptr_t address, size_t bytes) {
   while (bytes > 0) {
     const size_t piece = std::min({bytes, size_t(4), size_t(address & -address)});
@@ -168,8 +168,8 @@ struct Access {
   int bytes;
 };
 
-// Lanes that move 8 bytes are served in halves of a warp, those that move 16 in quarters, unless a part reads no more
-// than the parts before it. Of one bank a wavefront serves one word.
+// Accesses of 8 bytes per lane are served in halves of a warp, those of 16 bytes in quarters, unless a part reads
+// nothing new. A wavefront serves one word of each bank.
 uint64_t wavefronts_of(const std::array<Access, kLanes>& accesses, unsigned mask, int bytes) {
   const int lanes = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
   std::set<uintptr_t> served;
@@ -214,14 +214,14 @@ void count_request(Counter& c, const Event& event, const std::array<Access, kLan
   std::sort(sectors, sectors + touched);
   touched = static_cast<size_t>(std::unique(sectors, sectors + touched) - sectors);
   counts.sectors += touched;
-  // The device's memory begins with a line, the host's does not.
+  // Device memory is aligned to lines, host memory is not.
   const auto line = [&](size_t i) { return (sectors[i] - region.begin / kSector) / (kLine / kSector); };
   for (size_t i = 0; i < touched; ++i) counts.lines += i == 0 || line(i) != line(i - 1);
   if (!write) c.sectors[space].insert(c.sectors[space].end(), sectors, sectors + touched);
 }
 
-// Whether lane a is further back in the program than lane b: in the outermost call where they differ.
-constexpr uint32_t kEnd = ~0u;  // of a function, behind all its code
+// Whether lane a is further back in the program than lane b, by the outermost call that differs.
+constexpr uint32_t kEnd = ~0u;  // of a function, after all its code
 uint32_t place_of(const Lane& lane) {
   const Event& event = lane.events[lane.next];
   return event.step == Step::kReturn ? kEnd : event.place;
@@ -234,12 +234,12 @@ int compare(const Lane& a, const Lane& b) {
   const uint32_t own = a.calls.size() > common ? a.calls[common] : place_of(a);
   const uint32_t other = b.calls.size() > common ? b.calls[common] : place_of(b);
   if (own != other) return own < other ? -1 : 1;
-  // One is inside of the call that the other is about to make, or has come back from.
+  // One lane is inside a call that the other is about to make, or has returned from.
   if (a.calls.size() != b.calls.size()) return a.calls.size() < b.calls.size() ? -1 : 1;
   return 0;
 }
 
-// Puts the steps of a warp's lanes together, up to where a lane that goes on has no more of them.
+// Merges the steps of a warp's lanes, until an unfinished lane has no more steps.
 void run_warp(Counter& c, unsigned warp) {
   Launch& launch = c.launches.back();
   const size_t begin = size_t(warp) * kLanes, end = std::min(begin + kLanes, c.lanes.size());
@@ -344,14 +344,14 @@ bool begin_launch(const void* kernel, const dim3& grid, const dim3& block) {
   launch.kernel = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(kernel) - image_begin);
   launch.blocks = uint64_t(grid.x) * grid.y * grid.z;
   launch.threads = block.x * block.y * block.z;
-  // What the last launch of a call writes, no other kernel reads.
+  // No other kernel reads the results of the last launch of a call.
   c.launches.push_back(launch);
   c.runs_others = static_cast<int64_t>(c.launches.size()) != c.planned;
   c.chosen.clear();
   const uint64_t wanted = std::min(launch.blocks, c.most_blocks);
   uint64_t random = 88172645463325252u;
   for (uint64_t i = 0; i < wanted; ++i) {
-    // One of each of so many parts.
+    // One block from each of equal parts of the launch.
     random ^= random << 13;
     random ^= random >> 7;
     random ^= random << 17;
@@ -455,7 +455,7 @@ std::string text_of(const shim::counter::Launch& launch) {
 
 }  // namespace
 
-// Counts what is launched from now on: of each launch the steps of so many blocks at most, spread over all of them.
+// Starts counting. Of each later launch at most `blocks` blocks are counted, spread over the launch.
 extern "C" void shim_count(int64_t most_blocks) {
   auto& c = counter();
   c.mode = shim::counter::Mode::kRunning;
@@ -466,7 +466,7 @@ extern "C" void shim_count(int64_t most_blocks) {
   shim::counter::find_uncounted_memory();
 }
 
-// Ends it. The launches since then, as JSON.
+// Ends counting. Returns the launches since the start as JSON.
 extern "C" const char* shim_counts() {
   auto& c = counter();
   c.mode = shim::counter::Mode::kOff;
@@ -476,7 +476,7 @@ extern "C" const char* shim_counts() {
   return c.report.c_str();
 }
 
-// What the compiler calls.
+// Functions that compiled code calls.
 #define HERE __builtin_return_address(0)
 #define ACCESS(bytes)                                                      \
   extern "C" void __tsan_read##bytes(void* address) {                      \

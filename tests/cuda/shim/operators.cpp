@@ -1,5 +1,5 @@
-// csrc/cuda/operators.cpp as it is, for tensors on the CPU and under names of its own:
-// torch.ops.roialign_ext_shim._pool and so on, whose schemas tests/cuda/test_kernels.py defines.
+// csrc/cuda/operators.cpp unchanged, for tensors on the CPU, registered as torch.ops.roialign_ext_shim._pool and so on.
+// tests/support/cuda_shim.py defines the schemas.
 #define USE_CUDA
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -12,7 +12,7 @@
 #include "../../../csrc/operators.cpp"
 #include "../../../csrc/tensor.cpp"
 
-// Torch's functions of these names, as the library of the shim sees them.
+// Replacements of torch's functions in the library of the shim.
 extern "C" {
 
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
@@ -20,7 +20,7 @@ AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   return TORCH_SUCCESS;
 }
 
-// Through the dispatcher, which fills uninitialized memory where tests ask for it.
+// Goes through the dispatcher, which fills uninitialized memory if tests request it.
 AOTITorchError aoti_torch_empty_strided(int64_t dims, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                         int32_t, int32_t, AtenTensorHandle* result) {
   using torch::stable::detail::from;

@@ -1,4 +1,4 @@
-// Small kernels that show what the shim does, and what it notices: for tests/cuda/test_shim.py.
+// Small kernels for tests/cuda/test_shim.py: correct ones, and faults that the shim must report.
 #include <cuda_runtime.h>
 
 #include "cuda/portable.cuh"
@@ -40,7 +40,7 @@ __global__ void missing_barrier(double* result) {
 __global__ void missing_warp_barrier(double* result) {
   float* values = reinterpret_cast<float*>(shim::dynamic_shared());
   values[threadIdx.x] = static_cast<float>(threadIdx.x);
-  __ballot_sync(kAll, 1);  // brings the lanes together and orders no memory
+  __ballot_sync(kAll, 1);  // synchronises lanes, but orders no memory
   if (threadIdx.x == 0) {
     for (int t = 0; t < warpSize; ++t) result[0] += static_cast<double>(values[t]);
   }
@@ -131,7 +131,7 @@ __global__ void not_in_own_mask(double*) { __syncwarp(0xFFFFu); }
 
 __global__ void no_such_lane(double*) { __syncwarp(); }
 
-// Tries a launch of so many blocks, and then one that could be made; says what the launcher says.
+// Tries a launch of `blocks` blocks, and then a valid one; returns the launcher's error.
 void launch_blocks(int64_t blocks, double* result) {
   roialign_ext::cuda::Launcher launcher(nullptr);
   launcher.launch("ballots", ballots, blocks, 64, 0, result);
@@ -141,7 +141,7 @@ void launch_blocks(int64_t blocks, double* result) {
 
 }  // namespace
 
-// Runs the probe of that name. Returns what went wrong, or an empty string; `result` are two numbers, 0 before.
+// Runs the probe of that name. Returns the error, or an empty string. `result` holds two numbers, initially 0.
 extern "C" const char* run_probe(const char* name, double* result) {
   static std::string message;
   const std::map<std::string, std::function<void()>> probes = {

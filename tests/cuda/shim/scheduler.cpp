@@ -1,13 +1,13 @@
 // The scheduler of the host shim: one fiber per CUDA thread, the blocks of a grid one after another.
 //
-// A fiber runs until it has to wait for others. What real hardware may leave undefined is an error here: barriers that
-// not every thread reaches, collectives whose lanes disagree, shuffles from lanes outside the mask, launches beyond
-// the limits. A seed other than 0 shuffles the order of blocks and threads.
+// A fiber runs until it has to wait for others. Behaviour that hardware leaves undefined is an error here: barriers
+// that not every thread reaches, collectives with disagreeing lanes, shuffles from lanes outside the mask, launches
+// beyond the limits. A seed other than 0 shuffles the order of blocks and threads.
 //
-// Compiled without sanitizers, but it tells them of its fibers. For the thread sanitizer a CUDA thread is a fiber that
-// is switched without synchronisation: barriers, __syncwarp and launches order memory, shuffles and ballots do not, and
-// a thread's fiber changes from block to block, so that blocks are unordered among themselves. Races in shared and in
-// global memory are then reported whatever the order in which the fibers happened to run.
+// This file is compiled without sanitizers, but it tells them of its fibers. For the thread sanitizer a CUDA thread is
+// a fiber that is switched without synchronisation. Barriers, __syncwarp and launches order memory; shuffles and
+// ballots do not. A thread's fiber changes from block to block, so that blocks are unordered. So races in shared and in
+// global memory are reported, whatever the order in which the fibers ran.
 #include "include/cuda_runtime.h"
 
 #include <sys/mman.h>
@@ -87,7 +87,7 @@ struct Fiber {
   dim3 index;
   State state = State::kDone;
   bool started = false;
-  // What it waits in.
+  // The collective call that the fiber waits in.
   Place place = {};
   int kind = 0;
   unsigned mask = 0;
@@ -95,7 +95,7 @@ struct Fiber {
   int operand = 0, width = 0;
 };
 
-// Lanes that wait in an exchange, and that have returned.
+// Lanes that wait in a collective, and lanes that have returned.
 struct Warp {
   unsigned waiting = 0, done = 0;
 };
@@ -111,7 +111,7 @@ struct Scheduler {
 
   unsigned threads = 0, rotation = 0;
   unsigned waiting = 0, done = 0;
-  // Addresses that stand for an order of memory: of a launch, and of the barriers (first) and warps of one block.
+  // Addresses for the sanitizer's synchronisation: of the launch, and of the barriers (first) and warps of one block.
   uint64_t sync_launch = 0, sync_end = 0;
   uint64_t* sync_block = nullptr;
   unsigned char* shared = nullptr;
@@ -149,7 +149,7 @@ void acquire(void* address) {
   if (__tsan_acquire) __tsan_acquire(address);
 }
 
-// The allocator's and the filling's own accesses are no part of the program.
+// Accesses of the allocator and of the fill are no part of the program.
 struct Unseen {
   Unseen() {
     if (!AnnotateIgnoreReadsBegin) return;
@@ -221,8 +221,8 @@ void prepare(Fiber& fiber, unsigned number) {
   fiber.started = true;
   fiber.asan = nullptr;
 #if defined(__x86_64__)
-  // As shim_switch leaves a stack: six registers, where to go on, and the alignment of a called function.
-  // Stacks begin at different places of their pages, or they would share few lines of the cache.
+  // The stack as shim_switch leaves it: six registers, the return address, and the alignment of a called function.
+  // Stacks begin at different offsets of their pages, or they would compete for few cache lines.
   void** top = reinterpret_cast<void**>(fiber.stack + kStackBytes - number % 32 * 128);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&fiber_main);
@@ -405,7 +405,7 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes, vo
   }
   acquire(&s.sync_end);
   if (!s.error.empty()) {
-    // Fibers that were left in the middle begin anew.
+    // Fibers that did not end restart.
     for (Fiber& fiber : s.fibers) fiber.started = false;
     throw std::runtime_error("shim: " + s.error);
   }
@@ -437,7 +437,7 @@ int barrier(Reduction reduction, int value, Place place) {
     }
     s.waiting = 0;
     if (counter::barrier) counter::barrier();
-    // Whoever comes last does not run on: the next round decides who does.
+    // The last lane to arrive does not continue at once: the next round chooses the fiber to run.
     leave_fiber();
   }
   acquire(s.sync_block);
@@ -513,10 +513,10 @@ void counter::pause() { leave_fiber(); }
 
 extern "C" cudaError_t cudaGetLastError() { return std::exchange(shim::scheduler().last_error, cudaSuccess); }
 
-// For tests: the launch of that number, counted from 0 and from now on, fails; none if it is negative.
+// For tests: the launch of that number fails, counted from 0 from now on; none if it is negative.
 extern "C" void shim_fail_launch(int64_t number) {
   shim::scheduler().launches = 0;
   shim::scheduler().failing_launch = number;
 }
-// How many there were since then, the one that failed included.
+// The number of launches since then, the failed one included.
 extern "C" int64_t shim_launches() { return shim::scheduler().launches; }

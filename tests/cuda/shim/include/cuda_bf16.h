@@ -1,4 +1,4 @@
-// Stands in for CUDA's header of that name: storage and conversions.
+// Replaces CUDA's header of that name: storage and conversions.
 #pragma once
 
 #include <c10/util/BFloat16.h>

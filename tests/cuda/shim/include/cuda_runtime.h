@@ -1,6 +1,6 @@
-// Stands in for CUDA's header of that name, so that g++ compiles the kernels as they are and they run on the CPU: one
-// fiber per CUDA thread, blocks one after another (tests/cuda/shim/scheduler.cpp). Nothing else of CUDA is emulated
-// than what the kernels use.
+// Replaces CUDA's header of that name, so that g++ compiles the kernels unchanged and they run on the CPU: one fiber
+// per CUDA thread, blocks one after another (tests/cuda/shim/scheduler.cpp). Only the parts of CUDA that the kernels
+// use are emulated.
 #pragma once
 
 #include <cmath>
@@ -20,7 +20,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// Static shared memory could not be checked for overruns: kernels take dynamic shared memory alone.
+// No static shared memory, whose overruns could not be detected: kernels use dynamic shared memory only.
 #define __shared__ shared_memory_has_to_be_dynamic
 
 struct dim3 {
@@ -48,11 +48,11 @@ SHIM_VECTOR4(uint4, unsigned)
 #undef SHIM_VECTOR2
 #undef SHIM_VECTOR4
 
-// Of the fiber that runs.
+// Of the running fiber.
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 constexpr int warpSize = 32;
 
-// The runtime API, as far as launches need it.
+// The parts of the runtime API that launches need.
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorLaunchOutOfResources = 701 };
@@ -85,10 +85,10 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
       [](void* argument) { (*static_cast<Thread*>(argument))(); }, &thread);
 }
 
-// Whether this launch is the one that a test wants to fail (shim_fail_launch in scheduler.cpp); the launch counts.
+// Whether a test makes this launch fail (shim_fail_launch in scheduler.cpp); counts the launch.
 bool next_launch_fails();
 
-// Places in the source, for messages and to tell one collective call from another.
+// Places in the source, for messages and to distinguish collective calls.
 struct Place {
   const char* file;
   int line;
@@ -98,7 +98,7 @@ enum class Reduction { kNone, kCount, kAnd, kOr };
 int barrier(Reduction reduction, int value, Place place);
 
 enum class Exchange { kSync, kIndex, kUp, kDown, kXor, kBallot, kAny, kAll };
-// What this lane gets from the lanes of `mask`; `operand` is the lane, distance or lane mask of a shuffle.
+// The result of a collective for this lane; `operand` is the lane, distance or lane mask of a shuffle.
 uint64_t exchange(Exchange kind, unsigned mask, uint64_t value, int operand, int width, Place place);
 
 template <class T>

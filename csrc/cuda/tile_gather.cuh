@@ -1,10 +1,10 @@
-// The gradient by the maps, whatever the rule: every element is owned by one thread, which adds up what the bins give
-// to it, box after box, and writes it once. So sums have a fixed order, are rounded once, need neither atomics nor
-// zeros to begin with, and the result is the same in every run.
+// The input gradient as a gather, for every rule. One thread owns each element, sums the contributions of the bins, box
+// by box, and writes it once. So sums have a fixed order and one rounding, need no atomics and no zero fill, and are
+// equal in every run.
 #pragma once
 
-#include "tables.cuh"
-#include "work.cuh"
+#include "planes.cuh"
+#include "tuning.cuh"
 
 namespace roialign_ext::cuda {
 
@@ -35,8 +35,8 @@ struct Tile {
   int64_t chunk;
 };
 
-// Coarse levels come first: their tiles have the longest lists of boxes. There are as many blocks as tiles and chunks,
-// so that all of these numbers have 32 bits.
+// Coarse levels come first: their tiles have the longest lists of boxes. The number of blocks fits 32 bits, and so do
+// all of these numbers.
 __device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map, unsigned block) {
   const unsigned tiles = static_cast<unsigned>(map.tiles), images = static_cast<unsigned>(args.images);
   const unsigned chunk = block / tiles;
@@ -53,19 +53,28 @@ __device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map
   return {level, image, {y, y + map.tile_rows}, {x, x + map.tile_columns}, chunk};
 }
 
-// The shared memory of for_each_near_batch.
+// Shared memory of for_each_near_batch.
 constexpr int kLongestBatch = 8;
 constexpr size_t kNearBytes = (kWarps + kThreads + kLongestBatch) * sizeof(int);
 
-// Calls add(boxes, count) for the boxes of the tile's plane that may touch it, in their order, N at a time but for the
-// last ones. All threads of the block call it, and all see the same boxes. With N above 1 they have to meet at a
-// barrier before `add` returns. `Source` knows what a box may touch (touched_y, touched_x).
+// The Source of boxes that are measured by axis: Boxes is Tables or Samples.
+template <class Boxes>
+struct NearBoxes {
+  const Boxes& boxes;
+
+  __device__ Span touched_y(int64_t box) const { return boxes.y.pixels[box]; }
+  __device__ Span touched_x(int64_t box) const { return boxes.x.pixels[box]; }
+};
+
+// Calls add(boxes, count) for the boxes of the tile's plane that may touch the tile, in ascending order and in batches
+// of N; the last batch may be shorter. All threads of the block must call it, and all see the same boxes. If N > 1,
+// `add` must end with a barrier. `Source` returns the pixels that a box may touch (touched_y, touched_x).
 template <int N, class Source, class Add>
 __device__ __forceinline__ void for_each_near_batch(const CallArgs& args, const Groups& groups, const Tile& tile,
                                                     const Source& source, unsigned char* shared, Add&& add) {
   static_assert(N <= kLongestBatch);
   int* const counts = reinterpret_cast<int*>(shared);
-  int* const near = counts + kWarps;  // [kThreads + N]: those found last, after those that wait for a batch
+  int* const near = counts + kWarps;  // [kThreads + N]: boxes that wait for a batch, then those of this round
   int waiting = 0;
   const Span segment = groups.segments[tile.level * args.images + tile.image];
   for (int first = segment.begin; first < segment.end; first += kThreads) {
@@ -85,52 +94,52 @@ __device__ __forceinline__ void for_each_near_batch(const CallArgs& args, const 
     }
     waiting -= done;
     if (done > 0 && static_cast<int>(threadIdx.x) < waiting) near[threadIdx.x] = near[done + threadIdx.x];
-    // No barrier: nobody writes to `near` again before all have met in rank_in_block.
+    // No barrier is needed: `near` is written again only after the barrier in rank_in_block.
   }
 }
 
-// The same, one box at a time: add(box).
+// The same for single boxes: add(box).
 template <class Source, class Add>
 __device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Groups& groups, const Tile& tile,
                                                   const Source& source, unsigned char* shared, Add&& add) {
   for_each_near_batch<1>(args, groups, tile, source, shared, [&](const int* box, int) { add(*box); });
 }
 
-// A thread has one pixel, and the channels that WorkMap says. Source adds what a box gives to the pixel (add); it also
-// says how many channels a thread has (kChannels), and how many blocks a multiprocessor should hold (kBlocks).
+static_assert(kGatherTile * kGatherTile == kThreads);
+
+// The input gradient of NCHW maps: a thread has one pixel of a tile and up to Source::kChannels channels. Source adds
+// the contribution of a box to the pixel (add).
 template <class S, class Source>
-__global__ void __launch_bounds__(kThreads, Source::kBlocks)
-    grad_input_gather(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
-                      bool lanes_are_channels, const Groups groups, const __grid_constant__ Source source) {
+__device__ __forceinline__ void gather_pixels(const CallArgs& args, const TileMap& map, const Groups& groups,
+                                              const Source& source) {
   using W = typename Access<S>::W;
   constexpr int kChannels = Source::kChannels;
   ROI_SHARED_BYTES(shared);
   const Tile tile = tile_of(args, map, blockIdx.x);
   const MapArgs& level = args.maps[tile.level];
-  const int place = lanes_are_channels ? threadIdx.x / kWarp : threadIdx.x;
-  const int y = tile.y.begin + place / map.tile_columns, x = tile.x.begin + place % map.tile_columns;
-  const Channels channels = channels_of(lanes_are_channels, tile.chunk, threadIdx.x % kWarp, kChannels, args.channels);
+  const int y = tile.y.begin + threadIdx.x / kGatherTile, x = tile.x.begin + threadIdx.x % kGatherTile;
+  const Channels channels = channels_of(false, tile.chunk, 0, kChannels, args.channels);
   const bool has_pixel = y < level.height && x < level.width && channels.count > 0;
   W sums[kChannels] = {};
   for_each_near_box(args, groups, tile, source, shared, [&](int box) {
-    if (has_pixel) source.add(args, box, tile.level, y, x, channels, sums);
+    if (has_pixel) source.add(args, box, y, x, channels, sums);
   });
   if (!has_pixel) return;
   const Elements<void>& pixels = level.pixels;
   const Access<S> access(args.storage);
   const int64_t at =
       tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
-  for_each_channel<kChannels>(
-      channels.count, [&](int c) { access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]); });
+  for_each_channel<kChannels>(channels.count,
+                              [&](int c) { access.store(pixels.data, at + c * pixels.stride_c, sums[c]); });
 }
 
-template <class S, class Source>
-void launch_grad_input_gather(const CallArgs& args, const Groups& groups, const Source& source, Launcher& launcher) {
-  const WorkMap channels = make_work_map(args, 0, Source::kChannels);
-  const bool lanes = channels.lanes_are_channels;
-  const TileMap map = lanes ? make_tile_map(args, 2, 4) : make_tile_map(args, 16, 16);
-  launcher.launch("grad_input_gather", grad_input_gather<S, Source>, map.tiles * channels.chunks, kThreads, kNearBytes,
-                  args, map, lanes, groups, source);
+// Enqueues a kernel whose threads call gather_pixels.
+template <class Source>
+void launch_gather(const char* name, void (*kernel)(CallArgs, TileMap, Groups, Source), const CallArgs& args,
+                   const Groups& groups, const Source& source, Launcher& launcher) {
+  const TileMap map = make_tile_map(args, kGatherTile, kGatherTile);
+  const int64_t chunks = (args.channels + Source::kChannels - 1) / Source::kChannels;
+  launcher.launch(name, kernel, map.tiles * chunks, kThreads, kNearBytes, args, map, groups, source);
 }
 
 }  // namespace roialign_ext::cuda

@@ -1,14 +1,15 @@
-// Gradient of <G, Wy F Wx^T> by the edges of each box, and of its derivative along a direction: one table is replaced
-// by its derivative (docs/math.md, section 6).
+// Gradient w.r.t. the edges of each box of <G, Wy F Wx^T>, and of its derivative along a direction: one table is
+// replaced by its derivative (docs/math.md, section 6).
+#include "axis_tables.cuh"
 #include "kernels.h"
+#include "tuning.cuh"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kGradBoxesChannels = 8;  // of a thread
-
-// The weights of one pixel of one axis in a bin: by the table that stays, and by the other one's derivatives.
+// Weights of one pixel in a bin, on one axis: by the table that stays, and by the derivatives w.r.t. the low edge and
+// the high edge.
 template <class W>
 struct EdgeWeights {
   W stays, low, high;
@@ -16,7 +17,7 @@ struct EdgeWeights {
   __device__ bool moves() const { return low != W(0) || high != W(0); }
 };
 
-// Pointers to three tables in a row, from the place of a bin's pixel 0.
+// Pointers to three consecutive tables, at the slot of the bin's pixel 0.
 template <class W>
 struct EdgeTables {
   const W *stays, *low, *high;
@@ -28,11 +29,11 @@ struct EdgeTables {
   __device__ EdgeWeights<W> at(int pixel) const { return {stays[pixel], low[pixel], high[pixel]}; }
 };
 
-// Which of three tables have weight at the pixels seen so far.
+// Which of the three tables had weight at any pixel so far.
 struct Used {
   bool stays, low, high;
 
-  // Whether this pixel has weight by any of them.
+  // Returns whether this pixel has weight by any of the tables.
   template <class W>
   __device__ __forceinline__ bool include(const EdgeWeights<W>& weights) {
     stays = stays || weights.stays != W(0);
@@ -42,11 +43,11 @@ struct Used {
   }
 };
 
-// A block has one box. Each thread adds up what its share of the bins and channels gives to the four edges (x low, y
-// low, x high, y high), and the sums of all threads are added in a fixed order.
+// A block has one box. Each thread sums the contributions of its bins and channels to the four edges (x low, y low, x
+// high, y high). The sums of all threads are added in a fixed order.
 //
-// Where channels lie together: threads share bins and channels as WorkMap says, in packs of VEC. Pixels are read only
-// where both factors of some product have weight, as in the definition.
+// channels_last: threads share bins and channels as in WorkMap, in packs of VEC. A pixel is read only if both factors
+// of some product have weight, as in the definition.
 template <class S, int VEC>
 __global__ void __launch_bounds__(kThreads)
     average_grad_boxes_channels_last(const __grid_constant__ CallArgs args,
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kThreads)
         const EdgeWeights<W> wy = y_tables.at(y);
         if (wy.stays == W(0) && !wy.moves()) continue;
         const int64_t row = at_map + y * pixels.stride_y;
-        EdgeWeights<W> sums = {};  // of the row, by the weights of its pixels
+        EdgeWeights<W> sums = {};  // of the row, by the x weights
         Used used_x = {};
         for (int x = x_band.pixels.begin; x < x_band.pixels.end; ++x) {
           const EdgeWeights<W> wx = x_tables.at(x);
@@ -111,14 +112,14 @@ __global__ void __launch_bounds__(kThreads)
   store_grad_boxes<4>(args, box, sum);
 }
 
-// Where channels lie apart: a warp takes one row of bins and kSetChannels channels at a time. Its lanes are columns of
-// the map first, each summed by the three y tables, so that neighbours read neighbouring memory and every pixel is read
-// once; then bins, kBinsAtOnce of them for each channel, which take the sums of columns from shared memory.
-constexpr int kSetChannels = 4, kBinsAtOnce = kWarp / kSetChannels, kPitch = kWarp + 1;
+// NCHW: a warp takes one row of bins and kGradBoxesChannelsNchw channels at a time. Its lanes first are map columns,
+// each summed by the three y tables, so that loads are coalesced and every pixel is read once. Then lanes are bins,
+// kBinsAtOnce per channel, which read the sums of columns from shared memory.
+constexpr int kBinsAtOnce = kWarp / kGradBoxesChannelsNchw, kPitch = kWarp + 1;
 
 template <class W>
 struct ColumnSums {
-  W stays[kSetChannels][kPitch], low[kSetChannels][kPitch], high[kSetChannels][kPitch];
+  W stays[kGradBoxesChannelsNchw][kPitch], low[kGradBoxesChannelsNchw][kPitch], high[kGradBoxesChannelsNchw][kPitch];
 };
 
 template <class S>
@@ -133,24 +134,24 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
   const int plane = tables.plane_of_box[box];
   const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   const Span window = plane < 0 ? Span{} : tables.x.pixels[box];
-  const int64_t sets = (args.channels + kSetChannels - 1) / kSetChannels;
+  const int64_t sets = (args.channels + kGradBoxesChannelsNchw - 1) / kGradBoxesChannelsNchw;
   W by_edge[4] = {};
   for (int64_t unit = warp; plane >= 0 && unit < sets * args.bins_y; unit += kWarps) {
-    const int64_t channel = unit / args.bins_y * kSetChannels, left = args.channels - channel;
+    const int64_t channel = unit / args.bins_y * kGradBoxesChannelsNchw, left = args.channels - channel;
     const int p = static_cast<int>(unit % args.bins_y),
-              count = static_cast<int>(left < kSetChannels ? left : kSetChannels);
+              count = static_cast<int>(left < kGradBoxesChannelsNchw ? left : kGradBoxesChannelsNchw);
     const int64_t at_map = plane % args.images * pixels.stride_n + channel * pixels.stride_c;
     const Band y_band = tables.y.band(box, p);
     for (int first = 0; first < tables.y.tables; first += 3) {
       const EdgeTables<W> y_tables(tables.y, box, first, y_band);
       for (int tile = window.begin; tile < window.end; tile += kWarp) {
-        W stays[kSetChannels] = {}, low[kSetChannels] = {}, high[kSetChannels] = {};
+        W stays[kGradBoxesChannelsNchw] = {}, low[kGradBoxesChannelsNchw] = {}, high[kGradBoxesChannelsNchw] = {};
         Used used_y = {};
         for (int y = y_band.pixels.begin; y < y_band.pixels.end; ++y) {
           const EdgeWeights<W> wy = y_tables.at(y);
           if (!used_y.include(wy) || tile + lane >= window.end) continue;
           const int64_t at = at_map + y * pixels.stride_y + (tile + lane) * pixels.stride_x;
-          for_each_channel<kSetChannels>(count, [&](int c) {
+          for_each_channel<kGradBoxesChannelsNchw>(count, [&](int c) {
             const W value = Access<S>::load(pixels.data, at + c * pixels.stride_c);
             if (wy.stays != W(0)) stays[c] += wy.stays * value;
             if (wy.low != W(0)) low[c] += wy.low * value;
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
           });
         }
 #pragma unroll
-        for (int c = 0; c < kSetChannels; ++c) {
+        for (int c = 0; c < kGradBoxesChannelsNchw; ++c) {
           columns.stays[c][lane] = stays[c];
           columns.low[c][lane] = low[c];
           columns.high[c][lane] = high[c];
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
               by_bin[3] += wx.stays * columns.high[c][x - tile];
             }
           }
-          // Where no product has weight the gradient counts for nothing, infinite or not.
+          // A gradient without weight contributes nothing, even if it is infinite.
           const bool used[4] = {used_x.low && used_y.stays, used_x.stays && used_y.low, used_x.high && used_y.stays,
                                 used_x.stays && used_y.high};
           if (!(used[0] || used[1] || used[2] || used[3])) continue;
@@ -203,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
 
 }  // namespace
 
-void average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+void enqueue_average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;

@@ -1,0 +1,91 @@
+// Pooling with a fixed argmax. Each output is one bilinear sample, so the operator is linear in the features
+// (docs/math.md, section 5). It has an input gradient, a gradient w.r.t. the boxes, and derivatives along box
+// directions.
+#pragma once
+
+#include "axis_samples.cuh"
+#include "kernels.h"
+#include "work.cuh"
+
+namespace roialign_ext::cuda {
+
+// The sample that the argmax of an output names.
+template <class W>
+struct ChosenSample {
+  bool found;  // false for rejected samples, which never move, and for an index that the bin does not have
+  SampleTap<W> y, x;
+};
+
+template <class W>
+__device__ __forceinline__ ChosenSample<W> chosen_sample(const CallArgs& args, const Samples<W>& samples,
+                                                         const Bin& bin, int64_t channel) {
+  const Elements<int32_t>& argmax = args.argmax;
+  const int32_t index = argmax.data[bin.box * argmax.stride_n + channel * argmax.stride_c + bin.p * argmax.stride_y +
+                                    bin.q * argmax.stride_x];
+  const Band y = samples.y.band(bin.box, bin.p), x = samples.x.band(bin.box, bin.q);
+  const unsigned sample_y = argmax_y(index), sample_x = argmax_x(index);
+  if (sample_y >= static_cast<unsigned>(y.samples) || sample_x >= static_cast<unsigned>(x.samples)) return {};
+  return {true, samples.y.samples[bin.box * samples.y.slots + y.offset + sample_y],
+          samples.x.samples[bin.box * samples.x.slots + x.offset + sample_x]};
+}
+
+// Rates of a box as a function of the direction and the edge.
+template <class W>
+__device__ __forceinline__ auto rates_of(const CallArgs& args, int64_t box) {
+  return [&args, box](int d, int edge) {
+    const int64_t at = 5 * box + 1 + edge;
+    return args.wide_boxes ? static_cast<W>(static_cast<const double*>(args.directions[d])[at])
+                           : static_cast<W>(static_cast<const float*>(args.directions[d])[at]);
+  };
+}
+
+// The four pixels of a sample with their weights: one product of y taps and x taps, or the sum of two along directions.
+template <class W>
+struct Stencil {
+  W weight[2][2];
+
+  __device__ __forceinline__ void add_product(const TwoTaps<W>& y, const TwoTaps<W>& x) {
+    for_each_pixel(y, x, [&](int i, int j, W product) { weight[i][j] += product; });
+  }
+};
+
+template <class W>
+__device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t box, const ChosenSample<W>& chosen) {
+  Stencil<W> stencil = {};
+  const auto add = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) { stencil.add_product(y, x); };
+  if (args.direction_count == 0) {
+    add(value_taps(chosen.y), value_taps(chosen.x));
+  } else {
+    for_each_derived_product(args.direction_count, chosen.y, chosen.x, rates_of<W>(args, box), add);
+  }
+  return stencil;
+}
+
+// The weighted sum of a stencil over one plane of the map; `at` is the offset of its upper left pixel.
+template <class S>
+__device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Access<S>::W>& stencil,
+                                                       const Elements<void>& pixels, int64_t at) {
+  using W = typename Access<S>::W;
+  W sum = W(0);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const W weight = stencil.weight[i][j];
+      if (weight != W(0)) {
+        sum += weight * Access<S>::load(pixels.data, at + i * pixels.stride_y + j * pixels.stride_x);
+      }
+    }
+  }
+  return sum;
+}
+
+template <class W>
+__device__ __forceinline__ int64_t offset_of(const CallArgs& args, int plane, int64_t channel,
+                                             const ChosenSample<W>& chosen) {
+  const Elements<void>& pixels = args.maps[plane / args.images].pixels;
+  return plane % args.images * pixels.stride_n + channel * pixels.stride_c + chosen.y.low * pixels.stride_y +
+         chosen.x.low * pixels.stride_x;
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,56 @@
+// Gradient w.r.t. the boxes of pooling with a fixed argmax, and of its derivative along a direction.
+#include "argmax.cuh"
+
+namespace roialign_ext::cuda {
+namespace {
+
+// A block has one box; threads share the outputs (WorkMap). See average_grad_boxes.cu.
+template <class S>
+__global__ void __launch_bounds__(kThreads)
+    argmax_grad_boxes(const __grid_constant__ CallArgs args,
+                      const __grid_constant__ Samples<typename Access<S>::W> samples, const WorkMap map) {
+  using W = typename Access<S>::W;
+  ROI_SHARED_BYTES(shared);
+  const int64_t box = blockIdx.x;
+  const int plane = samples.plane_of_box[box];
+  W by_edge[4] = {};
+  const int64_t threads = plane < 0 ? 0 : map.threads();
+  for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
+    const Work work = work_of(map, thread, 1, args.channels);
+    const int64_t channel = work.channels.first;
+    if (work.channels.count <= 0) continue;
+    Bin bin = bin_of(args, work.place);
+    bin.box = box;
+    const ChosenSample<W> chosen = chosen_sample(args, samples, bin, channel);
+    if (!chosen.found) continue;
+    const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
+    const int64_t at = offset_of(args, plane, channel, chosen);
+    const W grad = Access<S>::load(
+        bins.data, box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x);
+    const auto apply_taps = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
+      Stencil<W> stencil = {};
+      stencil.add_product(y, x);
+      return grad * apply<S>(stencil, pixels, at);
+    };
+    add_edge_gradient(args.direction_count, chosen.y, chosen.x, rates_of<W>(args, box), apply_taps, by_edge);
+  }
+  const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
+  store_grad_boxes<4>(args, box, sum);
+}
+
+}  // namespace
+
+void enqueue_argmax_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+  with_storage(args.storage, [&](auto element) {
+    using S = decltype(element);
+    using W = typename Access<S>::W;
+    const auto samples = take_samples<W>(args, /*by_pixel=*/false, scratch);
+    if (scratch.counts_only()) return;
+    build_samples(args, samples, Groups{}, launcher);
+    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, 1);
+    launcher.launch("argmax_grad_boxes", argmax_grad_boxes<S>, args.boxes, kThreads, kWarps * 4 * sizeof(W), args,
+                    samples, map);
+  });
+}
+
+}  // namespace roialign_ext::cuda

@@ -1,0 +1,73 @@
+// Gradient of average pooling w.r.t. rotated boxes.
+#include "rotated_boxes.cuh"
+#include "work.cuh"
+
+namespace roialign_ext::cuda {
+namespace {
+
+// A block has one box; threads share the bins and channels (WorkMap). See average_grad_boxes.cu. ORDER 1 is the
+// gradient of <G, A F>, ORDER 2 the gradient of its derivative along a direction.
+template <class S, class T, int ORDER>
+__global__ void __launch_bounds__(kThreads, kRotatedBlocks)
+    rotated_grad_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
+  using W = typename Access<S>::W;
+  constexpr int M = kRotatedParameters;
+  ROI_SHARED_BYTES(shared);
+  const int64_t k = blockIdx.x;
+  const int plane = boxes.plane_of_box[k];
+  const Access<S> access(args.storage);
+  const T unit[M][M] = {{1, 0, 0, 0, 0}, {0, 1, 0, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, 0, 1, 0}, {0, 0, 0, 0, 1}};
+  PointDerivative<T, M, ORDER> derivative = {};
+  for (int m = 0; m < M; ++m) {
+    derivative.first[m] = unit[m];
+    if constexpr (ORDER > 1) derivative.second[m] = direction_of<T>(args, 0, k);
+  }
+  W by_parameter[M] = {};
+  const int64_t threads = plane < 0 ? 0 : map.threads();
+  for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
+    const Work work = work_of(map, thread, kRotatedChannels, args.channels);
+    const Channels& channels = work.channels;
+    const Bin bin = bin_of(args, work.place);
+    const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
+    const int64_t at_bin =
+        k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+    const int64_t at_map = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
+    const int64_t step = channels.step * pixels.stride_c;
+    W grad[kRotatedChannels];
+#pragma unroll
+    for (int c = 0; c < kRotatedChannels; ++c) {
+      grad[c] = c < channels.count ? access.load(bins.data, at_bin + c * channels.step * bins.stride_c) : W(0);
+    }
+    const RotatedBox<T> box = boxes.boxes[k];
+    for_each_rotated_tap<W>(box, turn_back(window_of_map(box), box), bin.p, bin.q, derivative,
+                            [&](int64_t y, int64_t x, const W* weight) {
+                              const int64_t at = at_map + y * pixels.stride_y + x * pixels.stride_x;
+                              W product = W(0);
+#pragma unroll
+                              for (int c = 0; c < kRotatedChannels; ++c) {
+                                if (c < channels.count) product += grad[c] * access.load(pixels.data, at + c * step);
+                              }
+                              for (int m = 0; m < M; ++m) by_parameter[m] += weight[m] * product;
+                            });
+  }
+  const W sum = sum_over_block(by_parameter, reinterpret_cast<W*>(shared));
+  store_grad_boxes<M>(args, k, sum);
+}
+
+}  // namespace
+
+void enqueue_rotated_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
+  with_rotated_types(args, [&](auto element, auto coordinate) {
+    using S = decltype(element);
+    using T = decltype(coordinate);
+    const auto boxes = take_rotated_boxes<T>(args, scratch);
+    if (scratch.counts_only()) return;
+    build_rotated_boxes(args, boxes, Groups{}, launcher);
+    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kRotatedChannels);
+    const size_t shared_bytes = kWarps * kRotatedParameters * sizeof(typename Access<S>::W);
+    const auto kernel = args.direction_count == 0 ? rotated_grad_boxes<S, T, 1> : rotated_grad_boxes<S, T, 2>;
+    launcher.launch("rotated_grad_boxes", kernel, args.boxes, kThreads, shared_bytes, args, boxes, map);
+  });
+}
+
+}  // namespace roialign_ext::cuda

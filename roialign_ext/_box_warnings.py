@@ -1,0 +1,148 @@
+"""Boxes that are surely a mistake: one warning of each kind, where ROIALIGN_EXT_CHECK=1 was set before the import.
+
+Such a call is legal and its result defined, often 0 everywhere. The warnings read values, so a call on CUDA waits for
+the device. Programs that are being compiled, exported or traced, and transforms of torch.func, have no values to read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._checks import DTYPES
+
+
+class Format(NamedTuple):
+    """What the numbers of a box are; before them a row of a tensor has the batch index."""
+
+    names: str
+    after_image: bool = True
+
+
+CORNERS = Format("x1, y1, x2, y2")
+ROTATED = Format("cx, cy, w, h, angle")
+NORMALISED = Format("y1, x1, y2, x2", after_image=False)
+
+
+def is_asked() -> bool:
+    return os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")
+
+
+asked = is_asked()  # once, because looking into the environment takes about a microsecond
+
+
+def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS) -> None:
+    """Warns on request about boxes that are reversed, wholly outside the maps, or all within the first map pixel.
+
+    ``boxes`` are those of a public function, ``maps`` its feature maps and ``scales`` their map pixels per image pixel.
+    Arguments of a wrong shape or type are left to the checks that raise.
+    """
+    if not asked or torch.compiler.is_compiling():
+        return
+    pieces = boxes if isinstance(boxes, list) else [boxes]
+    first = int(box_format.after_image and not isinstance(boxes, list))  # the column after the batch index
+    columns = first + box_format.names.count(",") + 1
+    if _is_traced() or not all(_has_values(piece) and piece.shape[1:] == (columns,) for piece in pieces):
+        return
+    rows = torch.cat([piece.detach()[:, first:].to("cpu", torch.float64) for piece in pieces] or [torch.empty(0, 4)])
+    if len(rows) == 0 or len(scales) != len(maps) or not all(one.dim() == 4 for one in maps):
+        return
+    lengths = [len(piece) for piece in pieces] if isinstance(boxes, list) else []
+    for found, what, advice in _mistakes(rows, maps, scales, box_format):
+        count = int(found.sum())
+        if count > 0:
+            row = int(found.nonzero()[0])
+            numbers = ", ".join(f"{number:g}" for number in rows[row].tolist())
+            warnings.warn(
+                f"{_place(row, lengths)} {what}: ({box_format.names}) = ({numbers}), one of {count} such boxes among "
+                f"{len(rows)}. {advice}",
+                stacklevel=_frames_of_torch(),
+            )
+
+
+def _mistakes(
+    rows: Tensor, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format
+) -> list[tuple[Tensor, str, str]]:
+    """For each mistake: which rows make it, in words, and what to pass instead."""
+    sizes = [(float(one.shape[3]), float(one.shape[2])) for one in maps]  # (W, H), in the order of (x, y)
+    if box_format is NORMALISED:
+        ends = rows.reshape(-1, 2, 2)  # [K, corner, (y, x)]
+        low, high = ends.amin(1), ends.amax(1)
+        outside = ((high < 0) | (low > 1)).any(1)
+        advice = "Pass shares of the map: y / (H - 1) and x / (W - 1) of coordinates in map pixels."
+        return [(outside, "lies outside the map", advice)]
+    if box_format is ROTATED:
+        reach = rows[:, 2:4].norm(dim=1, keepdim=True) / 2  # of the circle around the box
+        low, high = rows[:, :2] - reach, rows[:, :2] + reach
+    else:
+        ends = rows.reshape(-1, 2, 2)  # [K, corner, (x, y)]
+        low, high = ends.amin(1), ends.amax(1)
+    outside = torch.ones(len(rows), dtype=torch.bool)
+    for scale, size in zip(scales, sizes, strict=True):
+        # No sample within a pixel of the map, for either value of `aligned`: (7) of docs/math.md.
+        outside &= ((high * scale <= -1) | (low * scale >= torch.tensor(size, dtype=torch.float64) + 1)).any(1)
+    finest = max(scales)
+    in_first_pixel = bool(((low >= 0) & (high * finest <= 1)).all()) and bool((high > 0).any()) and max(sizes[0]) > 1
+    given = f"spatial_scale {finest:g}" if len(scales) == 1 else f"scales {[float(f'{one:g}') for one in scales]}"
+    height, width = maps[0].shape[2:]
+    found = [
+        (
+            outside,
+            f"lies outside the map of {height} x {width} pixels at {given}",
+            "Pass boxes in image pixels, and map pixels per image pixel, 1 / stride, as the scale.",
+        ),
+        (
+            torch.full((len(rows),), in_first_pixel),
+            f"lies, as all boxes do, within the first pixel of the map at {given}",
+            "Pass boxes in image pixels: multiply normalised ones by the size of the image.",
+        ),
+    ]
+    if box_format is CORNERS:
+        reversed_corners = ((rows[:, 2:] - rows[:, :2]) < 0).any(1)
+        advice = 'Pass corners: torchvision.ops.box_convert(boxes, "xywh", "xyxy") makes them from (x, y, w, h).'
+        found.insert(0, (reversed_corners, "is reversed (x2 < x1 or y2 < y1)", advice))
+    return found
+
+
+def _has_values(tensor: Any) -> bool:
+    """Whether it is a plain tensor of rows, not a fake one or one without data."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not tensor.is_nested
+        and tensor.layout == torch.strided
+        and not tensor.is_meta
+        and tensor.dtype in DTYPES
+        and tensor.dim() == 2
+    )
+
+
+def _is_traced() -> bool:
+    """Whether something records this call, or gives tensors another meaning."""
+    return (
+        torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def _place(row: int, lengths: Sequence[int]) -> str:
+    """The argument and the row; of a list, whose tensors have these lengths, also the image."""
+    for image, length in enumerate(lengths):
+        if row < length:
+            return f"boxes[{image}]: row {row}"
+        row -= length
+    return f"boxes: row {row}"
+
+
+def _frames_of_torch() -> int:
+    """The stacklevel of the first caller outside of this package and torch."""
+    frame, level = sys._getframe(1).f_back, 2
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(("roialign_ext.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level
