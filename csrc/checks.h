@@ -1,7 +1,6 @@
-// Checks of arguments, the same for every device: what they let through, kernels may read without looking. Wrong
-// shapes, devices, dtypes and values raise ValueError. Wrong dtypes raise TypeError before they come here
-// (roialign_ext/_checks.py). Empty tensors pass, a map without pixels (H or W is 0) too: it rejects every sample, so
-// its outputs are 0.
+// Checks of arguments, the same for every device; kernels rely on them. Wrong shapes, devices, dtypes and values raise
+// ValueError. With Python, wrong dtypes raise TypeError before they come here (roialign_ext/_checks.py). Empty tensors
+// pass. So does a map without pixels (H or W is 0): it rejects every sample, so its outputs are 0.
 #pragma once
 
 #include <string>

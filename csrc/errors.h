@@ -30,7 +30,7 @@ std::string text(const Parts&... parts) {
 
 }  // namespace roialign_ext
 
-// A message is put together only where it is needed.
+// A message is built only if the condition fails.
 #define ROI_CHECK_AS(exception, condition, ...)                         \
   do {                                                                  \
     if (!(condition)) throw exception(roialign_ext::text(__VA_ARGS__)); \

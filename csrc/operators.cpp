@@ -1,6 +1,6 @@
 // The operators of one device as torch calls them: the private ones behind their checks, and the public ones, each a
-// choice of rule and mode, for programs without Python. With Python the public ones are composed of the private ones
-// there, where derivatives are.
+// choice of rule and mode, for programs without Python. With Python, roialign_ext/_operators.py composes the public
+// ones of the private ones, which have the derivatives.
 #include "operators.h"
 
 #include <utility>
@@ -45,7 +45,7 @@ Tensor private_pool_grad_boxes(const Tensor& grad, const Tensors& input, const T
 // Canonical scale and level where there are no levels to choose from.
 const std::vector<double> kNoLevels = {224.0, 4.0};
 
-// Geometry of an operator on one map, which has no use for a canonical level.
+// Geometry of a single-level operator; the canonical level is a placeholder.
 Geometry one_level(const char* rule, double spatial_scale, int64_t sampling_ratio) {
   return make_geometry(rule, {spatial_scale}, kNoLevels, sampling_ratio);
 }

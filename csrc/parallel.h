@@ -11,7 +11,7 @@
 namespace roialign_ext {
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count), and rethrows the first exception: the ABI itself
-// would replace it by a message without content.
+// would replace it by an empty message.
 template <class Body>
 void parallel_for(int64_t count, const Body& body) {
   struct Loop {

@@ -1,5 +1,5 @@
-// What a bin takes from one axis of the map: its samples, or the pieces of it that lie within one cell each, or whole
-// cells (docs/math.md, sections 3 and 12). All have the form of a weighted sample between two pixels.
+// The samples of a bin on one axis of the map, or its pieces within one cell each, or whole cells (docs/math.md,
+// sections 3 and 12). Each of them is a weighted sample between two pixels.
 #pragma once
 
 #include "box_axis.h"
@@ -12,9 +12,9 @@ struct AxisSample {
   int64_t count;  // how many consecutive samples share this position
   int64_t low;    // the pixel at or before the sample
   T fraction;     // weight of pixel low + 1, which is on the map wherever a sample has weight or slope there
-  T weight;       // what the sample counts for in its bin: how many there are of it, or the length of the piece
+  T weight;       // its weight in the bin: the number of equal samples, or the length of the piece
   bool clamped;   // the range rule moved the sample to a border pixel: it does not follow the box
-  T begin, end;   // of a piece: the shares of the bin that lie before its begin and before its end
+  T begin, end;   // of a piece: the shares of the bin before its begin and before its end
 };
 
 // The range rule for one position in map pixels. False: the sample is rejected and nothing may be read for it.
@@ -90,7 +90,7 @@ ROI_HOST_DEVICE void for_each_piece(const BoxAxis<T>& axis, int64_t p, Visit&& v
   const T to = high < static_cast<T>(axis.length) ? high : static_cast<T>(axis.length);
   if (!(from <= to)) return;
   AxisSample<T> piece = {};
-  if (size == T(0)) {  // too small a bin to have two ends: the value where it is
+  if (size == T(0)) {  // the bin is shorter than a rounding error: the value at its start
     piece.low = static_cast<int64_t>(std::floor(from));
     piece.fraction = from - static_cast<T>(piece.low);
     piece.weight = piece.end = T(1);
@@ -143,8 +143,8 @@ ROI_HOST_DEVICE void for_each_on_map(const BoxAxis<T>& axis, int64_t p, bool bac
       });
 }
 
-// Calls visit(sample) for what an average takes from the map in bin p, from the smallest position to the largest. The
-// number of calls is bounded by the map and, for a given sampling ratio, by that ratio; never by the size of the box.
+// Calls visit(sample) for the samples, or pieces, of an average in bin p, from the smallest position to the largest.
+// The map bounds the number of calls, and so does a positive sampling ratio; the size of the box does not.
 template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
   if (axis.rule == Rule::kPrRoIPool) return for_each_piece(axis, p, visit);
@@ -159,7 +159,7 @@ ROI_HOST_DEVICE void for_each_candidate(const BoxAxis<T>& axis, int64_t p, Visit
   for_each_on_map(axis, p, /*backwards=*/false, visit);
 }
 
-// Of samples that share a position, the one that wins a maximum.
+// A maximum takes the first of samples that share a position.
 template <class T>
 ROI_HOST_DEVICE AxisSample<T> first_of(AxisSample<T> sample) {
   sample.count = 1;
@@ -167,7 +167,7 @@ ROI_HOST_DEVICE AxisSample<T> first_of(AxisSample<T> sample) {
   return sample;
 }
 
-// How far along its box a sample lies, in [0, 1]; of equal ones, and of a piece, their middle.
+// Fraction of the box before a sample, in [0, 1]. Equal samples, and a piece, count with their middle.
 template <class T>
 ROI_HOST_DEVICE T fraction_along_box(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample) {
   if (axis.rule == Rule::kPrRoIPool) {

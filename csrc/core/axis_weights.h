@@ -1,13 +1,13 @@
-// The table builder: what a bin takes from an axis becomes a short list of taps (pixel, weight), neighbours merged,
-// already divided by the number of samples or the size of the bin (docs/math.md, section 4). Its derivatives by the
-// box's edges come from the same loop.
+// The table builder. The samples of a bin become a short list of taps (pixel, weight): neighbours merged, divided by
+// the number of samples or the size of the bin (docs/math.md, section 4). The derivatives with respect to the box's
+// edges come from the same loop.
 #pragma once
 
 #include "axis_samples.h"
 
 namespace roialign_ext {
 
-// How fast the two edges of an axis move, in the unit of the edges.
+// Rates of the two edges of an axis, in the unit of the edges.
 template <class T>
 struct EdgeRates {
   T low, high;
@@ -24,7 +24,7 @@ struct TableDerivative {
 template <class T>
 using TableValue = TableDerivative<T, 1, 0>;
 
-// The derivatives by the low and by the high edge: of the table, or of its derivative along a direction.
+// Derivatives with respect to the low and the high edge: of the table, or of its derivative along a direction.
 template <class T>
 ROI_HOST_DEVICE TableDerivative<T, 2, 1> by_edges() {
   return {{{T(1), T(0)}, {T(0), T(1)}}, {}};
@@ -34,7 +34,7 @@ ROI_HOST_DEVICE TableDerivative<T, 2, 2> by_edges_along(EdgeRates<T> v) {
   return {{{T(1), T(0)}, {T(0), T(1)}}, {v, v}};
 }
 
-// How fast the point at this fraction of the box moves, map pixels (equations (15) and (16)).
+// Rate of the point at this fraction of the box, map pixels (equations (15) and (16)).
 template <class T>
 ROI_HOST_DEVICE T position_rate(const BoxAxis<T>& axis, T along, const EdgeRates<T>& rates) {
   if (axis.size_held) along = T(0);
@@ -44,8 +44,8 @@ ROI_HOST_DEVICE T position_rate(const BoxAxis<T>& axis, T along, const EdgeRates
   return axis.scale * (T(1) - along) * rates.low + axis.scale * along * rates.high;
 }
 
-// A border between cells inside the bin: the slope of the interpolated map jumps there, and what is left of a second
-// derivative is that jump times the rates of the border (equation (31)).
+// At a border between cells inside the bin the slope of the interpolated map jumps. The second derivative is that jump
+// times the rates of the border (equation (31)).
 template <class T>
 ROI_HOST_DEVICE T border_rate(const BoxAxis<T>& axis, int64_t p, T share, const EdgeRates<T>& u,
                               const EdgeRates<T>& v) {
@@ -78,7 +78,7 @@ ROI_HOST_DEVICE void sample_weights(const BoxAxis<T>& axis, int64_t p, const Axi
   }
 }
 
-// What a bin's sums are divided by: the number of samples, or the size of the bin.
+// The divisor of a bin's sums: the number of samples, or the size of the bin.
 template <class T>
 ROI_HOST_DEVICE T bin_measure(const BoxAxis<T>& axis, int64_t p) {
   if (!is_integral(axis.rule)) return static_cast<T>(axis.grid);
@@ -92,7 +92,7 @@ struct SeeNothing {
 };
 
 // Calls emit(pixel, weights[M]) for the taps of bin p, by ascending pixel. Taps whose weights are all zero are left
-// out: what has no weight is never read. Calls see(sample) for every sample that the taps are made of, before the taps.
+// out, so their pixels are never read. Calls see(sample) for every sample that the taps are made of, before the taps.
 template <class W, class T, class Derivative, class Emit, class See = SeeNothing>
 ROI_HOST_DEVICE void for_each_tap(const BoxAxis<T>& axis, int64_t p, const Derivative& derivative, Emit&& emit,
                                   See&& see = {}) {

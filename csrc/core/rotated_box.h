@@ -16,7 +16,7 @@ struct RotatedBox {
   T angle_unit;  // radians per unit of the angle
 };
 
-// What rounding may do to a position, relative to the coordinates that it is made of: eight roundings or so.
+// Bound of the rounding error of a position, relative to its coordinates: about eight roundings.
 template <class T>
 constexpr T kRoundings = sizeof(T) == 8 ? T(2e-15) : T(1e-6);
 
@@ -49,14 +49,14 @@ ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* parameters, T
                        // Rounded once from double, so that every backend has the same.
                        static_cast<T>(std::cos(static_cast<double>(angle))),
                        static_cast<T>(std::sin(static_cast<double>(angle))), degrees ? T(kPi / 180.0) : T(1)};
-  // So far away that rounding moves samples by more than the map is long, an adaptive grid says nothing of the map, on
-  // which less than a millionth of it can fall. It counts as empty.
+  // This far away rounding errors exceed the map, and fewer than one sample in 10^6 can hit it. An adaptive grid counts
+  // as empty.
   const T distance = std::fabs(box.centre_y) + std::fabs(box.centre_x);
   if (sampling_ratio <= 0 && kRoundings<T> * distance > map_sizes<T>(height, width)) box.y.grid = box.x.grid = 0;
   return box;
 }
 
-// One sample of a rotated grid: where it lies in the upright grid, and what it is on the map.
+// One sample of a rotated grid: its place in the upright grid, and the two axes of its place on the map.
 template <class T>
 struct RotatedSample {
   T up_y, up_x;        // map pixels from the centre, before the rotation
@@ -71,13 +71,13 @@ struct Window {
   T top, left, height, width;
 };
 
-// Where samples may lie that touch the map at all.
+// Samples outside this window touch no pixel of the map.
 template <class T>
 ROI_HOST_DEVICE Window<T> window_of_map(const RotatedBox<T>& box) {
   return {T(-1), T(-1), static_cast<T>(box.y.length + 1), static_cast<T>(box.x.length + 1)};
 }
 
-// Interval of one upright coordinate in which a window can lie: its corners, turned back, with a margin for rounding.
+// Interval of one upright coordinate: the corners of a window, turned back, with a margin for rounding.
 template <class T>
 struct Reach {
   T from, to;
@@ -93,7 +93,7 @@ ROI_HOST_DEVICE Reach<T> reach_of(const Window<T>& window, const RotatedBox<T>& 
           corner + (y > T(0) ? y : T(0)) + (x > T(0) ? x : T(0)) + margin};
 }
 
-// Both upright coordinates of a window. Samples outside of them are rejected without a look.
+// A window in upright coordinates. Samples outside it are never visited.
 template <class T>
 struct UprightWindow {
   Reach<T> y, x;
@@ -139,7 +139,7 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
   for_each_run(box.y.grid, kBisects, kDescends, y_at, window.y.from, window.y.to, kBackwards, visit_y);
 }
 
-// How fast a sample moves on the map, or how its speed changes.
+// First or second derivative of a sample's position on the map.
 template <class T>
 struct PointRate {
   T y, x;
@@ -166,7 +166,7 @@ ROI_HOST_DEVICE PointRate<T> point_curvature(const RotatedBox<T>& box, const Rot
   return {y * box.cosine - x * box.sine, y * box.sine + x * box.cosine};
 }
 
-// Which derivative of the weights is wanted: ORDER 0 none, 1 along first, 2 along first and second; M at once.
+// The weights (ORDER 0), or their derivatives along `first` (1), or along `first` and `second` (2); M at once.
 // Directions are laid out like the parameters of a box.
 template <class T, int MANY, int ORDER>
 struct PointDerivative {
@@ -174,8 +174,8 @@ struct PointDerivative {
   const T *first[M], *second[M];
 };
 
-// Calls emit(y, x, weights[M]) for the taps of bin (p, q), in the order of the samples; of those samples alone that may
-// lie in the window.
+// Calls emit(y, x, weights[M]) for the taps of bin (p, q), in the order of the samples. Samples outside the window have
+// none.
 template <class W, class T, int M, int ORDER, class Emit>
 ROI_HOST_DEVICE void for_each_rotated_tap(const RotatedBox<T>& box, const UprightWindow<T>& window, int64_t p,
                                           int64_t q, const PointDerivative<T, M, ORDER>& derivative, Emit&& emit) {
@@ -184,7 +184,7 @@ ROI_HOST_DEVICE void for_each_rotated_tap(const RotatedBox<T>& box, const Uprigh
     const T share = sample.weight / count;
     // Clamped samples stay where they are: one pixel and no slope along that axis, however fast the box moves.
     const bool y_moves = !sample.y.clamped, x_moves = !sample.x.clamped;
-    T by_y[M], by_x[M], by_both[M];  // factors of the derivatives of the interpolated map by y, by x and by both
+    T by_y[M], by_x[M], by_both[M];  // factors of the map's derivatives w.r.t. y, x and both
     for (int m = 0; m < M && ORDER > 0; ++m) {
       PointRate<T> rate = point_rate(box, sample, derivative.first[m]);
       by_both[m] = T(0);

@@ -19,7 +19,7 @@ struct BoxCall {
   std::vector<MapLevel> levels;
   std::vector<int64_t> plane_of_box;
 
-  // A view, for as long as the call is there.
+  // A view, valid as long as the call.
   template <class T>
   BoxParams<T> params(int64_t bins_y, int64_t bins_x) const {
     return {rule,   parts,        sampling_ratio,           boxes.size(0), boxes.size(1), bins_y, bins_x, images,

@@ -1,5 +1,5 @@
 // Questions about the CPU library, for its Python module and the tests. They are the library's only exported functions,
-// and nothing in them is torch's.
+// and use no type of torch.
 #pragma once
 
 #include <cstdint>

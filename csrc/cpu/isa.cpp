@@ -29,7 +29,7 @@ InstructionSet requested() {
 }  // namespace
 
 InstructionSet instruction_set() {
-  // A request is no promise that the processor has the instructions.
+  // The processor may lack the requested instructions.
   static const InstructionSet chosen = std::min(requested(), widest());
   return chosen;
 }

@@ -1,5 +1,5 @@
-// Which instruction set the kernels run: the widest that the processor has, or where the environment variable
-// ATEN_CPU_CAPABILITY (default, avx2, avx512) names a narrower one, that. Chosen once, by the first call.
+// The instruction set of the kernels: the widest one of the processor, or a narrower one that the environment variable
+// ATEN_CPU_CAPABILITY (default, avx2, avx512) names. The first call chooses it.
 #pragma once
 
 #include "kernels.h"

@@ -16,7 +16,7 @@ void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Outp
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, values.channels, maps.planes());
   const int64_t parts = parts_of_plane(blocks, maps.planes(), elements);
   MaxPoolJob<W> job = {maps, values, argmax, &plan, split_planes(by_plane, parts), blocks};
-  // A sweep keeps the bins of several boxes at hand.
+  // A sweep keeps the running maxima of several boxes, so those of one box have to be small.
   const bool sweeps = stays_in_cache<W>(job.values, blocks);
   for (PlanePart& part : job.parts) {
     const Input& map = maps.map(part.plane);

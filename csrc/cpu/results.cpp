@@ -18,7 +18,7 @@ namespace roialign_ext {
 namespace {
 
 constexpr int64_t kMiB = 1 << 20;
-// Allocators keep what is smaller, and there is little to win.
+// Allocators keep smaller blocks, and supplying their pages would save little time.
 constexpr int64_t kWorthPopulating = 8 * kMiB;
 // glibc maps every larger block on its own, so that the advice ends with the block and never covers other memory.
 constexpr int64_t kWorthHugePages = 32 * kMiB;
@@ -45,7 +45,7 @@ std::string chosen_word(const std::string& words) {
   return begin == std::string::npos || end == std::string::npos ? "" : words.substr(begin + 1, end - begin - 1);
 }
 
-// Free blocks of the size of a huge page, on the node that has fewest: a thread looks on its own first.
+// Free blocks of the size of a huge page on the node with the fewest: a thread takes those of its own node first.
 int64_t free_huge_pages(const std::string& buddyinfo) {
   std::map<std::string, int64_t> by_node;
   std::istringstream lines(buddyinfo);
@@ -89,7 +89,7 @@ class WholePages {
     const uintptr_t begin = (all_.begin / kChunk + i) * kChunk;
     return {std::max(begin, all_.begin), std::min(begin + kChunk, all_.end)};
   }
-  // Has the process these pages already, because an allocator kept them?
+  // True if the process has these pages already, because an allocator kept them.
   bool resident(const PageRange& chunk) const {
     unsigned char pages[kChunk / kSmallPage];
     if (mincore(reinterpret_cast<void*>(chunk.begin), chunk.end - chunk.begin, pages) != 0) return false;

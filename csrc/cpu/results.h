@@ -1,5 +1,5 @@
-// Memory of results. A large one is mostly memory that nobody has touched yet: allocators give it back to the system
-// after every call, and what the kernel then does on the first write to each page can cost more than the pooling.
+// Memory of results. Allocators return a large block to the system after every call. The system's work on the first
+// write to each page can then cost more than the pooling.
 #pragma once
 
 #include <atomic>
@@ -9,11 +9,11 @@
 
 namespace roialign_ext {
 
-// How a fresh result gets its pages: one by one as they are written, all before the loops, or those before the loops
-// and huge.
+// How a fresh result gets its pages: one by one as they are written, all before the loops, or huge ones before the
+// loops.
 enum class Pages { kTouched, kPopulated, kHuge };
 
-// What the system says of huge pages, in its own words; empty where it says nothing.
+// The system's settings for huge pages, in its own words; empty where it has none.
 struct HugePageFacts {
   std::string enabled;    // /sys/kernel/mm/transparent_hugepage/enabled, one word: when memory gets them
   std::string defrag;     // /sys/kernel/mm/transparent_hugepage/defrag, one word: who waits until one has been made

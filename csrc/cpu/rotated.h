@@ -1,4 +1,4 @@
-// Pooling over rotated boxes and its gradients: threading. The loops are in rotated_body.h.
+// Average pooling over rotated boxes, grad_input and grad_boxes: units of work. The loops are in rotated_body.h.
 #pragma once
 
 #include "kernels.h"

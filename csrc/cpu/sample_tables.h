@@ -1,4 +1,4 @@
-// Tables of single samples, which the maximum needs where averages merge them into taps.
+// Tables of single samples for the maximum, which cannot merge them into taps as averages do.
 #pragma once
 
 #include <algorithm>
@@ -62,7 +62,8 @@ struct MaxPlan {
 
   bool touches_map(int64_t k) const { return first_use(k) < first_use(k + 1) && first_column(k) < last_column(k); }
 
-  // Does a sweep from top to bottom meet the samples of each bin in the order of their index? Not in a reversed box.
+  // True if a sweep from top to bottom meets the samples of each bin in the order of their index: not in a reversed
+  // box.
   bool descends(int64_t k) const {
     const SampleTables<W>& y = samples.y;
     for (int64_t bin = k * y.bins; bin < (k + 1) * y.bins; ++bin) {

@@ -1,4 +1,4 @@
-// How the work of a call is cut into units and laid over threads, with the numbers that decide it.
+// The units of work of a call, their threads, and the constants that decide both.
 #pragma once
 
 #include "../parallel.h"
@@ -31,7 +31,7 @@ inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
 // Calls that touch fewer elements do not pay for waking threads.
 constexpr double kWorthThreads = 1 << 16;
 
-// In how many parts the boxes of a plane have to be split to give every thread a unit.
+// Number of parts into which the boxes of a plane are split, so that every thread has a unit.
 inline int64_t parts_of_plane(const ChannelBlocks& blocks, int64_t planes, double elements_touched) {
   const int64_t units = planes * blocks.count, threads = num_threads();
   return elements_touched < kWorthThreads ? 1 : (threads + units - 1) / units;

@@ -1,4 +1,4 @@
-// What the kernels know of tensors: pointers, sizes and strides in elements, and the type that the elements have.
+// Tensors as kernels see them: pointers, sizes and strides in elements, and the type of the elements.
 #pragma once
 
 #include <cstdint>
