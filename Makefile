@@ -54,7 +54,8 @@ demo: installed
 PROCESSES ?= 2
 demo-distributed: installed
 	@echo "== Training Mask R-CNN on a photograph of coins in $(PROCESSES) processes"
-	@$(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES) examples/train_coins_distributed.py $(DEMO_ARGS)
+	@TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 $(VENV)/bin/torchrun --standalone --nproc-per-node $(PROCESSES) \
+	    --max-restarts 3 examples/train_coins_distributed.py $(DEMO_ARGS)
 
 DRAWING = learn_boxes gradient_penalty box_features
 recipes: installed

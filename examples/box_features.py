@@ -53,7 +53,7 @@ def draw(path: Path, image: Tensor, boxes: Tensor, similarity: Tensor) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     photograph, matrix = figure.subplots(1, 2, width_ratios=(5, 4))
     height, width = image.shape[2:]
-    photograph.imshow(image[0, 0], cmap="gray", extent=(0, width, height, 0))
+    photograph.imshow(image[0, 0].numpy(), cmap="gray", extent=(0, width, height, 0))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     nearest = (similarity - 2 * torch.eye(len(similarity))).argmax(1)
     for number, (x, y) in enumerate(centres.tolist()):
@@ -62,7 +62,7 @@ def draw(path: Path, image: Tensor, boxes: Tensor, similarity: Tensor) -> None:
         photograph.arrow(x, y, dx * 0.9, dy * 0.9, color="tab:orange", head_width=5, length_includes_head=True)
     photograph.set_title("each coin's most similar coin", fontsize=9)
     photograph.axis("off")
-    figure.colorbar(matrix.imshow(similarity), ax=matrix)
+    figure.colorbar(matrix.imshow(similarity.numpy()), ax=matrix)
     matrix.set_title("cosine similarity of the coins", fontsize=9)
     figure.savefig(path, dpi=100)
 

@@ -61,7 +61,7 @@ def frame(photograph: Tensor, truth: Tensor, boxes: Tensor, step: int) -> Image.
     figure = Figure(figsize=(width / 80, height / 80), dpi=100)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(photograph[0, 0], cmap="gray", vmin=-0.1, vmax=1.4, extent=(0, width, height, 0))
+    axes.imshow(photograph[0, 0].numpy(), cmap="gray", vmin=-0.1, vmax=1.4, extent=(0, width, height, 0))
     overlaps = box_iou(boxes, truth).diagonal()
     for true, box, overlap in zip(truth.tolist(), boxes.tolist(), overlaps.tolist(), strict=True):
         colour = [channel / 255 for channel in [colour for least, colour in COLOURS if overlap >= least][-1]]

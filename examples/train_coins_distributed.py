@@ -1,12 +1,13 @@
 """Trains the coins detector in several processes with DistributedDataParallel, and resumes when one of them dies.
 
-    torchrun --standalone --nproc-per-node 2 examples/train_coins_distributed.py                    # one machine
-    torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29500 \\
-        --max-restarts 3 examples/train_coins_distributed.py --views 32                             # on each of four
+    torchrun --standalone --nproc-per-node 2 examples/train_coins_distributed.py           # make demo-distributed
+    torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST examples/train_coins_distributed.py
 
-On GPUs every process has one of its own and they speak nccl; on the CPU they speak gloo. All machines share the folder
-of --outputs. A process that starts where that folder has a checkpoint goes on from there; --max-restarts lets torchrun
-start all of them again by itself.
+The second command is for four machines with eight GPUs each, on every one of them; HOST is one of the machines. On GPUs
+every process has one of its own and they speak nccl; on the CPU they speak gloo. All machines share the folder of
+--outputs. Processes that find a checkpoint there go on from it. With TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and
+--max-restarts 3 torchrun starts all of them again when one dies. (Without that variable torch 2.14 gives them the store
+of those before, and gloo looks for processes that are gone.)
 
 The views of a step are drawn from the seed, the step and their number alone. So the training is the same, up to
 rounding, for every number of processes, and exactly the same after a restart.
@@ -153,7 +154,7 @@ def report(training: Training, held_out: Scene, seconds: list[float], outputs: P
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200, help="of training, default 200")
-    parser.add_argument("--views", type=int, default=2, help="in a step, over all processes, default 2")
+    parser.add_argument("--views", type=int, help="in a step, over all processes; default: one each, at least 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--checkpoint-every", type=int, default=20, metavar="STEPS")
@@ -165,8 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = options(arguments)
     device = start_processes(chosen.device)
     rank, processes = dist.get_rank(), dist.get_world_size()
-    if chosen.views % processes:
-        sys.exit(f"--views: expected a multiple of the {processes} processes, got {chosen.views}")
+    views = chosen.views or max(2, processes)
+    if views % processes:
+        sys.exit(f"--views: expected a multiple of the {processes} processes, got {views}")
     chosen.outputs.mkdir(parents=True, exist_ok=True)
     scene, held_out = load_scenes(None, None)
 
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         optimiser, LEARNING_RATE, total_steps=max(chosen.steps, 2), pct_start=0.1
     )
     training = Training(
-        detector, optimiser, schedule, {"steps": chosen.steps, "views": chosen.views, "seed": chosen.seed}
+        detector, optimiser, schedule, {"steps": chosen.steps, "views": views, "seed": chosen.seed}
     )
     checkpoint = chosen.outputs / "coins_distributed.checkpoint"
     if checkpoint.exists():
@@ -190,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
     )
-    seconds = train(training, module, chosen.steps, chosen.views, checkpoint, chosen.checkpoint_every)
+    seconds = train(training, module, chosen.steps, views, checkpoint, chosen.checkpoint_every)
     if rank == 0:
         report(training, held_out, seconds, chosen.outputs)
         checkpoint.unlink(missing_ok=True)  # the run is over: the next one starts afresh

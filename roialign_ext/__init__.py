@@ -44,6 +44,7 @@ from .replace import LayerReplacement, replace_roi_layers, restore_roi_layers
 
 _register_for_onnx()
 
+#: The version, as semantic versioning has it.
 __version__ = "0.2.0"
 __all__ = [
     "BoxShapeError",

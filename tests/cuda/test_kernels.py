@@ -40,10 +40,7 @@ SEEDS = ("0", "1")
 CSRC = cuda_shim.ROOT / "csrc"
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning"),
-    pytest.mark.xdist_group("shim"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import roialign_ext
 from support.inputs import FORMATS, large_map, random_tensor
-from support.operators import ON_ONE_MAP, OPERATORS, MultiscaleCall, OperatorCall, each_operator, large_boxes
+from support.operators import FIRST, ON_ONE_MAP, OPERATORS, MultiscaleCall, OperatorCall, each_operator, large_boxes
 from support.tolerance import assert_within_rounding
 
 CAPABILITIES = {"default": "DEFAULT", "avx2": "AVX2", "avx512": "AVX512"}
@@ -152,10 +152,14 @@ LOOKED_AT = [0, 1, 35, 63]
 
 
 def instruction_set_cases() -> list[Case]:
-    """Every operator in both layouts and four types, with whole vectors and remainders; a pyramid; large maps."""
+    """Every operator in both layouts and four types, with whole vectors and remainders; a pyramid; large maps.
+
+    Variants of an operator, whose loops are those of its first row, share these kinds out among them.
+    """
     cases: list[Case] = []
-    for name, call in ON_ONE_MAP.items():
-        for dtype, layout, channels in KINDS + (OTHER_KINDS if name in ("roi_align-adaptive", "roi_align-max") else []):
+    for number, (name, call) in enumerate(ON_ONE_MAP.items()):
+        kinds = KINDS if name in FIRST else [KINDS[number % 5], KINDS[(number + 2) % 5]]
+        for dtype, layout, channels in kinds + (OTHER_KINDS if name in ("roi_align-adaptive", "roi_align-max") else []):
             large = ("large",) if dtype == torch.float32 else ()
             box_dtype = torch.float64 if dtype == torch.float64 else torch.float32
             boxes = call.boxes("inside", "crossing", *large, dtype=box_dtype)

@@ -25,7 +25,10 @@ for needed in ("torchvision", "matplotlib", "skimage", "pycocotools", "tqdm"):
     pytest.importorskip(needed, reason=f"the example needs {needed}")
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("coins in two processes")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),  # pycocotools
+]
 
 
 # --- gradients
@@ -86,7 +89,8 @@ def torchrun(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
     command += ["--steps", STEPS, "--checkpoint-every", "1"]
     return subprocess.Popen(
         list(map(str, command)),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Restarted processes get a store of their own, without the addresses of those that are gone.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -126,7 +130,7 @@ def test_a_killed_process_changes_nothing(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     output, errors = ended(torchrun(whole))
     assert "resuming" not in output
-    assert errors.count(f"{STEPS}/{STEPS}") == 1  # progress of one process
+    assert errors.count("processes:   0%") == 1  # progress of one process
 
     run = torchrun(broken, "--max-restarts", "1")
     try:

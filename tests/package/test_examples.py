@@ -33,6 +33,8 @@ for needed in ("torchvision", "matplotlib", "skimage", "pycocotools", "tqdm"):
     pytest.importorskip(needed, reason=f"the examples need {needed}")
 
 Example = Callable[..., str]
+# pycocotools is older than NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
 @pytest.fixture
@@ -76,8 +78,8 @@ def test_learn_boxes(example: Example, tmp_path: Path) -> None:
 
 def test_gradient_penalty(example: Example, tmp_path: Path) -> None:
     text = example("gradient_penalty", "--steps", "60")
-    without, with_penalty = numbers(text, "change per pixel")
-    assert 0 < with_penalty < 0.7 * without
+    start, without, with_penalty = numbers(text, "overlap of held-out boxes:")
+    assert start < without < with_penalty
     assert size_of(tmp_path / "gradient_penalty.png")[0] > 400
 
 
@@ -89,9 +91,9 @@ def test_export_onnx(example: Example, tmp_path: Path) -> None:
         pytest.importorskip(needed, reason=f"the export needs {needed}")
     text = example("export_onnx")
     assert max(numbers(text, "boxes: largest difference")) < 1e-5
-    assert min(numbers(text, r"detector, image \(\d+, \d+\):")) > 0
-    assert max(numbers(text, "largest difference of boxes")) < 1e-2  # of pixels
-    assert max(numbers(text, "of scores")) < 1e-4
+    assert min(numbers(text, r"detector, image of \d+ x \d+:")) > 20
+    assert max(numbers(text, "    boxes")) < 1e-2  # of pixels
+    assert max(numbers(text, "scores") + numbers(text, "masks")) < 1e-3
     assert {path.suffix for path in tmp_path.iterdir()} == {".onnx"}
 
 

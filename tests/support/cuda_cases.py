@@ -299,7 +299,7 @@ BOUNDARIES = (
         case
         for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "ps_roi_pool", "crop_nearest", "rotated_half_pixel")
         for case in (
-            Case(rule=rule, boxes="600", channels=1, bins=(1, 1), images=1),  # more boxes of an image than threads
+            Case(rule=rule, boxes="300", channels=1, bins=(1, 1), images=1),  # more boxes of an image than threads
             Case(
                 rule=rule, boxes="65", channels=1, images=1
             ),  # one more than fits a piece of scratch memory of 256 bytes
@@ -363,8 +363,13 @@ BOUNDARIES = (
 # Enough tiles for the largest chunks of channels; an odd number of channels too, since the gradient is copied.
 BOUNDARIES += [
     Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=260, layout=layout, dtype=dtype)
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    for channels, layout in ((132, "channels_last"), (131, "contiguous"))
+    for channels, layout, dtype in (
+        (132, "channels_last", torch.float16),
+        (131, "contiguous", torch.bfloat16),
+        (132, "channels_last", torch.float32),
+        (131, "contiguous", torch.float32),
+        (132, "channels_last", torch.float64),
+    )
 ]
 # The input gradient with lanes as channels: more bins in a tile than its tables hold, along each axis; boxes that
 # fill batches and pieces of the list; pyramids.
@@ -375,7 +380,7 @@ BOUNDARIES += [
         Case(rule=rule, boxes="3", channels=33, bins=(35, 2), planes=((40, 11),)),
         Case(rule=rule, boxes="3", channels=34, bins=(2, 35), planes=((11, 40),)),
         Case(rule=rule, boxes="2", channels=32, bins=(37, 70), planes=((3, 2),), images=1),
-        Case(rule=rule, boxes="600", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
+        Case(rule=rule, boxes="520", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
         Case(rule=rule, boxes="60", channels=40, planes=PYRAMID, images=2),
         Case(rule=rule, boxes="0", channels=33),
         Case(rule=rule, boxes="inside", channels=33, planes=((0, 5),)),

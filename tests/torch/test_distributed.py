@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from support.inputs import random_tensor
-from support.integration_cases import BY_FUNCTION, NAMED, Case, close
+from support.small_calls import BY_FUNCTION, NAMED, Case, close
 
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
@@ -125,7 +124,7 @@ def work(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Gradients]]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Gradients]]:
     folder = tmp_path_factory.mktemp("distributed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -137,7 +136,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str,
         finally:
             for process in processes.processes:
                 process.kill()
-    yield [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -53,6 +53,26 @@ def test_scripted_function(case: Case) -> None:
     close(torch.jit.script(case.function)(*arguments, **case.options), case(*case.point()))
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_list_of_maps_keeps_them(inference: bool) -> None:
+    """In inference mode TorchScript calls the kernel without Python, as a C++ program does."""
+    case = NAMED["multiscale_roi_align"]
+
+    def call(maps: list[Tensor], rows: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        return (
+            roialign_ext.multiscale_roi_align(maps, rows, 2, [0.5, 0.25]),
+            roialign_ext.multiscale_roi_align(maps, rows, 2, [0.5, 0.25]),
+            maps,
+        )
+
+    scripted = torch.jit.script(call)
+    with torch.inference_mode(inference):
+        maps = [one.detach().clone() for one in case.maps()]
+        first, second, kept = scripted(maps, *case.rows(case.boxes()))
+    close(second, first)
+    close(kept, maps)
+
+
 @each_mode
 @pytest.mark.parametrize("output_size", [3, SIZE])
 def test_scripted_layer_takes_boxes_in_a_list(case: Case, output_size: int | tuple[int, int]) -> None:
