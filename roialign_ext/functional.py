@@ -438,7 +438,9 @@ def multiscale_roi_align(
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, features, scales)
     rows = boxes_to_rows(boxes, features[0])
-    # A copy of the list: torch's stable ABI moves the tensors out of the list that TorchScript passes to a kernel.
+    # A copy, because torch's stable ABI moves the tensors out of the list that TorchScript passes to a kernel. TorchScript
+    # would share one list(features) among several calls.
+    maps = [one for one in features]  # noqa: C416
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
-        list(features), rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
+        maps, rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
     )

@@ -76,7 +76,8 @@ def test_pages_say_which_python(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "words"), [(None, "has no wheels"), ("0.2.0", "roialign_ext-0.2.0-py3-none-any.whl has no device in its")]
+    ("version", "words"),
+    [(None, "has no wheels"), ("0.2.0", "roialign_ext-0.2.0-py3-none-any.whl has no device in its")],
 )
 def test_folders_that_are_refused(tmp_path: Path, version: str | None, words: str) -> None:
     if version is not None:

@@ -106,7 +106,10 @@ RUNS: dict[str, Callable[[int], Gradients]] = {
         for name, options in OPTIONS.items()
     },
     **{f"{case.name} FSDP2": functools.partial(sharded, case=case) for case in BY_FUNCTION},
-    **{f"{case.name} FSDP2 checkpointed": functools.partial(sharded, case=case, checkpointed=True) for case in BY_FUNCTION},
+    **{
+        f"{case.name} FSDP2 checkpointed": functools.partial(sharded, case=case, checkpointed=True)
+        for case in BY_FUNCTION
+    },
 }
 
 
