@@ -26,7 +26,9 @@ import roialign_ext
 from roialign_ext import _build_info
 assert "-fsanitize=address" in _build_info.FLAGS, "this build has no sanitizers"
 print("kernels:", roialign_ext.cpu_capability())'
-  [ "$capability" = "$widest" ] || set -- numbers/test_layouts.py numbers/test_maximum.py numbers/test_gradients.py
+  # Blocks of channels and their remainders, packing of every layout, maps beyond a block.
+  [ "$capability" = "$widest" ] || set -- numbers/test_layouts.py::test_{every_layout,many_channels} \
+    numbers/test_maximum.py::test_layouts numbers/test_gradients.py::test_{every_channel_count,large_map}
   # shellcheck disable=SC2086
   ATEN_CPU_CAPABILITY=$capability LD_PRELOAD=$libraries "$python" -m pytest -q ${TEST_OPTIONS:-} -p no:cacheprovider "$@"
 done

@@ -24,6 +24,8 @@ constexpr std::pair<std::string_view, Rule> kRules[] = {
     {"roi_pool", Rule::kRoiPool},
     {"crop_bilinear", Rule::kCropBilinear},
     {"crop_nearest", Rule::kCropNearest},
+    {"ps_roi_align", Rule::kPsRoiAlign},
+    {"ps_roi_pool", Rule::kPsRoiPool},
     {"rotated_half_pixel", Rule::kRotatedHalfPixel},
     {"rotated_legacy", Rule::kRotatedLegacy},
     {"rotated_half_pixel_radian", Rule::kRotatedHalfPixelRadian},
@@ -61,8 +63,8 @@ void check_map(const char* name, const Tensor& map) {
 void check_levels(size_t levels, Rule rule) {
   ROI_CHECK_VALUE(levels >= 1 && levels <= kMaxLevels, "features: expected 1 to ", kMaxLevels, " feature maps, got ",
                   levels);
-  ROI_CHECK_VALUE(levels == 1 || !(is_rotated(rule) || is_crop(rule)), "features: expected one feature map, got ",
-                  levels);
+  ROI_CHECK_VALUE(levels == 1 || !(is_crop(rule) || is_position_sensitive(rule)),
+                  "features: expected one feature map, got ", levels);
 }
 
 void check_maps(const Tensors& maps, Rule rule) {
@@ -88,9 +90,10 @@ void check_boxes(const Tensor& boxes, Rule rule) {
   check_dtype("boxes", boxes);
 }
 
-void check_direction(const char* name, const OptionalTensor& direction, const Tensor& boxes, Rule rule) {
+void check_direction(const char* name, const OptionalTensor& direction, const Tensor& boxes, const Geometry& geometry) {
   if (!direction.has_value()) return;
-  ROI_CHECK_RUNTIME(rule != Rule::kRoiPool, "roi_pool has no derivative with respect to the boxes: detach them");
+  ROI_CHECK_RUNTIME(has_box_derivative(geometry.rule), geometry.name,
+                    " has no derivative with respect to the boxes: detach them");
   ROI_CHECK_VALUE(direction->dim() == 2 && direction->sizes().equals(boxes.sizes()), name,
                   ": expected the shape of boxes, ", shape_text(boxes), ", got shape ", shape_text(*direction));
   check_dtype(name, *direction);
@@ -105,7 +108,24 @@ void check_output_shaped(const char* name, const Tensor& tensor, const Tensor& b
   check_device(name, tensor, "boxes", boxes);
 }
 
-bool has_maximum(Rule rule) { return !is_integral(rule) && !is_rotated(rule); }
+bool has_maximum(Rule rule) { return !is_integral(rule) && !is_rotated(rule) && !is_position_sensitive(rule); }
+
+bool is_count(double number) {
+  return number >= 1 && number <= static_cast<double>(kMaxSamplesOfAxis) && number == std::floor(number);
+}
+
+// Of position-sensitive rules, whose images are bins of images and whose boxes are bins of boxes.
+void check_parts(const Geometry& geometry, int64_t images, int64_t boxes, const Sizes& output_size) {
+  if (!is_position_sensitive(geometry.rule)) return;
+  const std::vector<double>& bins = geometry.canonical;
+  ROI_CHECK_VALUE(is_count(bins[0]) && is_count(bins[1]), "canonical: expected the numbers of bins (PH, PW) of rule \"",
+                  geometry.name, "\", got ", list_text<double>(bins));
+  const int64_t count = parts_of(geometry).count();
+  ROI_CHECK_VALUE(images % count == 0, "input: expected ", count, " for each image, one for each bin, got ", images);
+  ROI_CHECK_VALUE(boxes % count == 0, "boxes: expected ", count, " rows for each box, one for each bin, got ", boxes);
+  ROI_CHECK_VALUE(output_size[0] == 1 && output_size[1] == 1, "output_size: expected [1, 1] for rule \"", geometry.name,
+                  "\", got ", list_text<int64_t>(output_size));
+}
 
 void check_argmax(const OptionalTensor& argmax, const Tensor& boxes, int64_t channels, int64_t height, int64_t width,
                   const Geometry& geometry) {
@@ -120,7 +140,8 @@ void check_argmax(const OptionalTensor& argmax, const Tensor& boxes, int64_t cha
                   torch::headeronly::toString(argmax->scalar_type()));
 }
 
-void check_geometry(const Geometry& geometry, size_t levels, ScalarType coordinates, const Sizes& output_size) {
+void check_geometry(const Geometry& geometry, size_t levels, int64_t images, const Tensor& boxes,
+                    ScalarType coordinates, const Sizes& output_size) {
   ROI_CHECK_VALUE(geometry.scales.size() == levels, "scales: expected one number per feature map, which are ", levels,
                   ", got ", geometry.scales.size());
   for (size_t i = 0; i < levels; ++i) {
@@ -138,12 +159,13 @@ void check_geometry(const Geometry& geometry, size_t levels, ScalarType coordina
   ROI_CHECK_VALUE(!crop || geometry.sampling_ratio > 0, "samples_per_bin: expected a positive number, got ",
                   geometry.sampling_ratio);
   check_samples(crop ? "samples_per_bin" : "sampling_ratio", geometry.sampling_ratio, output_size);
+  check_parts(geometry, images, boxes.size(0), output_size);
 }
 
-void check_directions(const OptionalTensor& u, const OptionalTensor& v, const Tensor& boxes, Rule rule) {
+void check_directions(const OptionalTensor& u, const OptionalTensor& v, const Tensor& boxes, const Geometry& geometry) {
   ROI_CHECK_VALUE(u.has_value() || !v.has_value(), "v: expected none where u is none, got a tensor");
-  check_direction("u", u, boxes, rule);
-  check_direction("v", v, boxes, rule);
+  check_direction("u", u, boxes, geometry);
+  check_direction("v", v, boxes, geometry);
 }
 
 // The arguments that both poolings share.
@@ -152,7 +174,7 @@ void check_common_args(const Tensors& input, const Tensor& boxes, const Sizes& o
   check_boxes(boxes, geometry.rule);
   check_device("boxes", boxes, "input", input[0]);
   check_output_size("output_size", output_size);
-  check_geometry(geometry, input.size(), coordinate_type(input[0], boxes), output_size);
+  check_geometry(geometry, input.size(), input[0].size(0), boxes, coordinate_type(input[0], boxes), output_size);
 }
 
 // A step of an optimizer or of gradcheck moves every number of a box, and the index only a little.
@@ -163,10 +185,10 @@ bool was_moved(T index, int64_t images) {
 }
 
 template <class T>
-void check_values_of_boxes(const Tensor& boxes, Rule rule, int64_t images) {
-  const int64_t count = boxes.size(0), columns = boxes.size(1);
+void check_values_of_boxes(const Tensor& boxes, Rule rule, int64_t images, int64_t parts) {
+  const int64_t count = boxes.size(0) / parts, columns = boxes.size(1);
   const T* box = boxes.const_data_ptr<T>();
-  for (int64_t k = 0; k < count; ++k, box += columns) {
+  for (int64_t k = 0; k < count; ++k, box += parts * columns) {
     const T index = box[0];
     ROI_CHECK_INDEX(index >= T(0) && index < static_cast<T>(images) && index == std::floor(index),
                     is_crop(rule) ? "box_indices: the index in row " : "boxes: the batch index in row ", k,
@@ -190,6 +212,11 @@ LevelRule level_rule(const Geometry& geometry) {
   const double coarsest = std::trunc(-std::log2(geometry.scales.back()));
   const double last = finest + static_cast<double>(geometry.scales.size() - 1);
   return {geometry.canonical[0], geometry.canonical[1], finest, coarsest < last ? coarsest : last};
+}
+
+Parts parts_of(const Geometry& geometry) {
+  if (!is_position_sensitive(geometry.rule)) return {};
+  return {static_cast<int64_t>(geometry.canonical[0]), static_cast<int64_t>(geometry.canonical[1])};
 }
 
 void check_device(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
@@ -226,9 +253,10 @@ ScalarType coordinate_type(const Tensor& features, const Tensor& boxes) {
   return wide ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_box_values(const Tensor& boxes, Rule rule, int64_t images) {
-  if (boxes.scalar_type() == ScalarType::Double) return check_values_of_boxes<double>(boxes, rule, images);
-  check_values_of_boxes<float>(boxes, rule, images);
+void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const Parts& parts) {
+  const int64_t count = parts.count(), whole = images / count;
+  if (boxes.scalar_type() == ScalarType::Double) return check_values_of_boxes<double>(boxes, rule, whole, count);
+  check_values_of_boxes<float>(boxes, rule, whole, count);
 }
 
 void check_pool_args(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
@@ -237,7 +265,7 @@ void check_pool_args(const Tensors& input, const Tensor& boxes, const OptionalTe
   check_common_args(input, boxes, output_size, geometry);
   ROI_CHECK_VALUE(extrapolation_value == 0 || (is_crop(geometry.rule) && !u.has_value() && !argmax.has_value()),
                   "extrapolation_value: expected 0 but for the value of a crop, got ", extrapolation_value);
-  check_directions(u, v, boxes, geometry.rule);
+  check_directions(u, v, boxes, geometry);
   check_argmax(argmax, boxes, input[0].size(1), output_size[0], output_size[1], geometry);
 }
 
@@ -263,16 +291,16 @@ void check_pool_grad_input_args(const Tensor& grad, const Tensor& boxes, const O
   const int64_t height = grad.size(2), width = grad.size(3);
   check_output_shaped("grad", grad, boxes, input_size[1], height, width);
   check_output_size("output_size", {height, width});
-  check_directions(u, v, boxes, geometry.rule);
+  check_directions(u, v, boxes, geometry);
   check_argmax(argmax, boxes, input_size[1], height, width, geometry);
-  check_geometry(geometry, levels, coordinate_type(grad, boxes), {height, width});
+  check_geometry(geometry, levels, input_size[0], boxes, coordinate_type(grad, boxes), {height, width});
 }
 
 void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
                                 const OptionalTensor& argmax, const Geometry& geometry) {
-  ROI_CHECK_RUNTIME(
-      geometry.rule != Rule::kRoiPool,
-      "roi_pool has no gradient with respect to the boxes: detach them (boxes.detach()), or use roi_align");
+  ROI_CHECK_RUNTIME(has_box_derivative(geometry.rule), geometry.name,
+                    " has no gradient with respect to the boxes: detach them (boxes.detach()), or use ",
+                    is_position_sensitive(geometry.rule) ? "ps_roi_align" : "roi_align");
   check_map("grad", grad);
   check_maps(input, geometry.rule);
   check_same_dtype("grad", grad, "input", input[0]);
@@ -281,9 +309,9 @@ void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const 
   const int64_t height = grad.size(2), width = grad.size(3);
   check_output_shaped("grad", grad, boxes, input[0].size(1), height, width);
   check_output_size("output_size", {height, width});
-  check_direction("v", v, boxes, geometry.rule);
+  check_direction("v", v, boxes, geometry);
   check_argmax(argmax, boxes, input[0].size(1), height, width, geometry);
-  check_geometry(geometry, input.size(), coordinate_type(grad, boxes), {height, width});
+  check_geometry(geometry, input.size(), input[0].size(0), boxes, coordinate_type(grad, boxes), {height, width});
 }
 
 }  // namespace roialign_ext

@@ -18,7 +18,8 @@ struct Geometry {
   Rule rule;
   std::string name;               // of the rule: "roi_align_half_pixel", ... (docs/math.md)
   std::vector<double> scales;     // one per feature map
-  std::vector<double> canonical;  // (canonical_scale, canonical_level) of several maps
+  std::vector<double> canonical;  // (canonical_scale, canonical_level) of several maps; of position-sensitive rules
+                                  // (PH, PW), the bins of a whole box
   int64_t sampling_ratio;
 };
 
@@ -28,6 +29,9 @@ Geometry make_geometry(const std::string& rule, const std::vector<double>& scale
 
 // How boxes choose among the levels of these scales.
 LevelRule level_rule(const Geometry& geometry);
+
+// The bins of a whole box, of position-sensitive rules.
+Parts parts_of(const Geometry& geometry);
 
 // (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
 constexpr int64_t box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
@@ -58,7 +62,7 @@ void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const 
 
 // The values of boxes in the host's memory: [K, columns], contiguous, float32 or float64. Raises IndexError unless
 // every batch index is a whole number in [0, images), and ValueError for a negative size of a rotated box; both name
-// the row.
-void check_box_values(const Tensor& boxes, Rule rule, int64_t images);
+// the row. Boxes and images of position-sensitive rules are counted without their parts.
+void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const Parts& parts);
 
 }  // namespace roialign_ext

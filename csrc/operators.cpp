@@ -42,9 +42,12 @@ Tensor private_pool_grad_boxes(const Tensor& grad, const Tensors& input, const T
   return pool_grad_boxes(grad, input, boxes, v, argmax, geometry);
 }
 
+// Canonical scale and level where there are no levels to choose from.
+const std::vector<double> kNoLevels = {224.0, 4.0};
+
 // Geometry of an operator on one map, which has no use for a canonical level.
 Geometry one_level(const char* rule, double spatial_scale, int64_t sampling_ratio) {
-  return make_geometry(rule, {spatial_scale}, {224.0, 4.0}, sampling_ratio);
+  return make_geometry(rule, {spatial_scale}, kNoLevels, sampling_ratio);
 }
 
 Tensor mean(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
@@ -72,13 +75,16 @@ Tensor roi_align(const Tensor& input, const Tensor& boxes, const Sizes& output_s
   return by_mode({input}, boxes, output_size, one_level(roi_align_rule(aligned), spatial_scale, sampling_ratio), mode);
 }
 
+// With one level the private operators say spatial_scale, which is no argument of a pyramid.
+void check_one_level(const Tensors& features, const Tensor& boxes, const std::vector<double>& scales) {
+  if (features.size() != 1 || scales.size() != 1) return;
+  check_scale("scales[0]", scales[0], coordinate_type(features[0], boxes));
+}
+
 Tensor multiscale_roi_align(const Tensors& features, const Tensor& boxes, const Sizes& output_size,
                             const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
                             const std::string& mode, double canonical_scale, double canonical_level) {
-  if (features.size() == 1 && scales.size() == 1) {
-    // With one level the private operators say spatial_scale, which is no argument here.
-    check_scale("scales[0]", scales[0], coordinate_type(features[0], boxes));
-  }
+  check_one_level(features, boxes, scales);
   return by_mode(features, boxes, output_size,
                  make_geometry(roi_align_rule(aligned), scales, {canonical_scale, canonical_level}, sampling_ratio),
                  mode);
@@ -102,19 +108,73 @@ const char* rotated_rule(bool aligned, bool radian) {
   return aligned ? "rotated_half_pixel" : "rotated_legacy";
 }
 
-Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
-                         int64_t sampling_ratio, bool aligned, bool clockwise, const std::string& angle_unit) {
+Tensor rotated(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const std::vector<double>& scales,
+               const std::vector<double>& canonical, int64_t sampling_ratio, bool aligned, bool clockwise,
+               const std::string& angle_unit) {
   ROI_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian", "angle_unit: expected 'degree' or 'radian', got '",
                   angle_unit, "'");
-  const Geometry geometry = one_level(rotated_rule(aligned, angle_unit == "radian"), spatial_scale, sampling_ratio);
+  const Geometry geometry =
+      make_geometry(rotated_rule(aligned, angle_unit == "radian"), scales, canonical, sampling_ratio);
   if (!clockwise || boxes.dim() != 2 || boxes.size(1) != box_columns(geometry.rule)) {
-    return mean({input}, boxes, output_size, geometry);
+    return mean(input, boxes, output_size, geometry);
   }
   const auto columns = [&](int64_t first, int64_t count) {
     return call_torch("aten::narrow", "", boxes, int64_t(1), first, count);
   };
   const Tensors turned = {columns(0, 5), call_torch("aten::neg", "", columns(5, 1))};
-  return mean({input}, call_torch("aten::cat", "", turned, int64_t(1)), output_size, geometry);
+  return mean(input, call_torch("aten::cat", "", turned, int64_t(1)), output_size, geometry);
+}
+
+Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
+                         int64_t sampling_ratio, bool aligned, bool clockwise, const std::string& angle_unit) {
+  return rotated({input}, boxes, output_size, {spatial_scale}, kNoLevels, sampling_ratio, aligned, clockwise,
+                 angle_unit);
+}
+
+Tensor multiscale_roi_align_rotated(const Tensors& features, const Tensor& boxes, const Sizes& output_size,
+                                    const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
+                                    bool clockwise, const std::string& angle_unit, double canonical_scale,
+                                    double canonical_level) {
+  check_one_level(features, boxes, scales);
+  return rotated(features, boxes, output_size, scales, {canonical_scale, canonical_level}, sampling_ratio, aligned,
+                 clockwise, angle_unit);
+}
+
+// Every bin of a box reads its own group of channels: channel c of bin p is channel c * PH * PW + p of the input. So a
+// group is an image, and a bin is a box of one bin (Parts).
+Tensor position_sensitive(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
+                          int64_t sampling_ratio, const char* rule) {
+  check_pool_args({input}, boxes, {}, {}, {}, output_size,
+                  one_level("roi_align_half_pixel", spatial_scale, sampling_ratio), 0);
+  const int64_t bins_y = output_size[0], bins_x = output_size[1], bins = bins_y * bins_x;
+  ROI_CHECK_VALUE(input.size(1) % bins == 0, "input: expected channels in groups of ", bins, ", one for each of ",
+                  bins_y, " x ", bins_x, " bins, got ", input.size(1));
+  const int64_t images = input.size(0), channels = input.size(1) / bins, count = boxes.size(0);
+  const int64_t height = input.size(2), width = input.size(3);
+  const auto reshaped = [](const Tensor& tensor, const Sizes& sizes) {
+    return call_torch("aten::reshape", "", tensor, sizes);
+  };
+  const auto permuted = [](const Tensor& tensor, const Sizes& axes) {
+    return call_torch("aten::permute", "", tensor, axes);
+  };
+  const Tensor rows = call_torch("aten::expand", "", call_torch("aten::unsqueeze", "", boxes, int64_t(1)),
+                                 Sizes{count, bins, 5}, false);
+  const Tensor groups = permuted(reshaped(input, {images, channels, bins, height, width}), {0, 2, 1, 3, 4});
+  const Geometry geometry =
+      make_geometry(rule, {spatial_scale}, {static_cast<double>(bins_y), static_cast<double>(bins_x)}, sampling_ratio);
+  const Tensor pooled = mean({reshaped(groups, {images * bins, channels, height, width})},
+                             reshaped(rows, {count * bins, 5}), {1, 1}, geometry);
+  const Tensor result = permuted(reshaped(pooled, {count, bins_y, bins_x, channels}), {0, 3, 1, 2});
+  return is_channels_last(input) ? result : torch::stable::contiguous(result);
+}
+
+Tensor ps_roi_align(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
+                    int64_t sampling_ratio) {
+  return position_sensitive(input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align");
+}
+
+Tensor ps_roi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale) {
+  return position_sensitive(input, boxes, output_size, spatial_scale, 0, "ps_roi_pool");
 }
 
 // Boxes (index, x1, y1, x2, y2) from crops (y1, x1, y2, x2) and their images.
@@ -165,9 +225,12 @@ void register_operators(torch::stable::detail::StableLibrary& library) {
   library.impl("_pool_grad_boxes", TORCH_BOX(&private_pool_grad_boxes));
   library.impl("roi_align", TORCH_BOX(&roi_align));
   library.impl("multiscale_roi_align", TORCH_BOX(&multiscale_roi_align));
+  library.impl("multiscale_roi_align_rotated", TORCH_BOX(&multiscale_roi_align_rotated));
   library.impl("prroi_pool", TORCH_BOX(&prroi_pool));
   library.impl("roi_warp", TORCH_BOX(&roi_warp));
   library.impl("roi_pool", TORCH_BOX(&roi_pool));
+  library.impl("ps_roi_align", TORCH_BOX(&ps_roi_align));
+  library.impl("ps_roi_pool", TORCH_BOX(&ps_roi_pool));
   library.impl("roi_align_rotated", TORCH_BOX(&roi_align_rotated));
   library.impl("crop_and_resize", TORCH_BOX(&crop_and_resize));
 }

@@ -12,11 +12,19 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
       "multiscale_roi_align(Tensor[] features, Tensor boxes, SymInt[2] output_size, float[] scales, "
       "int sampling_ratio=-1, bool aligned=False, str mode=\"avg\", float canonical_scale=224.0, "
       "float canonical_level=4.0) -> Tensor");
+  m.def(
+      "multiscale_roi_align_rotated(Tensor[] features, Tensor boxes, SymInt[2] output_size, float[] scales, "
+      "int sampling_ratio=-1, bool aligned=True, bool clockwise=False, str angle_unit=\"degree\", "
+      "float canonical_scale=224.0, float canonical_level=4.0) -> Tensor");
   m.def("prroi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
   m.def(
       "roi_warp(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
       "str mode=\"avg\") -> Tensor");
   m.def("roi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
+  m.def(
+      "ps_roi_align(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, "
+      "int sampling_ratio=-1) -> Tensor");
+  m.def("ps_roi_pool(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0) -> Tensor");
   m.def(
       "roi_align_rotated(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, "
       "int sampling_ratio=-1, bool aligned=True, bool clockwise=False, str angle_unit=\"degree\") -> Tensor");
@@ -25,7 +33,8 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
       "float extrapolation_value=0.0, int samples_per_bin=1, str mode=\"avg\") -> Tensor");
 
   // The four operators below are closed under differentiation. input holds one map per level, scales their scales, and
-  // canonical (canonical_scale, canonical_level) sends boxes to levels. u and v are directions in the space of boxes:
+  // canonical (canonical_scale, canonical_level) sends boxes to levels; of position-sensitive rules it is (PH, PW), the
+  // bins of a box that each have a box and an image of their own. u and v are directions in the space of boxes:
   // A(b) F with none of them, its derivative along u with one, along u and v with two. argmax selects one sample per
   // output element (max pooling) instead of the mean over all samples. input_size is (N, C, H, W), H and W once more
   // for each further level. Samples of a crop that lie outside the map have extrapolation_value, which derivatives do

@@ -15,6 +15,10 @@ import roialign_ext
 import roialign_ext.onnx
 import roialign_ext.viz
 
+ROOT = Path(__file__).resolve().parents[1]
+LINK = re.compile(r"\[([^\]]+)\]\(([^)#:]+)\)")
+FILE_AS_TEXT = re.compile(r"\[[\w./]+\.md\](?=\()")
+
 project = "roialign_ext"
 release = version = roialign_ext.__version__
 copyright = "the roialign_ext developers"
@@ -87,6 +91,13 @@ def _directive(name: str) -> str:
 
 
 def _complete(_: Any, page: str, source: list[str]) -> None:
+    """Makes a page for a code host one of the site.
+
+    Folders are pages on a code host alone. A link whose text is the name of a file gets the title of its page.
+    """
+    folder = (ROOT / page).parent
+    source[0] = FILE_AS_TEXT.sub("[]", source[0])
+    source[0] = LINK.sub(lambda link: link[1] if (folder / link[2]).is_dir() else link[0], source[0])
     if page == root_doc:
         source[0] += "\n" + navigation(source[0])
     if page == "docs/api":

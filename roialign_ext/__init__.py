@@ -19,23 +19,41 @@ from .boxes import BoxShapeError
 from .functional import (
     crop_and_resize,
     multiscale_roi_align,
+    multiscale_roi_align_rotated,
     prroi_pool,
+    ps_roi_align,
+    ps_roi_pool,
     roi_align,
     roi_align_rotated,
     roi_pool,
     roi_warp,
 )
-from .modules import CropAndResize, MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool, RoIWarp
+from .modules import (
+    CropAndResize,
+    MultiScaleRoIAlign,
+    MultiScaleRoIAlignRotated,
+    PrRoIPool,
+    PSRoIAlign,
+    PSRoIPool,
+    RoIAlign,
+    RoIAlignRotated,
+    RoIPool,
+    RoIWarp,
+)
 from .replace import LayerReplacement, replace_roi_layers, restore_roi_layers
 
 _register_for_onnx()
 
+#: The version, as semantic versioning has it.
 __version__ = "0.2.0"
 __all__ = [
     "BoxShapeError",
     "CropAndResize",
     "LayerReplacement",
     "MultiScaleRoIAlign",
+    "MultiScaleRoIAlignRotated",
+    "PSRoIAlign",
+    "PSRoIPool",
     "PrRoIPool",
     "RoIAlign",
     "RoIAlignFunction",
@@ -46,7 +64,10 @@ __all__ = [
     "cpu_capability",
     "crop_and_resize",
     "multiscale_roi_align",
+    "multiscale_roi_align_rotated",
     "prroi_pool",
+    "ps_roi_align",
+    "ps_roi_pool",
     "replace_roi_layers",
     "restore_roi_layers",
     "roi_align",

@@ -1,4 +1,4 @@
-"""Boxes that are surely a mistake: one warning of each kind, with ROIALIGN_EXT_CHECK=1.
+"""Boxes that are surely a mistake: one warning of each kind, where ROIALIGN_EXT_CHECK=1 was set before the import.
 
 Such a call is legal and its result defined, often 0 everywhere. The warnings read values, so a call on CUDA waits for
 the device. Programs that are being compiled, exported or traced, and transforms of torch.func, have no values to read.
@@ -22,26 +22,31 @@ class Format(NamedTuple):
     """What the numbers of a box are; before them a row of a tensor has the batch index."""
 
     names: str
-    index: bool = True
+    after_image: bool = True
 
 
 CORNERS = Format("x1, y1, x2, y2")
 ROTATED = Format("cx, cy, w, h, angle")
-NORMALISED = Format("y1, x1, y2, x2", index=False)
+NORMALISED = Format("y1, x1, y2, x2", after_image=False)
 
 
-def warn_about_boxes(
-    boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS
-) -> None:
+def is_asked() -> bool:
+    return os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")
+
+
+asked = is_asked()  # once, because looking into the environment takes about a microsecond
+
+
+def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS) -> None:
     """Warns on request about boxes that are reversed, wholly outside the maps, or all within the first map pixel.
 
     ``boxes`` are those of a public function, ``maps`` its feature maps and ``scales`` their map pixels per image pixel.
     Arguments of a wrong shape or type are left to the checks that raise.
     """
-    if torch.compiler.is_compiling() or os.environ.get("ROIALIGN_EXT_CHECK", "0") in ("", "0"):
+    if not asked or torch.compiler.is_compiling():
         return
     pieces = boxes if isinstance(boxes, list) else [boxes]
-    first = int(box_format.index and not isinstance(boxes, list))  # the column after the batch index
+    first = int(box_format.after_image and not isinstance(boxes, list))  # the column after the batch index
     columns = first + box_format.names.count(",") + 1
     if _is_traced() or not all(_has_values(piece) and piece.shape[1:] == (columns,) for piece in pieces):
         return
@@ -67,7 +72,7 @@ def _mistakes(
     """For each mistake: which rows make it, in words, and what to pass instead."""
     sizes = [(float(one.shape[3]), float(one.shape[2])) for one in maps]  # (W, H), in the order of (x, y)
     if box_format is NORMALISED:
-        ends = rows.unflatten(1, (2, 2))  # [K, corner, (y, x)]
+        ends = rows.reshape(-1, 2, 2)  # [K, corner, (y, x)]
         low, high = ends.amin(1), ends.amax(1)
         outside = ((high < 0) | (low > 1)).any(1)
         advice = "Pass shares of the map: y / (H - 1) and x / (W - 1) of coordinates in map pixels."
@@ -76,7 +81,7 @@ def _mistakes(
         reach = rows[:, 2:4].norm(dim=1, keepdim=True) / 2  # of the circle around the box
         low, high = rows[:, :2] - reach, rows[:, :2] + reach
     else:
-        ends = rows.unflatten(1, (2, 2))  # [K, corner, (x, y)]
+        ends = rows.reshape(-1, 2, 2)  # [K, corner, (x, y)]
         low, high = ends.amin(1), ends.amax(1)
     outside = torch.ones(len(rows), dtype=torch.bool)
     for scale, size in zip(scales, sizes, strict=True):

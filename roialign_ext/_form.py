@@ -33,7 +33,10 @@ Bound: TypeAlias = tuple[Any, ...]
 
 MAX_DIRECTIONS = 2
 CANONICAL = [224.0, 4.0]  # canonical_scale and canonical_level, read only with more than one level
-NO_GRAD_BOXES = "roi_pool has no gradient with respect to the boxes: detach them (boxes.detach()), or use roi_align"
+NO_GRAD_BOXES = {  # of the rules that have none
+    name: f"{name} has no gradient with respect to the boxes: detach them (boxes.detach()), or use {other}"
+    for name, other in (("roi_pool", "roi_align"), ("ps_roi_pool", "ps_roi_align"))
+}
 
 
 class Settings(NamedTuple):
@@ -102,8 +105,8 @@ class Form:
     def by_boxes(self) -> Tensor:
         v, second, *_ = self.directions
         rule = self.settings.rule
-        if rule[3] == "roi_pool":
-            raise NotImplementedError(NO_GRAD_BOXES)
+        if rule[3] in NO_GRAD_BOXES:
+            raise NotImplementedError(NO_GRAD_BOXES[rule[3]])
         if second is not None:
             self._check_third_derivative()
             return torch.zeros_like(self.boxes)
@@ -193,11 +196,22 @@ def layout_of(maps: Maps) -> tuple[Sizes, bool]:
     """[N, C, H0, W0, H1, W1, ...], and whether the finest is channels_last, which decides for all gradients."""
     finest = maps[0]
     sizes: Sizes = finest.shape
-    strides = finest.stride()
     if len(maps) > 1:
         sizes = [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
+    return sizes, is_channels_last(finest)
+
+
+def bins_per_image(rule: Rule) -> int:
+    """How many images of the operators belong to one batch index: position-sensitive rules have one for each bin."""
+    _, (bins_y, bins_x), _, name = rule
+    return int(bins_y) * int(bins_x) if name.startswith("ps_") else 1
+
+
+def is_channels_last(features: Tensor) -> bool:
+    """Whether results take this memory format from the tensor."""
+    strides = features.stride()
     # The first comparison of suggest_memory_format, which most NCHW maps fail, at a tenth of its cost.
-    return sizes, not strides[3] < strides[1] and suggest_memory_format(finest) == torch.channels_last
+    return not strides[3] < strides[1] and suggest_memory_format(features) == torch.channels_last
 
 
 # --- the arguments of the operators, and those of the functions of torch.autograd, which follow no tensors in lists:

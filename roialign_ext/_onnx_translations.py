@@ -109,6 +109,27 @@ class Translations:
         pooled = op.MaxRoiPool(op.Cast(input, to=kind), rows, pooled_shape=output_size)
         return op.Cast(pooled, to=op.dtype(input))
 
+    def ps_roi_align(
+        self,
+        input: Value,
+        boxes: Value,
+        output_size: Sequence[int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+    ) -> Value:
+        op = self._graph
+        bins = math.prod(output_size)
+        pooled = self.roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned=True)
+        # Every bin of every group: of [K, C, groups * bins] those where they are the same.
+        channels = op.Div(op.Shape(pooled, start=1, end=2), op.constant([bins], INT64))
+        sizes = op.Concat(op.Shape(pooled, start=0, end=1), channels, axis=0)
+        pairs = op.Reshape(pooled, op.Concat(sizes, op.constant([bins * bins], INT64), axis=0))
+        own = op.Gather(pairs, [p * (bins + 1) for p in range(bins)], axis=2)
+        return op.Reshape(own, op.Concat(sizes, op.constant(list(output_size), INT64), axis=0))
+
+    def ps_roi_pool(self, input: Value, boxes: Value, output_size: Sequence[int], spatial_scale: float = 1.0) -> Value:
+        raise NotImplementedError("ps_roi_pool: cannot be exported, because no operator of ONNX averages whole pixels")
+
     def crop_and_resize(
         self,
         input: Value,
@@ -198,6 +219,23 @@ class Translations:
         x = op.Add(op.Add(op.Mul(up_y, sine), op.Mul(up_x, cosine)), centre(0))
         samples = self._sample(op.Cast(input, to=kind), index, y, x, kind)
         return op.Cast(self._pool_samples(samples, output_size, sampling_ratio, "avg", kind), to=op.dtype(input))
+
+    def multiscale_roi_align_rotated(
+        self,
+        features: Sequence[Value],
+        boxes: Value,
+        output_size: Sequence[int],
+        scales: Sequence[float],
+        sampling_ratio: int = -1,
+        aligned: bool = True,
+        clockwise: bool = False,
+        angle_unit: str = "degree",
+        canonical_scale: float = 224.0,
+        canonical_level: float = 4.0,
+    ) -> Value:
+        raise NotImplementedError(
+            "multiscale_roi_align_rotated: cannot be exported; roi_align_rotated of the boxes of each level can"
+        )
 
     def prroi_pool(self, input: Value, boxes: Value, output_size: Sequence[int], spatial_scale: float = 1.0) -> Value:
         raise NotImplementedError(

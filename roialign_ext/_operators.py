@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 
 from ._checks import INDEX_DTYPES
-from ._form import CANONICAL
-from ._shapes import check_device, check_output_size, check_samples, check_scale, check_tensor, holds, is_wide
+from ._form import CANONICAL, is_channels_last
+from ._shapes import (
+    check_device,
+    check_output_size,
+    check_pool,
+    check_samples,
+    check_scale,
+    check_tensor,
+    holds,
+    is_wide,
+)
 
 
 def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
@@ -53,9 +62,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         canonical_scale: float = 224.0,
         canonical_level: float = 4.0,
     ) -> Any:
-        if len(features) == 1 and len(scales) == 1:  # of one map the private operators name other arguments
-            check_tensor("features[0]", features[0])
-            check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
+        _check_one_level(features, boxes, scales)
         rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
         canonical = [canonical_scale, canonical_level]
         return pool_by_mode(keys, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
@@ -79,6 +86,48 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
     def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
         return pool_max(keys, [input], boxes, output_size, [spatial_scale], CANONICAL, 0, "roi_pool")[0]
 
+    def position_sensitive(
+        keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
+    ) -> Any:
+        scales = [spatial_scale]
+        check_pool(
+            [input], boxes, None, None, None, output_size, scales, CANONICAL, sampling_ratio, "roi_align_half_pixel"
+        )
+        bins_y, bins_x = output_size
+        rows = _rows_of_bins(boxes, bins_y * bins_x)
+        groups = _channel_groups(input, bins_y, bins_x)
+        canonical = [float(bins_y), float(bins_x)]
+        pooled = pool(keys, [groups], rows, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
+        pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
+        return pooled if is_channels_last(input) else pooled.contiguous()
+
+    def ps_roi_align(
+        keys: Any,
+        input: Tensor,
+        boxes: Tensor,
+        output_size: Any,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = -1,
+    ) -> Any:
+        return position_sensitive(keys, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
+
+    def ps_roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return position_sensitive(keys, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
+
+    def rotated(
+        keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
+        canonical: list[float], sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
+    ) -> Any:  # fmt: skip
+        if angle_unit not in ("degree", "radian"):
+            raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
+        rule = "rotated_half_pixel" if aligned else "rotated_legacy"
+        rule += "_radian" if angle_unit == "radian" else ""
+        if clockwise:
+            check_tensor("boxes", boxes)
+            if boxes.dim() == 2:  # else refused below
+                boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
+        return pool(keys, maps, boxes, None, None, None, output_size, scales, canonical, sampling_ratio, rule)
+
     def roi_align_rotated(
         keys: Any,
         input: Tensor,
@@ -90,17 +139,25 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         clockwise: bool = False,
         angle_unit: str = "degree",
     ) -> Any:
-        if angle_unit not in ("degree", "radian"):
-            raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
-        rule = "rotated_half_pixel" if aligned else "rotated_legacy"
-        rule += "_radian" if angle_unit == "radian" else ""
-        if clockwise:
-            check_tensor("boxes", boxes)
-            if boxes.dim() == 2:  # else refused below
-                boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return pool(
-            keys, [input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, sampling_ratio, rule
-        )
+        how = sampling_ratio, aligned, clockwise, angle_unit
+        return rotated(keys, [input], boxes, output_size, [spatial_scale], CANONICAL, *how)
+
+    def multiscale_roi_align_rotated(
+        keys: Any,
+        features: list[Tensor],
+        boxes: Tensor,
+        output_size: Any,
+        scales: list[float],
+        sampling_ratio: int = -1,
+        aligned: bool = True,
+        clockwise: bool = False,
+        angle_unit: str = "degree",
+        canonical_scale: float = 224.0,
+        canonical_level: float = 4.0,
+    ) -> Any:
+        _check_one_level(features, boxes, scales)
+        how = sampling_ratio, aligned, clockwise, angle_unit
+        return rotated(keys, features, boxes, output_size, scales, [canonical_scale, canonical_level], *how)
 
     def crop_and_resize(
         keys: Any,
@@ -147,9 +204,39 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         return torch.max_pool2d(crop, [pooled, pooled]) if is_max else crop
 
     operators = (
-        roi_align, multiscale_roi_align, prroi_pool, roi_warp, roi_pool, roi_align_rotated, crop_and_resize,
+        roi_align, multiscale_roi_align, prroi_pool, roi_warp, roi_pool, ps_roi_align, ps_roi_pool, roi_align_rotated,
+        multiscale_roi_align_rotated, crop_and_resize,
     )  # fmt: skip
     return {operator.__name__: operator for operator in operators}
+
+
+def _check_one_level(features: list[Tensor], boxes: Tensor, scales: list[float]) -> None:
+    """Of one map the private operators name other arguments than a pyramid has."""
+    if len(features) == 1 and len(scales) == 1:
+        check_tensor("features[0]", features[0])
+        check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
+
+
+def _rows_of_bins(boxes: Tensor, bins: Any) -> Tensor:
+    """[K * bins, 5]: a row for each bin of each box, all the same; a gradient is added up before it is rounded."""
+    rows = boxes if boxes.dtype == torch.float64 else boxes.float()
+    return rows.unsqueeze(1).expand(-1, bins, -1).reshape(-1, 5)
+
+
+def _channel_groups(input: Tensor, bins_y: Any, bins_x: Any) -> Tensor:
+    """[N * bins, C, H, W]: an image for each bin of each image; bin p has every channel c * bins + p of the input."""
+    bins = bins_y * bins_x
+    images, channels, height, width = input.shape
+    if not holds(channels % bins == 0):
+        raise ValueError(
+            f"input: expected channels in groups of {bins}, one for each of {bins_y} x {bins_x} bins, got {channels}"
+        )
+    channels = channels // bins
+    if is_channels_last(input):
+        groups = input.permute(0, 2, 3, 1).reshape(images, height, width, channels, bins).permute(0, 4, 3, 1, 2)
+    else:
+        groups = input.reshape(images, channels, bins, height, width).permute(0, 2, 1, 3, 4)
+    return groups.reshape(images * bins, channels, height, width)
 
 
 def _rows_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ NAMES = (
     "roi_pool",
     "crop_bilinear",
     "crop_nearest",
+    "ps_roi_align",
+    "ps_roi_pool",
     "rotated_half_pixel",
     "rotated_legacy",
     "rotated_half_pixel_radian",
@@ -110,7 +112,7 @@ def _check_map(name: str, one: Tensor) -> None:
 def _check_levels(levels: int, rule: str) -> None:
     if not 1 <= levels <= MOST_LEVELS:
         raise ValueError(f"features: expected 1 to {MOST_LEVELS} feature maps, got {levels}")
-    if levels > 1 and rule.startswith(("rotated", "crop")):
+    if levels > 1 and rule.startswith(("crop", "ps_")):
         raise ValueError(f"features: expected one feature map, got {levels}")
 
 
@@ -146,8 +148,8 @@ def _check_boxes(boxes: Tensor, rule: str) -> None:
 def _check_direction(name: str, direction: Tensor | None, boxes: Tensor, rule: str) -> None:
     if direction is None:
         return
-    if rule == "roi_pool":
-        raise NotImplementedError("roi_pool has no derivative with respect to the boxes: detach them")
+    if rule in NO_GRAD_BOXES:
+        raise NotImplementedError(f"{rule} has no derivative with respect to the boxes: detach them")
     if not _has_shape(direction, *boxes.shape):
         raise ValueError(f"{name}: expected the shape of boxes, {list(boxes.shape)}, got shape {list(direction.shape)}")
     check_tensor(name, direction)
@@ -170,7 +172,7 @@ def _check_output_shaped(name: str, tensor: Tensor, boxes: Tensor, *sizes: Any) 
 
 
 def _has_maximum(rule: str) -> bool:
-    return not rule.startswith(("prroi", "rotated"))
+    return not rule.startswith(("prroi", "rotated", "ps_"))
 
 
 def _check_argmax(argmax: Tensor | None, boxes: Tensor, rule: str, *sizes: Any) -> None:
@@ -186,8 +188,8 @@ def _check_argmax(argmax: Tensor | None, boxes: Tensor, rule: str, *sizes: Any) 
 
 
 def _check_rule(
-    scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str, levels: int, is_wide: bool,
-    output_size: Sequence[Any],
+    scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str, levels: int, images: Any,
+    boxes: Tensor, is_wide: bool, output_size: Sequence[Any],
 ) -> None:  # fmt: skip
     if len(scales) != levels:
         raise ValueError(f"scales: expected one number per feature map, which are {levels}, got {len(scales)}")
@@ -208,6 +210,22 @@ def _check_rule(
     if rule.startswith("crop") and sampling_ratio <= 0:
         raise ValueError(f"samples_per_bin: expected a positive number, got {sampling_ratio}")
     check_samples("samples_per_bin" if rule.startswith("crop") else "sampling_ratio", sampling_ratio, output_size)
+    if rule.startswith("ps_"):
+        _check_parts(canonical, rule, images, boxes.shape[0], output_size)
+
+
+def _check_parts(canonical: Sequence[float], rule: str, images: Any, boxes: Any, output_size: Sequence[Any]) -> None:
+    """Of position-sensitive rules, whose images are bins of images and whose boxes are bins of boxes."""
+    if not all(1 <= bins <= MOST_SAMPLES and bins == int(bins) for bins in canonical):
+        numbers = ", ".join(f"{bins:g}" for bins in canonical)
+        raise ValueError(f'canonical: expected the numbers of bins (PH, PW) of rule "{rule}", got [{numbers}]')
+    count = int(canonical[0]) * int(canonical[1])
+    if not holds(images % count == 0):
+        raise ValueError(f"input: expected {count} for each image, one for each bin, got {images}")
+    if not holds(boxes % count == 0):
+        raise ValueError(f"boxes: expected {count} rows for each box, one for each bin, got {boxes}")
+    if not all(holds(bins == 1) for bins in output_size):
+        raise ValueError(f'output_size: expected [1, 1] for rule "{rule}", got {list(output_size)}')
 
 
 def _check_name(rule: str) -> None:
@@ -236,7 +254,9 @@ def _check_pooling(
     _check_boxes(boxes, rule)
     check_device("boxes", boxes, "input", input[0])
     check_output_size("output_size", output_size)
-    _check_rule(scales, canonical, sampling_ratio, rule, len(input), is_wide(input[0], boxes), output_size)
+    is_double = is_wide(input[0], boxes)
+    images = input[0].shape[0]
+    _check_rule(scales, canonical, sampling_ratio, rule, len(input), images, boxes, is_double, output_size)
 
 
 def check_pool(
@@ -271,7 +291,8 @@ def check_pool_grad_input(
     check_output_size("output_size", bins)
     _check_directions(u, v, boxes, rule)
     _check_argmax(argmax, boxes, rule, input_size[1], *bins)
-    _check_rule(scales, canonical, sampling_ratio, rule, levels, is_wide(grad, boxes), bins)
+    is_double = is_wide(grad, boxes)
+    _check_rule(scales, canonical, sampling_ratio, rule, levels, input_size[0], boxes, is_double, bins)
 
 
 def check_pool_grad_boxes(
@@ -279,8 +300,8 @@ def check_pool_grad_boxes(
     scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     _check_name(rule)
-    if rule == "roi_pool":
-        raise NotImplementedError(NO_GRAD_BOXES)
+    if rule in NO_GRAD_BOXES:
+        raise NotImplementedError(NO_GRAD_BOXES[rule])
     _check_map("grad", grad)
     _check_maps(input, rule)
     if grad.dtype != input[0].dtype:
@@ -292,7 +313,9 @@ def check_pool_grad_boxes(
     check_output_size("output_size", bins)
     _check_direction("v", v, boxes, rule)
     _check_argmax(argmax, boxes, rule, input[0].shape[1], *bins)
-    _check_rule(scales, canonical, sampling_ratio, rule, len(input), is_wide(grad, boxes), bins)
+    is_double = is_wide(grad, boxes)
+    images = input[0].shape[0]
+    _check_rule(scales, canonical, sampling_ratio, rule, len(input), images, boxes, is_double, bins)
 
 
 CHECKS: dict[str, Callable[..., None]] = {

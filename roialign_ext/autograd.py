@@ -344,7 +344,7 @@ class RoIAlignFunction(torch.autograd.Function):
         )
 
     @classmethod
-    def apply(  # type: ignore[override]
+    def apply(
         cls,
         input: Tensor,
         boxes: Tensor,

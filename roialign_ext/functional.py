@@ -239,6 +239,112 @@ def roi_pool(
     return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
 
+def ps_roi_align(
+    input: Tensor,
+    boxes: Union[Tensor, list[Tensor]],  # noqa: UP007
+    output_size: BroadcastingList2[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+) -> Tensor:
+    """Position-sensitive RoIAlign: the mean of bilinear samples, each bin of a box from its own group of channels.
+
+    Bins and samples are those of :func:`roi_align` with ``aligned=True``. Arguments, defaults and numbers are those of
+    ``torchvision.ops.ps_roi_align``.
+
+    Args:
+        input: features ``[N, C * PH * PW, H, W]`` in any strides; float16, bfloat16, float32 or float64. Bin
+            ``(ph, pw)`` of output channel ``c`` reads channel ``(c * PH + ph) * PW + pw``.
+        boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
+            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels. Train boxes as a list, in which no
+            optimizer step can move a batch index. Any dtype that ``input`` may have, the same or another: computed
+            in float32, or in float64 if ``boxes`` or ``input`` is float64.
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+        sampling_ratio: samples per bin along each axis; if not positive, the length of the bin in map pixels,
+            rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
+
+    Returns:
+        ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Samples more than one pixel off the map count
+        as 0. Differentiable any number of times with respect to ``input`` and ``boxes``.
+
+    Raises:
+        BoxShapeError: ``boxes`` has the wrong shape. The class derives from ValueError and AssertionError.
+        ValueError: another argument has a shape or a value not allowed above, such as a number of channels that
+            ``PH * PW`` does not divide.
+        TypeError: an argument has a type or dtype not allowed above.
+        IndexError: a batch index is not a whole number in ``[0, N)``; the message names the row. A CUDA call does not
+            wait for the boxes and returns NaN in that row instead; ``ROIALIGN_EXT_CHECK=1`` makes it raise.
+
+    Source: Li et al., "Light-Head R-CNN", 2017, and torchvision; equations in docs/math.md.
+    """
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
+        if has_torch_function_variadic(input, *tensors):
+            check_corners(tensors)
+            return call_override(
+                ps_roi_align, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio
+            )
+        output_size, spatial_scale, sampling_ratio = check_call(
+            input, boxes, output_size, spatial_scale, sampling_ratio
+        )
+        boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, [input], [spatial_scale])
+    rows = boxes_to_rows(boxes, input)
+    return torch.ops.roialign_ext.ps_roi_align(input, rows, output_size, spatial_scale, sampling_ratio)  # type: ignore[no-any-return]
+
+
+def ps_roi_pool(
+    input: Tensor,
+    boxes: Union[Tensor, list[Tensor]],  # noqa: UP007
+    output_size: BroadcastingList2[int],
+    spatial_scale: float = 1.0,
+) -> Tensor:
+    """Position-sensitive RoI pooling: the mean of whole map pixels, each bin of a box from its own group of channels.
+
+    The corners of a box are scaled to the map and rounded, half away from zero. The box ends before its second corner
+    and is at least one pixel long. Bins are rounded outwards to whole pixels, so neighbours may overlap, and clipped to
+    the map without its last row and column. Arguments, defaults and numbers are those of
+    ``torchvision.ops.ps_roi_pool``. The gradient is that of these numbers, while torchvision's also reaches the last
+    row and column, which its forward does not read.
+
+    Args:
+        input: features ``[N, C * PH * PW, H, W]`` in any strides; float16, bfloat16, float32 or float64. Bin
+            ``(ph, pw)`` of output channel ``c`` reads channel ``(c * PH + ph) * PW + pw``.
+        boxes: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of rows
+            ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels. Train boxes as a list, in which no
+            optimizer step can move a batch index. Any dtype that ``input`` may have, the same or another: computed
+            in float32, or in float64 if ``boxes`` or ``input`` is float64.
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+
+    Returns:
+        ``[K, C, PH, PW]`` in the dtype and memory format of ``input``; 0 for a bin without pixels. Differentiable any
+        number of times, with respect to ``input`` only.
+
+    Raises:
+        BoxShapeError: ``boxes`` has the wrong shape. The class derives from ValueError and AssertionError.
+        ValueError: another argument has a shape or a value not allowed above, such as a number of channels that
+            ``PH * PW`` does not divide.
+        TypeError: an argument has a type or dtype not allowed above.
+        IndexError: a batch index is not a whole number in ``[0, N)``; the message names the row. A CUDA call does not
+            wait for the boxes and returns NaN in that row instead; ``ROIALIGN_EXT_CHECK=1`` makes it raise.
+        NotImplementedError: in a derivative with respect to the boxes; the rounding leaves none.
+
+    Source: Dai et al., "R-FCN: Object Detection via Region-based Fully Convolutional Networks", 2016, and torchvision;
+    equations in docs/math.md.
+    """
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        tensors = boxes if isinstance(boxes, (list, tuple)) else (boxes,)
+        if has_torch_function_variadic(input, *tensors):
+            check_corners(tensors)
+            return call_override(ps_roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
+        output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
+        boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, [input], [spatial_scale])
+    rows = boxes_to_rows(boxes, input)
+    return torch.ops.roialign_ext.ps_roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
+
+
 def crop_and_resize(
     input: Tensor,
     boxes: Tensor,
@@ -444,3 +550,84 @@ def multiscale_roi_align(
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
         maps, rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
     )
+
+
+def multiscale_roi_align_rotated(
+    features: list[Tensor],
+    boxes: Union[Tensor, list[Tensor]],  # noqa: UP007
+    output_size: BroadcastingList2[int],
+    scales: list[float],
+    sampling_ratio: int = -1,
+    aligned: bool = True,
+    clockwise: bool = False,
+    angle_unit: str = "degree",
+    canonical_scale: float = 224.0,
+    canonical_level: float = 4.0,
+) -> Tensor:
+    """Rotated RoIAlign on all levels of a feature pyramid in one call: the size of a box selects its level.
+
+    A box of width ``w`` and height ``h`` goes to the level of an upright box of as many square image pixels in
+    :func:`multiscale_roi_align`, ``A = w * h``. It is pooled from the map of its level as by
+    :func:`roi_align_rotated`. The numbers are those of detectron2's ``ROIPooler`` of rotated boxes, except within a
+    millionth of the border between two levels.
+
+    Args:
+        features: a list of 1 to 8 maps ``[N, C, H_l, W_l]``, finest level first, in any strides. N, C and the dtype
+            (float16, bfloat16, float32 or float64) are the same on all levels. Autocast does not cast them: cast levels
+            of different dtypes yourself.
+        boxes: ``Tensor[K, 6]`` of rows ``(batch index, cx, cy, w, h, angle)``, or a list with one ``Tensor[L, 5]`` of
+            rows ``(cx, cy, w, h, angle)`` per image. Centre and size are in image pixels. Train boxes as a list, in
+            which no optimizer step can move a batch index. Any dtype that ``features`` may have, the same or another:
+            computed in float32, or in float64 if ``boxes`` or ``features`` are float64.
+        output_size: bins ``(PH, PW)`` per box, or one int for both: PH along its height, PW along its width.
+        scales: map pixels per image pixel, one number per level.
+        sampling_ratio: samples per bin along each side; if not positive, the length of the bin in map pixels, rounded
+            up. A positive ratio times the bins of a side is at most 2**31 - 1.
+        aligned: ``True`` shifts box centres by minus half a map pixel, so that pixel centres lie at half-integers.
+            ``False``, the older convention, shifts nothing and makes boxes at least one map pixel long.
+        clockwise: ``True`` if positive angles turn the box clockwise on the displayed image (y downwards), ``False`` if
+            counter-clockwise.
+        angle_unit: ``"degree"`` or ``"radian"``.
+        canonical_scale: side in image pixels of a square box that goes to level ``canonical_level``.
+        canonical_level: that level.
+
+    Returns:
+        ``[K, C, PH, PW]`` in the dtype of ``features`` and the memory format of the finest map. Differentiable any
+        number of times with respect to every map, twice with respect to the five numbers of a box; the level of a box
+        is a constant.
+
+    Raises:
+        BoxShapeError: ``boxes`` has the wrong shape. The class derives from ValueError and AssertionError.
+        ValueError: another argument has a shape or a value not allowed above, or a box has a negative width or height;
+            the message names its row. On CUDA the row is NaN instead, as for a bad batch index.
+        TypeError: an argument has a type or dtype not allowed above.
+        IndexError: a batch index is not a whole number in ``[0, N)``; the message names the row. A CUDA call does not
+            wait for the boxes and returns NaN in that row instead; ``ROIALIGN_EXT_CHECK=1`` makes it raise.
+        NotImplementedError: in a third derivative with respect to the boxes.
+
+    Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1, and detectron2's
+    ``ROIPooler``; equations in docs/math.md.
+    """
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        tensors = (*tensors_of(features), *tensors_of(boxes))
+        if has_torch_function_variadic(*tensors):
+            check_rotated(tensors_of(boxes), clockwise, angle_unit)
+            return call_override(
+                multiscale_roi_align_rotated, tensors, features, boxes, output_size, scales, sampling_ratio, aligned,
+                clockwise, angle_unit, canonical_scale, canonical_level,
+            )  # fmt: skip
+        scales = check_levels(features, scales)
+        output_size, _, sampling_ratio = check_call(
+            features[0], boxes, output_size, 1.0, sampling_ratio, aligned, columns=6
+        )
+        check_flag("clockwise", clockwise)
+        check_text("angle_unit", angle_unit, "'degree' or 'radian'")
+        canonical_scale = as_number("canonical_scale", canonical_scale)
+        canonical_level = as_number("canonical_level", canonical_level)
+        boxes = as_tensor_or_list(boxes)
+        warn_about_boxes(boxes, features, scales, ROTATED)
+    rows = boxes_to_rows(boxes, features[0], 5, "cx, cy, w, h, angle")
+    return torch.ops.roialign_ext.multiscale_roi_align_rotated(  # type: ignore[no-any-return]
+        features, rows, output_size, scales, sampling_ratio, aligned, clockwise, angle_unit, canonical_scale,
+        canonical_level,
+    )  # fmt: skip

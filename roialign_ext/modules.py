@@ -30,7 +30,10 @@ from ._typing import BroadcastingList2
 from .functional import (
     crop_and_resize,
     multiscale_roi_align,
+    multiscale_roi_align_rotated,
     prroi_pool,
+    ps_roi_align,
+    ps_roi_pool,
     roi_align,
     roi_align_rotated,
     roi_pool,
@@ -274,6 +277,113 @@ class RoIPool(nn.Module):
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
 
 
+class PSRoIAlign(nn.Module):
+    """Position-sensitive RoIAlign as a layer: the mean of bilinear samples, each bin from its own group of channels.
+
+    Bins and samples are those of :class:`RoIAlign` with ``aligned=True``. Arguments and numbers are those of
+    ``torchvision.ops.PSRoIAlign``. The function is :func:`roialign_ext.ps_roi_align`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+        sampling_ratio: samples per bin along each axis; if not positive, the length of the bin in map pixels,
+            rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: Li et al., "Light-Head R-CNN", 2017, and torchvision; equations in docs/math.md.
+    """
+
+    def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float, sampling_ratio: int) -> None:
+        super().__init__()
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_spatial_scale(spatial_scale)
+        self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
+
+    def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
+        """Pools the boxes ``rois`` from ``input``.
+
+        Args:
+            input: features ``[N, C * PH * PW, H, W]`` in any strides; float16, bfloat16, float32 or float64. Bin
+                ``(ph, pw)`` of output channel ``c`` reads channel ``(c * PH + ph) * PW + pw``.
+            rois: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of
+                rows ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels, in any of these dtypes. Train
+                boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times with
+            respect to ``input`` and ``rois``.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit, such as a number of channels that ``PH * PW`` does
+                not divide.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+        """
+        return ps_roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio)
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, sampling_ratio={self.sampling_ratio}"
+        )
+
+
+class PSRoIPool(nn.Module):
+    """Position-sensitive RoI pooling as a layer: the mean of whole map pixels, each bin from its own group of channels.
+
+    Bins are rounded outwards to whole pixels and clipped to the map without its last row and column. Arguments and
+    numbers are those of ``torchvision.ops.PSRoIPool``. The function is :func:`roialign_ext.ps_roi_pool`.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both.
+        spatial_scale: map pixels per image pixel.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: Dai et al., "R-FCN: Object Detection via Region-based Fully Convolutional Networks", 2016, and torchvision;
+    equations in docs/math.md.
+    """
+
+    def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
+        super().__init__()
+        self.output_size = check_size("output_size", output_size)
+        self.spatial_scale = check_spatial_scale(spatial_scale)
+
+    def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
+        """Pools the boxes ``rois`` from ``input``.
+
+        Args:
+            input: features ``[N, C * PH * PW, H, W]`` in any strides; float16, bfloat16, float32 or float64. Bin
+                ``(ph, pw)`` of output channel ``c`` reads channel ``(c * PH + ph) * PW + pw``.
+            rois: ``Tensor[K, 5]`` of rows ``(batch index, x1, y1, x2, y2)``, or a list with one ``Tensor[L, 4]`` of
+                rows ``(x1, y1, x2, y2)`` per image. Coordinates are in image pixels, in any of these dtypes. Train
+                boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype and memory format of ``input``. Differentiable any number of times, with
+            respect to ``input`` only; 0 for a bin without pixels.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit, such as a number of channels that ``PH * PW`` does
+                not divide.
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+            NotImplementedError: in a derivative with respect to the boxes; the rounding leaves none.
+        """
+        return ps_roi_pool(input, rois, self.output_size, self.spatial_scale)
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+
+
 class CropAndResize(nn.Module):
     """TensorFlow's crop_and_resize as a layer: resamples each box to one size, corner to corner.
 
@@ -435,6 +545,101 @@ class RoIAlignRotated(nn.Module):
             f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
             f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, clockwise={self.clockwise}, "
             f"angle_unit={self.angle_unit!r}"
+        )
+
+
+class MultiScaleRoIAlignRotated(nn.Module):
+    """Rotated RoIAlign on all levels of a feature pyramid as a layer: the size of a box selects its level.
+
+    The function is :func:`roialign_ext.multiscale_roi_align_rotated`. Arguments are those of detectron2's
+    ``ROIPooler``, which also takes the maps as a list.
+
+    Args:
+        output_size: bins ``(PH, PW)`` per box, or one int for both: PH along its height, PW along its width.
+        scales: map pixels per image pixel of each level, 1 / stride, finest level first.
+        sampling_ratio: samples per bin along each side; if not positive, the length of the bin in map pixels, rounded
+            up. A positive ratio times the bins of a side is at most 2**31 - 1.
+        aligned: ``True`` shifts box centres by minus half a map pixel, so that pixel centres lie at half-integers.
+            ``False``, the older convention, shifts nothing and makes boxes at least one map pixel long.
+        clockwise: ``True`` if positive angles turn the box clockwise on the displayed image (y downwards), ``False`` if
+            counter-clockwise.
+        angle_unit: ``"degree"`` or ``"radian"``.
+        canonical_scale: side in image pixels of a square box that goes to level ``canonical_level``.
+        canonical_level: that level; level ``k`` has scale ``2 ** -k``.
+
+    Raises:
+        TypeError: an argument has another type.
+        ValueError: an argument has a value not allowed above.
+
+    Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1, and detectron2's
+    ``ROIPooler``; equations in docs/math.md.
+    """
+
+    def __init__(
+        self,
+        output_size: BroadcastingList2[int],
+        scales: list[float],
+        sampling_ratio: int,
+        aligned: bool = True,
+        clockwise: bool = False,
+        angle_unit: str = "degree",
+        canonical_scale: float = 224.0,
+        canonical_level: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.output_size = check_size("output_size", output_size)
+        self.scales = check_scales("scales", scales)
+        self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
+        check_flag("aligned", aligned)
+        self.aligned = aligned
+        check_flag("clockwise", clockwise)
+        self.clockwise = clockwise
+        check_word("angle_unit", angle_unit, ("degree", "radian"))
+        self.angle_unit = angle_unit
+        self.canonical_scale = check_scale("canonical_scale", canonical_scale)
+        self.canonical_level = check_finite("canonical_level", canonical_level)
+
+    def forward(self, features: list[Tensor], rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
+        """Pools the rotated boxes ``rois`` of all images.
+
+        Args:
+            features: feature maps ``[N, C, H_l, W_l]``, finest level first, all in one dtype: float16, bfloat16,
+                float32 or float64. Autocast does not cast them: cast levels of different dtypes yourself.
+            rois: ``Tensor[K, 6]`` of rows ``(batch index, cx, cy, w, h, angle)``, or a list with one ``Tensor[L, 5]``
+                of rows ``(cx, cy, w, h, angle)`` per image. Centre and size are in image pixels, in any of these
+                dtypes. Train boxes as a list, in which no optimizer step can move a batch index.
+
+        Returns:
+            ``[K, C, PH, PW]`` in the dtype of the maps and the memory format of the finest. Differentiable any number
+            of times with respect to maps, twice with respect to ``rois``.
+
+        Raises:
+            BoxShapeError: ``rois`` has the wrong shape (errors say ``boxes``).
+            ValueError: a shape, a device or a value does not fit, or a width or height is negative (on CUDA: a row of
+                NaN).
+            TypeError: a type or dtype is not one of those above.
+            IndexError: a batch index is not a whole number in ``[0, N)``. On CUDA its row is NaN instead, unless
+                ``ROIALIGN_EXT_CHECK=1`` is set.
+            NotImplementedError: in a third derivative with respect to the boxes.
+        """
+        return multiscale_roi_align_rotated(
+            features,
+            rois,
+            self.output_size,
+            self.scales,
+            self.sampling_ratio,
+            self.aligned,
+            self.clockwise,
+            self.angle_unit,
+            self.canonical_scale,
+            self.canonical_level,
+        )
+
+    def extra_repr(self) -> str:
+        beyond = _beyond(canonical_scale=(self.canonical_scale, 224), canonical_level=(self.canonical_level, 4))
+        return (
+            f"output_size={self.output_size}, scales={self.scales}, sampling_ratio={self.sampling_ratio}, "
+            f"aligned={self.aligned}, clockwise={self.clockwise}, angle_unit={self.angle_unit!r}{beyond}"
         )
 
 

@@ -33,7 +33,8 @@ def translation_table() -> dict[Callable[..., object], Callable[..., object]]:
     Returns:
         The translations by operator (``torch.ops.roialign_ext.roi_align.default`` and the others). If a call has no
         translation, ``torch.onnx.export`` raises a ``ConversionError`` whose text ends in the reason. The reason is a
-        NotImplementedError for ``prroi_pool``, because no operator of ONNX integrates over a bin. It is a ValueError
+        NotImplementedError for ``prroi_pool`` and ``ps_roi_pool``, because no operator of ONNX integrates over a bin or
+        averages whole pixels. It is a ValueError
         for an adaptive ``sampling_ratio`` in mode ``"max"`` and in ``roi_align_rotated``, and for an argument such as
         ``output_size`` that is not constant.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from .modules import MultiScaleRoIAlign, PrRoIPool, RoIAlign, RoIAlignRotated, RoIPool
+from .modules import MultiScaleRoIAlign, PrRoIPool, PSRoIAlign, PSRoIPool, RoIAlign, RoIAlignRotated, RoIPool
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,14 @@ def _roi_align(layer: Any) -> nn.Module:
 
 def _roi_pool(layer: Any) -> nn.Module:
     return RoIPool(layer.output_size, layer.spatial_scale)
+
+
+def _ps_roi_align(layer: Any) -> nn.Module:
+    return PSRoIAlign(layer.output_size, layer.spatial_scale, layer.sampling_ratio)
+
+
+def _ps_roi_pool(layer: Any) -> nn.Module:
+    return PSRoIPool(layer.output_size, layer.spatial_scale)
 
 
 def _torchvision_multiscale(layer: Any) -> nn.Module:
@@ -99,6 +107,8 @@ _COUNTERPARTS: dict[str, Callable[[Any], nn.Module]] = {
     "torchvision.ops.poolers.MultiScaleRoIAlign": _torchvision_multiscale,
     "torchvision.ops.roi_align.RoIAlign": _roi_align,
     "torchvision.ops.roi_pool.RoIPool": _roi_pool,
+    "torchvision.ops.ps_roi_align.PSRoIAlign": _ps_roi_align,
+    "torchvision.ops.ps_roi_pool.PSRoIPool": _ps_roi_pool,
     "detectron2.layers.roi_align.ROIAlign": _roi_align,
     "detectron2.layers.roi_align_rotated.ROIAlignRotated": _detectron2_rotated,
     "mmcv.ops.roi_align.RoIAlign": _mmcv_roi_align,
@@ -120,6 +130,18 @@ def _restored_roi_pool(layer: RoIPool) -> nn.Module:
     from torchvision import ops
 
     return ops.RoIPool(layer.output_size, layer.spatial_scale)  # type: ignore[no-any-return]
+
+
+def _restored_ps_roi_align(layer: PSRoIAlign) -> nn.Module:
+    from torchvision import ops
+
+    return ops.PSRoIAlign(layer.output_size, layer.spatial_scale, layer.sampling_ratio)  # type: ignore[no-any-return]
+
+
+def _restored_ps_roi_pool(layer: PSRoIPool) -> nn.Module:
+    from torchvision import ops
+
+    return ops.PSRoIPool(layer.output_size, layer.spatial_scale)  # type: ignore[no-any-return]
 
 
 def _restored_multiscale(layer: MultiScaleRoIAlign) -> nn.Module:
@@ -164,11 +186,14 @@ def _not_restored(layer: nn.Module) -> nn.Module:
 _ORIGINALS: dict[str, Callable[[Any], nn.Module]] = {
     "roialign_ext.modules.RoIAlign": _restored_roi_align,
     "roialign_ext.modules.RoIPool": _restored_roi_pool,
+    "roialign_ext.modules.PSRoIAlign": _restored_ps_roi_align,
+    "roialign_ext.modules.PSRoIPool": _restored_ps_roi_pool,
     "roialign_ext.modules.MultiScaleRoIAlign": _restored_multiscale,
     "roialign_ext.modules.PrRoIPool": _not_restored,
     "roialign_ext.modules.RoIWarp": _not_restored,
     "roialign_ext.modules.CropAndResize": _not_restored,
     "roialign_ext.modules.RoIAlignRotated": _not_restored,
+    "roialign_ext.modules.MultiScaleRoIAlignRotated": _not_restored,
 }
 """Class path -> builder of torchvision's layer."""
 
@@ -236,8 +261,8 @@ def restore_roi_layers(model: nn.Module) -> list[LayerReplacement]:
     a ``MultiScaleRoIAlign`` become the ``scales`` and ``map_levels`` of torchvision's layer.
 
     Layers without a counterpart in torchvision are left alone: ``PrRoIPool``, ``RoIWarp``, ``CropAndResize``,
-    ``RoIAlignRotated``; layers of mode ``"max"``; a ``MultiScaleRoIAlign`` with ``aligned=True`` or with ``scales``
-    that omit a level; instances of a subclass or with a ``forward`` of their own.
+    ``RoIAlignRotated``, ``MultiScaleRoIAlignRotated``; layers of mode ``"max"``; a ``MultiScaleRoIAlign`` with
+    ``aligned=True`` or with ``scales`` that omit a level; instances of a subclass or with a ``forward`` of their own.
 
     Args:
         model: any module that contains RoI layers of this package, in eager mode.

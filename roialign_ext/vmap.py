@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
-from ._form import Settings, call
+from ._form import Settings, bins_per_image, call
 
 # csrc/checks.cpp says the same without vmap.
 _TRAIN_AS_LIST = (
@@ -102,11 +102,12 @@ def batched(info: Any, in_dims: tuple[Any, ...], _: None, settings: Settings, *t
     else:
         into, place = _into_rows, 0
         parts = images if operator == "_pool_grad_input" else _size_without(boxes, boxes_dim)[0]
-        naming = _as_given(boxes, boxes_dim, images)
+        indices = images // bins_per_image(settings.rule)  # which batch indices count
+        naming = _as_given(boxes, boxes_dim, indices)
         shares_images = operator != "_pool_grad_input" and all(dim is None for dim in map_dims)
         if not shares_images:
             maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
-        boxes = _boxes_into_rows(boxes, boxes_dim, batch, None if shares_images else images)
+        boxes = _boxes_into_rows(boxes, boxes_dim, batch, None if shares_images else indices)
         u, v = into(u, u_dim, batch), into(v, v_dim, batch)
         input_size = [batch * images, channels, *planes]
     grad, argmax = into(grad, grad_dim, batch), into(argmax, argmax_dim, batch)

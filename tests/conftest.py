@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +32,12 @@ KNOWN_WARNINGS = (
     ),
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",
 )
+
+
+def pytest_configure() -> None:
+    """Processes of pytest-xdist share the processors out, or they would wait for each other's threads."""
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,10 +11,12 @@ struct LevelRule {
   double finest, coarsest;  // first and last level, ascending: a map of scale 2^-k is level k
 };
 
-// Index of the box's level, (35), 0 for the finest. Edges in image pixels.
+// Index of the box's level, (35), 0 for the finest. The box is (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle)
+// if rotated, in image pixels.
 template <class T>
-ROI_HOST_DEVICE int64_t level_of_box(const LevelRule& rule, T x1, T y1, T x2, T y2) {
-  const T size = std::sqrt(multiply(add(x2, -x1), add(y2, -y1)));
+ROI_HOST_DEVICE int64_t level_of_box(const LevelRule& rule, bool rotated, const T* box) {
+  const T width = rotated ? box[3] : add(box[3], -box[1]), height = rotated ? box[4] : add(box[4], -box[2]);
+  const T size = std::sqrt(multiply(width, height));
   const T ratio = std::log2(size / static_cast<T>(rule.canonical_scale));
   const T level = std::floor(add(add(static_cast<T>(rule.canonical_level), ratio), T(1e-6)));
   if (!(level > static_cast<T>(rule.finest))) return 0;  // also NaN

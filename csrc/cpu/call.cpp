@@ -23,14 +23,14 @@ Extents extents_of(const Tensor& tensor) {
 
 template <class T>
 void find_planes(BoxCall& call, const Geometry& geometry) {
-  check_box_values(call.boxes, call.rule, call.images);
+  check_box_values(call.boxes, call.rule, call.images, call.parts);
   const LevelRule levels = level_rule(geometry);
   const int64_t boxes = call.boxes.size(0), columns = call.boxes.size(1);
   call.plane_of_box.reserve(static_cast<size_t>(boxes));
   const T* box = call.boxes.const_data_ptr<T>();
   for (int64_t k = 0; k < boxes; ++k, box += columns) {
-    const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, box[1], box[2], box[3], box[4]);
-    call.plane_of_box.push_back(level * call.images + static_cast<int64_t>(box[0]));
+    const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, is_rotated(call.rule), box);
+    call.plane_of_box.push_back(level * call.images + call.parts.image(static_cast<int64_t>(box[0]), k));
   }
 }
 
@@ -45,7 +45,14 @@ Pyramid<MapView> pyramid(const Tensors& maps, View&& view) {
 
 BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
                       const OptionalTensor& v, const Geometry& geometry) {
-  BoxCall call = {as_contiguous(boxes, coordinates), {}, geometry.rule, geometry.sampling_ratio, sizes[0], {}, {}};
+  BoxCall call = {as_contiguous(boxes, coordinates),
+                  {},
+                  geometry.rule,
+                  parts_of(geometry),
+                  geometry.sampling_ratio,
+                  sizes[0],
+                  {},
+                  {}};
   for (const OptionalTensor& direction : {u, v}) {
     if (direction.has_value()) call.directions.push_back(as_contiguous(*direction, coordinates));
   }

@@ -13,6 +13,7 @@ struct BoxCall {
   Tensor boxes;        // [K, columns], contiguous
   Tensors directions;  // u, then v, as far as defined
   Rule rule;
+  Parts parts;
   int64_t sampling_ratio;
   int64_t images;
   std::vector<MapLevel> levels;
@@ -21,8 +22,8 @@ struct BoxCall {
   // A view, for as long as the call is there.
   template <class T>
   BoxParams<T> params(int64_t bins_y, int64_t bins_x) const {
-    return {rule,   sampling_ratio, boxes.size(0), boxes.size(1), bins_y,
-            bins_x, images,         levels,        plane_of_box,  boxes.const_data_ptr<T>()};
+    return {rule,   parts,        sampling_ratio,           boxes.size(0), boxes.size(1), bins_y, bins_x, images,
+            levels, plane_of_box, boxes.const_data_ptr<T>()};
   }
 
   template <class T>

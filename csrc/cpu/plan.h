@@ -20,6 +20,7 @@ struct MapLevel {
 template <class T>
 struct BoxParams {
   Rule rule;
+  Parts parts;
   int64_t sampling_ratio;
   int64_t boxes, columns;
   int64_t bins_y, bins_x;
@@ -33,14 +34,16 @@ struct BoxParams {
   // The parameters of box k, or of its direction.
   const T* box(const T* of, int64_t k) const { return of + columns * k + 1; }
 
-  BoxAxis<T> x_axis(int64_t k) const { return axis(box(box_data, k), bins_x, level(k).width, level(k).scale); }
-  BoxAxis<T> y_axis(int64_t k) const { return axis(box(box_data, k) + 1, bins_y, level(k).height, level(k).scale); }
+  BoxAxis<T> x_axis(int64_t k) const { return axis(k, /*is_y=*/false, bins_x, level(k).width); }
+  BoxAxis<T> y_axis(int64_t k) const { return axis(k, /*is_y=*/true, bins_y, level(k).height); }
   EdgeRates<T> x_rates(const T* direction, int64_t k) const { return {box(direction, k)[0], box(direction, k)[2]}; }
   EdgeRates<T> y_rates(const T* direction, int64_t k) const { return {box(direction, k)[1], box(direction, k)[3]}; }
 
  private:
-  BoxAxis<T> axis(const T* edge, int64_t bins, int64_t length, double scale) const {
-    return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(scale), bins, length, sampling_ratio);
+  BoxAxis<T> axis(int64_t k, bool is_y, int64_t bins, int64_t length) const {
+    const T* edge = box(box_data, k) + (is_y ? 1 : 0);
+    return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(level(k).scale), bins, length, sampling_ratio,
+                            is_y ? parts.along_y(k) : parts.along_x(k));
   }
 };
 

@@ -35,6 +35,7 @@ struct MapArgs {
 struct CallArgs {
   Rule rule;
   int64_t sampling_ratio;
+  Parts parts;
   int64_t images, channels, boxes, bins_y, bins_x;
 
   // Rows (index, x1, y1, x2, y2) or (index, cx, cy, w, h, angle) in image pixels, contiguous. Directions have the same

@@ -16,7 +16,9 @@ inline int64_t longest(const CallArgs& args, int64_t MapArgs::* length) {
   return longest;
 }
 
-inline bool is_adaptive(const CallArgs& args) { return args.sampling_ratio <= 0 || args.rule == Rule::kRoiPool; }
+inline bool is_adaptive(const CallArgs& args) {
+  return args.sampling_ratio <= 0 || args.rule == Rule::kRoiPool || args.rule == Rule::kPsRoiPool;
+}
 
 inline void take_spans(AxisSpans& axis, const CallArgs& args, int64_t bins, int64_t length, Scratch& scratch) {
   axis.bins = bins;
@@ -38,11 +40,12 @@ inline int64_t blocks_for_boxes(const CallArgs& args, const Groups& groups) {
 
 // One axis of one box, in map pixels.
 template <class T>
-__device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, const T* box, int level, bool is_y) {
+__device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, int64_t k, const T* box, int level, bool is_y) {
   const MapArgs& map = args.maps[level];
   const T* edge = box + (is_y ? 2 : 1);
   return make_box_axis<T>(args.rule, edge[0], edge[2], static_cast<T>(map.scale), is_y ? args.bins_y : args.bins_x,
-                          is_y ? map.height : map.width, args.sampling_ratio);
+                          is_y ? map.height : map.width, args.sampling_ratio,
+                          is_y ? args.parts.along_y(k) : args.parts.along_x(k));
 }
 
 // The neutral element of unite().
@@ -106,14 +109,14 @@ __device__ __forceinline__ void build_box(const CallArgs& args, const Groups& gr
   if (box >= args.boxes) return;
   const int lane = threadIdx.x % kWarp;
   const T* data = static_cast<const T*>(args.box_data) + 5 * box;
-  const int plane = find_plane(args, data);
+  const int plane = find_plane(args, box, data);
   if (lane == 0) plane_of_box[box] = plane;
   if (plane < 0) return;
   const int level = static_cast<int>(plane / args.images);
   Span y_pixels = nothing(), x_pixels = nothing();
   for (int64_t i = lane; i < y.bins + x.bins; i += kWarp) {
     const bool is_y = i < y.bins;
-    const Span own = fill(is_y ? y : x, box, axis_of(args, data, level, is_y), is_y, is_y ? i : i - y.bins);
+    const Span own = fill(is_y ? y : x, box, axis_of(args, box, data, level, is_y), is_y, is_y ? i : i - y.bins);
     if (own.begin == own.end) continue;
     if (is_y) {
       y_pixels = unite(y_pixels, own);

@@ -10,14 +10,14 @@ namespace roialign_ext::cuda {
 
 ROI_HOST_DEVICE int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
 
-// The plane of one box, or -1 if its row is invalid; `box` is its row.
+// The plane of box k, or -1 if its row is invalid; `box` is its row.
 template <class T>
-__device__ __forceinline__ int find_plane(const CallArgs& args, const T* box) {
-  const T image = box[0];
-  if (!(image >= T(0) && image < static_cast<T>(args.images) && image == std::floor(image))) return -1;
+__device__ __forceinline__ int find_plane(const CallArgs& args, int64_t k, const T* box) {
+  const T index = box[0], images = static_cast<T>(args.images / args.parts.count());
+  if (!(index >= T(0) && index < images && index == std::floor(index))) return -1;
   if (is_rotated(args.rule) && (box[3] < T(0) || box[4] < T(0))) return -1;
-  const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, box[1], box[2], box[3], box[4]);
-  return static_cast<int>(level * args.images + static_cast<int64_t>(image));
+  const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, is_rotated(args.rule), box);
+  return static_cast<int>(level * args.images + args.parts.image(static_cast<int64_t>(index), k));
 }
 
 // The boxes of each plane, in ascending order.
@@ -47,13 +47,14 @@ __device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& g
   const int columns = is_rotated(args.rule) ? 6 : 5;
   const T* const boxes = static_cast<const T*>(args.box_data);
   const T image = static_cast<T>(plane % args.images);
+  const bool has_levels = args.levels > 1;  // otherwise a plane is an image
   const int64_t share = (args.boxes + kThreads - 1) / kThreads, first = threadIdx.x * share;
   const int64_t end = first + share < args.boxes ? first + share : args.boxes;
   int before = 0, own = 0;
   for (int64_t k = first; k < end; ++k) {
     const T* const box = boxes + k * columns;
-    const int other = box[0] == image ? find_plane(args, box) : -1;
-    before += box[0] < image || (other >= 0 && other < plane);
+    const int other = !has_levels || box[0] == image ? find_plane(args, k, box) : -1;
+    before += (has_levels && box[0] < image) || (other >= 0 && other < plane);
     own += other == plane;
   }
   int begin, listed;
@@ -62,7 +63,8 @@ __device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& g
   if (threadIdx.x == 0) groups.segments[plane] = {begin, begin + listed};
   for (int64_t k = first; own > 0 && k < end; ++k) {
     const T* const box = boxes + k * columns;
-    if (box[0] == image && find_plane(args, box) == plane) groups.boxes[begin + place++] = static_cast<int>(k);
+    const bool is_near = !has_levels || box[0] == image;
+    if (is_near && find_plane(args, k, box) == plane) groups.boxes[begin + place++] = static_cast<int>(k);
   }
 }
 

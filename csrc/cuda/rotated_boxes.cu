@@ -21,12 +21,13 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t k = block * kThreads + threadIdx.x;
   if (k >= args.boxes) return;
   const T* data = static_cast<const T*>(args.box_data) + kRotatedColumns * k;
-  const MapArgs& map = args.maps[0];
+  const int plane = find_plane(args, k, data);
+  const MapArgs& map = args.maps[plane < 0 ? 0 : plane / args.images];
   const RotatedBox<T> box = make_rotated_box<T>(args.rule, data + 1, static_cast<T>(map.scale), args.bins_y,
                                                 args.bins_x, map.height, map.width, args.sampling_ratio);
   const T cosine = std::fabs(box.cosine), sine = std::fabs(box.sine);
   const T half_y = std::fabs(box.y.start), half_x = std::fabs(box.x.start);
-  boxes.plane_of_box[k] = find_plane(args, data);
+  boxes.plane_of_box[k] = plane;
   boxes.boxes[k] = box;
   boxes.y_pixels[k] = pixels_near(box.centre_y, half_y * cosine + half_x * sine, map.height);
   boxes.x_pixels[k] = pixels_near(box.centre_x, half_y * sine + half_x * cosine, map.width);

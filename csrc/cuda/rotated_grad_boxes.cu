@@ -28,10 +28,10 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
     const Work work = work_of(map, thread, kRotatedChannels, args.channels);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
-    const Elements<void>&pixels = args.maps[0].pixels, &bins = args.bins;
+    const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
     const int64_t at_bin =
         k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
-    const int64_t at_map = plane * pixels.stride_n + channels.first * pixels.stride_c;
+    const int64_t at_map = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     W grad[kRotatedChannels];
 #pragma unroll

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from support.kept import headers, kept
+
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "csrc" / "core"
 HALF_PIXEL, LEGACY, WARP, PRROI, ROI_POOL, CROP, CROP_NEAREST = range(7)
@@ -42,13 +44,18 @@ Table = dict[tuple[int, int], tuple[float, float]]
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    library = tmp_path_factory.mktemp("core") / "core.so"
+def core() -> ctypes.CDLL:
     compiler = (sysconfig.get_config_var("CXX") or "c++").split()[0]
     flags = "-std=c++17 -O2 -Wall -Wextra -Werror -ffp-contract=off -fPIC -shared"
     flags += " -fsanitize=undefined -fno-sanitize-recover"
     source = Path(__file__).parent / "harness.cpp"
-    subprocess.run([compiler, *flags.split(), f"-I{CORE}", str(source), "-o", str(library)], check=True)
+    command = [compiler, *flags.split(), f"-I{CORE}", str(source)]
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+    def make(folder: Path) -> None:
+        subprocess.run([*command, "-o", str(folder / "core.so")], check=True)
+
+    library = kept("core", [version, *command, source, *headers()], make) / "core.so"
     loaded = ctypes.CDLL(str(library))
     integer, real = ctypes.c_int64, ctypes.c_double
     loaded.build_taps.restype = integer

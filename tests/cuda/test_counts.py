@@ -20,7 +20,7 @@ import torch
 from support import cuda_shim
 from support.cuda_counts import Counter, Launch
 
-pytestmark = [pytest.mark.xdist_group("shim"), cuda_shim.needs_gcc()]
+pytestmark = cuda_shim.needs_gcc()
 Probe = Callable[..., Launch]
 
 

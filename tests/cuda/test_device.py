@@ -27,11 +27,17 @@ OPERATORS: dict[str, Call] = {
     "prroi_pool": lambda x, boxes: roialign_ext.prroi_pool(x, boxes, 7, 0.25),
     "roi_warp": lambda x, boxes: roialign_ext.roi_warp(x, boxes, 7, 0.25),
     "roi_pool": lambda x, boxes: roialign_ext.roi_pool(x, boxes, 7, 0.25),
+    "ps_roi_align": lambda x, boxes: roialign_ext.ps_roi_align(x[:, :63], boxes, 3, 0.25, 2),
+    "ps_roi_pool": lambda x, boxes: roialign_ext.ps_roi_pool(x[:, :63], boxes, 3, 0.25),
     "roi_align_rotated": lambda x, boxes: roialign_ext.roi_align_rotated(x, turned(boxes), 7, 0.25, 2),
     "multiscale_roi_align": lambda x, boxes: roialign_ext.multiscale_roi_align(
         [x, x[:, :, ::2, ::2]], boxes, 7, [0.25, 0.125], 2, canonical_scale=56.0, canonical_level=2
     ),
 }
+
+
+def differentiates_boxes(name: str) -> bool:
+    return name not in ("roi_pool", "ps_roi_pool")
 
 
 def overlapping_boxes(count: int = 300, images: int = 2) -> Tensor:
@@ -89,7 +95,7 @@ def test_kernels_agree_with_the_cpu(case: Case) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, channels_last: bool) -> None:
-    call, by_boxes = OPERATORS[name], name != "roi_pool"
+    call, by_boxes = OPERATORS[name], differentiates_boxes(name)
     x, boxes = features(dtype, channels_last=channels_last), overlapping_boxes(40).cuda()
     on_cuda = forward_and_backward(call, x, boxes, by_boxes)
     on_cpu = forward_and_backward(call, x.cpu(), boxes.cpu(), by_boxes)
@@ -112,7 +118,7 @@ def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, chan
 def test_backward_is_deterministic(name: str, dtype: torch.dtype) -> None:
     """Fifty runs are bit-equal; use_deterministic_algorithms changes nothing."""
     x, boxes = features(dtype), overlapping_boxes().cuda()
-    by_boxes = name != "roi_pool"
+    by_boxes = differentiates_boxes(name)
     first = tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes))
     for _ in range(50):
         assert same_bits(tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes)), first)
@@ -128,11 +134,11 @@ def test_backward_is_deterministic(name: str, dtype: torch.dtype) -> None:
 def test_nothing_waits_for_the_device(name: str) -> None:
     x, boxes = features(), overlapping_boxes().cuda()
     boxes[0, 0] = 7.0  # nor does an invalid batch index wait
-    forward_and_backward(OPERATORS[name], x, boxes, name != "roi_pool")
+    forward_and_backward(OPERATORS[name], x, boxes, differentiates_boxes(name))
     before = torch.cuda.get_sync_debug_mode()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        out, grad, *_ = forward_and_backward(OPERATORS[name], x, boxes, name != "roi_pool")
+        out, grad, *_ = forward_and_backward(OPERATORS[name], x, boxes, differentiates_boxes(name))
     finally:
         torch.cuda.set_sync_debug_mode(before)
     assert out[0].isnan().all()
@@ -245,13 +251,13 @@ def test_an_allocation_that_fails() -> None:
     """torch's kind of exception and words, forward and backward; the next call works."""
     x, boxes = torch.ones(1, 4096, 2, 2, device="cuda"), torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]], device="cuda")
     with pytest.raises(
-        torch.OutOfMemoryError, match=r"CUDA out of memory\. .*Float tensor of shape \[1, 4096, 40000, 40"
+        torch.OutOfMemoryError, match=r"(?s)CUDA out of memory\. .*Float tensor of shape \[1, 4096, 40000, 40"
     ):
         roialign_ext.roi_align(x, boxes, 40000)
     spread = x[:, :1, :1, :1].requires_grad_().expand(-1, -1, 2**20, 2**20)
     out = roialign_ext.roi_align(spread, boxes, 2, 1.0, 2)
     with pytest.raises(
-        torch.OutOfMemoryError, match=r"CUDA out of memory\. .*Float tensor of shape \[1, 1, 1048576, 10"
+        torch.OutOfMemoryError, match=r"(?s)CUDA out of memory\. .*Float tensor of shape \[1, 1, 1048576, 10"
     ):
         torch.autograd.grad(out.sum(), spread)
     assert (roialign_ext.roi_align(x, boxes, 2, 1.0, 2) == 1).all()

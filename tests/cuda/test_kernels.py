@@ -32,7 +32,7 @@ from support.cuda_cases import (
     same_bits,
 )
 from support.inputs import BOX_SETS, generator, random_tensor, spread, with_layout
-from support.operators import RoIAlignCall
+from support.operators import WITHOUT_BOX_DERIVATIVE, RoIAlignCall
 from support.tolerance import assert_within_rounding
 
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
@@ -40,10 +40,7 @@ SEEDS = ("0", "1")
 CSRC = cuda_shim.ROOT / "csrc"
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning"),
-    pytest.mark.xdist_group("shim"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +336,7 @@ def test_small_bins_far_from_the_origin_keep_apart(shim: Operators) -> None:
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")] if KIND == "plain" else [float("inf")])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "roi_pool"])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in WITHOUT_BOX_DERIVATIVE])
 def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str, value: float) -> None:
     """Clamped samples have no derivative, and memory behind the map is not read."""
     case = Case(rule=rule, boxes="border", channels=33, images=1, layout=layout)

@@ -11,7 +11,6 @@ import pytest
 
 from support import cuda_shim
 
-pytestmark = pytest.mark.xdist_group("probes")
 Probe = Callable[[str], tuple[list[float], str]]
 
 RUN_PROBES = """

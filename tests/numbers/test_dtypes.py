@@ -22,7 +22,7 @@ def test_every_pair(call: OperatorCall, dtype: torch.dtype, box_dtype: torch.dty
     layout = FORMATS[(DTYPES.index(dtype) + DTYPES.index(box_dtype)) % 2]  # either with each type
     everything = call in (OPERATORS["roi_align"], OPERATORS["roi_align-max"])
     channels = 19 if everything or not call.chooses_samples else 2  # few enough that no lead is as small as rounding
-    features = random_tensor(2, channels, 7, 9, seed=1, dtype=dtype).contiguous(memory_format=layout)
+    features = call.widened(random_tensor(2, channels, 7, 9, seed=1, dtype=dtype)).contiguous(memory_format=layout)
     boxes = call.boxes(*(() if everything else ("inside", "crossing", "tiny")), dtype=box_dtype)
     out = assert_matches_oracle(call, features, boxes)
     grad = random_tensor(*out.shape, seed=2, dtype=dtype).contiguous(memory_format=layout)

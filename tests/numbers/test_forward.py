@@ -55,7 +55,8 @@ each_rule_and_mode = pytest.mark.parametrize(
 @cache
 def case(call: OperatorCall, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features, boxes of every kind, the oracle's result and the size of its terms."""
-    features, boxes = FEATURES.to(dtype), call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    boxes = call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    features = call.widened(FEATURES.to(dtype))
     return features, boxes, call.forward(features, boxes), call.forward_terms(features, boxes)
 
 
@@ -84,7 +85,7 @@ def test_every_ratio(aligned: bool, mode: str, ratio: int) -> None:
 @pytest.mark.parametrize("channels", [1, 8, 17, 33, 130])
 def test_every_channel_count(call: OperatorCall, channels: int) -> None:
     """Vector blocks of any width and their remainders."""
-    features = random_tensor(2, channels, 6, 5, seed=channels, dtype=torch.float32)
+    features = call.widened(random_tensor(2, channels, 6, 5, seed=channels, dtype=torch.float32))
     boxes = call.boxes("inside", "crossing", dtype=torch.float32)
     expected, terms = call.forward(features, boxes), call.forward_terms(features, boxes)
     for layout in FORMATS:
@@ -101,14 +102,14 @@ def test_more_channel_counts_of_the_average(channels: int) -> None:
 @pytest.mark.parametrize("output_size", [(1, 1), (1, 5), (5, 1), (7, 7), (14, 3), (2, 20)])
 def test_output_sizes(call: OperatorCall, output_size: tuple[int, int]) -> None:
     call = replace(call, output_size=output_size)
-    assert_matches_oracle(call, FEATURES[:, :2], call.boxes("inside", "crossing"))
+    assert_matches_oracle(call, call.widened(FEATURES[:, :2]), call.boxes("inside", "crossing"))
 
 
 @each_operator
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (6, 1), (2, 2), (13, 4), (3, 40)])
 def test_map_sizes(call: OperatorCall, height: int, width: int) -> None:
     features = random_tensor(2, 2, height, width, seed=5)
-    assert_matches_oracle(call, features, call.boxes("inside", "crossing", "tiny"))
+    assert_matches_oracle(call, call.widened(features), call.boxes("inside", "crossing", "tiny"))
 
 
 @pytest.mark.parametrize("name", [name for name, call in OPERATORS.items() if "spatial_scale" in call.options])
@@ -118,7 +119,7 @@ def test_spatial_scales(name: str, scale: float) -> None:
     boxes = call.boxes("inside", "crossing", "empty")
     boxes[:, 1:5] /= scale
     for dtype in (torch.float64, torch.float32):
-        assert_matches_oracle(replace(call, spatial_scale=scale), FEATURES.to(dtype), boxes.to(dtype))
+        assert_matches_oracle(replace(call, spatial_scale=scale), call.widened(FEATURES.to(dtype)), boxes.to(dtype))
 
 
 @pytest.mark.parametrize("count", [1, 19, 200])
@@ -147,13 +148,13 @@ LARGE += [
 @pytest.mark.parametrize(("name", "dtype", "channels", "layout"), LARGE)
 def test_large_map(name: str, dtype: torch.dtype, channels: int, layout: torch.memory_format) -> None:
     """Maps beyond any cache block of a kernel: a method for large maps gives the same numbers."""
-    features, call = large_map(dtype, channels, layout), OPERATORS[name]
+    call = OPERATORS[name]
+    features = large_map(dtype, channels - channels % call.groups, layout)
     boxes = large_boxes(call).to(torch.float64 if dtype == torch.float64 else torch.float32)
     out = call(features, boxes)
-    some = [0, 1, channels // 2, channels - 1]  # every channel is pooled, these are looked at
-    assert_within_rounding(
-        out[:, some], call.forward(features[:, some], boxes), call.forward_terms(features[:, some], boxes)
-    )
+    some = [0, 1, out.shape[1] // 2, out.shape[1] - 1]  # every channel is pooled, these are looked at
+    part = features[:, call.channels_of(some)]
+    assert_within_rounding(out[:, some], call.forward(part, boxes), call.forward_terms(part, boxes))
     assert torch.equal(out, torch.cat([call(features, boxes[k : k + 1]) for k in range(len(boxes))]))
 
 
@@ -213,7 +214,7 @@ def test_constant_is_kept_inside(call: OperatorCall) -> None:
     for variant, dtype in itertools.product(variants, DTYPES):
         largest = {torch.float16: 60000.0, torch.bfloat16: 3e38}.get(dtype, 1e30)
         for value in (2.5, largest, 2.0**-20):
-            constant = torch.full((2, 3, 7, 9), value, dtype=dtype)
+            constant = variant.widened(torch.full((2, 3, 7, 9), value, dtype=dtype))
             out = variant(constant, variant.boxes("inside", dtype=torch.float32))
             expected = constant[:1, :1, :1, :1].expand_as(out)
             torch.testing.assert_close(out, expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
@@ -399,7 +400,7 @@ def test_nan_and_infinite_pixels_reach_only_outputs_that_use_them(
     if isinstance(call, RoIAlignCall) and call.sampling_ratio > 0:
         variants = [replace(call, sampling_ratio=ratio) for ratio in (1, 2, 3)]
     for variant, value, place in itertools.product(variants, (NAN, INF, -INF), ((0, 0), (3, 4), (6, 8))):
-        features = FEATURES.float().repeat(1, 6, 1, 1).contiguous(memory_format=layout)
+        features = variant.widened(FEATURES.float().repeat(1, 6, 1, 1)).contiguous(memory_format=layout)
         features[:, :, place[0], place[1]] = value
         out = variant(features, boxes)
         expected = variant.forward(features, boxes)
@@ -461,8 +462,8 @@ def test_defaults_and_argument_order() -> None:
 @pytest.mark.parametrize("name", [name for name in OPERATORS if not name.startswith(("crop", "multiscale"))])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_list_of_boxes_equals_rows(name: str, dtype: torch.dtype) -> None:
-    call, features = OPERATORS[name], FEATURES.to(dtype)
-    boxes = call.boxes(dtype=dtype)
+    call = OPERATORS[name]
+    features, boxes = call.widened(FEATURES.to(dtype)), call.boxes(dtype=dtype)
     boxes = boxes[boxes[:, 0].argsort(stable=True)]
     expected = call(features, boxes)
     listed = [boxes[boxes[:, 0] == image, 1:] for image in range(2)]

@@ -72,7 +72,8 @@ def test_gradcheck(mode: str, aligned: bool, ratio: int, layout: torch.memory_fo
 @cache
 def case(call: OperatorCall, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
     """Features, boxes of every kind, an output gradient; the oracle's gradients and the size of their terms."""
-    features, boxes = FEATURES.to(dtype), call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    boxes = call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    features = call.widened(FEATURES.to(dtype))
     grad = random_tensor(*call.output_shape(features, boxes), seed=4, dtype=dtype)
     return features, boxes, grad, call.expected_gradients(grad, features, boxes)
 
@@ -105,7 +106,7 @@ def test_every_ratio(aligned: bool, mode: str, ratio: int) -> None:
 @each_operator
 @pytest.mark.parametrize("channels", [1, 15, 16, 33, 64, 130])
 def test_every_channel_count(call: OperatorCall, channels: int) -> None:
-    features = random_tensor(2, channels, 6, 5, seed=channels, dtype=torch.float32)
+    features = call.widened(random_tensor(2, channels, 6, 5, seed=channels, dtype=torch.float32))
     boxes = call.boxes("inside", "crossing", dtype=torch.float32)
     grad = random_tensor(*call.output_shape(features, boxes), seed=5, dtype=torch.float32)
     expected = call.expected_gradients(grad, features, boxes)
@@ -117,7 +118,7 @@ def test_every_channel_count(call: OperatorCall, channels: int) -> None:
 @each_operator
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (6, 1), (2, 2), (3, 40)])
 def test_map_sizes(call: OperatorCall, height: int, width: int) -> None:
-    features = random_tensor(2, 2, height, width, seed=9)
+    features = call.widened(random_tensor(2, 2, height, width, seed=9))
     boxes = call.boxes("inside", "crossing", "tiny")
     grad = random_tensor(*call.output_shape(features, boxes), seed=10)
     assert_gradients_match_oracle(call, features, boxes, grad)
@@ -145,15 +146,18 @@ def test_box_counts(count: int, layout: torch.memory_format) -> None:
 )
 def test_large_map(name: str, dtype: torch.dtype, channels: int, layout: torch.memory_format) -> None:
     """Maps beyond any cache block of a kernel."""
-    call, features = OPERATORS[name], large_map(dtype, channels, layout, images=1)
+    call = OPERATORS[name]
+    features = large_map(dtype, channels - channels % call.groups, layout, images=1)
     boxes = large_boxes(call, images=1).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    channels = features.shape[1] // call.groups
     some = [0, 1, channels // 2, channels - 1]  # the box gradient sums over channels: these alone have one
     grad = torch.zeros(call.output_shape(features, boxes), dtype=dtype)
     grad[:, some] = random_tensor(len(boxes), len(some), *call.output_size, seed=9, dtype=dtype)
     by_input, *by_boxes = call.gradients(call.leaves(features, boxes), grad)
-    part, grad = features[:, some], grad[:, some]
-    assert_are_gradients([by_input[:, some], *by_boxes], call.expected_gradients(grad, part, boxes), part, boxes)
-    assert int(by_input.abs().sum((0, 2, 3)).count_nonzero()) == len(some)
+    read = call.channels_of(some)
+    part, grad = features[:, read], grad[:, some]
+    assert_are_gradients([by_input[:, read], *by_boxes], call.expected_gradients(grad, part, boxes), part, boxes)
+    assert int(by_input.abs().sum((0, 2, 3)).count_nonzero()) == len(read)
 
 
 # --- the rules, by hand
@@ -296,22 +300,22 @@ def test_first_of_equal_pixels_gets_the_gradient(layout: torch.memory_format) ->
 
 @each_operator
 def test_gradients_only_where_required(call: OperatorCall) -> None:
-    boxes = call.boxes("inside", "crossing")
-    features = FEATURES.clone().requires_grad_()
+    boxes, plain = call.boxes("inside", "crossing"), call.widened(FEATURES)
+    features = plain.clone().requires_grad_()
     (only_features,) = call.gradients([features, boxes])
-    assert not call(FEATURES, boxes).requires_grad
+    assert not call(plain, boxes).requires_grad
     with torch.no_grad():
         assert not call(features, boxes).requires_grad
     if call.box_order > 0:
         leaf = boxes.clone().requires_grad_()
-        (only_boxes,) = call.gradients([FEATURES, leaf])
+        (only_boxes,) = call.gradients([plain, leaf])
         for both, only in zip(call.gradients([features, leaf]), (only_features, only_boxes), strict=True):
             assert torch.equal(both, only)
 
 
 @each_operator
 def test_backward_twice_accumulates(call: OperatorCall) -> None:
-    leaves = call.leaves(FEATURES, call.boxes("crossing"))
+    leaves = call.leaves(call.widened(FEATURES), call.boxes("crossing"))
     out = call(*leaves)
     out.sum().backward(retain_graph=True)
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
@@ -327,9 +331,10 @@ def test_gradients_of_a_list_of_boxes(name: str) -> None:
     call = OPERATORS[name]
     boxes = call.boxes("inside", "crossing")
     boxes = boxes[boxes[:, 0].argsort(stable=True)]
-    leaves = call.leaves(FEATURES, boxes)
+    features = call.widened(FEATURES)
+    leaves = call.leaves(features, boxes)
     parts = [boxes[boxes[:, 0] == image, 1:].clone().requires_grad_(leaves[1].requires_grad) for image in range(2)]
-    grad = random_tensor(*call.output_shape(FEATURES, boxes), seed=11)
+    grad = random_tensor(*call.output_shape(features, boxes), seed=11)
     by_input, *by_rows = call.gradients(leaves, grad)
     wanted = [leaves[0], *(part for part in parts if part.requires_grad)]
     listed_by_input, *listed = torch.autograd.grad(call(leaves[0], parts), wanted, grad)
@@ -346,7 +351,8 @@ def test_empty_results(call: OperatorCall, shape: tuple[int, int, int, int], cou
     for dtype, layout in itertools.product(DTYPES, FORMATS):
         boxes = call.boxes("inside")[:1].repeat(count, 1)
         boxes[:, 0] = 0.0
-        leaves = call.leaves(torch.ones(shape, dtype=dtype).contiguous(memory_format=layout), boxes)
+        features = call.widened(torch.ones(shape, dtype=dtype))
+        leaves = call.leaves(features.contiguous(memory_format=layout), boxes)
         out = call(*leaves)
         assert out.shape == (count, shape[1], *call.output_size)
         assert out.dtype == dtype
@@ -363,7 +369,7 @@ def test_empty_results(call: OperatorCall, shape: tuple[int, int, int, int], cou
 @pytest.mark.parametrize("size", [(0, 9), (7, 0), (0, 0)])
 def test_map_without_pixels(call: OperatorCall, size: tuple[int, int]) -> None:
     """There is nothing to pool."""
-    leaves = call.leaves(torch.zeros(2, 3, *size), call.boxes("inside", dtype=torch.float32))
+    leaves = call.leaves(torch.zeros(2, 3 * call.groups, *size), call.boxes("inside", dtype=torch.float32))
     out = call(*leaves)
     assert torch.equal(out, torch.full_like(out, call.outside))
     for gradient, leaf in zip(call.gradients(leaves), leaves, strict=False):
@@ -372,11 +378,11 @@ def test_map_without_pixels(call: OperatorCall, size: tuple[int, int]) -> None:
 
 @each_operator
 def test_nan_in_the_output_gradient_reaches_only_what_was_used(call: OperatorCall) -> None:
-    boxes = call.boxes("inside", "crossing", images=1)
-    grad = random_tensor(*call.output_shape(FEATURES, boxes), seed=13)
+    boxes, features = call.boxes("inside", "crossing", images=1), call.widened(FEATURES)
+    grad = random_tensor(*call.output_shape(features, boxes), seed=13)
     grad[0] = NAN
-    (by_input,) = call.gradients([FEATURES.clone().requires_grad_(), boxes], grad)
-    expected = call.grad_input(grad, FEATURES, boxes)
+    (by_input,) = call.gradients([features.clone().requires_grad_(), boxes], grad)
+    expected = call.grad_input(grad, features, boxes)
     assert torch.equal(by_input.isnan(), expected.isnan())
     assert 0 < int(by_input.isnan().sum()) < by_input[0].numel()
 
@@ -400,7 +406,7 @@ def test_gradients_of_many_boxes_are_added_in_float32(
     call: OperatorCall, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
     """The same box 3000 times: a sum in bfloat16 would stand still at 256, one in float16 at 2048."""
-    features = FEATURES.to(dtype).contiguous(memory_format=layout)
+    features = call.widened(FEATURES.to(dtype)).contiguous(memory_format=layout)
     boxes = call.boxes("inside", images=1, dtype=torch.float32)[:1]
     grad = torch.full(call.output_shape(features, boxes), 1.0, dtype=dtype)
     expected = 3000 * call.grad_input(grad, features, boxes)

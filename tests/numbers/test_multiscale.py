@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from oracle import reference_multiscale
-from roialign_ext import MultiScaleRoIAlign, multiscale_roi_align, roi_align
+from roialign_ext import (
+    MultiScaleRoIAlign,
+    MultiScaleRoIAlignRotated,
+    multiscale_roi_align,
+    multiscale_roi_align_rotated,
+    roi_align,
+    roi_align_rotated,
+)
 from support.inputs import (
     BOX_SETS,
     DTYPES,
@@ -25,7 +32,7 @@ from support.inputs import (
     random_tensor,
     with_layout,
 )
-from support.operators import MultiscaleCall, coordinate_type
+from support.operators import MultiscaleCall, MultiscaleRotatedCall, coordinate_type
 from support.tolerance import assert_within_rounding
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -281,3 +288,77 @@ def test_oracle_and_package_agree_on_the_type_of_coordinates() -> None:
             double = torch.float64 in (dtype, box_dtype)
             kind = coordinate_type(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=box_dtype))
             assert kind is (np.float64 if double else np.float32)
+
+
+# --- rotated boxes
+
+
+def turned(boxes: Tensor) -> Tensor:
+    """Rotated boxes of the same centres and sizes, each by another angle."""
+    centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
+    angle = torch.linspace(-170.0, 190.0, len(boxes), dtype=boxes.dtype)
+    return torch.cat([boxes[:, :1], centre, size, angle[:, None]], 1)
+
+
+ROTATED = MultiscaleRotatedCall((3, 2), SCALES, 2, True, 40.0, 4.0)
+ROTATED_VARIANTS = (
+    ROTATED,
+    MultiscaleRotatedCall((2, 2), SCALES, -1, False, 40.0, 4.0),
+    MultiscaleRotatedCall((2, 3), SCALES, 2, True, 40.0, 4.0, clockwise=True, angle_unit="radian"),
+)
+
+
+@pytest.mark.parametrize("call", ROTATED_VARIANTS, ids=["detectron2", "legacy adaptive", "mmcv"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+def test_rotated_matches_oracle(call: MultiscaleRotatedCall, dtype: torch.dtype, layout: str) -> None:
+    """Values, and gradients with respect to every map and the boxes."""
+    features = [level.requires_grad_() for level in pyramid(dtype, 5, layout)]
+    boxes = turned(pyramid_boxes(60)).to(torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
+    assert set(reference_multiscale.levels(as_array(boxes), call.params(features, boxes))) == {0, 1, 2, 3}
+    out = call(features, boxes)
+    absolute = [level.detach().abs() for level in features]
+    assert_within_rounding(out, call.forward(features, boxes), call.forward(absolute, boxes))
+    grad = random_tensor(*out.shape, seed=50, dtype=dtype)
+    *by_maps, by_boxes = torch.autograd.grad(out, [*features, boxes], grad)
+    terms = call.grad_inputs(grad.abs(), features, boxes)
+    for actual, exact, size in zip(by_maps, call.grad_inputs(grad, features, boxes), terms, strict=True):
+        assert_within_rounding(actual, exact, size)
+    assert_within_rounding(by_boxes, call.grad_boxes(grad, features, boxes), call.box_terms(grad, features, boxes))
+
+
+def test_rotated_equals_a_loop_over_levels() -> None:
+    """To the last bit, as function and layer, of rows and lists."""
+    features, boxes = pyramid(), turned(pyramid_boxes(80))
+    boxes = boxes[boxes[:, 0].argsort(stable=True)]
+    levels = torch.tensor(reference_multiscale.levels(as_array(boxes), ROTATED.params(features, boxes)))
+    expected = torch.zeros(80, 3, 3, 2, dtype=torch.float64)
+    for level, scale in enumerate(SCALES):
+        expected[levels == level] = roi_align_rotated(features[level], boxes[levels == level], (3, 2), scale, 2)
+    options = {"canonical_scale": 40.0, "canonical_level": 4.0}
+    layer = MultiScaleRoIAlignRotated((3, 2), list(SCALES), 2, **options)  # type: ignore[arg-type]
+    for rois in (boxes, [boxes[boxes[:, 0] == image, 1:] for image in range(2)]):
+        assert torch.equal(multiscale_roi_align_rotated(features, rois, (3, 2), list(SCALES), 2, **options), expected)
+        assert torch.equal(layer(features, rois), expected)
+
+
+def test_rotated_boxes_of_angle_0_are_upright_ones() -> None:
+    """On the same levels."""
+    features, boxes = pyramid(), pyramid_boxes(60)
+    rotated = turned(boxes)
+    rotated[:, 5] = 0.0
+    options = {"canonical_scale": 40.0, "canonical_level": 4.0}
+    expected = multiscale_roi_align(features, boxes, (3, 2), list(SCALES), 2, True, **options)
+    out = multiscale_roi_align_rotated(features, rotated, (3, 2), list(SCALES), 2, **options)
+    torch.testing.assert_close(out, expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "level"), [(112.0, 112.0, 1), (111.9, 112.0, 0), (56.0, 224.0, 1), (900.0, 900.0, 3)]
+)
+def test_rotated_levels_by_hand(width: float, height: float, level: int) -> None:
+    """The area decides, whatever the angle."""
+    maps = [torch.full((1, 1, 256 >> k, 256 >> k), float(k)) for k in range(4)]
+    boxes = torch.tensor([[0.0, 400.0, 400.0, width, height, angle] for angle in (0.0, 33.0, 90.0)])
+    out = multiscale_roi_align_rotated(maps, boxes, 1, list(SCALES), 2)
+    assert out.flatten().tolist() == [float(level)] * 3

@@ -1,4 +1,7 @@
-"""The definition of ``multiscale_roi_align``: the pyramid level of a box; the rest is ``roi_align``."""
+"""The definition of ``multiscale_roi_align`` and ``multiscale_roi_align_rotated``: the pyramid level of a box.
+
+The rest is ``roi_align`` and ``roi_align_rotated``.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oracle import reference
+from oracle import reference, reference_rotated
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Params:
-    """The arguments of ``multiscale_roi_align`` after ``features`` and ``boxes``, and the type of coordinates."""
+    """The arguments after ``features`` and ``boxes``, and the type of coordinates."""
 
-    pooling: reference.Params  # its spatial_scale is not used
+    pooling: reference.Params | reference_rotated.Params  # its spatial_scale is not used
     scales: tuple[float, ...]
     mode: str = "avg"
     canonical_scale: float = 224.0
     canonical_level: float = 4.0
 
-    def of_level(self, level: int) -> reference.Params:
-        """The parameters of ``roi_align`` on one level."""
-        return replace(self.pooling, spatial_scale=self.scales[level])
+    def on_level(self, name: str, level: int, *arrays: Array) -> Array:
+        """A function of the oracle of one map, on one level."""
+        pooling = replace(self.pooling, spatial_scale=self.scales[level])
+        if isinstance(pooling, reference_rotated.Params):
+            return getattr(reference_rotated, name)(*arrays, pooling)  # type: ignore[no-any-return]
+        return getattr(reference, name)(*arrays, pooling, self.mode)  # type: ignore[no-any-return]
 
 
 def levels(boxes: Array, params: Params) -> list[int]:
@@ -39,9 +45,10 @@ def levels(boxes: Array, params: Params) -> list[int]:
     finest, coarsest = (int(-np.log2(np.float32(scale))) for scale in (params.scales[0], params.scales[-1]))
     result = []
     for row in boxes:
-        x1, y1, x2, y2 = (kind(value) for value in row[1:])
+        x1, y1, x2, y2, *angle = (kind(value) for value in row[1:])
         with np.errstate(all="ignore"):
-            size = np.sqrt((x2 - x1) * (y2 - y1))
+            width, height = (x2, y2) if angle else (x2 - x1, y2 - y1)  # a rotated box has its sides there
+            size = np.sqrt(width * height)
             level = kind(params.canonical_level) + np.log2(size / kind(params.canonical_scale))
             level = np.floor(level + kind(1e-6))
         level = finest if math.isnan(level) else min(max(level, finest), coarsest)
@@ -53,7 +60,7 @@ def forward(features: Sequence[Array], boxes: Array, params: Params) -> Array:
     """Every box pooled from its level."""
     out = np.zeros((len(boxes), features[0].shape[1], *params.pooling.output_size))
     for k, level in enumerate(levels(boxes, params)):
-        out[k] = reference.forward(features[level], boxes[k : k + 1], params.of_level(level), params.mode)[0]
+        out[k] = params.on_level("forward", level, features[level], boxes[k : k + 1])[0]
     return out
 
 
@@ -62,14 +69,14 @@ def grad_inputs(grad: Array, features: Sequence[Array], boxes: Array, params: Pa
     result = [np.zeros(level.shape) for level in features]
     for k, level in enumerate(levels(boxes, params)):
         arrays = grad[k : k + 1], features[level], boxes[k : k + 1]
-        result[level] += reference.grad_input(*arrays, params.of_level(level), params.mode)
+        result[level] += params.on_level("grad_input", level, *arrays)
     return result
 
 
 def grad_boxes(grad: Array, features: Sequence[Array], boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` w.r.t. the boxes; the choice of level has none."""
-    result = np.zeros((len(boxes), 5))
+    result = np.zeros(boxes.shape)
     for k, level in enumerate(levels(boxes, params)):
         arrays = grad[k : k + 1], features[level], boxes[k : k + 1]
-        result[k] = reference.grad_boxes(*arrays, params.of_level(level), params.mode)[0]
+        result[k] = params.on_level("grad_boxes", level, *arrays)[0]
     return result

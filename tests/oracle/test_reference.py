@@ -55,12 +55,12 @@ def loss(call: OperatorCall, grad: Tensor, features: Tensor, boxes: Tensor) -> f
 def test_grad_inputs_are_those_of_the_forward(call: OperatorCall) -> None:
     """In a random direction. The maxima too: ``FEATURES`` has no two values as close as the step."""
     boxes = call.boxes()
-    boxes = boxes[boxes[:, 1:].abs().amax(1) < 100]
-    grad = random_tensor(*call.output_shape(FEATURES, boxes), seed=2)
-    by_input = call.grad_input(grad, FEATURES, boxes)
+    boxes, features = boxes[boxes[:, 1:].abs().amax(1) < 100], call.widened(FEATURES)
+    grad = random_tensor(*call.output_shape(features, boxes), seed=2)
+    by_input = call.grad_input(grad, features, boxes)
     step = 1e-6
-    toward = random_tensor(*FEATURES.shape, seed=3)
-    slope = (loss(call, grad, FEATURES + step * toward, boxes) - loss(call, grad, FEATURES - step * toward, boxes)) / 2
+    toward = random_tensor(*features.shape, seed=3)
+    slope = (loss(call, grad, features + step * toward, boxes) - loss(call, grad, features - step * toward, boxes)) / 2
     assert slope / step == pytest.approx(float((by_input * toward).sum()), rel=1e-6)
 
 
@@ -78,35 +78,35 @@ def smooth_rows(call: OperatorCall, count: int) -> Tensor:
 def test_grad_boxes_equal_finite_differences(name: str) -> None:
     """Except ``roi_warp``'s, whose derivative is by definition not that of its steps."""
     call = OPERATORS[name]
-    boxes = smooth_rows(call, 12)
-    grad = random_tensor(*call.output_shape(FEATURES, boxes), seed=4)
-    by_boxes = call.grad_boxes(grad, FEATURES, boxes)
+    boxes, features = smooth_rows(call, 12), call.widened(FEATURES)
+    grad = random_tensor(*call.output_shape(features, boxes), seed=4)
+    by_boxes = call.grad_boxes(grad, features, boxes)
     assert not bool(by_boxes[:, 0].any())
     assert bool(by_boxes[:, 1:].any()) == ("nearest" not in name)
     step = 1e-6
     for column in range(1, boxes.shape[1]):
         toward = torch.zeros_like(boxes)
         toward[:, column] = step  # the boxes do not depend on one another: all at once
-        difference = call.forward(FEATURES, boxes + toward) - call.forward(FEATURES, boxes - toward)
+        difference = call.forward(features, boxes + toward) - call.forward(features, boxes - toward)
         slopes = (grad * difference).sum((1, 2, 3)) / (2 * step)
         torch.testing.assert_close(slopes, by_boxes[:, column], atol=1e-7, rtol=1e-7)
 
 
 @each_operator
 def test_constant_is_kept_inside(call: OperatorCall) -> None:
-    out = call.forward(torch.full_like(FEATURES, 2.5), call.boxes("inside"))
+    out = call.forward(torch.full_like(call.widened(FEATURES), 2.5), call.boxes("inside"))
     torch.testing.assert_close(out, torch.full_like(out, 2.5), atol=1e-14, rtol=0)
 
 
 @each_operator
 def test_coordinates_that_are_not_finite_give_what_is_outside(call: OperatorCall) -> None:
-    boxes = call.boxes("not_finite")
+    boxes, features = call.boxes("not_finite"), call.widened(FEATURES)
     value = call.outside
-    out = call.forward(torch.full_like(FEATURES, value), boxes)
+    out = call.forward(torch.full_like(features, value), boxes)
     assert torch.equal(out, torch.full_like(out, value))
     if call.box_order > 0 and not isinstance(call, CropCall):
-        assert not bool(call.forward(FEATURES, boxes).any())
-        assert not bool(call.grad_boxes(torch.ones_like(out), FEATURES, boxes).any())
+        assert not bool(call.forward(features, boxes).any())
+        assert not bool(call.grad_boxes(torch.ones_like(out), features, boxes).any())
 
 
 # --- roi_align

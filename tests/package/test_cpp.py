@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from torch.export import Dim
 
 from roialign_ext import _environment
 from support.every_operator import FEATURES, EveryOperator, boxes_of
+from support.kept import kept
 
 SOURCES = Path(__file__).resolve().parents[2] / "examples" / "cpp"
 BOXES = boxes_of(2)
 COUNTS = (2, 3, 40)  # boxes; the programs are exported with 5
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cpp")]
+pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path) -> str:
@@ -31,13 +33,17 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program() -> Path:
     if shutil.which("cmake") is None:
         pytest.skip("needs CMake")
-    folder = tmp_path_factory.mktemp("cpp")
-    run("cmake", "-S", SOURCES, "-B", folder, f"-DTORCH={torch.__path__[0]}")
-    run("cmake", "--build", folder)
-    return folder / "run_model"
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as objects:
+            run("cmake", "-S", SOURCES, "-B", objects, f"-DTORCH={torch.__path__[0]}")
+            run("cmake", "--build", objects)
+            shutil.copy(Path(objects) / "run_model", folder)
+
+    return kept("cpp", [torch.__version__, torch.__path__[0], *SOURCES.iterdir()], make) / "run_model"
 
 
 def outputs(program: Path, model: Path) -> Tensor:

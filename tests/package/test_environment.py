@@ -17,6 +17,7 @@ import torch
 import roialign_ext
 from roialign_ext import _C, _build_info, _environment
 from roialign_ext._environment import Environment, load_failure, outdated_torch
+from support.children import Ended, Program, run_all
 
 PACKAGE = Path(roialign_ext.__file__).parent
 IN_ORDER = Environment(
@@ -184,23 +185,14 @@ def test_load_failure_names_the_reason() -> None:
     assert "rebuild it" in sentence
 
 
-NOT_BUILT = (f"is installed in {PACKAGE}, but Python found its sources in", {})
+# The words of the error; files of the package, and what runs before the import.
+NOT_BUILT: tuple[str, dict[str, str]] = (f"is installed in {PACKAGE}, but Python found its sources in", {})
 OLD_TORCH = (
     "needs torch 2.11 or newer, and torch 2.10.0 is running",
-    {"_C.py": "", "sitecustomize.py": "import torch\ntorch.__version__ = '2.10.0'"},
+    {"_C.py": "", "before": "import torch; torch.__version__ = '2.10.0'"},
 )
 NO_LIBRARY = ("libroialign_ext_cpu.so: cannot open shared object file", {"_C.py": ""})
 BROKEN_LIBRARY = ("could not be loaded beside torch", {"_C.py": "", "libroialign_ext_cpu.so": "no library"})
-
-
-@pytest.fixture(params=[NOT_BUILT, OLD_TORCH, NO_LIBRARY, BROKEN_LIBRARY], ids=["not built", "old", "none", "broken"])
-def broken_package(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[str, str]:
-    """A folder with a package that cannot be imported, and the words of its error."""
-    words, files = request.param
-    copy = copy_without_compiled_parts(tmp_path)
-    for name, text in files.items():
-        (tmp_path if name == "sitecustomize.py" else copy).joinpath(name).write_text(f"{text}\n")
-    return str(tmp_path), words
 
 
 def copy_without_compiled_parts(folder: Path) -> Path:
@@ -209,24 +201,45 @@ def copy_without_compiled_parts(folder: Path) -> Path:
     return Path(shutil.copytree(PACKAGE, folder / "roialign_ext", ignore=ignored))
 
 
-def test_a_failing_import_says_what_to_do(broken_package: tuple[str, str]) -> None:
-    folder, words = broken_package
-    result = run("-c", "import roialign_ext", PYTHONPATH=folder)
+BROKEN = {"not built": NOT_BUILT, "old torch": OLD_TORCH, "no library": NO_LIBRARY, "broken library": BROKEN_LIBRARY}
+COMMAND = "import runpy; runpy._run_module_as_main('roialign_ext')"  # what python -m calls
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Ended]]:
+    """Of packages that cannot be imported: an import, and the command."""
+    programs = []
+    for _, files in BROKEN.values():
+        folder = tmp_path_factory.mktemp("broken")
+        copy = copy_without_compiled_parts(folder)
+        for name, text in files.items():
+            if name != "before":
+                (copy / name).write_text(f"{text}\n")
+        for code in ("import roialign_ext", COMMAND):
+            before, path = files.get("before", "pass"), [str(folder)]
+            programs.append(Program(f"{before}\n{code}", path=path, variables={"PYTHONPATH": str(folder)}))
+    ended = iter(run_all(programs))
+    return {name: [next(ended), next(ended)] for name in BROKEN}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_a_failing_import_says_what_to_do(failures: dict[str, list[Ended]], name: str) -> None:
+    result = failures[name][0]
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: roialign_ext")
-    assert words in last
+    assert BROKEN[name][0] in last
     assert result.stderr.count("Traceback") == 1  # of the import alone
 
 
-def test_the_command_says_it_without_a_traceback(broken_package: tuple[str, str]) -> None:
-    folder, words = broken_package
-    result = run("-m", "roialign_ext", PYTHONPATH=folder)
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_the_command_says_it_without_a_traceback(failures: dict[str, list[Ended]], name: str) -> None:
+    result = failures[name][1]
     assert result.returncode == 1
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert "ImportError: roialign_ext" in line
-    assert words in line
+    assert BROKEN[name][0] in line
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -10,13 +11,16 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 import roialign_ext
 from roialign_ext import _C, _build_info
+from support.children import Ended, Program, run_all
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(roialign_ext.__file__).parent
@@ -110,9 +114,9 @@ def copy_of_the_sources(folder: Path) -> Path:
     return folder
 
 
-# setup.py with a compiler whose results are the installed files, and which tells its flags and where objects would lie.
-BUILD = f"""
-import shutil, sys
+# A compiler whose results are the installed files, and which tells its flags and where objects would lie.
+COMPILER = f"""
+import shutil
 from pathlib import Path
 from torch.utils import cpp_extension
 
@@ -125,99 +129,120 @@ def compile(self):
         shutil.copy(Path({_C.__file__!r}).with_name(target.name), target)
 
 cpp_extension.BuildExtension.build_extensions = compile
+"""
+SETUP = """
+from pathlib import Path
 __file__ = "setup.py"
 exec(Path("setup.py").read_text())
 """
+CPU_ALONE = {"ROIALIGN_EXT_CUDA": "0", "FORCE_CUDA": "0", "ROIALIGN_EXT_SANITIZE": "0"}
+LOST = """
+import json
+from pathlib import Path
+files = [str(path) for path in Path().rglob("*")]
+print(json.dumps(files))
+Path("roialign_ext/lost.py").unlink()
+"""
 
 
-def build(folder: Path, *arguments: str) -> list[str]:
-    """Runs setup.py with that compiler, and returns what it prints."""
-    variables = {"ROIALIGN_EXT_CUDA": "0", "FORCE_CUDA": "0", "ROIALIGN_EXT_SANITIZE": "0"}
-    result = subprocess.run(
-        [sys.executable, "-c", BUILD, "--quiet", *arguments],
-        env={**os.environ, **variables},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()
+class Built(NamedTuple):
+    """What setup.py made of a copy of the sources, and what it printed each time."""
+
+    sources: Path
+    before: set[Path]  # what was there
+    folder: Path  # of wheels and archives
+    ended: dict[str, Ended]
 
 
-def test_an_editable_install_lies_in_its_environment(tmp_path: Path) -> None:
-    """What is compiled goes with the wheel, so that `pip uninstall` takes it away; the sources stay as they are."""
-    sources = copy_of_the_sources(tmp_path / "sources")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("packaging")
+    sources = copy_of_the_sources(folder / "sources")
+    (sources / "roialign_ext" / "lost.py").touch()
+    compiler = folder / "compiler"
     before = set(sources.rglob("*"))
-    wheels = tmp_path / "wheels"
-    build(sources, "editable_wheel", "--dist-dir", str(wheels))
-    assert {path for path in set(sources.rglob("*")) - before if "build" not in path.parts} == set()
-    environment = tmp_path / "environment"
-    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
-        wheel.extractall(environment)
-    assert "\nRequires-Dist: torch>=2.11\n" in next(environment.glob("*.dist-info/METADATA")).read_text()
+    programs = {
+        "regular": Program(COMPILER + SETUP, ["build"]),
+        "editable": Program(COMPILER + SETUP, ["editable_wheel", "--dist-dir", str(folder)]),
+        "without a file": Program(LOST + COMPILER + SETUP, ["build"]),
+        "missing compiler": Program(
+            SETUP, ["build", "--build-base", str(folder)], variables={"CXX": "no-such-compiler"}
+        ),
+        "archive": Program(SETUP, ["sdist", "--dist-dir", str(folder)]),
+    }
+    for version in ("1", "2"):
+        script = f"#!/bin/sh\necho compiler {version}\n"
+        change = f"from pathlib import Path\nPath({str(compiler)!r}).write_text({script!r})\n"
+        change += f"Path({str(compiler)!r}).chmod(0o755)\n"
+        programs[version] = Program(change + COMPILER + SETUP, ["build"], variables={"CXX": str(compiler)})
+    complete = [
+        replace(
+            one, arguments=["--quiet", *one.arguments], folder=str(sources), variables={**CPU_ALONE, **one.variables}
+        )
+        for one in programs.values()
+    ]
+    return Built(sources, before, folder, dict(zip(programs, run_all(complete), strict=True)))
+
+
+def lines(built: Built, name: str) -> list[str]:
+    """What was printed, where there was no error."""
+    assert built.ended[name].returncode == 0, built.ended[name].stderr
+    return built.ended[name].stdout.splitlines()
+
+
+def test_an_editable_install_lies_in_its_environment(built: Built, tmp_path: Path) -> None:
+    """What is compiled goes with the wheel, so that `pip uninstall` takes it away; the sources stay as they are."""
+    assert lines(built, "editable")
+    there = {built.sources / name for name in json.loads(lines(built, "without a file")[0])}
+    assert {path for path in there - built.before if "build" not in path.parts} == set()
+    with zipfile.ZipFile(next(built.folder.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path)
+    assert "\nRequires-Dist: torch>=2.11\n" in next(tmp_path.glob("*.dist-info/METADATA")).read_text()
     code = (
         "import sys, site; site.addsitedir(sys.argv[1]); import roialign_ext; "
         "from roialign_ext import _C, _build_info, _environment; "
         "print(roialign_ext.__file__, _C.__file__, _build_info.__file__, _environment.library('cpu'))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, str(environment)], cwd=sources, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(tmp_path)], cwd=built.sources, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     package, *compiled = map(Path, result.stdout.split())
-    assert package == sources / "roialign_ext" / "__init__.py"
-    assert {path.parent for path in compiled} == {environment / "_roialign_ext_editable"}
+    assert package == built.sources / "roialign_ext" / "__init__.py"
+    assert {path.parent for path in compiled} == {tmp_path / "_roialign_ext_editable"}
 
 
-def test_objects_are_kept_from_build_to_build(tmp_path: Path) -> None:
+def test_objects_are_kept_from_build_to_build(built: Built) -> None:
     """An editable install would build in a folder that setuptools deletes."""
-    sources = copy_of_the_sources(tmp_path / "sources")
-    regular = build(sources, "build")
-    editable = build(sources, "editable_wheel", "--dist-dir", str(tmp_path / "wheels"))
+    regular, editable = lines(built, "regular"), lines(built, "editable")
     assert regular[-1] == editable[-1]
-    assert (sources / regular[-1]).is_relative_to(sources / "build" / f"torch-{torch.__version__}")
+    assert (built.sources / regular[-1]).is_relative_to(built.sources / "build" / f"torch-{torch.__version__}")
 
 
-def test_another_compiler_of_the_same_name_changes_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_compiler_of_the_same_name_changes_the_flags(built: Built) -> None:
     """ninja compiles again where a command changed, and would keep the objects of the old compiler otherwise."""
-    sources = copy_of_the_sources(tmp_path / "sources")
-    compiler = tmp_path / "compiler"
-    monkeypatch.setenv("CXX", str(compiler))
-    flags = []
-    for version in (1, 2):
-        compiler.write_text(f"#!/bin/sh\necho compiler {version}\n")
-        compiler.chmod(0o755)
-        flags.append(build(sources, "build")[-2])
-    assert flags[0] != flags[1]
+    assert lines(built, "1")[-2] != lines(built, "2")[-2]
 
 
-def test_a_module_that_the_sources_have_lost_is_not_packed(tmp_path: Path) -> None:
-    sources = copy_of_the_sources(tmp_path / "sources")
-    (sources / "roialign_ext" / "lost.py").touch()
-    build(sources, "build")
-    assert list((sources / "build").rglob("lost.py"))
-    (sources / "roialign_ext" / "lost.py").unlink()
-    build(sources, "build")
-    assert not list((sources / "build").rglob("lost.py"))
-    assert list((sources / "build").rglob("_build_info.py"))
+def test_a_module_that_the_sources_have_lost_is_not_packed(built: Built) -> None:
+    before = json.loads(lines(built, "without a file")[0])
+    assert [name for name in before if name.startswith("build/") and name.endswith("/lost.py")]
+    assert not list((built.sources / "build").rglob("lost.py"))
+    assert list((built.sources / "build").rglob("_build_info.py"))
 
 
-def test_setup_names_a_missing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    result = setup("build", "--build-base", str(tmp_path))
+def test_setup_names_a_missing_compiler(built: Built) -> None:
+    result = built.ended["missing compiler"]
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("roialign_ext: found no working C++ compiler (`no-such-compiler --version` failed)")
     assert "Traceback" not in result.stderr
 
 
-def test_source_archive_holds_everything(tmp_path: Path) -> None:
-    copy = copy_of_the_sources(tmp_path / "sources")
-    (copy / "roialign_ext" / "_build_info.py").write_text("TORCH_VERSION = 'of another build'\n")
-    result = setup("sdist", "--dist-dir", str(tmp_path), folder=copy)
-    assert result.returncode == 0, result.stderr
-    with tarfile.open(tmp_path / f"roialign_ext-{roialign_ext.__version__}.tar.gz") as archive:
+def test_source_archive_holds_everything(built: Built) -> None:
+    """And nothing of the builds before it."""
+    assert built.ended["archive"].returncode == 0, built.ended["archive"].stderr
+    with tarfile.open(built.folder / f"roialign_ext-{roialign_ext.__version__}.tar.gz") as archive:
         found = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
         metadata = archive.extractfile(f"roialign_ext-{roialign_ext.__version__}/PKG-INFO")
         assert metadata is not None
@@ -234,8 +259,9 @@ def test_source_archive_holds_everything(tmp_path: Path) -> None:
         "requirements.txt",
     }
     for folder in ("csrc", "roialign_ext", "tests", "docs", "examples", "benchmarks", ".ci"):
-        files = (path for path in (copy / folder).rglob("*") if path.is_file() and path.suffix not in {".so", ".pyc"})
-        wanted |= {path.relative_to(copy).as_posix() for path in files}
+        files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        files = (path for path in files if path.suffix not in {".so", ".pyc"} and "__pycache__" not in path.parts)
+        wanted |= {path.relative_to(ROOT).as_posix() for path in files}
     wanted -= {"roialign_ext/_build_info.py"}
     assert wanted - found == set()
     assert any(name.startswith("csrc/core/") and name.endswith(".h") for name in found)

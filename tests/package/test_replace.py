@@ -22,6 +22,8 @@ from roialign_ext import (
     LayerReplacement,
     MultiScaleRoIAlign,
     PrRoIPool,
+    PSRoIAlign,
+    PSRoIPool,
     RoIAlign,
     RoIAlignRotated,
     RoIPool,
@@ -70,6 +72,8 @@ MAPPINGS: list[tuple[str, dict[str, Any], type[nn.Module], dict[str, Any]]] = [
 ]
 MAPPINGS += [
     ("torchvision.ops.roi_pool.RoIPool", SHAPE, RoIPool, {}),
+    ("torchvision.ops.ps_roi_align.PSRoIAlign", {**SHAPE, "sampling_ratio": 2}, PSRoIAlign, {}),
+    ("torchvision.ops.ps_roi_pool.PSRoIPool", SHAPE, PSRoIPool, {}),
     (
         D2_ROTATED,
         {**SHAPE, "sampling_ratio": 2},
@@ -424,6 +428,7 @@ def test_torchvision_scripted(models: tuple[nn.Module, nn.Module]) -> None:
         ("RoIAlign", (3, 0.5, 2)),
         ("RoIPool", ((3, 2), 0.5)),
         ("RoIPool", (3, 0.5)),
+        ("PSRoIAlign", ((3, 2), 0.5, 2)),
     ],
 )
 @pytest.mark.parametrize("as_list", [False, True], ids=["rows", "list"])
@@ -432,7 +437,7 @@ def test_torchvision_layers(torchvision: ModuleType, name: str, arguments: tuple
     old = getattr(torchvision.ops, name)(*arguments)
     model = nn.Sequential(old)
     replace_roi_layers(model)
-    features = random_tensor(2, 3, 7, 9, dtype=torch.float32).requires_grad_()
+    features = random_tensor(2, 6, 7, 9, dtype=torch.float32).requires_grad_()
     rows = all_boxes(2).float()
     # torchvision has no result for a reversed box in an adaptive grid.
     rows = rows[rows.isfinite().all(1) & (rows[:, 3:] >= rows[:, 1:3]).all(1)]
@@ -501,6 +506,8 @@ def test_a_detector_there_and_back(models: tuple[nn.Module, nn.Module]) -> None:
     [
         ("RoIAlign", ((3, 2), 0.5, 0, True), ("output_size", "spatial_scale", "sampling_ratio", "aligned")),
         ("RoIPool", (3, 0.25), ("output_size", "spatial_scale")),
+        ("PSRoIAlign", ((3, 2), 0.25, 2), ("output_size", "spatial_scale", "sampling_ratio")),
+        ("PSRoIPool", (3, 0.25), ("output_size", "spatial_scale")),
         (
             "MultiScaleRoIAlign",
             (["0", "2"], 3, 2),

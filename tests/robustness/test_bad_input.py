@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from roialign_ext import (
     RoIAlign,
     crop_and_resize,
     multiscale_roi_align,
+    multiscale_roi_align_rotated,
     roi_align,
     roi_align_rotated,
     roi_pool,
@@ -42,14 +44,27 @@ def crop(features: Any = FEATURES, boxes: Any = CROPS, size: Any = 2, **argument
 
 def pyramid(features: Any = FEATURES, boxes: Any = BOXES, size: Any = 2, **arguments: Any) -> Tensor:
     features = [features, *PYRAMID[1:]] if isinstance(features, Tensor) else features
-    scales = arguments.pop("scales", SCALES)
-    return multiscale_roi_align(features, boxes, size, scales, **arguments)
+    scales, function = arguments.pop("scales", SCALES), arguments.pop("function", multiscale_roi_align)
+    result: Tensor = function(features, boxes, size, scales, **arguments)
+    return result
+
+
+def position_sensitive(function: Call) -> Call:
+    """With a channel for each of 2 x 2 bins."""
+
+    def call(features: Any = FEATURES, *arguments: Any, **options: Any) -> Tensor:
+        has_channels = isinstance(features, Tensor) and features.dim() == 4
+        return function(features.repeat(1, 4, 1, 1) if has_channels else features, *arguments, **options)
+
+    return call
 
 
 EVERY: dict[str, Call] = {
     **{name: call.function for name, call in FIRST.items()},
+    **{name: position_sensitive(call.function) for name, call in FIRST.items() if call.groups > 1},
     "crop_and_resize": crop,
     "multiscale_roi_align": pyramid,
+    "multiscale_roi_align_rotated": partial(pyramid, function=multiscale_roi_align_rotated),
 }
 """Functions of features, boxes, a size and keyword arguments."""
 
@@ -68,12 +83,12 @@ def good_boxes(name: str) -> Tensor:
 
 
 def input_of(name: str) -> str:
-    return "features" if name == "multiscale_roi_align" else "input"
+    return "features" if name.startswith("multiscale") else "input"
 
 
 def map_of(name: str) -> str:
     """A pattern."""
-    return r"features\[0\]" if name == "multiscale_roi_align" else "input"
+    return r"features\[0\]" if name.startswith("multiscale") else "input"
 
 
 def size_of(name: str) -> str:
@@ -141,7 +156,7 @@ def test_crop_takes_no_list() -> None:
 def test_input(name: str) -> None:
     call, boxes = EVERY[name], good_boxes(name)
     argument = map_of(name)
-    other_list = [None] if name == "multiscale_roi_align" else [FEATURES[0]]
+    other_list = [None] if name.startswith("multiscale") else [FEATURES[0]]
     for shape in ((3, 7, 9), (7, 9), (1, 2, 3, 7, 9), ()):
         with pytest.raises(ValueError, match=rf"(?s){argument}.*\[N, C, H, W\]"):
             call(torch.zeros(shape), boxes, 2)
@@ -214,7 +229,7 @@ def test_sampling_ratio(name: str) -> None:
 def test_devices_differ(name: str) -> None:
     with pytest.raises(ValueError, match=r"(?s)boxes.*(cpu.*meta|meta.*cpu)"):
         EVERY[name](FEATURES, good_boxes(name).to("meta"), 2)
-    features = [level.to("meta") for level in PYRAMID] if name == "multiscale_roi_align" else FEATURES.to("meta")
+    features = [level.to("meta") for level in PYRAMID] if name.startswith("multiscale") else FEATURES.to("meta")
     with pytest.raises(ValueError, match=r"(?s)boxes.*(cpu.*meta|meta.*cpu)"):
         EVERY[name](features, good_boxes(name), 2)
 
@@ -236,10 +251,9 @@ def test_batch_index(index: float, name: str, box_dtype: torch.dtype) -> None:
                 leaves = FEATURES.clone().requires_grad_(wanted), boxes.clone().requires_grad_(wanted)
                 with pytest.raises(IndexError, match=rf"(?s)boxes.*\b{row}\b"):
                     EVERY[name](*leaves, 2, **option)
+        empty = [level[:, :0] for level in PYRAMID] if name.startswith("multiscale") else FEATURES[:, :0]
         with pytest.raises(IndexError, match="boxes"):
-            EVERY[name](FEATURES[:, :0], boxes, 2) if name != "multiscale_roi_align" else pyramid(
-                [level[:, :0] for level in PYRAMID], boxes
-            )
+            EVERY[name](empty, boxes, 2)
     still_works(name)
 
 
@@ -459,7 +473,7 @@ def test_boxes_of_a_list_on_another_device() -> None:
         roi_pool(FEATURES, [BOXES[:, 1:], BOXES[:, 1:].to("meta")], 2)
 
 
-@pytest.mark.parametrize("name", [name for name in LISTS if name != "multiscale_roi_align"])
+@pytest.mark.parametrize("name", [name for name in LISTS if not name.startswith("multiscale")])
 def test_an_empty_list_of_boxes_lies_where_the_input_does(name: str) -> None:
     out = EVERY[name](FEATURES[:0].to("meta"), [], 2)
     assert out.shape == (0, 3, 2, 2)
@@ -497,7 +511,7 @@ def test_no_boxes(name: str) -> None:
     columns = good_boxes(name).shape[1]
     for dtype in DTYPES:
         features = [level.to(dtype) for level in PYRAMID]
-        given = features if name == "multiscale_roi_align" else features[0]
+        given = features if name.startswith("multiscale") else features[0]
         out = EVERY[name](given, torch.zeros(0, columns), 2)
         assert out.shape == (0, 3, 2, 2)
         assert out.dtype == dtype

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,7 @@ from roialign_ext import (
     CropAndResize,
     MultiScaleRoIAlign,
     RoIAlign,
+    _box_warnings,
     crop_and_resize,
     multiscale_roi_align,
     roi_align,
@@ -36,7 +40,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROIALIGN_EXT_CHECK", "1")
+    monkeypatch.setattr(_box_warnings, "asked", True)
 
 
 def messages(function: Callable[..., object], *arguments: object, **keywords: object) -> list[str]:
@@ -145,12 +149,29 @@ def test_crops(checked: None) -> None:
     assert message.endswith("Pass shares of the map: y / (H - 1) and x / (W - 1) of coordinates in map pixels.")
 
 
-@pytest.mark.parametrize("value", [None, "", "0"])
-def test_silent_unless_asked(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if value is None:
-        monkeypatch.delenv("ROIALIGN_EXT_CHECK", raising=False)
-    else:
+@pytest.mark.parametrize(("value", "asked"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_the_environment_asks(value: str | None, asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROIALIGN_EXT_CHECK", raising=False)
+    if value is not None:
         monkeypatch.setenv("ROIALIGN_EXT_CHECK", value)
+    assert _box_warnings.is_asked() == asked
+
+
+def test_in_a_process_of_its_own() -> None:
+    program = (
+        "import torch, roialign_ext\n"
+        "roialign_ext.roi_align(torch.rand(1, 1, 8, 8), [torch.tensor([[5.0, 5.0, 2.0, 3.0]])], 2, sampling_ratio=2)\n"
+    )
+    for value, warns in (("0", False), ("1", True)):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "ROIALIGN_EXT_CHECK": value}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert ("<string>:2: UserWarning: boxes[0]: row 0 is reversed" in done.stderr) == warns
+
+
+def test_silent_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_box_warnings, "asked", False)
     assert messages(roi_align, MAP, torch.cat([REVERSED, FAR]), 2, SCALE) == []
 
 
@@ -163,7 +184,7 @@ def test_results_and_gradients_stay(checked: None, monkeypatch: pytest.MonkeyPat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with_check = run()
-    monkeypatch.delenv("ROIALIGN_EXT_CHECK")
+    monkeypatch.setattr(_box_warnings, "asked", False)
     assert_close(with_check, run(), atol=0, rtol=0)
 
 

@@ -16,6 +16,7 @@ from support.cuda_cases import CPU, Case
 from support.inputs import DTYPES, FORMATS, INF, NAN, SWAPPED, as_array, random_tensor, rotated_rows, rows
 from support.operators import (
     RULES,
+    WITHOUT_BOX_DERIVATIVE,
     CropCall,
     OperatorCall,
     PrRoIPoolCall,
@@ -228,7 +229,7 @@ def test_rotated_boxes_far_away_cost_no_more_than_near_ones(dtype: torch.dtype, 
 def test_coordinates_are_rounded_step_by_step(call: OperatorCall) -> None:
     """Thousands of pixels from the origin a float32 coordinate has steps of 1e-4: one fused or reordered step shows."""
     call = replace(call, output_size=(1, 7))
-    features = random_tensor(1, 2, 3, 4000, seed=9, dtype=torch.float32)
+    features = call.widened(random_tensor(1, 2, 3, 4000, seed=9, dtype=torch.float32))
     length = random_tensor(24, 1, seed=10).abs() * 40.0 + 1.0
     start = random_tensor(24, 1, seed=11).abs() * 10.0 + 3300.0
     low, high = torch.full_like(start, 0.4), torch.full_like(start, 1.9)
@@ -263,9 +264,9 @@ def test_float64_boxes_are_not_rounded_to_float32() -> None:
 @each_operator
 def test_coordinates_that_are_not_finite(call: OperatorCall) -> None:
     """They touch nothing: the value of what is outside, gradients of 0."""
-    boxes = call.boxes("not_finite", dtype=torch.float32)
-    out = assert_matches_oracle(call, FEATURES, boxes)
-    for gradient in assert_gradients_match_oracle(call, FEATURES, boxes, torch.ones_like(out)):
+    boxes, features = call.boxes("not_finite", dtype=torch.float32), call.widened(FEATURES)
+    out = assert_matches_oracle(call, features, boxes)
+    for gradient in assert_gradients_match_oracle(call, features, boxes, torch.ones_like(out)):
         assert bool(gradient.isfinite().all())
         assert isinstance(call, CropCall) or not bool(gradient.any())
     assert isinstance(call, CropCall) or not bool(out.any())
@@ -276,7 +277,7 @@ def test_boxes_beside_the_map_read_nothing_of_it(call: OperatorCall) -> None:
     """Forward and backward."""
     boxes = call.boxes("outside", images=1, dtype=torch.float32)
     for layout in FORMATS:
-        features = torch.full((1, 20, 7, 9), NAN).contiguous(memory_format=layout).requires_grad_()
+        features = torch.full((1, 20 * call.groups, 7, 9), NAN).contiguous(memory_format=layout).requires_grad_()
         out = call(features, boxes)
         assert torch.equal(out, torch.full_like(out, call.outside))
         (by_input,) = torch.autograd.grad(out.sum(), features)
@@ -339,7 +340,7 @@ def test_reversed_boxes() -> None:
 
 
 @pytest.mark.parametrize("value", [INF, -INF, NAN])
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "roi_pool"])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in WITHOUT_BOX_DERIVATIVE])
 def test_directions_that_are_not_finite(rule: str, value: float) -> None:
     """Samples that the range rule moved to a border do not follow their box, and nothing behind the map is touched."""
     case = Case(rule=rule, boxes="border", images=1)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 MAP = random_tensor(2, 3, 8, 8, seed=1, dtype=torch.float32)
+WIDE = MAP.repeat(1, 4, 1, 1)
 ROWS = torch.tensor([[0.0, 1, 1, 5, 6], [1, 0, 2, 7, 7]])
 LISTED = [ROWS[:1, 1:], ROWS[1:, 1:]]
 TURNED = torch.tensor([[0.0, 3, 4, 5, 2, 30]])
@@ -111,6 +112,8 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "prroi_pool": UPRIGHT,
     "roi_warp": {**UPRIGHT, **SAMPLED, "mode": "max"},
     "roi_pool": UPRIGHT,
+    "ps_roi_align": {**UPRIGHT, **SAMPLED, "input": WIDE},
+    "ps_roi_pool": {**UPRIGHT, "input": WIDE},
     "crop_and_resize": {
         "input": MAP, "boxes": ROWS[:, 1:], "box_indices": INDICES, "crop_size": 2, "method": "bilinear",
         "extrapolation_value": 0.0, "samples_per_bin": 2, "mode": "avg",
@@ -123,6 +126,12 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
         "mode": "avg", "canonical_scale": 224.0, "canonical_level": 4.0,
     },
 }  # fmt: skip
+FUNCTIONS["multiscale_roi_align_rotated"] = {
+    **{name: value for name, value in FUNCTIONS["multiscale_roi_align"].items() if name != "mode"},
+    "boxes": TURNED,
+    "clockwise": False,
+    "angle_unit": "degree",
+}
 SINGLE = {"output_size": 2, "spatial_scale": 0.5}
 ON_A_MAP = {"input": MAP, "rois": ROWS}
 LAYERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -130,6 +139,8 @@ LAYERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "PrRoIPool": (SINGLE, ON_A_MAP),
     "RoIWarp": ({**SINGLE, **SAMPLED, "mode": "avg"}, ON_A_MAP),
     "RoIPool": (SINGLE, ON_A_MAP),
+    "PSRoIAlign": ({**SINGLE, **SAMPLED}, {**ON_A_MAP, "input": WIDE}),
+    "PSRoIPool": (SINGLE, {**ON_A_MAP, "input": WIDE}),
     "CropAndResize": (
         {"crop_size": 2, "method": "nearest", "extrapolation_value": 0.0, "samples_per_bin": 1, "mode": "avg"},
         {"input": MAP, "boxes": ROWS[:, 1:], "box_indices": INDICES},
@@ -137,6 +148,13 @@ LAYERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "RoIAlignRotated": (
         {**SINGLE, **SAMPLED, "aligned": True, "clockwise": False, "angle_unit": "degree"},
         {"input": MAP, "rois": TURNED},
+    ),
+    "MultiScaleRoIAlignRotated": (
+        {
+            "output_size": 2, "scales": [0.5, 0.25], **SAMPLED, "aligned": True, "clockwise": False,
+            "angle_unit": "degree", "canonical_scale": 224.0, "canonical_level": 4.0,
+        },
+        {"features": [MAP, MAP], "rois": TURNED},
     ),
     "MultiScaleRoIAlign": (
         {

@@ -17,7 +17,7 @@ from torch import Tensor
 import roialign_ext  # noqa: F401  (registers the operators)
 from support.inputs import BOX_SETS, generator, random_tensor, spread, with_layout
 from support.inputs import rows as corner_rows
-from support.operators import RULES
+from support.operators import RULES, WITHOUT_BOX_DERIVATIVE
 from support.tolerance import assert_within_rounding
 
 CANCELLATION = 4
@@ -42,6 +42,10 @@ class Case:
     layout: str = "contiguous"
     extrapolation_value: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.parts > 1:  # a row is one bin
+            object.__setattr__(self, "bins", (1, 1))
+
     def __str__(self) -> str:
         parts = []
         for name, default in Case.__dataclass_fields__.items():
@@ -56,31 +60,41 @@ class Case:
         return self.rule.startswith("rotated")
 
     @property
+    def parts(self) -> int:
+        """Images and rows that belong to one image and one box: position-sensitive rules have one for each bin."""
+        return 6 if self.rule.startswith("ps_") else 1
+
+    @property
     def has_maximum(self) -> bool:
         # On a constant map all samples are equal up to rounding, which would choose the argmax.
         constant = self.layout == "expanded_pixels" and self.rule != "roi_pool"
-        return not self.rotated and self.rule != "prroi_pool" and not constant
+        return not self.rotated and self.rule != "prroi_pool" and self.parts == 1 and not constant
 
     @property
     def has_mean(self) -> bool:
         return self.rule != "roi_pool"
 
     @property
+    def follows_boxes(self) -> bool:
+        return self.rule not in WITHOUT_BOX_DERIVATIVE
+
+    @property
     def rule_arguments(self) -> tuple[list[float], list[float], int, str]:
         """scales, canonical, sampling_ratio, rule."""
         ratio = max(self.ratio, 1) if self.rule.startswith("crop") else self.ratio
-        return [2.0**-level for level in range(len(self.planes))], [8.0, 1.0], ratio, self.rule
+        canonical = [8.0, 1.0] if self.parts == 1 else [2.0, 3.0]
+        return [2.0**-level for level in range(len(self.planes))], canonical, ratio, self.rule
 
     @property
     def input_size(self) -> list[int]:
-        return [self.images, self.channels, *(size for plane in self.planes for size in plane)]
+        return [self.images * self.parts, self.channels, *(size for plane in self.planes for size in plane)]
 
     def maps(self) -> list[Tensor]:
         """Standard normal features."""
         return [
-            with_layout(random_tensor(self.images, self.channels, *plane, seed=level, dtype=self.dtype), self.layout)
+            with_layout(random_tensor(*self.input_size[:2], *plane, seed=level, dtype=self.dtype), self.layout)
             if min(plane) > 0
-            else torch.empty(self.images, self.channels, *plane, dtype=self.dtype)
+            else torch.empty(*self.input_size[:2], *plane, dtype=self.dtype)
             for level, plane in enumerate(self.planes)
         ]
 
@@ -100,7 +114,7 @@ class Case:
             turned = torch.linspace(-100, 200, len(rows), dtype=torch.float64)
             angle = turned / 57 if self.rule.endswith("radian") else turned
             rows = torch.stack([rows[:, 0], (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1).abs(), (y2 - y1).abs(), angle], 1)
-        return rows.to(self.box_dtype)
+        return rows.to(self.box_dtype).repeat_interleave(self.parts, 0)
 
     def _random_rows(self, count: int) -> Tensor:
         height, width = self.planes[0]
@@ -208,13 +222,13 @@ def calculations(case: Case) -> Iterator[Calculation]:
             lambda ops: ops("_pool_max", maps, rows, case.bins, *rule),
             lambda: CPU("_pool_max", absolute, rows, case.bins, *rule),
         )
-    orders = range(3) if case.has_mean else range(1)
+    orders = range(3) if case.follows_boxes else range(1)
     for selected in ([None] if case.has_mean else []) + ([argmax] if case.has_maximum else []):
         for order in orders:
             yield pool(order, selected)
             for channels_last in (False, True):
                 yield grad_input(order, selected, channels_last)
-        for order in range(2) if case.has_mean else ():
+        for order in range(2) if case.follows_boxes else ():
             yield grad_boxes(order, selected)
 
 
@@ -252,7 +266,7 @@ def same_bits(one: Result, other: Result) -> bool:
 ALL = [Case(rule=rule, ratio=ratio) for rule in RULES for ratio in (-1, 2)]
 DTYPES = [
     Case(rule=rule, dtype=dtype, box_dtype=box_dtype, boxes="20")
-    for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "crop_bilinear", "rotated_legacy")
+    for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "ps_roi_align", "crop_bilinear", "rotated_legacy")
     for dtype, box_dtype in [
         (torch.float16, torch.float32),
         (torch.bfloat16, torch.float16),
@@ -283,9 +297,9 @@ PYRAMID = ((24, 40), (12, 20), (6, 10), (3, 5))
 BOUNDARIES = (
     [
         case
-        for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "crop_nearest", "rotated_half_pixel")
+        for rule in ("roi_align_legacy", "prroi_pool", "roi_pool", "ps_roi_pool", "crop_nearest", "rotated_half_pixel")
         for case in (
-            Case(rule=rule, boxes="600", channels=1, bins=(1, 1), images=1),  # more boxes of an image than threads
+            Case(rule=rule, boxes="300", channels=1, bins=(1, 1), images=1),  # more boxes of an image than threads
             Case(
                 rule=rule, boxes="65", channels=1, images=1
             ),  # one more than fits a piece of scratch memory of 256 bytes
@@ -333,6 +347,11 @@ BOUNDARIES = (
             Case(rule=rule, boxes="6", channels=33, bins=(2, 20), planes=((17, 14),), dtype=torch.float64),
         )
     ]
+    + [
+        Case("rotated_half_pixel", PYRAMID, 3, boxes="40"),
+        Case("rotated_legacy", PYRAMID[:3], boxes="20", channels=34, layout="channels_last"),
+        Case("rotated_legacy_radian", (*PYRAMID[:2], (0, 0)), boxes="all", dtype=torch.float16),
+    ]
     + [Case(rule="crop_bilinear", extrapolation_value=3.5), Case(rule="crop_nearest", extrapolation_value=float("inf"))]
     # The sum of the rounded steps is larger than the map.
     + [
@@ -344,8 +363,13 @@ BOUNDARIES = (
 # Enough tiles for the largest chunks of channels; an odd number of channels too, since the gradient is copied.
 BOUNDARIES += [
     Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=260, layout=layout, dtype=dtype)
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    for channels, layout in ((132, "channels_last"), (131, "contiguous"))
+    for channels, layout, dtype in (
+        (132, "channels_last", torch.float16),
+        (131, "contiguous", torch.bfloat16),
+        (132, "channels_last", torch.float32),
+        (131, "contiguous", torch.float32),
+        (132, "channels_last", torch.float64),
+    )
 ]
 # The input gradient with lanes as channels: more bins in a tile than its tables hold, along each axis; boxes that
 # fill batches and pieces of the list; pyramids.
@@ -356,7 +380,7 @@ BOUNDARIES += [
         Case(rule=rule, boxes="3", channels=33, bins=(35, 2), planes=((40, 11),)),
         Case(rule=rule, boxes="3", channels=34, bins=(2, 35), planes=((11, 40),)),
         Case(rule=rule, boxes="2", channels=32, bins=(37, 70), planes=((3, 2),), images=1),
-        Case(rule=rule, boxes="600", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
+        Case(rule=rule, boxes="520", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
         Case(rule=rule, boxes="60", channels=40, planes=PYRAMID, images=2),
         Case(rule=rule, boxes="0", channels=33),
         Case(rule=rule, boxes="inside", channels=33, planes=((0, 5),)),

@@ -44,15 +44,18 @@ class Kernel(NamedTuple):
 
 
 def compile_kernels(source: Path, architectures: Iterable[str]) -> tuple[Path, list[Kernel]]:
-    """The object of a file of kernels for all architectures ("9.0") at once, and its kernels; a warning is an error."""
+    """The device code of a file of kernels for all architectures ("9.0"), and its kernels; a warning is an error.
+
+    The host's part is left out: g++ compiles it for the shim.
+    """
     numbers = [architecture.replace(".", "") for architecture in architectures]
-    command = ["nvcc", "-c", "-std=c++17", "-O3", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra"]
+    command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "--Werror", "all-warnings"]
     command += [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
     command += ["-Xptxas", "-v", str(source)]
     version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
 
     def make(folder: Path) -> None:
-        done = subprocess.run([*command, "-o", folder / "kernels.o"], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, "-o", folder / "kernels.fatbin"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         (folder / "report.txt").write_text(done.stderr)
 
@@ -66,7 +69,7 @@ def compile_kernels(source: Path, architectures: Iterable[str]) -> tuple[Path, l
         Kernel(one["name"], name, one["architecture"], int(one["registers"]), int(one["stores"]) + int(one["loads"]))
         for name, one in zip(names, found, strict=True)
     ]
-    return folder / "kernels.o", kernels
+    return folder / "kernels.fatbin", kernels
 
 
 def demangled(symbols: Iterable[str]) -> list[str]:

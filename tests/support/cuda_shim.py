@@ -80,17 +80,17 @@ def version() -> str:
     return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
 
 
-def compiled(source: Path, kind: str, needs_torch: bool) -> Path:
+def compiled(source: Path, kind: str) -> Path:
     """The object of a file for that kind of build."""
     # The shim's headers come first: they stand in for CUDA's, and for those of torch that need CUDA's.
-    command = [*compiler(), *FLAGS, *BUILDS[kind], f"-I{SHIM / 'include'}", f"-I{ROOT / 'csrc'}", "-x", "c++"]
+    includes = [f"-I{SHIM / 'include'}", f"-I{ROOT / 'csrc'}"]
+    includes += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
+    command = [*compiler(), *FLAGS, abi, *BUILDS[kind], *includes, "-x", "c++", "-c", str(source)]
     files = [source, *headers()]
-    if needs_torch:
-        command += [word for path in cpp_extension.include_paths() for word in ("-isystem", path)]
-        command.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}")
+    if source == GLUE:  # includes them
         files += sorted(path for part in ("", "cuda") for path in (ROOT / "csrc" / part).glob("*.cpp"))
-    command += ["-c", str(source)]
-    depends_on = [version(), shlex.join(command), torch.__version__ if needs_torch else "", *files]
+    depends_on = [version(), torch.__version__, shlex.join(command), *files]
 
     def make(folder: Path) -> None:
         run([*command, "-o", str(folder / "object.o")])
@@ -109,7 +109,7 @@ def build(name: str, kind: str, checked: list[Path], unchecked: list[Path] | Non
         if kind == "counted":
             plain.append(COUNTED_CALLS)
             linked.append(WRAPPED)
-    jobs = [(source, kind, False) for source in checked] + [(source, "plain", source == GLUE) for source in plain]
+    jobs = [(source, kind) for source in checked] + [(source, "plain") for source in plain]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         objects = list(map(str, pool.map(lambda job: compiled(*job), jobs)))
     # Its own functions come first: with a CUDA build of torch, CUDA's runtime has functions of the same names.

@@ -30,7 +30,7 @@ class Pyramid(nn.Module):
         return maps
 
 
-def detector(torchvision: ModuleType, name: str) -> nn.Module:
+def detector(torchvision: ModuleType, name: str, **layers: nn.Module) -> nn.Module:
     """A detector of torchvision with few channels, whose thresholds let untrained detections through."""
     detection = torchvision.models.detection
     faster, mask, keypoint = detection.faster_rcnn, detection.mask_rcnn, detection.keypoint_rcnn
@@ -45,6 +45,7 @@ def detector(torchvision: ModuleType, name: str) -> nn.Module:
         "rpn_post_nms_top_n_train": 60,
         "rpn_post_nms_top_n_test": 60,
         "box_batch_size_per_image": 32,
+        **layers,
     }
     if name == "MaskRCNN":
         arguments["mask_head"] = mask.MaskRCNNHeads(channels, (8, 8), 1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import roialign_ext as package
-from oracle import reference, reference_multiscale, reference_prroi, reference_roi_pool, reference_rotated
+from oracle import reference, reference_multiscale, reference_prroi, reference_ps, reference_roi_pool, reference_rotated
 from oracle.reference_sampled import CropParams, WarpParams
 from support.inputs import BOX_SETS, CROP_BOX_SETS, ROTATED_BOX_SETS, SWAPPED, as_array, rows, spread
 
@@ -86,8 +86,21 @@ class OperatorCall:
         """The value of a box beside the map."""
         return 0.0
 
+    @property
+    def groups(self) -> int:
+        """How many channels of the input belong to one of the output."""
+        return 1
+
+    def widened(self, features: Tensor) -> Tensor:
+        """Features as the operator needs them for as many channels of the output as ``features`` has."""
+        return features
+
+    def channels_of(self, channels: list[int]) -> list[int]:
+        """The channels of the input that these of the output read."""
+        return channels
+
     def output_shape(self, features: Tensor, boxes: Tensor) -> tuple[int, ...]:
-        return (len(boxes), features.shape[1], *self.output_size)
+        return (len(boxes), features.shape[1] // self.groups, *self.output_size)
 
     def leaves(self, features: Tensor, boxes: Tensor) -> list[Tensor]:
         """Both detached; they require a gradient where the operator has one."""
@@ -226,6 +239,49 @@ class RoIPoolCall(OperatorCall):
     rules = ("roi_pool",)
     box_order = 0
     has_mean = False
+
+    spatial_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class PositionSensitiveCall(OperatorCall):
+    """Every bin reads its own group of channels."""
+
+    oracle = reference_ps
+
+    @property
+    def groups(self) -> int:
+        return self.output_size[0] * self.output_size[1]
+
+    def widened(self, features: Tensor) -> Tensor:
+        """No two groups are alike."""
+        parts = [features.roll((p, 2 * p), (2, 3)) for p in range(self.groups)]
+        layout = torch.channels_last if features.is_contiguous(memory_format=torch.channels_last) else None
+        wide = torch.stack(parts, 2).flatten(1, 2)
+        return wide if layout is None or features.is_contiguous() else wide.contiguous(memory_format=layout)
+
+    def channels_of(self, channels: list[int]) -> list[int]:
+        return [channel * self.groups + p for channel in channels for p in range(self.groups)]
+
+
+@dataclass(frozen=True)
+class PSRoIAlignCall(PositionSensitiveCall):
+    function = staticmethod(package.ps_roi_align)
+    module = package.PSRoIAlign
+    oracle_params = reference_ps.AlignParams
+    rules = ("ps_roi_align",)
+
+    spatial_scale: float = 1.0
+    sampling_ratio: int = -1
+
+
+@dataclass(frozen=True)
+class PSRoIPoolCall(PositionSensitiveCall):
+    function = staticmethod(package.ps_roi_pool)
+    module = package.PSRoIPool
+    oracle_params = reference_ps.PoolParams
+    rules = ("ps_roi_pool",)
+    box_order = 0
 
     spatial_scale: float = 1.0
 
@@ -401,6 +457,49 @@ class MultiscaleCall(OperatorCall):
         return (largest_sum(grad, largest) * max(self.scales)).expand(boxes.shape)
 
 
+@dataclass(frozen=True)
+class MultiscaleRotatedCall(MultiscaleCall):
+    """``multiscale_roi_align_rotated``."""
+
+    function = staticmethod(package.multiscale_roi_align_rotated)
+    module = package.MultiScaleRoIAlignRotated
+    rules = RotatedCall.rules
+    box_sets = ROTATED_BOX_SETS
+    box_order = 2
+
+    mode: ClassVar[str] = "avg"  # type: ignore[misc]
+    clockwise: bool = False
+    angle_unit: str = "degree"
+
+    @property
+    def rule(self) -> str:
+        return self.rules[(0 if self.aligned else 1) + (2 if self.angle_unit == "radian" else 0)]
+
+    @property
+    def on_one_map(self) -> RotatedCall:
+        """On the finest level."""
+        names = ("sampling_ratio", "aligned", "clockwise", "angle_unit")
+        options = {name: getattr(self, name) for name in names}
+        return RotatedCall(self.output_size, self.scales[0], **options)
+
+    @property
+    def smooth(self) -> list[list[float]]:
+        return self.on_one_map.smooth
+
+    def from_corners(self, boxes: Tensor, height: int, width: int) -> Tensor:
+        return self.on_one_map.from_corners(boxes, height, width)
+
+    def params(self, features: list[Tensor], boxes: Tensor) -> reference_multiscale.Params:
+        pooling = self.on_one_map.params(features[0], boxes)
+        return reference_multiscale.Params(
+            pooling, self.scales, canonical_scale=self.canonical_scale, canonical_level=self.canonical_level
+        )
+
+    def box_terms(self, grad: Tensor, features: list[Tensor], boxes: Tensor) -> Tensor:
+        largest = max(float(level.detach().abs().max()) for level in features)
+        return self.on_one_map.box_terms(grad, torch.full_like(features[0], largest), boxes)
+
+
 OPERATORS: dict[str, OperatorCall] = {
     "roi_align": RoIAlignCall((3, 2), 0.9, 2, True),
     "roi_align-adaptive": RoIAlignCall((3, 2), 0.9, -1, True),
@@ -414,6 +513,9 @@ OPERATORS: dict[str, OperatorCall] = {
     "roi_warp-max": RoIWarpCall((3, 2), 0.9, 2, "max"),
     "roi_warp-max_adaptive": RoIWarpCall((3, 2), 0.9, mode="max"),
     "roi_pool": RoIPoolCall((3, 2), 0.9),
+    "ps_roi_align": PSRoIAlignCall((3, 2), 0.9, 2),
+    "ps_roi_align-adaptive": PSRoIAlignCall((2, 3), 0.9),
+    "ps_roi_pool": PSRoIPoolCall((3, 2), 0.9),
     "crop_and_resize": CropCall((2, 3), samples_per_bin=2, extrapolation_value=-1.5),
     "crop_and_resize-plain": CropCall((3, 2)),
     "crop_and_resize-nearest": CropCall((3, 2), method="nearest", samples_per_bin=2, extrapolation_value=0.75),
@@ -426,6 +528,7 @@ OPERATORS: dict[str, OperatorCall] = {
     "roi_align_rotated-radian": RotatedCall((3, 2), 0.9, aligned=False, clockwise=True, angle_unit="radian"),
     "multiscale_roi_align": MultiscaleCall((3, 2), sampling_ratio=2, aligned=True),
     "multiscale_roi_align-max": MultiscaleCall((3, 2), mode="max"),
+    "multiscale_roi_align_rotated": MultiscaleRotatedCall((3, 2), sampling_ratio=2, aligned=True),
 }
 """Variants of an operator are called ``<function>-<variant>``; its first row is the function itself."""
 ON_ONE_MAP = {name: call for name, call in OPERATORS.items() if call.levels == 1}
@@ -433,6 +536,8 @@ FIRST = {name: call for name, call in OPERATORS.items() if "-" not in name}
 """One row of each function."""
 RULES = tuple(dict.fromkeys(rule for call in FIRST.values() for rule in call.rules))
 """Every rule of the private operators."""
+
+WITHOUT_BOX_DERIVATIVE = tuple(rule for call in FIRST.values() if call.box_order == 0 for rule in call.rules)
 
 each_operator = pytest.mark.parametrize("call", ON_ONE_MAP.values(), ids=list(ON_ONE_MAP))
 """Every operator on one map, in its variants."""

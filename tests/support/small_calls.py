@@ -37,17 +37,22 @@ class Case:
     levels: int
 
     @property
+    def is_pyramid_by_name(self) -> bool:
+        """Whether the module takes maps by name, as torchvision's does."""
+        return self.function is package.multiscale_roi_align
+
+    @property
     def is_crop(self) -> bool:
         return self.function is package.crop_and_resize
 
     def module(self) -> nn.Module:
-        if self.levels > 1:
+        if self.is_pyramid_by_name:
             options = {name: value for name, value in self.options.items() if name != "sampling_ratio"}
             return package.MultiScaleRoIAlign(["0", "1"], SIZE, self.options["sampling_ratio"], **options)
         return self.call.module(SIZE, **self.options)
 
     def maps(self, seed: int = 0) -> tuple[Tensor, ...]:
-        shapes = (SHAPE, COARSE)[: self.levels]
+        shapes = [(n, c * self.call.groups, h, w) for n, c, h, w in (SHAPE, COARSE)[: self.levels]]
         return tuple(random_tensor(*shape, seed=10 * seed + level) for level, shape in enumerate(shapes))
 
     def boxes(self, count: int = 2) -> Tensor:
@@ -79,11 +84,11 @@ class Case:
     def forward_arguments(self, *tensors: Tensor) -> tuple[Any, ...]:
         """Of the module."""
         *maps, boxes = tensors
-        if self.levels > 1:
+        if self.is_pyramid_by_name:
             shapes = [(SHAPE[2], SHAPE[3])] * 2
             parts = [boxes[0::2], boxes[1::2]]  # the images of rows() in order
             return {str(level): one for level, one in enumerate(maps)}, parts, shapes
-        return (maps[0], *self.rows(boxes))
+        return (self.features(*maps), *self.rows(boxes))
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         *maps, boxes = tensors

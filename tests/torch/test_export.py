@@ -41,8 +41,9 @@ class Head(nn.Module):
 def exported(case: Case) -> ExportedProgram:
     arguments = case.forward_arguments(*case.maps(), case.boxes(6))
     count = Dim("count", min=2, max=500)
-    if case.levels == 1:
-        shapes: tuple[Any, ...] = (None, *({0: count} for _ in arguments[1:]))
+    if not case.is_pyramid_by_name:
+        maps = None if case.levels == 1 else [None] * case.levels
+        shapes: tuple[Any, ...] = (maps, *({0: count} for _ in arguments[1:]))
     else:
         first = Dim("first", max=500)
         shapes = ({"0": None, "1": None}, [{0: first}, {0: Dim("second", max=500)}], [(None, None)] * 2)

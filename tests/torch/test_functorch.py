@@ -189,16 +189,11 @@ def test_vmap(case: Case) -> None:
 
 
 @differentiable_in_boxes
-@pytest.mark.parametrize(
-    "transform",
-    [lambda scalar, boxes: hessian(scalar, boxes), lambda scalar, boxes: jacrev(jacfwd(scalar, 0), boxes)],
-    ids=["hessian", "mixed"],
-)
-def test_vmap_of_second_derivatives(case: Case, transform: Transform) -> None:
-    derive = transform(case.scalar, case.levels)
-    for dims in ((0, 0), (1, None), (None, -1)):
-        arguments, samples = arguments_of(batches(case), (*dims[:1] * case.levels, dims[1]))
-        in_dims = (*dims[:1] * case.levels, dims[1])
+def test_vmap_of_second_derivatives(case: Case) -> None:
+    by_boxes, mixed = hessian(case.scalar, case.levels), jacrev(jacfwd(case.scalar, 0), case.levels)
+    for derive, of_maps, of_boxes in ((by_boxes, 0, 0), (by_boxes, None, -1), (mixed, 1, None)):
+        in_dims = (*[of_maps] * case.levels, of_boxes)
+        arguments, samples = arguments_of(batches(case), in_dims)
         close(vmap(derive, in_dims)(*arguments), stacked([derive(*sample) for sample in samples]))
 
 

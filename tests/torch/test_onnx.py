@@ -31,7 +31,15 @@ from roialign_ext import (
 )
 from support.detectors import detector
 from support.inputs import BOX_SETS, random_tensor, spread
-from support.operators import CropCall, OperatorCall, RoIAlignCall, RoIPoolCall, RoIWarpCall, RotatedCall
+from support.operators import (
+    CropCall,
+    OperatorCall,
+    PSRoIAlignCall,
+    RoIAlignCall,
+    RoIPoolCall,
+    RoIWarpCall,
+    RotatedCall,
+)
 from support.tolerance import assert_within_rounding
 
 onnx = pytest.importorskip("onnx", reason="onnx belongs to the optional extra onnx")
@@ -141,13 +149,15 @@ CALLS: tuple[tuple[OperatorCall, torch.dtype], ...] = (
     (CropCall((1, 4), method="nearest", extrapolation_value=-2.0), torch.float32),
     (CropCall((3, 1), samples_per_bin=2, mode="max"), torch.float32),
     (RotatedCall((3, 2), 1.0, 1), torch.float32),
+    (PSRoIAlignCall((3, 2), 0.7, 2), torch.float32),
+    (PSRoIAlignCall((2, 3), 0.7), torch.bfloat16),
 )
 
 
 # Both exporters write the same translations: each once with dynamo=True, which takes ten times as long.
 BOTH_EXPORTERS = [
     *((case, False) for case in CALLS),
-    *((case, True) for case in (*CALLS[:7], (AVERAGE, torch.bfloat16))),
+    *((case, True) for case in (*CALLS[:7], CALLS[-2], (AVERAGE, torch.bfloat16))),
 ]
 
 
@@ -155,7 +165,7 @@ BOTH_EXPORTERS = [
 def test_numbers_of_every_kind_of_box(case: tuple[OperatorCall, torch.dtype], dynamo: bool) -> None:
     """Half precision stays inside the model, because NumPy has no bfloat16."""
     call, dtype = case
-    features = random_tensor(2, 3, 7, 9, dtype=dtype)
+    features = call.widened(random_tensor(2, 3, 7, 9, dtype=dtype))
     outside = torch.float64 if dtype == torch.float64 else torch.float32
     sets = call.box_sets
     kinds = {name: spread(boxes, 2).to(outside) for name, boxes in sets.items() if name != "not_finite"}
@@ -385,6 +395,7 @@ def test_a_detector_of_torchvision() -> None:
 
 REFUSED: dict[str, tuple[Callable[..., Tensor], str]] = {
     "prroi_pool": (lambda x, b: roialign_ext.prroi_pool(x, b, 2), "NotImplementedError'>: prroi_pool: cannot"),
+    "ps_roi_pool": (lambda x, b: roialign_ext.ps_roi_pool(x, b, (3, 1)), "NotImplementedError'>: ps_roi_pool: cannot"),
     "roi_align": (
         lambda x, b: roi_align(x, b, 2, mode="max"),
         "ValueError'>: sampling_ratio: expected a positive number for the export of mode 'max'",

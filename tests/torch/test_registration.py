@@ -25,9 +25,12 @@ PUBLIC = (
     "prroi_pool",
     "roi_warp",
     "roi_pool",
+    "ps_roi_align",
+    "ps_roi_pool",
     "crop_and_resize",
     "roi_align_rotated",
     "multiscale_roi_align",
+    "multiscale_roi_align_rotated",
 )
 PRIVATE = ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
 FEATURES = random_tensor(2, 2, 5, 6)

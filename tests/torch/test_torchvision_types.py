@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 import roialign_ext
 from roialign_ext import MultiScaleRoIAlign, RoIAlign, RoIPool, RoIWarp, crop_and_resize, roi_align, roi_align_rotated
+from support.children import Program, run_all
+from support.detectors import detector
 from support.inputs import random_tensor
 from support.small_calls import Case, each_function
 
@@ -111,7 +110,7 @@ def test_tensors_of_torchvision(tv_tensors: ModuleType) -> None:
     assert torch.equal(layer({"0": image}, [corners], [(8, 8)]), expected)
 
 
-UPRIGHT = ("roi_align", "prroi_pool", "roi_warp", "roi_pool")
+UPRIGHT = ("roi_align", "prroi_pool", "roi_warp", "roi_pool", "ps_roi_align", "ps_roi_pool")
 
 
 @pytest.mark.parametrize("format", ["XYWH", "CXCYWH", "XYWHR", "CXCYWHR", "XYXYXYXY"])
@@ -194,27 +193,24 @@ FIRST = {
 }
 
 
-@pytest.mark.parametrize("order", list(FIRST))
-def test_order_of_imports(order: str) -> None:
-    """In a process of its own, with a class of torchvision's name and place."""
-    command = [sys.executable, "-W", "ignore", "-c", STAND_IN.format(first=FIRST[order])]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+def test_order_of_imports() -> None:
+    """In processes of their own, with a class of torchvision's name and place."""
+    silent = "import warnings; warnings.simplefilter('ignore')"
+    programs = [Program(silent + STAND_IN.format(first=first)) for first in FIRST.values()]
+    for name, result in zip(FIRST, run_all(programs), strict=True):
+        assert result.returncode == 0, f"{name}: {result.stderr}"
 
 
 def test_detectors_take_the_layer() -> None:
-    """The pooler of torchvision's own tutorial, for boxes, masks and keypoints."""
-    detection = pytest.importorskip("torchvision.models.detection", reason="torchvision is not installed")
-    backbone = torch.nn.Conv2d(3, 8, 3, stride=16, padding=1)
-    backbone.out_channels = 8  # type: ignore[assignment]
-    anchors = detection.anchor_utils.AnchorGenerator(sizes=((32, 64),), aspect_ratios=((1.0,),))
-    size: dict[str, Any] = {"min_size": 64, "max_size": 64, "rpn_anchor_generator": anchors}
+    """Of boxes, masks and keypoints."""
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     for name, pool in (("FasterRCNN", "box"), ("MaskRCNN", "mask"), ("KeypointRCNN", "keypoint")):
-        poolers = {f"{kind}_roi_pool": MultiScaleRoIAlign(["0"], 7, 2) for kind in {"box", pool}}
-        model = getattr(detection, name)(backbone, 2, **poolers, **size).eval()
+        sizes = {"box": 7, "mask": 14, "keypoint": 14}
+        poolers = {f"{kind}_roi_pool": MultiScaleRoIAlign(["0"], sizes[kind], 2) for kind in {"box", pool}}
+        model = detector(torchvision, name, **poolers).eval()
         assert model.roi_heads.box_roi_pool is poolers["box_roi_pool"]
         with torch.no_grad():
-            assert len(model([torch.rand(3, 64, 64)])) == 1
+            assert len(model([torch.rand(3, 64, 64).double()])) == 1
         buffer = io.BytesIO()
         torch.save(poolers["box_roi_pool"], buffer)
         buffer.seek(0)
@@ -222,7 +218,7 @@ def test_detectors_take_the_layer() -> None:
         assert repr(copy.deepcopy(model)) == repr(model)
         assert pickle.dumps(poolers["box_roi_pool"])
     with pytest.raises(TypeError, match="MultiScaleRoIAlign"):
-        detection.FasterRCNN(backbone, 2, box_roi_pool=RoIAlign(7, 1.0, 2), **size)
+        detector(torchvision, "FasterRCNN", box_roi_pool=RoIAlign(7, 1.0, 2))
 
 
 @pytest.mark.parametrize(
