@@ -55,7 +55,8 @@ def overlap(boxes: Tensor, coins: Tensor) -> Tensor:
 
 def slope(values: Tensor, boxes: Tensor, create_graph: bool = False) -> Tensor:
     """Derivatives [K, 4] of the value of each box by its coordinates, per image pixel."""
-    return torch.autograd.grad(values.sum(), boxes, create_graph=create_graph)[0]
+    gradient: Tensor = torch.autograd.grad(values.sum(), boxes, create_graph=create_graph)[0]
+    return gradient
 
 
 def train(image: Tensor, coins: Tensor, weight: float, steps: int) -> BoxScore:

@@ -59,7 +59,7 @@ BUDGETS = {
     "rotated_grad_input": Taken(216, 0),
     "rotated_pool": Taken(184, 0),
     "axis_samples": Taken(112, 0),  # coordinates of float64
-    "axis_tables": Taken(136, 0),  # coordinates of float64
+    "axis_tables": Taken(144, 0),  # coordinates of float64
     "transpose": Taken(40, 0),
 }
 # Other architectures differ in address instructions and calling conventions.
