@@ -29,14 +29,16 @@ MEAN, DEVIATION = 0.45, 0.226  # of ImageNet's pixels, over all colours
 
 def build_backbone(name: str, layer: str, weights: str | None) -> nn.Module:
     """A network from images to a list or dictionary whose last entry is the map."""
+    model: nn.Module
     if name.startswith("timm:"):
-        import timm  # type: ignore[import-not-found,unused-ignore]
+        import timm
 
-        model: nn.Module = timm.create_model(
+        model = timm.create_model(
             name.removeprefix("timm:"), pretrained=weights is not None, features_only=True, out_indices=[-2]
         )
         return model.eval()
-    return create_feature_extractor(torchvision.models.get_model(name, weights=weights), [layer]).eval()
+    model = create_feature_extractor(torchvision.models.get_model(name, weights=weights), [layer])
+    return model.eval()
 
 
 def features_of_boxes(backbone: nn.Module, image: Tensor, boxes: list[Tensor]) -> Tensor:
@@ -84,8 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     similarity = centred @ centred.T
     chosen.outputs.mkdir(parents=True, exist_ok=True)
     draw(chosen.outputs / "box_features.png", image, boxes, similarity)
-    print(f"{len(vectors)} boxes, {vectors.shape[1]} features each; similarity of different boxes from "
-          f"{similarity.min():.2f} to {(similarity - 2 * torch.eye(len(boxes))).max():.2f}")
+    print(
+        f"{len(vectors)} boxes, {vectors.shape[1]} features each; similarity of different boxes from "
+        f"{similarity.min():.2f} to {(similarity - 2 * torch.eye(len(boxes))).max():.2f}"
+    )
     print(f"wrote {chosen.outputs / 'box_features.png'}")
 
 

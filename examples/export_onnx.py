@@ -1,7 +1,7 @@
 """Exports a layer and a whole detector to ONNX, runs them in ONNX Runtime, and compares the numbers.
 
-    pip install "roialign_ext[onnx]" onnxruntime
-    python examples/export_onnx.py            # seconds; writes outputs/roi_align.onnx and outputs/detector.onnx
+pip install "roialign_ext[onnx]" onnxruntime
+python examples/export_onnx.py            # seconds; writes outputs/roi_align.onnx and outputs/detector.onnx
 """
 # mypy: allow-untyped-calls
 
@@ -55,7 +55,7 @@ def export_layer(path: Path) -> None:
 
 
 def export_detector(path: Path, parameters: Path | None) -> None:
-    """The detector of the coins, for images of any size. Its number of boxes depends on the image: the older exporter."""
+    """The detector of the coins, for images of any size; the older exporter, as the image decides how many boxes."""
     torch.manual_seed(0)
     model = build_model("roialign_ext").eval()
     if parameters is not None:
@@ -85,7 +85,9 @@ def export_detector(path: Path, parameters: Path | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parameters", type=Path, help="of train_coins_distributed.py; left out: an untrained detector")
+    parser.add_argument(
+        "--parameters", type=Path, help="of train_coins_distributed.py; left out: an untrained detector"
+    )
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder for the models")
     chosen = parser.parse_args(arguments)
     torch.manual_seed(0)

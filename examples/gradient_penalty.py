@@ -50,12 +50,14 @@ def boxes_near(coins: Tensor, count: int) -> Tensor:
 
 def overlap(boxes: Tensor, coins: Tensor) -> Tensor:
     """IoU of each box with the coin that it overlaps most."""
-    return box_iou(boxes, coins).amax(1)
+    overlaps: Tensor = box_iou(boxes, coins)
+    return overlaps.amax(1)
 
 
 def slope(values: Tensor, boxes: Tensor, create_graph: bool = False) -> Tensor:
     """Derivatives [K, 4] of the value of each box by its coordinates, per image pixel."""
-    return torch.autograd.grad(values.sum(), boxes, create_graph=create_graph)[0]
+    gradient: Tensor = torch.autograd.grad(values.sum(), boxes, create_graph=create_graph)[0]
+    return gradient
 
 
 def train(image: Tensor, coins: Tensor, weight: float, steps: int) -> BoxScore:

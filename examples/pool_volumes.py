@@ -1,7 +1,8 @@
 """RoIAlign of volumes and along time, made from roi_align: two functions to copy, checked against the definition.
 
-    python examples/pool_volumes.py           # seconds; prints the largest differences
+python examples/pool_volumes.py           # seconds; prints the largest differences
 """
+# mypy: allow-untyped-calls
 
 import argparse
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ def pool_volumes(
     numbers = torch.arange(len(boxes), dtype=boxes.dtype, device=boxes.device)
     segments = torch.stack([numbers, boxes[:, 3], boxes[:, 6]], dim=1)
     pooled = pool_time(columns, segments, bins[0], scale, sampling_ratio)
-    return pooled.unflatten(1, (channels, *bins[1:])).permute(0, 1, 4, 2, 3)
+    result: Tensor = pooled.unflatten(1, (channels, *bins[1:])).permute(0, 1, 4, 2, 3)
+    return result
 
 
 def random_rows(count: int, images: int, lengths: Sequence[float]) -> Tensor:

@@ -178,9 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, LEARNING_RATE, total_steps=max(chosen.steps, 2), pct_start=0.1
     )
-    training = Training(
-        detector, optimiser, schedule, {"steps": chosen.steps, "views": views, "seed": chosen.seed}
-    )
+    training = Training(detector, optimiser, schedule, {"steps": chosen.steps, "views": views, "seed": chosen.seed})
     checkpoint = chosen.outputs / "coins_distributed.checkpoint"
     if checkpoint.exists():
         training.load(checkpoint)

@@ -70,11 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (gradient,) = torch.autograd.grad(pooled.sum(), boxes)
 
     corners = boxes.tolist()
-    values = [abs(found.detach().numpy() - expected(features, box)).max() for found, box in zip(pooled, corners, strict=True)]
+    values = [
+        abs(found.detach().numpy() - expected(features, box)).max() for found, box in zip(pooled, corners, strict=True)
+    ]
     slopes = torch.tensor([[slope(features, box, i) for i in range(4)] for box in corners], dtype=torch.float64)
     print(f"map {list(features.shape)} of an image of {width} x {height} pixels, {chosen.boxes} boxes")
     print(f"pooled values: largest difference from the definition {max(values):.1e}")
-    print(f"gradients per image pixel: largest difference from central differences {(gradient - slopes).abs().max():.1e}")
+    print(
+        f"gradients per image pixel: largest difference from central differences {(gradient - slopes).abs().max():.1e}"
+    )
 
 
 if __name__ == "__main__":

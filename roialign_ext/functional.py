@@ -27,6 +27,14 @@ from ._typing import BroadcastingList2
 from .boxes import boxes_to_rows, check_normalised_boxes
 
 
+def own_list(maps: list[Tensor]) -> list[Tensor]:
+    """A copy, because torch's stable ABI moves the tensors out of the list that TorchScript passes to a kernel.
+
+    TorchScript would share one ``list(maps)`` among several calls.
+    """
+    return [one for one in maps]  # noqa: C416
+
+
 # TorchScript reads these annotations: typing.Union, not the bar.
 def roi_align(
     input: Tensor,
@@ -544,9 +552,8 @@ def multiscale_roi_align(
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, features, scales)
     rows = boxes_to_rows(boxes, features[0])
-    # A copy of the list: torch's stable ABI moves the tensors out of the list that TorchScript passes to a kernel.
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
-        list(features), rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
+        own_list(features), rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
     )
 
 
@@ -626,6 +633,6 @@ def multiscale_roi_align_rotated(
         warn_about_boxes(boxes, features, scales, ROTATED)
     rows = boxes_to_rows(boxes, features[0], 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.multiscale_roi_align_rotated(  # type: ignore[no-any-return]
-        features, rows, output_size, scales, sampling_ratio, aligned, clockwise, angle_unit, canonical_scale,
+        own_list(features), rows, output_size, scales, sampling_ratio, aligned, clockwise, angle_unit, canonical_scale,
         canonical_level,
     )  # fmt: skip

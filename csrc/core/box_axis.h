@@ -95,8 +95,8 @@ ROI_HOST_DEVICE void span_box(BoxAxis<T>& axis, T low, T high, int64_t samples) 
   }
 }
 
-// The whole pixels of one bin between edges `first` and `last`, map pixels, (41). As in torchvision the last row and
-// column of the map belong to no bin.
+// The whole pixels of one bin between edges `first` and `last`, map pixels, (41). The last row and column of the map
+// belong to no bin, as in the reference implementation.
 template <class T>
 ROI_HOST_DEVICE void span_pixels(BoxAxis<T>& axis, T first, T last) {
   const T size = add(last, -first) < T(1) ? T(1) : add(last, -first);  // NaN stays

@@ -23,15 +23,18 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
     if constexpr (ORDER > 1) derivative.second[m] = direction_of<T>(args, 0, k);
   }
   W by_parameter[M] = {};
+  const int images = static_cast<int>(args.images), level = plane < 0 ? 0 : plane / images;
+  const Elements<void>& pixels = args.maps[level].pixels;
+  const int64_t at_image = (plane - level * images) * pixels.stride_n;
   const int64_t threads = plane < 0 ? 0 : map.threads();
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
     const Work work = work_of(map, thread, kRotatedChannels, args.channels);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
-    const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
+    const Elements<void>& bins = args.bins;
     const int64_t at_bin =
         k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
-    const int64_t at_map = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
+    const int64_t at_map = at_image + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     W grad[kRotatedChannels];
 #pragma unroll

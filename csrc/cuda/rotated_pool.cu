@@ -20,8 +20,9 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
 #pragma unroll
   for (int c = 0; c < kRotatedChannels; ++c) sums[c] = plane < 0 ? W(NAN) : W(0);
   if (plane >= 0) {
-    const Elements<void>& pixels = args.maps[plane / args.images].pixels;
-    const int64_t base = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
+    const int images = static_cast<int>(args.images), level = plane / images;
+    const Elements<void>& pixels = args.maps[level].pixels;
+    const int64_t base = (plane - level * images) * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     const RotatedBox<T> box = boxes.boxes[bin.box];
     for_each_rotated_tap<W>(box, turn_back(window_of_map(box), box), bin.p, bin.q,

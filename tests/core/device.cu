@@ -20,7 +20,7 @@ __global__ void rotated_bin(const T* box, const T* direction, LevelRule level, T
   const PointDerivative<T, 1, 2> twice = {{direction}, {direction}};
   for_each_rotated_tap<T>(rotated, turn_back(window_of_map(rotated), rotated), threadIdx.y, threadIdx.x, twice,
                           [&](int64_t y, int64_t x, const T* weight) { plane[y * 30 + x] += weight[0]; });
-  plane[0] = static_cast<T>(level_of_box(level, box[0], box[1], box[2], box[3]));
+  plane[0] = static_cast<T>(level_of_box(level, true, box));
 }
 
 template __global__ void row_of_weights<float>(BoxAxis<float>, float*);

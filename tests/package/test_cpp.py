@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
+import roialign_ext
 from roialign_ext import _environment
 from support.every_operator import FEATURES, EveryOperator, boxes_of
 from support.kept import kept
@@ -44,6 +46,13 @@ def program() -> Path:
             shutil.copy(Path(objects) / "run_model", folder)
 
     return kept("cpp", [torch.__version__, torch.__path__[0], *SOURCES.iterdir()], make) / "run_model"
+
+
+def test_every_operator_is_in_the_module() -> None:
+    """All functions of the package whose names torch's registry has too."""
+    public = {name for name in roialign_ext.__all__ if hasattr(torch.ops.roialign_ext, name)}
+    assert len(public) >= 10
+    assert set(re.findall(r"roialign_ext\.(\w+)\(", inspect.getsource(EveryOperator))) == public
 
 
 def outputs(program: Path, model: Path) -> Tensor:

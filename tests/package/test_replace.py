@@ -506,7 +506,7 @@ def test_a_detector_there_and_back(models: tuple[nn.Module, nn.Module]) -> None:
     [
         ("RoIAlign", ((3, 2), 0.5, 0, True), ("output_size", "spatial_scale", "sampling_ratio", "aligned")),
         ("RoIPool", (3, 0.25), ("output_size", "spatial_scale")),
-        ("PSRoIAlign", ((3, 2), 0.25, 2), ("output_size", "spatial_scale", "sampling_ratio")),
+        ("PSRoIAlign", (3, 0.25, 2), ("output_size", "spatial_scale", "sampling_ratio")),
         ("PSRoIPool", (3, 0.25), ("output_size", "spatial_scale")),
         (
             "MultiScaleRoIAlign",
@@ -532,7 +532,8 @@ def test_layers_there_and_back(
     assert model[0].training is training
     assert {one: getattr(model[0], one) for one in attributes} == {one: getattr(old, one) for one in attributes}
     features, boxes, sizes = pyramid()
-    call: tuple[Any, ...] = (features, boxes, sizes) if name == "MultiScaleRoIAlign" else (features["0"], boxes)
+    single = features["0"].repeat(1, 6, 1, 1)  # a multiple of the bins
+    call: tuple[Any, ...] = (features, boxes, sizes) if name == "MultiScaleRoIAlign" else (single, boxes)
     assert torch.equal(model[0](*call), old(*call))
     assert seen == [model[0], old]
     assert restore_roi_layers(model) == []

@@ -53,7 +53,8 @@ def position_sensitive(function: Call) -> Call:
     """With a channel for each of 2 x 2 bins."""
 
     def call(features: Any = FEATURES, *arguments: Any, **options: Any) -> Tensor:
-        has_channels = isinstance(features, Tensor) and features.dim() == 4
+        has_channels = isinstance(features, Tensor) and features.layout == torch.strided and not features.is_nested
+        has_channels = has_channels and not features.is_quantized and features.dim() == 4
         return function(features.repeat(1, 4, 1, 1) if has_channels else features, *arguments, **options)
 
     return call

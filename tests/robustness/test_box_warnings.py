@@ -87,7 +87,7 @@ def test_one_warning_of_each_kind(checked: None) -> None:
 
 @pytest.mark.parametrize("call", FIRST.values(), ids=list(FIRST))
 def test_every_operator_looks_at_its_boxes(call: OperatorCall, checked: None) -> None:
-    features = MAP.double() if call.levels == 1 else [MAP.double(), MAP[..., ::2, ::2].double()]
+    features = call.widened(MAP.double()) if call.levels == 1 else [MAP.double(), MAP[..., ::2, ::2].double()]
     far = call.from_corners(torch.tensor([[0.0, 500.0, 500.0, 540.0, 530.0]]).double(), 20, 30)
     near = call.from_corners(torch.tensor([[0.0, 3.0, 4.0, 12.0, 11.0]]).double(), 20, 30)
     (message,) = messages(call, features, far)

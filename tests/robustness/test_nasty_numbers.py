@@ -349,8 +349,9 @@ def test_directions_that_are_not_finite(rule: str, value: float) -> None:
     if case.rotated:
         beyond = rotated_rows((-0.6, -0.6, 0.2, 0.2, 30.0), (9.4, 7.4, 0.2, 0.2, -50.0)).to(boxes)
     moves = rule.startswith("crop") or rule == "prroi_pool"  # crops have no such samples, integrals no such rule
-    boxes = torch.cat([beyond, boxes])
-    grad = torch.cat([grad[:2], grad])
+    boxes = torch.cat([beyond.repeat_interleave(case.parts, 0), boxes])
+    first = 2 * case.parts
+    grad = torch.cat([grad[:first], grad])
     argmax = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
@@ -360,6 +361,6 @@ def test_directions_that_are_not_finite(rule: str, value: float) -> None:
                 (out,) = CPU("_pool", maps, boxes, u, v, chosen, case.bins, *arguments)
                 CPU("_pool_grad_input", grad, boxes, u, v, chosen, case.input_size, False, *arguments)
                 (by_boxes,) = CPU("_pool_grad_boxes", grad, maps, boxes, u, chosen, *arguments)
-                assert moves or (out[:2] == 0).all()
-                assert moves or (by_boxes[:2] == 0).all()
-                assert not out[2:].isfinite().all() or rule == "crop_nearest"
+                assert moves or (out[:first] == 0).all()
+                assert moves or (by_boxes[:first] == 0).all()
+                assert not out[first:].isfinite().all() or rule == "crop_nearest"

@@ -1,4 +1,4 @@
-"""torch.compile of whole detectors of torchvision: the layers break no graph, and one graph takes any number of boxes."""
+"""torch.compile of detectors of torchvision: the layers break no graph, and one graph takes any number of boxes."""
 
 from __future__ import annotations
 
