@@ -108,14 +108,11 @@ ROI_HOST_DEVICE void for_each_derived_product(int order, const SampleTap<W>& y, 
   add(order == 1 ? value_taps(y) : taps_along(y, kLowY, 1, rate), taps_along(x, kLowX, 0, rate));
 }
 
-// Adds to by_edge what a chosen sample contributes to the gradient with respect to the edges of its box: of the value
-// (order 0), or of its derivative along direction 0 (order 1). apply(y taps, x taps) is the output's gradient times the
-// product of the taps with the map.
-template <class W, class Rate, class Apply>
-ROI_HOST_DEVICE void add_edge_gradient(int order, const SampleTap<W>& y, const SampleTap<W>& x, Rate&& rate,
-                                       Apply&& apply, W (&by_edge)[4]) {
-  const TwoTaps<W> y_taps = order == 0 ? value_taps(y) : taps_along(y, kLowY, 0, rate);
-  const TwoTaps<W> x_taps = order == 0 ? value_taps(x) : taps_along(x, kLowX, 0, rate);
+// Adds to by_edge what a chosen sample with these taps contributes to the gradient with respect to the edges of its
+// box. apply(y taps, x taps) is the output's gradient times the product of the taps with the map.
+template <class W, class Apply>
+ROI_HOST_DEVICE void add_edge_gradient(const SampleTap<W>& y, const SampleTap<W>& x, const TwoTaps<W>& y_taps,
+                                       const TwoTaps<W>& x_taps, Apply&& apply, W (&by_edge)[4]) {
   // A clamped sample has derivative 0: the pixel next to it may lie past the map.
   const W along_y = follows_box(y) ? apply(moving_taps(W(1)), x_taps) : W(0);
   const W along_x = follows_box(x) ? apply(y_taps, moving_taps(W(1))) : W(0);

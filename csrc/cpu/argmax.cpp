@@ -252,7 +252,12 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
               });
               return g * sum;
             };
-            add_edge_gradient(rates.order(), *sample.y, *sample.x, rates.of_box(k), apply, by_edge);
+            TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
+            if (rates.order() == 1) {
+              y_taps = taps_along(*sample.y, kLowY, 0, rates.of_box(k));
+              x_taps = taps_along(*sample.x, kLowX, 0, rates.of_box(k));
+            }
+            add_edge_gradient(*sample.y, *sample.x, y_taps, x_taps, apply, by_edge);
           });
         }
         for (int edge = 0; edge < 4; ++edge) grad_boxes[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);

@@ -23,6 +23,11 @@ __global__ void __launch_bounds__(kThreads)
     bin.box = box;
     const ChosenSample<W> chosen = chosen_sample(args, samples, bin, channel);
     if (!chosen.found) continue;
+    TwoTaps<W> y_taps = value_taps(chosen.y), x_taps = value_taps(chosen.x);
+    if (args.direction_count == 1) {
+      y_taps = taps_along(chosen.y, kLowY, 0, rates_of<W>(args, box));
+      x_taps = taps_along(chosen.x, kLowX, 0, rates_of<W>(args, box));
+    }
     const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
     const int64_t at = offset_of(args, plane, channel, chosen);
     const W grad = Access<S>::load(
@@ -32,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
       stencil.add_product(y, x);
       return grad * apply<S>(stencil, pixels, at);
     };
-    add_edge_gradient(args.direction_count, chosen.y, chosen.x, rates_of<W>(args, box), apply_taps, by_edge);
+    add_edge_gradient(chosen.y, chosen.x, y_taps, x_taps, apply_taps, by_edge);
   }
   const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
   store_grad_boxes<4>(args, box, sum);
