@@ -8,7 +8,6 @@
 namespace roialign_ext {
 namespace {
 
-constexpr size_t kMaxLevels = 8;
 constexpr int64_t kMaxSamplesOfAxis = std::numeric_limits<int32_t>::max();  // of a box
 
 // Under vmap the same stands in roialign_ext/vmap.py.

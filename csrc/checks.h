@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/box_axis.h"
+#include "core/limits.h"
 #include "core/pyramid.h"
 #include "tensor.h"
 

@@ -22,6 +22,19 @@ std::string device_text(const Tensor& tensor) {
   return tensor.is_cpu() ? "cpu" : text(tensor.is_cuda() ? "cuda:" : "another device, ", tensor.get_device_index());
 }
 
+Storage storage_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return Storage::kDouble;
+    case ScalarType::Half:
+      return Storage::kHalf;
+    case ScalarType::BFloat16:
+      return Storage::kBFloat16;
+    default:
+      return Storage::kFloat;
+  }
+}
+
 bool is_channels_last(const Tensor& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
   if (strides[1] == 0) return false;

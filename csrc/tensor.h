@@ -11,6 +11,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "core/limits.h"
 #include "errors.h"
 
 namespace roialign_ext {
@@ -23,6 +24,9 @@ using Sizes = std::vector<int64_t>;
 
 inline std::string shape_text(const Tensor& tensor) { return list_text(tensor.sizes()); }
 std::string device_text(const Tensor& tensor);
+
+// How kernels read the elements of a tensor of features.
+Storage storage_of(const Tensor& tensor);
 
 // Is channels_last the memory format that results take from a 4-D tensor? The rule of torch's suggest_memory_format().
 bool is_channels_last(const Tensor& tensor);

@@ -50,7 +50,8 @@ def boxes_near(coins: Tensor, count: int) -> Tensor:
 
 def overlap(boxes: Tensor, coins: Tensor) -> Tensor:
     """IoU of each box with the coin that it overlaps most."""
-    return box_iou(boxes, coins).amax(1)
+    overlaps: Tensor = box_iou(boxes, coins)
+    return overlaps.amax(1)
 
 
 def slope(values: Tensor, boxes: Tensor, create_graph: bool = False) -> Tensor:

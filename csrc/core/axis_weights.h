@@ -54,20 +54,21 @@ ROI_HOST_DEVICE T border_rate(const BoxAxis<T>& axis, int64_t p, T share, const 
 }
 
 // The weights of pixels low and low + 1 that one sample contributes.
-template <class T, int M, int ORDER, class W>
+template <class T, class Derivative, class W>
 ROI_HOST_DEVICE void sample_weights(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample,
-                                    const TableDerivative<T, M, ORDER>& derivative, W* low, W* high) {
-  if (ORDER == 0) {
+                                    const Derivative& derivative, W* low, W* high) {
+  if (derivative.order == 0) {
     low[0] = static_cast<W>(sample.weight) * static_cast<W>(T(1) - sample.fraction);
     high[0] = static_cast<W>(sample.weight) * static_cast<W>(sample.fraction);
     return;
   }
   // The hat functions of the two pixels fall and rise with slope 1. Clamped samples stay where they are.
-  const T along = sample.clamped || ORDER == 2 ? T(0) : fraction_along_box(axis, p, sample);
-  for (int m = 0; m < M; ++m) {
+  const T along = sample.clamped || derivative.order == 2 ? T(0) : fraction_along_box(axis, p, sample);
+  for (int m = 0; m < Derivative::M; ++m) {
     T slope = T(0);
-    if (ORDER == 1 && !sample.clamped) slope = sample.weight * position_rate(axis, along, derivative.first[m]);
-    if (ORDER == 2) {
+    if (derivative.order == 1 && !sample.clamped) {
+      slope = sample.weight * position_rate(axis, along, derivative.first[m]);
+    } else if (derivative.order == 2) {
       const EdgeRates<T>&u = derivative.first[m], &v = derivative.second[m];
       if (sample.begin > T(0)) slope += border_rate(axis, p, sample.begin, u, v);
       if (sample.end < T(1)) slope -= border_rate(axis, p, sample.end, u, v);

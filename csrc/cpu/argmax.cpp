@@ -8,28 +8,6 @@
 namespace roialign_ext {
 namespace {
 
-// Weights of the two pixels of one axis of one sample.
-template <class W>
-struct TwoTaps {
-  W low, high;
-};
-
-template <class W>
-TwoTaps<W> value_taps(const SampleTap<W>& sample) {
-  return {W(1) - sample.fraction, sample.fraction};
-}
-
-// Derivative of the taps for a position that moves at this rate, (17).
-template <class W>
-TwoTaps<W> moving_taps(W rate) {
-  return {-rate, rate};
-}
-
-template <class W>
-bool follows_box(const SampleTap<W>& sample) {
-  return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
-}
-
 // The sample of a bin that its argmax selects.
 template <class W>
 struct ChosenSample {
@@ -37,29 +15,19 @@ struct ChosenSample {
   const SampleTap<W>* x;
 };
 
-// Rate of the sample's position for these rates of the edges, which need not be finite.
-template <class W>
-W edge_rate(const SampleTap<W>& sample, const W* rates) {
-  return follows_box(sample) ? sample.by_low_edge * rates[0] + sample.by_high_edge * rates[2] : W(0);
-}
-
-// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps. A high tap of weight 0 may lie past the
-// map, so it is never visited.
+// Calls visit(y, x, weight) for the pixels of a product of y taps and x taps.
 template <class W, class Visit>
-void for_each_pixel(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+void for_each_pixel_of(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   const int64_t top = sample.y->low, left = sample.x->low;
-  visit(top, left, y.low * x.low);
-  if (x.high != W(0)) visit(top, left + 1, y.low * x.high);
-  if (y.high == W(0)) return;
-  visit(top + 1, left, y.high * x.low);
-  if (x.high != W(0)) visit(top + 1, left + 1, y.high * x.high);
+  for_each_pixel(y, x, [&](int i, int j, W weight) { visit(top + i, left + j, weight); });
 }
 
 // The same for weights that may be 0, such as those of derivatives: 0 times infinity is not 0.
 template <class W, class Visit>
-void for_each_weighted_pixel(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
-  for_each_pixel(sample, y, x, [&](int64_t top, int64_t left, W weight) {
-    if (weight != W(0)) visit(top, left, weight);
+void for_each_weighted_pixel_of(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x,
+                                Visit&& visit) {
+  for_each_pixel_of(sample, y, x, [&](int64_t row, int64_t column, W weight) {
+    if (weight != W(0)) visit(row, column, weight);
   });
 }
 
@@ -87,25 +55,25 @@ class Rates {
   void with_pixels(Run&& run) const {
     if (order_ == 0) {
       return run([](const ChosenSample<W>& sample, int64_t, auto&& visit) {
-        for_each_pixel(sample, value_taps(*sample.y), value_taps(*sample.x), visit);
+        for_each_pixel_of(sample, value_taps(*sample.y), value_taps(*sample.x), visit);
       });
     }
     run([this](const ChosenSample<W>& sample, int64_t k, auto&& visit) {
-      const auto y_taps = [&](int d) { return moving_taps(edge_rate(*sample.y, of_box(d, k) + 1)); };
-      const auto x_taps = [&](int d) { return moving_taps(edge_rate(*sample.x, of_box(d, k))); };
-      const TwoTaps<W> y = order_ == 1 ? value_taps(*sample.y) : y_taps(1);
-      const TwoTaps<W> x = order_ == 1 ? value_taps(*sample.x) : x_taps(1);
-      for_each_weighted_pixel(sample, y_taps(0), x, visit);
-      for_each_weighted_pixel(sample, y, x_taps(0), visit);
+      for_each_derived_product(order_, *sample.y, *sample.x, of_box(k), [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
+        for_each_weighted_pixel_of(sample, y, x, visit);
+      });
     });
   }
 
+  // Rates of box k as a function of the direction and the edge.
+  auto of_box(int64_t k) const {
+    return [this, k](int d, int edge) { return rates_[d][4 * k + edge]; };
+  }
   int order() const { return order_; }
-  const W* of_box(int d, int64_t k) const { return rates_[d].data() + 4 * k; }
 
  private:
   int order_;
-  std::vector<W> rates_[2];
+  std::vector<W> rates_[kMaxDirections];
 };
 
 // Calls visit(p, q, sample) for the bins of one box and channel whose argmax is a sample on the map. Skips rejected
@@ -279,23 +247,12 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
             const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;
-              for_each_weighted_pixel(sample, y_taps, x_taps, [&](int64_t y, int64_t x, W weight) {
+              for_each_weighted_pixel_of(sample, y_taps, x_taps, [&](int64_t y, int64_t x, W weight) {
                 sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
               });
-              return sum;
+              return g * sum;
             };
-            TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
-            if (rates.order() == 1) {
-              y_taps = moving_taps(edge_rate(*sample.y, rates.of_box(0, k) + 1));
-              x_taps = moving_taps(edge_rate(*sample.x, rates.of_box(0, k)));
-            }
-            // A clamped sample has derivative 0: the pixel next to it may lie past the map.
-            const W along_y = follows_box(*sample.y) ? g * apply(moving_taps(W(1)), x_taps) : W(0);
-            const W along_x = follows_box(*sample.x) ? g * apply(y_taps, moving_taps(W(1))) : W(0);
-            by_edge[0] += sample.x->by_low_edge * along_x;
-            by_edge[1] += sample.y->by_low_edge * along_y;
-            by_edge[2] += sample.x->by_high_edge * along_x;
-            by_edge[3] += sample.y->by_high_edge * along_y;
+            add_edge_gradient(rates.order(), *sample.y, *sample.x, rates.of_box(k), apply, by_edge);
           });
         }
         for (int edge = 0; edge < 4; ++edge) grad_boxes[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);

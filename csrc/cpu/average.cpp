@@ -26,37 +26,24 @@ void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<
             [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
-// Tables of all boxes, of one of the products whose sum is the gradient. Without a direction: the table of one axis as
-// it is, with the other's derivatives by its edges. Along v either factor may be differentiated once more.
-enum class Product { kValueByEdges, kDirectionByEdges, kValueByEdgesAlong };
-
+// Tables of all boxes for one product of the gradient: the table of one axis, and the other one differentiated with
+// respect to its edges.
 template <class W, class T>
-EdgePlan<W> make_edge_plan(const BoxParams<T>& params, Product product, const T* v) {
+EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const TableKind& stays, const TableKind& by_edge, const T* v) {
   EdgePlan<W> plan;
-  TableBuilder<W, 1> other;
-  TableBuilder<W, 2> edges;
-  const auto append_other = [&](auto& table, const BoxAxis<T>& axis, const EdgeRates<T>& rates) {
-    if (product == Product::kDirectionByEdges) {
-      other.append(table, axis, TableDerivative<T, 1, 1>{{rates}, {}});
+  TableBuilder<W, 1> builder;
+  TableBuilder<W, 2> edge_builder;
+  const auto append = [&](auto& table, auto& edge_table, const BoxAxis<T>& axis, const EdgeRates<T>& rates) {
+    append_table(builder, table, axis, stays, &rates);
+    if (by_edge.order == 1) {
+      edge_builder.append(edge_table, axis, by_edges<T>());
     } else {
-      other.append(table, axis, TableValue<T>{});
-    }
-  };
-  const auto append_edges = [&](auto& table, const BoxAxis<T>& axis, const EdgeRates<T>& rates) {
-    if (product == Product::kValueByEdgesAlong) {
-      edges.append(table, axis, by_edges_along(rates));
-    } else {
-      edges.append(table, axis, by_edges<T>());
+      edge_builder.append(edge_table, axis, by_edges_along(rates));
     }
   };
   for (int64_t k = 0; k < params.boxes; ++k) {
-    const BoxAxis<T> y = params.y_axis(k), x = params.x_axis(k);
-    const EdgeRates<T> y_rates = v == nullptr ? EdgeRates<T>{} : params.y_rates(v, k);
-    const EdgeRates<T> x_rates = v == nullptr ? EdgeRates<T>{} : params.x_rates(v, k);
-    append_other(plan.y, y, y_rates);
-    append_other(plan.x, x, x_rates);
-    append_edges(plan.y_edges, y, y_rates);
-    append_edges(plan.x_edges, x, x_rates);
+    append(plan.y, plan.y_edges, params.y_axis(k), v == nullptr ? EdgeRates<T>{} : params.y_rates(v, k));
+    append(plan.x, plan.x_edges, params.x_axis(k), v == nullptr ? EdgeRates<T>{} : params.x_rates(v, k));
   }
   return plan;
 }
@@ -99,13 +86,11 @@ void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>&
 template <class W, class T>
 void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Input>& maps, T* grad_boxes) {
-  const auto add = [&](Product product) {
-    const T* along = directions.empty() ? nullptr : directions[0];
-    add_product(params, make_edge_plan<W>(params, product, along), grad, maps, grad_boxes);
-  };
-  if (directions.empty()) return add(Product::kValueByEdges);
-  add(Product::kDirectionByEdges);
-  if (is_integral(params.rule)) add(Product::kValueByEdgesAlong);
+  const T* const v = directions.empty() ? nullptr : directions[0];
+  const Products products = grad_boxes_products(params.rule, static_cast<int>(directions.size()));
+  for (int i = 0; i < products.tables; i += 3) {
+    add_product(params, make_edge_plan<W>(params, products.kinds[i], products.kinds[i + 1], v), grad, maps, grad_boxes);
+  }
 }
 
 #define INSTANTIATE(W, T)                                                                                            \

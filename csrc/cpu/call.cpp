@@ -3,19 +3,6 @@
 namespace roialign_ext {
 namespace {
 
-Storage storage_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Double:
-      return Storage::kDouble;
-    case ScalarType::Half:
-      return Storage::kHalf;
-    case ScalarType::BFloat16:
-      return Storage::kBFloat16;
-    default:
-      return Storage::kFloat;
-  }
-}
-
 Extents extents_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
   return {sizes[0], sizes[1], sizes[2], sizes[3], strides[0], strides[1], strides[2], strides[3]};

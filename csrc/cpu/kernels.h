@@ -1,6 +1,11 @@
 // The vectorised loops of one instruction set, as a table of functions on ranges of independent units of work.
 #pragma once
 
+// Those of the standard library that the bodies use, which are included in target regions, have to come before these.
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "rotated_plan.h"

@@ -75,7 +75,7 @@ class MaxOfBox {
     for (int64_t p = 0; p < y_.bins; ++p) {
       const int64_t y_bin = k_ * y_.bins + p;
       const bool none_on_map = y_.begin[y_bin] == y_.begin[y_bin + 1] || !job_.plan->touches_map(k_);
-      for (int64_t q = 0; q < x_.bins && (none_on_map || y_.rejected_later[y_bin]); ++q) {
+      for (int64_t q = 0; q < x_.bins && (none_on_map || y_.rejected[y_bin].later); ++q) {
         update(p, q, [&](Best<NV, W>& best) {
           if (none_on_map) return best.set(W(0), kRejected);
           best.consider(kRejected, [](int) { return Vec<W>{}; });
@@ -96,11 +96,11 @@ class MaxOfBox {
   // value(x, v) is the map at column x, interpolated along y for sample `sample_y` of bins p.
   template <class Value>
   void add_line(int64_t p, int64_t sample_y, Value&& value) {
-    const bool y_rejected_first = y_.rejected_first[k_ * y_.bins + p];
+    const bool y_rejected_first = y_.rejected[k_ * y_.bins + p].first;
     for (int64_t q = 0; q < x_.bins; ++q) {
       const int64_t x_bin = k_ * x_.bins + q, begin = x_.begin[x_bin], end = x_.begin[x_bin + 1];
       update(p, q, [&](Best<NV, W>& best) {
-        if (sample_y == 0 && (y_rejected_first || x_.rejected_first[x_bin])) {
+        if (sample_y == 0 && (y_rejected_first || x_.rejected[x_bin].first)) {
           best.set(W(0), kRejected);
         } else if (sample_y == 0) {
           // No value is below -infinity: the first sample wins over it, or equals it and has the same argmax.
@@ -117,7 +117,7 @@ class MaxOfBox {
             });
           }
         }
-        if (sample_y == 0 && x_.rejected_later[x_bin]) best.consider(kRejected, [](int) { return Vec<W>{}; });
+        if (sample_y == 0 && x_.rejected[x_bin].later) best.consider(kRejected, [](int) { return Vec<W>{}; });
       });
     }
   }

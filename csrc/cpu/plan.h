@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "../core/axis_weights.h"
+#include "../core/limits.h"
+#include "../core/products.h"
 
 namespace roialign_ext {
 
@@ -144,6 +146,15 @@ struct RowRange {
   int32_t begin, end;
 };
 
+// One row of the map in one product of tables: the taps of the x table by bin, and those of the y table.
+template <class W>
+struct RowProduct {
+  const int64_t* x_begin;  // [bins_x + 1] into x_taps
+  int64_t bins_x;
+  const Tap<W, 1>* x_taps;
+  const Tap<W, 1>*y_begin, *y_end;
+};
+
 // Boxes grouped by plane, in box order.
 struct BoxesByPlane {
   std::vector<int64_t> begin;  // [planes + 1] into boxes
@@ -163,10 +174,7 @@ inline BoxesByPlane group_by_plane(const std::vector<int64_t>& plane_of_box, int
   return groups;
 }
 
-// Tables of an averaging call. A term is one product of a y table and an x table. A box has one term, or several for a
-// derivative along directions (docs/math.md, (20) to (22')):
-//   A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]
-//   D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v]; the last two exist only for integrals
+// Tables of an averaging call. A term is one product of a y table and an x table (core/products.h).
 template <class W>
 struct AveragePlan {
   int64_t terms;  // per box, those of a box side by side
@@ -175,6 +183,10 @@ struct AveragePlan {
   BoxesByPlane by_plane;
   std::vector<W> outside;  // [K][bins] sum of the samples outside the map, the same in all channels; or empty
 
+  RowProduct<W> on_row(int64_t term, const PixelTaps& row) const {
+    return {x.term(term), x.bins, x.taps.data(), y.taps.data() + row.begin, y.taps.data() + row.end};
+  }
+
   // The interface for a row sweep, of one term per box. A use is a row of the map that a box touches.
   int64_t first_use(int64_t k) const { return y.begin[k]; }
   RowRange rows(int64_t use) const { return {y.pixels[use].pixel, y.pixels[use].pixel + 1}; }
@@ -182,7 +194,6 @@ struct AveragePlan {
   int32_t last_column(int64_t k) const { return x.last[k]; }
 };
 
-// Samples outside the map have this value; their share of a bin weighs it in the mean.
 template <class W, class T>
 void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double value) {
   const auto samples_on_map = [](const BoxAxis<T>& axis, std::vector<double>& counts) {
@@ -191,18 +202,26 @@ void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double 
       for_each_sample(axis, p, [&](const AxisSample<T>& sample) { counts[p] += static_cast<double>(sample.count); });
     }
   };
-  const double samples = static_cast<double>(params.sampling_ratio) * static_cast<double>(params.sampling_ratio);
   std::vector<double> on_map_y, on_map_x;
   for (int64_t k = 0; k < params.boxes; ++k) {
     samples_on_map(params.y_axis(k), on_map_y);
     samples_on_map(params.x_axis(k), on_map_x);
     for (double count_y : on_map_y) {
       for (double count_x : on_map_x) {
-        const double share = (samples - count_y * count_x) / samples;
-        plan.outside.push_back(share == 0 ? W(0) : static_cast<W>(value * share));  // 0 times infinity is not 0
+        plan.outside.push_back(extrapolated<W>(value, params.sampling_ratio, count_y, count_x));
       }
     }
   }
+}
+
+// Appends the table of one axis, or its derivative along the directions with these rates.
+template <class W, class Tables, class T>
+void append_table(TableBuilder<W, 1>& builder, Tables& tables, const BoxAxis<T>& axis, const TableKind& kind,
+                  const EdgeRates<T>* rates) {
+  if (kind.order == 0) return builder.append(tables, axis, TableValue<T>{});
+  const EdgeRates<T>& first = rates[kind.first];
+  if (kind.order == 1) return builder.append(tables, axis, TableDerivative<T, 1, 1>{{first}, {}});
+  builder.append(tables, axis, TableDerivative<T, 1, 2>{{first}, {rates[kind.second]}});
 }
 
 // `directions` holds 0, 1 or 2 pointers, laid out like the boxes.
@@ -210,41 +229,24 @@ template <class W, class T>
 AveragePlan<W> make_average_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
   AveragePlan<W> plan;
   const int order = static_cast<int>(directions.size());
-  plan.terms = order == 0 ? 1 : order == 2 && is_integral(params.rule) ? 4 : 2;
+  const Products products = average_products(params.rule, order);
+  plan.terms = products.terms;
   TableBuilder<W, 1> builder;
   const size_t guess = static_cast<size_t>(params.boxes * plan.terms) * 4;
   plan.x.begin.reserve(static_cast<size_t>(params.boxes * plan.terms * params.bins_x + 1));
   plan.x.taps.reserve(guess * static_cast<size_t>(params.bins_x));
   plan.y.taps.reserve(guess * static_cast<size_t>(params.bins_y));
-  // The table of one axis, differentiated along the directions that are not null.
-  const auto append = [&](auto& tables, const BoxAxis<T>& axis, const EdgeRates<T>* u, const EdgeRates<T>* v) {
-    if (v != nullptr) {
-      builder.append(tables, axis, TableDerivative<T, 1, 2>{{*u}, {*v}});
-    } else if (u != nullptr) {
-      builder.append(tables, axis, TableDerivative<T, 1, 1>{{*u}, {}});
-    } else {
-      builder.append(tables, axis, TableValue<T>{});
-    }
-  };
   for (int64_t k = 0; k < params.boxes; ++k) {
     const BoxAxis<T> y = params.y_axis(k), x = params.x_axis(k);
-    EdgeRates<T> y_rates[2], x_rates[2];
+    EdgeRates<T> y_rates[kMaxDirections], x_rates[kMaxDirections];
     for (int d = 0; d < order; ++d) {
       y_rates[d] = params.y_rates(directions[d], k);
       x_rates[d] = params.x_rates(directions[d], k);
     }
-    const EdgeRates<T>*y_u = order > 0 ? y_rates : nullptr, *y_v = order > 1 ? y_rates + 1 : nullptr;
-    const EdgeRates<T>*x_u = order > 0 ? x_rates : nullptr, *x_v = order > 1 ? x_rates + 1 : nullptr;
-    append(plan.y, y, y_u, nullptr);
-    append(plan.x, x, x_v, nullptr);
-    if (plan.terms == 1) continue;
-    append(plan.y, y, y_v, nullptr);
-    append(plan.x, x, x_u, nullptr);
-    if (plan.terms == 2) continue;
-    append(plan.y, y, y_u, y_v);
-    append(plan.x, x, nullptr, nullptr);
-    append(plan.y, y, nullptr, nullptr);
-    append(plan.x, x, x_u, x_v);
+    for (int i = 0; i < products.terms; ++i) {
+      append_table(builder, plan.y, y, products.kinds[products.term[i].y], y_rates);
+      append_table(builder, plan.x, x, products.kinds[products.term[i].x], x_rates);
+    }
   }
   plan.by_plane = group_by_plane(params.plane_of_box, params.planes());
   return plan;

@@ -5,9 +5,9 @@
 
 // acc[bin][B] += contribution of one row of the map to one box.
 template <int NV, class W>
-inline void pool_row(Row<W> row, const int64_t* x_begin, int64_t bins_x, const Tap<W, 1>* x_taps,
-                     const Tap<W, 1>* y_begin, const Tap<W, 1>* y_end, W* acc) {
+inline void pool_row(Row<W> row, const RowProduct<W>& product, W* acc) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
+  const auto [x_begin, bins_x, x_taps, y_begin, y_end] = product;
   for (int64_t q = 0; q < bins_x; ++q) {
     const Tap<W, 1>* tap = x_taps + x_begin[q];
     const Tap<W, 1>* const end = x_taps + x_begin[q + 1];
@@ -26,9 +26,9 @@ inline void pool_row(Row<W> row, const int64_t* x_begin, int64_t bins_x, const T
 
 // row[x][B] += contribution of the bins of one box to one row of the map.
 template <int NV, class W>
-inline void grad_input_row(const W* grad, const int64_t* x_begin, int64_t bins_x, const Tap<W, 1>* x_taps,
-                           const Tap<W, 1>* y_begin, const Tap<W, 1>* y_end, W* row) {
+inline void grad_input_row(const W* grad, const RowProduct<W>& product, W* row) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
+  const auto [x_begin, bins_x, x_taps, y_begin, y_end] = product;
   for (int64_t q = 0; q < bins_x; ++q) {
     const Tap<W, 1>* tap = x_taps + x_begin[q];
     const Tap<W, 1>* const end = x_taps + x_begin[q + 1];
@@ -52,12 +52,14 @@ inline void begin_bins(const AveragePlan<W>& plan, int64_t k, int64_t bins, W* a
   for (int64_t i = 0; i < bins; ++i) std::fill(acc + i * B, acc + (i + 1) * B, plan.outside[k * bins + i]);
 }
 
-// Calls visit(term, taps of one row of the map) for all rows of all terms of box k: the whole product of one box.
+// Calls visit(row of the map, its product) for all rows of all terms of box k.
 template <class W, class Visit>
 inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& visit) {
   for (int64_t term = k * plan.terms; term < (k + 1) * plan.terms; ++term) {
     if (plan.x.first[term] >= plan.x.last[term]) continue;
-    for (int64_t r = plan.y.begin[term]; r < plan.y.begin[term + 1]; ++r) visit(term, plan.y.pixels[r]);
+    for (int64_t r = plan.y.begin[term]; r < plan.y.begin[term + 1]; ++r) {
+      visit(plan.y.pixels[r].pixel, plan.on_row(term, plan.y.pixels[r]));
+    }
   }
 }
 
@@ -73,13 +75,12 @@ inline void pool_by_box(const AveragePoolJob<W>& job, const PlanePart& part, int
   std::vector<W> acc(job.bins.pixels() * B);
   for (int64_t k : part.boxes) {
     begin_bins<B>(plan, k, job.bins.pixels(), acc.data());
-    for_each_row_of_box(plan, k, [&](int64_t term, const PixelTaps& y) {
-      W* row_of_map = map.data() + (reader.in_place ? 0 : y.pixel * view.width * B);
+    for_each_row_of_box(plan, k, [&](int32_t y, const RowProduct<W>& product) {
+      W* row_of_map = map.data() + (reader.in_place ? 0 : y * view.width * B);
       Row<W> row = {row_of_map, B};
-      if (reader.in_place || !packed[y.pixel]) row = reader.read(y.pixel, 0, view.width, row_of_map);
-      packed[y.pixel] = true;
-      pool_row<NV>(row, plan.x.term(term), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
-                   plan.y.taps.data() + y.end, acc.data());
+      if (reader.in_place || !packed[y]) row = reader.read(y, 0, view.width, row_of_map);
+      packed[y] = true;
+      pool_row<NV>(row, product, acc.data());
     });
     unpack_plane<B>(acc.data(), job.bins, k, c, channels);
   }
@@ -105,11 +106,10 @@ inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int
     if (sweep.first[y] < sweep.last[y]) row = reader.read(y, sweep.first[y], sweep.last[y], buffer.data());
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
       const SweepEntry& entry = sweep.entries[e];
-      const PixelTaps& taps = plan.y.pixels[entry.use];
+      const RowProduct<W> product = plan.on_row(entry.box, plan.y.pixels[entry.use]);
       W* acc = slots.data() + entry.slot * size;
       if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.pixels(), acc);
-      pool_row<NV>(row, plan.x.term(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
-                   plan.y.taps.data() + taps.end, acc);
+      pool_row<NV>(row, product, acc);
       if (entry.closes) unpack_plane<B>(acc, job.bins, entry.box, c, channels);
     }
   }
@@ -124,9 +124,8 @@ inline void grad_input_by_box(const AverageGradInputJob<W>& job, const PlanePart
   std::vector<W> grad(job.bins.pixels() * B);
   for (int64_t k : part.boxes) {
     pack_plane<B>(job.bins, k, c, channels, grad.data());
-    for_each_row_of_box(plan, k, [&](int64_t term, const PixelTaps& y) {
-      grad_input_row<NV>(grad.data(), plan.x.term(term), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + y.begin,
-                         plan.y.taps.data() + y.end, map.data() + y.pixel * view.width * B);
+    for_each_row_of_box(plan, k, [&](int32_t y, const RowProduct<W>& product) {
+      grad_input_row<NV>(grad.data(), product, map.data() + y * view.width * B);
     });
   }
   unpack_plane<B>(map.data(), view, job.maps.image(part.plane), c, channels);
@@ -145,11 +144,10 @@ inline void grad_input_by_row(const AverageGradInputJob<W>& job, const PlanePart
     std::fill(row.begin(), row.end(), W(0));
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
       const SweepEntry& entry = sweep.entries[e];
-      const PixelTaps& taps = plan.y.pixels[entry.use];
+      const RowProduct<W> product = plan.on_row(entry.box, plan.y.pixels[entry.use]);
       W* grad = slots.data() + entry.slot * size;
       if (entry.opens) pack_plane<B>(job.bins, entry.box, c, channels, grad);
-      grad_input_row<NV>(grad, plan.x.term(entry.box), plan.x.bins, plan.x.taps.data(), plan.y.taps.data() + taps.begin,
-                         plan.y.taps.data() + taps.end, row.data());
+      grad_input_row<NV>(grad, product, row.data());
     }
     unpack_pixels<B>(row.data(), view, job.maps.image(part.plane), c, channels, y * view.width, view.width);
   }

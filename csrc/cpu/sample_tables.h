@@ -11,40 +11,22 @@
 namespace roialign_ext {
 
 template <class W>
-struct SampleTap {
-  int32_t low;    // pixels low and, where fraction or a slope is not 0, low + 1
-  W fraction;     // weight of pixel low + 1
-  W by_low_edge;  // derivatives of the position by the box's edges, 0 where clamped
-  W by_high_edge;
-};
-
-template <class W>
 struct SampleTables {
   int64_t bins;
   std::vector<int64_t> begin{0};      // [boxes * bins + 1] into samples
   std::vector<SampleTap<W>> samples;  // those on the map, in the order of their index
-  std::vector<bool> rejected_first;   // [boxes * bins] the bin's first sample is off the map
-  std::vector<bool> rejected_later;   // [boxes * bins] some later one is, after those on the map
+  std::vector<Rejected> rejected;     // [boxes * bins]
 
   template <class T>
   void append(const BoxAxis<T>& axis) {
     bins = axis.bins;
     for (int64_t p = 0; p < axis.bins; ++p) {
-      int64_t next_index = 0;
-      bool first = true;
-      for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
-        W low[2], high[2];
-        sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
-        samples.push_back({static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]});
-        ROI_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamplesOfBin,
-                        axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamplesOfBin,
-                        " samples of a bin may fall on the map along one axis");
-        if (sample.index == 0) first = false;
-        next_index = sample.index + sample.count;
-      });
+      rejected.push_back(for_each_kept(
+          axis, p, [&](const AxisSample<T>& sample) { samples.push_back(sample_tap<W>(axis, p, sample)); }));
+      ROI_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamplesOfBin,
+                      axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamplesOfBin,
+                      " samples of a bin may fall on the map along one axis");
       begin.push_back(static_cast<int64_t>(samples.size()));
-      rejected_first.push_back(first);
-      rejected_later.push_back(next_index > 0 && next_index < axis.grid);
     }
   }
 };

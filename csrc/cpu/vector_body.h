@@ -1,5 +1,4 @@
-// Vectors of one instruction set, and copies between strided storage and channel blocks. Included inside the namespace
-// and target region of each kernels_*.cpp, after the macro ROI_VECTOR_BYTES is defined.
+// Vectors of one instruction set, and copies between strided storage and channel blocks. Included by kernels_body.h.
 //
 // A channel block is an array [pixels][B] of the arithmetic type. The B channels of a pixel are contiguous and fill NV
 // vectors. Channels past the tensor's last are zeros.

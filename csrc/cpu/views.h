@@ -7,10 +7,9 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-namespace roialign_ext {
+#include "../core/limits.h"
 
-// Elements in memory. Half precision is storage only: arithmetic is float, or double on doubles.
-enum class Storage { kFloat, kDouble, kHalf, kBFloat16 };
+namespace roialign_ext {
 
 // Sizes and strides of a feature map [N, C, H, W] or of pooled bins [K, C, PH, PW]; any strides, zero included.
 struct Extents {

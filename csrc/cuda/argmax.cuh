@@ -9,28 +9,6 @@
 
 namespace roialign_ext::cuda {
 
-// Weights of the two pixels of a sample, on one axis.
-template <class W>
-struct TwoTaps {
-  W low, high;
-};
-
-template <class W>
-__device__ __forceinline__ TwoTaps<W> value_taps(const SampleTap<W>& sample) {
-  return {W(1) - sample.fraction, sample.fraction};
-}
-
-// Derivative of the taps if the position moves at this rate.
-template <class W>
-__device__ __forceinline__ TwoTaps<W> moving_taps(W rate) {
-  return {-rate, rate};
-}
-
-template <class W>
-__device__ __forceinline__ bool follows_box(const SampleTap<W>& sample) {
-  return sample.by_low_edge != W(0) || sample.by_high_edge != W(0);
-}
-
 // The sample that the argmax of an output names.
 template <class W>
 struct ChosenSample {
@@ -51,16 +29,14 @@ __device__ __forceinline__ ChosenSample<W> chosen_sample(const CallArgs& args, c
           samples.x.samples[bin.box * samples.x.slots + x.offset + sample_x]};
 }
 
-// Rate of the sample's position along direction d of the box; may be infinite or NaN.
+// Rates of a box as a function of the direction and the edge.
 template <class W>
-__device__ __forceinline__ W rate_along(const CallArgs& args, int d, int64_t box, const SampleTap<W>& sample,
-                                        bool is_y) {
-  const int64_t low = 5 * box + (is_y ? 2 : 1), high = low + 2;
-  const auto rate = [&](int64_t at) {
+__device__ __forceinline__ auto rates_of(const CallArgs& args, int64_t box) {
+  return [&args, box](int d, int edge) {
+    const int64_t at = 5 * box + 1 + edge;
     return args.wide_boxes ? static_cast<W>(static_cast<const double*>(args.directions[d])[at])
                            : static_cast<W>(static_cast<const float*>(args.directions[d])[at]);
   };
-  return follows_box(sample) ? sample.by_low_edge * rate(low) + sample.by_high_edge * rate(high) : W(0);
 }
 
 // The four pixels of a sample with their weights: one product of y taps and x taps, or the sum of two along directions.
@@ -69,28 +45,18 @@ struct Stencil {
   W weight[2][2];
 
   __device__ __forceinline__ void add_product(const TwoTaps<W>& y, const TwoTaps<W>& x) {
-    // A tap without weight may have no pixel, and 0 * infinity is not 0.
-    weight[0][0] += y.low * x.low;
-    if (x.high != W(0)) weight[0][1] += y.low * x.high;
-    if (y.high == W(0)) return;
-    weight[1][0] += y.high * x.low;
-    if (x.high != W(0)) weight[1][1] += y.high * x.high;
+    for_each_pixel(y, x, [&](int i, int j, W product) { weight[i][j] += product; });
   }
 };
 
 template <class W>
 __device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t box, const ChosenSample<W>& chosen) {
   Stencil<W> stencil = {};
-  const auto y_taps = [&](int d) { return moving_taps(rate_along(args, d, box, chosen.y, true)); };
-  const auto x_taps = [&](int d) { return moving_taps(rate_along(args, d, box, chosen.x, false)); };
+  const auto add = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) { stencil.add_product(y, x); };
   if (args.direction_count == 0) {
-    stencil.add_product(value_taps(chosen.y), value_taps(chosen.x));
-  } else if (args.direction_count == 1) {
-    stencil.add_product(y_taps(0), value_taps(chosen.x));
-    stencil.add_product(value_taps(chosen.y), x_taps(0));
+    add(value_taps(chosen.y), value_taps(chosen.x));
   } else {
-    stencil.add_product(y_taps(0), x_taps(1));
-    stencil.add_product(y_taps(1), x_taps(0));
+    for_each_derived_product(args.direction_count, chosen.y, chosen.x, rates_of<W>(args, box), add);
   }
   return stencil;
 }

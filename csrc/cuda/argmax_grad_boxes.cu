@@ -23,27 +23,16 @@ __global__ void __launch_bounds__(kThreads)
     bin.box = box;
     const ChosenSample<W> chosen = chosen_sample(args, samples, bin, channel);
     if (!chosen.found) continue;
-    TwoTaps<W> y_taps = value_taps(chosen.y), x_taps = value_taps(chosen.x);
-    if (args.direction_count == 1) {
-      y_taps = moving_taps(rate_along(args, 0, box, chosen.y, true));
-      x_taps = moving_taps(rate_along(args, 0, box, chosen.x, false));
-    }
     const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
     const int64_t at = offset_of(args, plane, channel, chosen);
     const W grad = Access<S>::load(
         bins.data, box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x);
-    const auto along = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
+    const auto apply_taps = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
       Stencil<W> stencil = {};
       stencil.add_product(y, x);
       return grad * apply<S>(stencil, pixels, at);
     };
-    // A clamped sample does not move, and may have no next pixel.
-    const W along_y = follows_box(chosen.y) ? along(moving_taps(W(1)), x_taps) : W(0);
-    const W along_x = follows_box(chosen.x) ? along(y_taps, moving_taps(W(1))) : W(0);
-    by_edge[0] += chosen.x.by_low_edge * along_x;
-    by_edge[1] += chosen.y.by_low_edge * along_y;
-    by_edge[2] += chosen.x.by_high_edge * along_x;
-    by_edge[3] += chosen.y.by_high_edge * along_y;
+    add_edge_gradient(args.direction_count, chosen.y, chosen.x, rates_of<W>(args, box), apply_taps, by_edge);
   }
   const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
   store_grad_boxes<4>(args, box, sum);

@@ -6,17 +6,11 @@
 #include <cstdint>
 #include <string>
 
-#include "../core/argmax.h"
 #include "../core/box_axis.h"
+#include "../core/limits.h"
 #include "../core/pyramid.h"
 
 namespace roialign_ext::cuda {
-
-constexpr int kMaxLevels = 8;
-constexpr int kMaxDirections = 2;
-
-// Storage type of elements. Half precision is storage only: arithmetic is in float, or in double for doubles.
-enum class Storage { kFloat, kDouble, kHalf, kBFloat16 };
 
 // A tensor [N, C, H, W] or [K, C, PH, PW]. Strides count elements and may have any value, zero included.
 template <class Void>

@@ -208,7 +208,7 @@ void enqueue_average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const Products products = grad_boxes_products(args);
+    const Products products = grad_boxes_products(args.rule, args.direction_count);
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
     build_tables(args, products, tables, Groups{}, launcher);

@@ -250,7 +250,7 @@ void enqueue_average_grad_input(const CallArgs& given, Scratch& scratch, Launche
   with_storage(given.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const Products products = average_products(given);
+    const Products products = average_products(given.rule, given.direction_count);
     const auto tables = take_tables<W>(given, products, /*by_pixel=*/true, scratch);
     const Groups groups = take_groups(given, scratch);
     // Lanes are channels, so an NCHW gradient is copied to channels_last: reading it per channel would be uncoalesced

@@ -56,7 +56,7 @@ void enqueue_average_grad_input_few_channels(const CallArgs& args, Scratch& scra
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const Products products = average_products(args);
+    const Products products = average_products(args.rule, args.direction_count);
     const auto tables = take_tables<W>(args, products, /*by_pixel=*/true, scratch);
     const Groups groups = take_groups(args, scratch);
     if (scratch.counts_only()) return;

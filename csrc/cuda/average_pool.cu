@@ -27,7 +27,7 @@ void enqueue_average_pool(const CallArgs& args, Scratch& scratch, Launcher& laun
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const Products products = average_products(args);
+    const Products products = average_products(args.rule, args.direction_count);
     const auto taps = take_taps<W>(args, products, scratch);
     const bool together = reads_channels_last(args), copied = !together && pays_to_copy(args);
     const MapArgs& map = args.maps[0];

@@ -15,10 +15,8 @@ namespace roialign_ext::cuda {
 template <class W>
 __device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, const Bin& bin) {
   if (taps.y.on_map == nullptr) return W(0);
-  const double samples = static_cast<double>(args.sampling_ratio) * static_cast<double>(args.sampling_ratio);
-  const double inside = taps.y.on_map[bin.box * taps.y.bins + bin.p] * taps.x.on_map[bin.box * taps.x.bins + bin.q];
-  const double share = (samples - inside) / samples;
-  return share == 0 ? W(0) : static_cast<W>(args.extrapolation_value * share);  // avoids 0 * infinity
+  return extrapolated<W>(args.extrapolation_value, args.sampling_ratio, taps.y.on_map[bin.box * taps.y.bins + bin.p],
+                         taps.x.on_map[bin.box * taps.x.bins + bin.q]);
 }
 
 // The taps of one axis of a box in shared memory, ordered by bin.

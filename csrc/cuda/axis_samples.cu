@@ -23,24 +23,17 @@ __device__ __forceinline__ Span fill_bin(int64_t most, bool adaptive, const Axis
                                          const BoxAxis<T>& axis, int64_t p) {
   Band band = {nothing(), static_cast<int>(most * p), 0};
   SampleTap<W>* const taps = target.samples + box * target.slots;
-  int64_t next_index = 0;
-  bool first = true;
-  for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
+  const Rejected rejected = for_each_kept(axis, p, [&](const AxisSample<T>& sample) {
     if (adaptive && band.samples == 0) {
       band.offset = Slots::begin(target.slots, p) + static_cast<int>(sample.low);
     }
-    if (sample.index == 0) first = false;
-    next_index = sample.index + sample.count;
     if (band.samples == kMaxSamplesOfBin || band.offset + band.samples >= target.slots) return;
-    W low[2], high[2];
-    sample_weights(axis, p, first_of(sample), by_edges<T>(), low, high);
-    taps[band.offset + band.samples++] = {static_cast<int>(sample.low), static_cast<W>(sample.fraction), high[0],
-                                          high[1]};
+    taps[band.offset + band.samples++] = sample_tap<W>(axis, p, sample);
     band.pixels = unite(band.pixels, touched(sample, axis.length));
   });
   band.pixels = proper(band.pixels);
   target.bands[box * axis.bins + p] = band;
-  target.rejected[box * axis.bins + p] = {first, next_index > 0 && next_index < axis.grid};
+  target.rejected[box * axis.bins + p] = rejected;
   return band.pixels;
 }
 

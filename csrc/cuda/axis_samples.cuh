@@ -2,25 +2,12 @@
 // kernels over features only read them (on the CPU: csrc/cpu/sample_tables.h).
 #pragma once
 
-#include "../core/axis_weights.h"
+#include "../core/argmax.h"
 #include "axis_bands.cuh"
 #include "planes.cuh"
 #include "scratch.h"
 
 namespace roialign_ext::cuda {
-
-// One sample of a maximum.
-template <class W>
-struct SampleTap {
-  int low;     // the sample is between pixels low and low + 1; low + 1 exists if fraction or a slope is not 0
-  W fraction;  // weight of pixel low + 1
-  W by_low_edge, by_high_edge;  // derivatives of the position w.r.t. the box's edges, 0 if clamped
-};
-
-// Position of rejected samples, whose value is 0, among the samples of a bin.
-struct Rejected {
-  bool first, later;  // the first sample is rejected; some sample after those on the map is rejected
-};
 
 template <class W>
 struct AxisSamples : AxisBands {

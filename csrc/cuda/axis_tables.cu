@@ -5,10 +5,6 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr TableKind kValue = {0, kAlongU, kAlongU};
-constexpr TableKind along(Along first) { return {1, first, first}; }
-constexpr TableKind along(Along first, Along second) { return {2, first, second}; }
-
 template <class W>
 void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
@@ -42,29 +38,16 @@ template <class T>
 struct AnyDerivative {
   static constexpr int M = 1;
   int order;
-  EdgeRates<T> first, second;
+  EdgeRates<T> first[1], second[1];
 };
 
 template <class T>
 __device__ __forceinline__ AnyDerivative<T> derivative_of(const CallArgs& args, const TableKind& kind, int64_t box,
                                                           bool is_y) {
   AnyDerivative<T> derivative = {kind.order, {}, {}};
-  if (kind.order > 0) derivative.first = rates_along<T>(args, kind.first, box, is_y);
-  if (kind.order > 1) derivative.second = rates_along<T>(args, kind.second, box, is_y);
+  if (kind.order > 0) derivative.first[0] = rates_along<T>(args, kind.first, box, is_y);
+  if (kind.order > 1) derivative.second[0] = rates_along<T>(args, kind.second, box, is_y);
   return derivative;
-}
-
-// The overload that for_each_tap calls.
-template <class T, class W>
-__device__ __forceinline__ void sample_weights(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample,
-                                               const AnyDerivative<T>& derivative, W* low, W* high) {
-  if (derivative.order == 0) {
-    sample_weights(axis, p, sample, TableValue<T>{}, low, high);
-  } else if (derivative.order == 1) {
-    sample_weights(axis, p, sample, TableDerivative<T, 1, 1>{{derivative.first}, {}}, low, high);
-  } else {
-    sample_weights(axis, p, sample, TableDerivative<T, 1, 2>{{derivative.first}, {derivative.second}}, low, high);
-  }
 }
 
 // Writes the taps of one bin by one table in the order of for_each_tap. `pixels` is the span touched so far.
@@ -163,20 +146,6 @@ __global__ void __launch_bounds__(kThreads, kMeasureBlocks)
 }
 
 }  // namespace
-
-Products average_products(const CallArgs& args) {
-  if (args.direction_count == 0) return {1, {kValue}, 1, {{0, 0}}};
-  if (args.direction_count == 1) return {2, {kValue, along(kAlongU)}, 2, {{1, 0}, {0, 1}}};
-  if (!is_integral(args.rule)) return {2, {along(kAlongU), along(kAlongV)}, 2, {{0, 1}, {1, 0}}};
-  return {4, {along(kAlongU), along(kAlongV), along(kAlongU, kAlongV), kValue}, 4, {{0, 1}, {1, 0}, {2, 3}, {3, 2}}};
-}
-
-Products grad_boxes_products(const CallArgs& args) {
-  const TableKind low = along(kAlongLowEdge), high = along(kAlongHighEdge);
-  if (args.direction_count == 0) return {3, {kValue, low, high}, 0, {}};
-  if (!is_integral(args.rule)) return {3, {along(kAlongU), low, high}, 0, {}};
-  return {6, {along(kAlongU), low, high, kValue, along(kAlongLowEdge, kAlongU), along(kAlongHighEdge, kAlongU)}, 0, {}};
-}
 
 template <class W>
 Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pixel, Scratch& scratch) {

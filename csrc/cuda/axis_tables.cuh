@@ -3,38 +3,12 @@
 #pragma once
 
 #include "../core/axis_weights.h"
+#include "../core/products.h"
 #include "axis_bands.cuh"
 #include "planes.cuh"
 #include "scratch.h"
 
 namespace roialign_ext::cuda {
-
-// A derivative of an axis' table. Order 0 is the table itself; `first` and `second` name what it is differentiated
-// along.
-enum Along { kAlongU, kAlongV, kAlongLowEdge, kAlongHighEdge };
-struct TableKind {
-  int order;
-  Along first, second;
-};
-
-// The tables of a call, the same for both axes, and the products of a y table and an x table that sum up to the
-// operator:
-//   A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]
-//   D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v]; the last two vanish except for integrals
-// The gradient w.r.t. the boxes has no products. Its tables come in threes: the factor that stays, and the derivatives
-// of the other factor w.r.t. the low edge and the high edge.
-constexpr int kMaxTables = 6;
-constexpr int kMaxTerms = 4;
-struct Products {
-  int tables;
-  TableKind kinds[kMaxTables];
-  int terms;
-  struct {
-    int y, x;
-  } term[kMaxTerms];
-};
-Products average_products(const CallArgs& args);
-Products grad_boxes_products(const CallArgs& args);
 
 // Weights by pixel, for threads that own pixels. Gaps between samples hold zeros.
 template <class W>

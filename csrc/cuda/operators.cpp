@@ -7,25 +7,13 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "../core/argmax.h"
 #include "args.h"
 
 namespace roialign_ext {
 namespace {
 
 using namespace cuda;
-
-Storage storage_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Double:
-      return Storage::kDouble;
-    case ScalarType::Half:
-      return Storage::kHalf;
-    case ScalarType::BFloat16:
-      return Storage::kBFloat16;
-    default:
-      return Storage::kFloat;
-  }
-}
 
 template <class Void>
 Elements<Void> elements_at(Void* data, const Tensor& tensor) {

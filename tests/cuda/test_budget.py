@@ -54,10 +54,10 @@ BUDGETS = {
     "argmax_pool": Taken(48, 0),
     "max_pool": Taken(80, 0),
     # Derivatives of rotated boxes are rare, and limited by arithmetic.
-    "rotated_boxes": Taken(48, 0),
+    "rotated_boxes": Taken(64, 0),  # the logarithm of a level, in float64
     "rotated_grad_boxes": Taken(240, 0),
     "rotated_grad_input": Taken(216, 0),
-    "rotated_pool": Taken(184, 0),
+    "rotated_pool": Taken(200, 0),
     "axis_samples": Taken(112, 0),  # coordinates of float64
     "axis_tables": Taken(144, 0),  # coordinates of float64
     "transpose": Taken(40, 0),

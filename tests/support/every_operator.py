@@ -28,6 +28,8 @@ class EveryOperator(nn.Module):
         rotated = torch.cat([boxes, boxes[:, 4:]], 1)
         corners = boxes[:, 1:].flip(1) / 8.0
         images = boxes[:, 0].long()
+        # For the operators without a gradient with respect to the boxes. torch.export drops boxes.detach().
+        whole = boxes.long().float()
         pyramid = [features, features[:, :, ::2, ::2]]
         scales = [1.0, 0.5]
         results = [
@@ -37,9 +39,9 @@ class EveryOperator(nn.Module):
             roialign_ext.roi_warp(features, boxes, 2, 1.0, 2),
             roialign_ext.roi_warp(features, boxes, 2, 1.0, 2, "max"),
             roialign_ext.prroi_pool(features, boxes, 2),
-            roialign_ext.roi_pool(features, boxes.detach(), 2),
+            roialign_ext.roi_pool(features, whole, 2),
             roialign_ext.ps_roi_align(features.expand(-1, 4, -1, -1), boxes, 2, 1.0, 2),
-            roialign_ext.ps_roi_pool(features.expand(-1, 4, -1, -1), boxes.detach(), 2),
+            roialign_ext.ps_roi_pool(features.expand(-1, 4, -1, -1), whole, 2),
             roialign_ext.ps_roi_align(features.repeat(1, 4, 1, 1), boxes, 2, 1.0, 2),
             roialign_ext.ps_roi_pool(features.repeat(1, 4, 1, 1), boxes, 2),
             roialign_ext.roi_align_rotated(features, rotated, 2, 1.0, 2, True, True),
