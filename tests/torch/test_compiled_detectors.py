@@ -18,7 +18,11 @@ from support.detectors import detector
 
 PACKAGE = Path(roialign_ext.__file__).parent
 # torchvision's rules for torch.compile call what torch has deprecated.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*create_unbacked_symint:FutureWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*create_unbacked_symint:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # dynamo looks at it
+]
 NAMES = ("FasterRCNN", "MaskRCNN")
 
 
