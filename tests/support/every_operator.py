@@ -42,8 +42,6 @@ class EveryOperator(nn.Module):
             roialign_ext.roi_pool(features, whole, 2),
             roialign_ext.ps_roi_align(features.expand(-1, 4, -1, -1), boxes, 2, 1.0, 2),
             roialign_ext.ps_roi_pool(features.expand(-1, 4, -1, -1), whole, 2),
-            roialign_ext.ps_roi_align(features.repeat(1, 4, 1, 1), boxes, 2, 1.0, 2),
-            roialign_ext.ps_roi_pool(features.repeat(1, 4, 1, 1), boxes, 2),
             roialign_ext.roi_align_rotated(features, rotated, 2, 1.0, 2, True, True),
             roialign_ext.roi_align_rotated(features, rotated, 2, 1.0, 0, False, False, "radian"),
             roialign_ext.crop_and_resize(features, corners, images, 2),

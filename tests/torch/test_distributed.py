@@ -40,7 +40,7 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.case, self.checkpointed = case, checkpointed
-        self.convolutions = nn.ModuleList(nn.Conv2d(2, 2, 3, padding=1) for _ in case.maps())
+        self.convolutions = nn.ModuleList(nn.Conv2d(one.shape[1], one.shape[1], 3, padding=1) for one in case.maps())
         if case.box_order:
             self.shift = nn.Parameter(torch.full_like(case.boxes(), 0.01))
         if unused:
