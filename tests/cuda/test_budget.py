@@ -116,7 +116,11 @@ class Compiled(NamedTuple):
     target: Path
 
 
-@pytest.fixture(scope="module", params=KERNELS, ids=lambda path: path.stem)
+# In a run of several processes, one of them has all tests of a file, which would wait for its compilation.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(f"nvcc {path.stem}")) for path in KERNELS],
+)
 def compiled(request: pytest.FixtureRequest) -> Compiled:
     """Compiles every file once."""
     target, kernels = cuda_sass.compile_kernels(request.param, architectures())
