@@ -1,5 +1,5 @@
 // Pooling with a fixed argmax. Each output is one bilinear sample, so the operator is linear in the features
-// (docs/math.md, section 5). It has an input gradient, a gradient w.r.t. the boxes, and derivatives along box
+// (docs/math.md, section 5). It has grad_input, grad_boxes, and derivatives along box
 // directions.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Input gradient of pooling with a fixed argmax, and of its derivatives along box directions.
+// grad_input of pooling with a fixed argmax, and of its derivatives along box directions.
 #include <climits>
 
 #include "argmax.cuh"
@@ -8,7 +8,7 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// Input gradient. A warp has a tile of kTilePixels pixels of one plane and 32 channels, one per lane; sums are in
+// grad_input. A warp has a tile of kTilePixels pixels of one plane and 32 channels, one per lane; sums are in
 // shared memory. It visits every bin near the tile once, finds the sample of the argmax, and adds to the pixels inside
 // the tile. So the cost depends on the number of bins, not on the size of the boxes. Each lane adds to its own sums, in
 // the order of boxes and bins. With fewer chunks of channels than warps, the warps share a higher tile, whose list of

@@ -1,4 +1,4 @@
-// Input gradient of average pooling, dF = Wy^T G Wx (docs/math.md, section 6), and of its derivatives along box
+// grad_input of average pooling, dF = Wy^T G Wx (docs/math.md, section 6), and of its derivatives along box
 // directions. A block has 8 x 8 pixels, a warp one row of them, a lane VEC channels. The warps first build the weights
 // of up to eight boxes in shared memory, one box each. Then every warp visits the boxes that have weight in its row. It
 // sums a column of bins by the y weights once, for all eight pixels.

@@ -1,4 +1,4 @@
-// Input gradient of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
+// grad_input of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
 // Lanes are pixels.
 #include "axis_tables.cuh"
 #include "kernels.h"

@@ -1,4 +1,4 @@
-// Input gradient of average pooling of rotated boxes, and of its derivatives along box directions.
+// grad_input of average pooling of rotated boxes, and of its derivatives along box directions.
 #include "rotated_boxes.cuh"
 #include "tile_gather.cuh"
 

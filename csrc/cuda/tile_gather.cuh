@@ -1,4 +1,4 @@
-// The input gradient as a gather, for every rule. One thread owns each element, sums the contributions of the bins, box
+// grad_input as a gather, for every rule. One thread owns each element, sums the contributions of the bins, box
 // by box, and writes it once. So sums have a fixed order and one rounding, need no atomics and no zero fill, and are
 // equal in every run.
 #pragma once
@@ -107,7 +107,7 @@ __device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Gr
 
 static_assert(kGatherTile * kGatherTile == kThreads);
 
-// The input gradient of NCHW maps: a thread has one pixel of a tile and up to Source::kChannels channels. Source adds
+// grad_input of NCHW maps: a thread has one pixel of a tile and up to Source::kChannels channels. Source adds
 // the contribution of a box to the pixel (add).
 template <class S, class Source>
 __device__ __forceinline__ void gather_pixels(const CallArgs& args, const TileMap& map, const Groups& groups,

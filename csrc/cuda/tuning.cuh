@@ -36,14 +36,14 @@ constexpr int kPoolGroups = 4;
 // from the copy. The copy itself moves the map twice.
 constexpr double kCopyBelow = 0.35;
 
-// Input gradient of averages: with fewer blocks than this, blocks take fewer channels, so that every multiprocessor has
+// grad_input of averages: with fewer blocks than this, blocks take fewer channels, so that every multiprocessor has
 // work. 512 is about four blocks for each of the 132 multiprocessors of an H100.
 constexpr int64_t kManyBlocks = 512;
 // Boxes whose weights a block builds at once, one per warp; and bins of a box along one axis, so that boxes of 14 x 14
 // bins take one round.
 constexpr int kTableBoxes = kWarps, kTableBins = 16;
 
-// Input gradients with lanes as pixels: rows and columns of a tile, one thread per pixel.
+// grad_input with lanes as pixels: rows and columns of a tile, one thread per pixel.
 constexpr int kGatherTile = 16;
 // Channels of a thread. Finding the weights of a pixel dominates for rotated boxes, so there they serve more channels.
 constexpr int kGatherChannels = 8, kRotatedGatherChannels = 32, kRotatedGatherChannelsWide = 8;
@@ -55,7 +55,7 @@ constexpr int kGradBoxesChannels = 8, kGradBoxesChannelsNchw = 4;
 // Maximum: channels of a thread, 16 bytes in float32.
 constexpr int kMaxPoolChannels = 4;
 
-// Input gradient with a fixed argmax: rows and columns of a warp's tile. The sums of 8 warps, 32 pixels and 32 channels
+// grad_input with a fixed argmax: rows and columns of a warp's tile. The sums of 8 warps, 32 pixels and 32 channels
 // take 33 KB in float32; float64 has half the columns.
 constexpr int kArgmaxTileRows = 4, kArgmaxTileColumns = 8, kArgmaxTileColumnsWide = 4;
 

@@ -97,7 +97,7 @@ def test_equals_autograd_of_the_definition(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_third_derivatives_equal_autograd_of_the_definition(mode: str) -> None:
-    """Mixed third derivatives (two directions in the boxes, one in the input) exist; those by the boxes alone are 0."""
+    """Mixed third derivatives (two directions in the boxes, one in the input) exist; those w.r.t. the boxes alone are 0."""
     call = RoIAlignCall((2, 2), 0.75, 2, True, mode)
     features = random_tensor(2, 3, 7, 9, seed=9)
     results = []
@@ -136,7 +136,7 @@ def test_second_derivative_by_the_boxes_couples_the_axes_only(aligned: bool) -> 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_gradient_penalty_trains_the_input(mode: str) -> None:
-    """The everyday use: a penalty on an input gradient, differentiated by a parameter before the operator."""
+    """The everyday use: a penalty on grad_input, differentiated by a parameter before the operator."""
     call = RoIAlignCall((2, 2), 0.75, 2, True, mode)
     boxes = smooth_boxes(3, tuple(FEATURES.shape), call, seed=15)
 
@@ -161,7 +161,7 @@ def test_second_order_graph_is_only_built_on_request() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_grad_input_depends_on_the_output_gradient_only(mode: str) -> None:
-    """The operator is linear in its input: the input gradient, derived by the output gradient, is the forward."""
+    """The operator is linear in its input: grad_input, differentiated by the output gradient, is the forward."""
     call = RoIAlignCall((2, 2), 0.75, 2, True, mode)
     boxes = smooth_boxes(3, tuple(FEATURES.shape), call, seed=16)
     features = FEATURES.clone().requires_grad_()

@@ -150,7 +150,7 @@ def test_large_map(name: str, dtype: torch.dtype, channels: int, layout: torch.m
     features = large_map(dtype, channels - channels % call.groups, layout, images=1)
     boxes = large_boxes(call, images=1).to(torch.float64 if dtype == torch.float64 else torch.float32)
     channels = features.shape[1] // call.groups
-    some = [0, 1, channels // 2, channels - 1]  # the box gradient sums over channels: these alone have one
+    some = [0, 1, channels // 2, channels - 1]  # grad_boxes sums over channels: only these have a gradient
     grad = torch.zeros(call.output_shape(features, boxes), dtype=dtype)
     grad[:, some] = random_tensor(len(boxes), len(some), *call.output_size, seed=9, dtype=dtype)
     by_input, *by_boxes = call.gradients(call.leaves(features, boxes), grad)
@@ -415,7 +415,7 @@ def test_gradients_of_many_boxes_are_added_in_float32(
 
 
 def test_a_gradient_step_moves_a_box_onto_its_object() -> None:
-    """The box gradient is of use: ascent on the pooled value moves a box towards a bright blob."""
+    """grad_boxes is of use: ascent on the pooled value moves a box towards a bright blob."""
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     blob = torch.exp(-((x - 20.0) ** 2 + (y - 12.0) ** 2) / 60.0)[None, None]
     box = torch.tensor([[0.0, 8.0, 14.0, 18.0, 24.0]], requires_grad=True)

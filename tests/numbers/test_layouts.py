@@ -171,7 +171,7 @@ def test_expanded_box() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", FORMATS)
 def test_memory_format_of_results(call: OperatorCall, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    """The output has the input's memory format, and so has the input gradient, whatever the output gradient has."""
+    """The output has the input's memory format, and so has grad_input, whatever the output gradient has."""
     features = call.widened(random_tensor(*SHAPE, seed=1, dtype=dtype))
     features = features.contiguous(memory_format=layout).requires_grad_()
     out = call(features, call.boxes("inside", dtype=torch.float32))

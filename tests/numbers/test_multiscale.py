@@ -120,7 +120,7 @@ def test_every_level_has_its_own_layout() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("channels", [3, 70])
 def test_equals_one_call_per_level_bit_for_bit(dtype: torch.dtype, layout: str, mode: str, channels: int) -> None:
-    """Value, the gradient of every level, the box gradient."""
+    """Value, the gradient of every level, grad_boxes."""
     boxes = pyramid_boxes(150).to(torch.float64 if dtype == torch.float64 else torch.float32)
     for call in (Pooler((3, 2), aligned=True, mode=mode), Pooler((7, 7), sampling_ratio=-1, mode=mode)):
         results = []

@@ -257,14 +257,14 @@ def forward(features: Array, boxes: Array, params: Params, mode: str) -> Array:
 
 
 def grad_input(grad: Array, features: Array, boxes: Array, params: Params, mode: str) -> Array:
-    """The input gradient in either mode."""
+    """grad_input in either mode."""
     if mode == "avg":
         return average_grad_input(grad, features.shape, boxes, params)
     return maximum_grad_input(grad, features, boxes, params)
 
 
 def grad_boxes(grad: Array, features: Array, boxes: Array, params: Params, mode: str) -> Array:
-    """The box gradient in either mode."""
+    """grad_boxes in either mode."""
     gradient = average_grad_boxes if mode == "avg" else maximum_grad_boxes
     return gradient(grad, features, boxes, params)
 

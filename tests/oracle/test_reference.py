@@ -372,7 +372,7 @@ def test_crop_of_the_whole_map_is_the_map(method: str) -> None:
 
 @pytest.mark.parametrize("size", [(4, 3), (1, 5), (1, 1)])
 def test_crop_equals_grid_sample(size: tuple[int, int]) -> None:
-    """Values and box gradients inside, the extrapolation value outside."""
+    """Values and grad_boxes inside, the extrapolation value outside."""
     call = CropCall(size, extrapolation_value=7.0)
     boxes = smooth_rows(call, 10)
     grad = random_tensor(*call.output_shape(FEATURES, boxes), seed=10)

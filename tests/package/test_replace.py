@@ -433,7 +433,7 @@ def test_torchvision_scripted(models: tuple[nn.Module, nn.Module]) -> None:
 )
 @pytest.mark.parametrize("as_list", [False, True], ids=["rows", "list"])
 def test_torchvision_layers(torchvision: ModuleType, name: str, arguments: tuple[Any, ...], as_list: bool) -> None:
-    """In float32: output and input gradient within a few roundings of the largest term."""
+    """In float32: output and grad_input within a few roundings of the largest term."""
     old = getattr(torchvision.ops, name)(*arguments)
     model = nn.Sequential(old)
     replace_roi_layers(model)

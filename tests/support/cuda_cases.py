@@ -288,7 +288,7 @@ LAYOUTS = [
         "reversed",
     )
 ]
-# The same with lanes of the input gradient as channels.
+# The same with lanes of grad_input as channels.
 LAYOUTS += [
     Case(layout=layout, channels=36, boxes="12")
     for layout in ("permuted", "sliced", "expanded_images", "expanded_channels", "expanded_pixels", "reversed")
@@ -371,7 +371,7 @@ BOUNDARIES += [
         (132, "channels_last", torch.float64),
     )
 ]
-# The input gradient with lanes as channels: more bins in a tile than its tables hold, along each axis; boxes that
+# grad_input with lanes as channels: more bins in a tile than its tables hold, along each axis; boxes that
 # fill batches and pieces of the list; pyramids.
 BOUNDARIES += [
     case

@@ -112,7 +112,7 @@ class Case:
         return (WEIGHTS * self.defined(*tensors) ** 2).sum()
 
     def varied(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` of what may be differentiated: without gradients by the boxes, of the maps alone."""
+        """``function`` of what may be differentiated: without gradients w.r.t. the boxes, of the maps alone."""
         if self.box_order > 0:
             return function
         boxes = self.boxes()

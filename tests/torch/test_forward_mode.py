@@ -124,7 +124,7 @@ def test_backward_over_forward(case: Case) -> None:
 
 @each_case
 def test_finite_differences(case: Case) -> None:
-    """roi_warp in its maps alone: derivatives by the boxes pass straight through the rounding."""
+    """roi_warp in its maps alone: derivatives with respect to the boxes pass straight through the rounding."""
     *maps, boxes = case.point()
     exact = case.box_order > 0 and case.function is not roialign_ext.roi_warp
 

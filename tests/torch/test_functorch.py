@@ -141,7 +141,7 @@ def defined_mixed_derivative(case: Case) -> Any:
     ("outer", "inner"), [(jacrev, hessian), (jacfwd, hessian), (jacrev, forward_forward), (jacfwd, reverse_reverse)]
 )
 def test_mixed_third_derivative(case: Case, outer: Transform, inner: Transform) -> None:
-    """Twice by the boxes and once by the maps: every rule has it."""
+    """Twice with respect to the boxes and once with respect to the maps: every rule has it."""
     close(outer(inner(case.scalar, case.levels))(*case.point()), defined_mixed_derivative(case))
 
 
