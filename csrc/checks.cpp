@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kMaxSamplesOfAxis = std::numeric_limits<int32_t>::max();  // of a box
 
-// Under vmap the same stands in roialign_ext/vmap.py.
+// roialign_ext/vmap.py has the same text for calls under vmap.
 constexpr const char* kTrainAsList =
     ": give boxes that are trained as a list with one tensor per image, whose rows have no index that a step could "
     "move";

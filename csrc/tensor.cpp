@@ -7,8 +7,8 @@
 namespace roialign_ext {
 namespace {
 
-// Torch's message for the allocation that just failed on this thread. The ABI tells it from torch 2.13 on; older ones
-// get the words that programs search for.
+// Torch's message for the allocation that just failed on this thread. The ABI reports it since torch 2.13. With older
+// releases the message has the words that programs search for.
 std::string allocation_error(bool is_cuda) {
   using GetMessage = const char* (*)();
   const auto message = reinterpret_cast<GetMessage>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));

@@ -1,4 +1,4 @@
-"""Boxes that are surely a mistake: one warning of each kind, where ROIALIGN_EXT_CHECK=1 was set before the import.
+"""Boxes that are surely a mistake: one warning of each kind, if ROIALIGN_EXT_CHECK=1 was set before the import.
 
 Such a call is legal and its result defined, often 0 everywhere. The warnings read values, so a call on CUDA waits for
 the device. Programs that are being compiled, exported or traced, and transforms of torch.func, have no values to read.

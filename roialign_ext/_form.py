@@ -8,8 +8,8 @@ private operator is the derivative of Phi with respect to one argument, which th
 
     with respect to G: ``_pool``, ``_pool_max``        F: ``_pool_grad_input``        b: ``_pool_grad_boxes``
 
-So a backward pass puts the cotangent into the place that was left out and differentiates by the other arguments, and a
-tangent is the sum over the arguments of the value with the tangent in the place of the argument.
+So a backward pass puts the cotangent into the place that was left out, and differentiates with respect to the other
+arguments. A tangent is the sum over the arguments of the value with the tangent in the place of the argument.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _settings: Callable[[tuple[Any, ...]], Settings] = functools.partial(tuple.__new
 
 
 class Form:
-    """Phi, complete but for the argument by which it is differentiated next."""
+    """Phi, complete except for the argument with respect to which it is differentiated next."""
 
     def __init__(
         self, settings: Settings, maps: Maps, grad: Tensor | None, boxes: Tensor, directions: Directions,

@@ -1,6 +1,6 @@
 """The public operators: each is a choice of rule and mode, and its derivatives are those of what it is made of.
 
-csrc/operators.cpp says the same to programs without Python, which have no derivatives.
+csrc/operators.cpp composes the same operators for programs without Python, which have no derivatives.
 """
 
 from __future__ import annotations

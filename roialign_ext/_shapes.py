@@ -1,9 +1,9 @@
 """The private operators without data: what they accept, and shapes, dtypes and memory formats of their results.
 
-Fake tensors, export and compilation run on these, with sizes that may be symbols. Kernels check the same before they
-touch memory; where they refuse, the words are those of this file. Wrong shapes, devices and values raise ValueError,
-wrong dtypes TypeError. What boxes hold is data, which only kernels see. Empty tensors pass, and so does a map without
-pixels (H or W is 0): it rejects every sample, so its outputs are 0.
+Fake tensors, export and compilation use these functions, with sizes that may be symbols. Kernels check the same before
+they access memory. If a kernel refuses a call, the error is that of this file. Wrong shapes, devices and values raise
+ValueError, wrong dtypes TypeError. The values of boxes are data, which only kernels see. Empty tensors pass. So does a
+map without pixels (H or W is 0): it rejects every sample, so its outputs are 0.
 """
 
 from __future__ import annotations

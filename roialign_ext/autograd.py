@@ -40,15 +40,15 @@ _number_of_modes = torch._C._len_torch_dispatch_stack  # of those that see every
 
 
 def _raise_out_of_memory(error: Exception) -> None:
-    """Raises torch's kind of exception if a CUDA allocation failed: it does not cross the boundary of a library."""
+    """Raises torch.OutOfMemoryError if a CUDA allocation failed. A compiled library can only raise RuntimeError."""
     if type(error) is RuntimeError and "CUDA out of memory." in str(error):
         raise torch.OutOfMemoryError(str(error)) from None
 
 
 def _explain(name: str, arguments: tuple[Any, ...], error: Exception) -> None:
-    """Says in the words of the shape function what a kernel refused, if that is what happened.
+    """Raises the error of the shape function, if a kernel refused the arguments.
 
-    Those name every argument, and raise kinds of exceptions that do not cross the boundary of a compiled library.
+    Shape functions name every argument. Some of their kinds of exceptions do not cross the boundary of a library.
     """
     _raise_out_of_memory(error)
     try:
@@ -92,7 +92,7 @@ class Differentiable(torch.autograd.Function):
         try:
             grad = cotangents[0]
             if ctx.needs_maps_alone and grad is not None and not is_legacy_batchedtensor(grad):
-                # Form.by_maps() of the usual training step, straight to the kernel: a tenth of a tiny step's time less.
+                # The usual training step: Form.by_maps() straight from the kernel, which saves a tenth of a tiny step.
                 boxes, u, v, argmax, *_ = saved
                 _, rule, _, *layout, _ = ctx.settings
                 keys = (_dispatch_keys(grad) | _dispatch_keys(boxes)) & _KERNEL_KEYS
@@ -157,8 +157,8 @@ def _save(
         argmax = output[1]
         ctx.mark_non_differentiable(argmax)
     ctx.saved_for_forward = (boxes, u, v, argmax, grad, *maps)  # save_for_forward() without a look at their types
-    # Phi is linear in the maps and in G: a derivative by an argument does not need the argument itself. So the usual
-    # training case keeps no map alive.
+    # Phi is linear in the maps and in G: a derivative w.r.t. one of them does not need its value. So the usual training
+    # step keeps no map alive.
     _, _, by_boxes, by_u, by_v, _, by_grad, *by_maps = ctx.needs_input_grad
     if not (by_boxes or by_u or by_v):
         if not by_grad:
@@ -248,9 +248,9 @@ def differentiated(name: str) -> Kernel:
 
 
 def under_autograd(name: str, otherwise: Kernel) -> Kernel:
-    """Autograd: straight to the kernel where values are all there is to a call, else ``otherwise``."""
+    """Autograd: the kernel itself if nothing is differentiated and no mode watches, else ``otherwise``."""
     redispatch: Kernel = getattr(ops, name).default._handle.redispatch_boxed
-    # So many arguments may be differentiated, the first ones.
+    # The number of leading arguments that may be differentiated.
     tensors = 4 if name in ("_pool", "_pool_grad_input", "_pool_grad_boxes") else 2
 
     def kernel(keys: Any, *arguments: Any) -> Any:
@@ -331,7 +331,7 @@ def _refuse_list(boxes: object) -> None:
 class RoIAlignFunction(torch.autograd.Function):
     """RoIAlign as an autograd function, for code that calls ``apply``; :func:`roialign_ext.roi_align` is the same.
 
-    It takes no subclasses, because what they override would not be called.
+    Subclasses are refused, because methods that they override would not be called.
 
     Raises:
         TypeError: on making a subclass.

@@ -18,7 +18,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from ._form import Settings, bins_per_image, call
 
-# csrc/checks.cpp says the same without vmap.
+# csrc/checks.cpp has the same text for calls without vmap.
 _TRAIN_AS_LIST = (
     ": give boxes that are trained as a list with one tensor per image, whose rows have no index that a step could move"
 )

@@ -29,7 +29,7 @@ ROI_HOST_DEVICE constexpr bool is_rotated(Rule rule) { return rule >= Rule::kRot
 ROI_HOST_DEVICE constexpr bool is_position_sensitive(Rule rule) {
   return rule == Rule::kPsRoiAlign || rule == Rule::kPsRoiPool;
 }
-// The rounding of roi_pool leaves none; roi_warp passes it straight through.
+// The rounding of roi_pool and ps_roi_pool leaves no derivative; that of roi_warp counts as the identity.
 ROI_HOST_DEVICE constexpr bool has_box_derivative(Rule rule) {
   return rule != Rule::kRoiPool && rule != Rule::kPsRoiPool;
 }
@@ -41,8 +41,9 @@ struct Part {
   int64_t number, count;
 };
 
-// The bins of a whole box, where each is a box of its own and reads an image of its own: bin p of box k is box k *
-// count() + p, and bin p of image n is image n * count() + p. Batch indices stay n. Other rules have one part.
+// The bins of a whole box, for position-sensitive rules: each bin is a box of its own and reads an image of its own.
+// Bin p of box k is box k * count() + p, and bin p of image n is image n * count() + p. Batch indices stay n. Other
+// rules have one part.
 struct Parts {
   int64_t y = 1, x = 1;
 

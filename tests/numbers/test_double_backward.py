@@ -97,7 +97,7 @@ def test_equals_autograd_of_the_definition(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_third_derivatives_equal_autograd_of_the_definition(mode: str) -> None:
-    """Mixed third derivatives (two directions in the boxes, one in the input) exist; those w.r.t. the boxes alone are 0."""
+    """Mixed third derivatives (two directions in the boxes, one in the input) exist; those w.r.t. boxes alone are 0."""
     call = RoIAlignCall((2, 2), 0.75, 2, True, mode)
     features = random_tensor(2, 3, 7, 9, seed=9)
     results = []

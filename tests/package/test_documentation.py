@@ -1,4 +1,4 @@
-"""The documentation holds: its code runs, it names what there is, and links between files lead somewhere."""
+"""The documentation holds: its code runs, it has all files and public names, and links between files have targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed, what the source archive holds, and what setup.py says where it cannot build."""
+"""The installed files, the contents of the source archive, and the errors of setup.py if it cannot build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is passed for an argument: it works, or the error names the argument. No error of torch's own, no crash."""
+"""Any value of an argument works, or the error names the argument: no error of torch's own, no crash."""
 
 from __future__ import annotations
 

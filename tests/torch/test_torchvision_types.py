@@ -1,4 +1,4 @@
-"""What torchvision's classes are to this package: the pooler that its detectors ask for, its tensors, its boxes."""
+"""torchvision's classes with this package: the pooler that its detectors expect, its tensors, its boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training does around a layer: checkpointing, saved-tensor hooks, autocast, threads, processes, memory."""
+"""Layers in training: checkpointing, saved-tensor hooks, autocast, threads, processes, memory."""
 
 from __future__ import annotations
 
