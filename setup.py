@@ -158,7 +158,7 @@ class NoCudaError(Exception):
 
 
 def toolkit_folders() -> list[tuple[str, Path]]:
-    """Where a toolkit may be: who says so, and the folder. CUDA_HOME or CUDA_PATH, if set, is the only one."""
+    """Possible places of a toolkit: who names it, and the folder. CUDA_HOME or CUDA_PATH, if set, is the only one."""
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable):
             return [(variable, Path(os.environ[variable]))]
@@ -172,7 +172,7 @@ def toolkit_folders() -> list[tuple[str, Path]]:
 
 
 def lacks(home: Path) -> str | None:
-    """What a folder lacks to be a toolkit that fits torch, or None."""
+    """The parts that a folder lacks to be a toolkit that fits torch, or None."""
     libraries = [home / folder / "libcudart_static.a" for folder in ("lib64", "lib")]
     for name, found in (
         ("bin/nvcc", (home / "bin" / "nvcc").is_file()),
@@ -190,7 +190,7 @@ def lacks(home: Path) -> str | None:
 
 
 def ask_nvcc(home: Path, argument: str) -> str:
-    """What nvcc prints; empty if it does not run."""
+    """The output of nvcc; empty if it does not run."""
     command = [str(home / "bin" / "nvcc"), argument]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -205,7 +205,7 @@ def nvcc_version(home: Path) -> str | None:
 
 
 def architectures(home: Path) -> str:
-    """What to compile for: as TORCH_CUDA_ARCH_LIST says, for the GPUs here, or for those of a release."""
+    """The architectures to compile for: those of TORCH_CUDA_ARCH_LIST, of the GPUs here, or of a release."""
     request = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
     if request not in ("", "native", "release"):
         return request

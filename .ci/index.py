@@ -23,7 +23,7 @@ def page(title: str, links: list[str]) -> str:
 
 
 def required_python(wheel: Path) -> str:
-    """What the metadata of a wheel say of Python, as in ``>=3.10``."""
+    """The versions of Python that the metadata of a wheel require, as in ``>=3.10``."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
         found = re.search(r"^Requires-Python: (.+)$", archive.read(name).decode(), re.MULTILINE)

@@ -4,10 +4,10 @@
     torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST examples/train_coins_distributed.py
 
 The second command is for four machines with eight GPUs each, on every one of them; HOST is one of the machines. On GPUs
-every process has one of its own and they speak nccl; on the CPU they speak gloo. All machines share the folder of
---outputs. Processes that find a checkpoint there go on from it. With TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and
---max-restarts 3 torchrun starts all of them again when one dies. (Without that variable torch 2.14 gives them the store
-of those before, and gloo looks for processes that are gone.)
+every process has a GPU of its own and uses nccl; on the CPU processes use gloo. All machines share the folder of
+--outputs. Processes that find a checkpoint there resume from it. With TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and
+--max-restarts 3 torchrun restarts all processes when one dies. (Without that variable torch 2.14 gives them the store
+of the previous ones, and gloo looks for processes that have ended.)
 
 The views of a step are drawn from the seed, the step and their number alone. So the training is the same, up to
 rounding, for every number of processes, and exactly the same after a restart.
@@ -66,7 +66,7 @@ class MeanLoss(nn.Module):
 
 @dataclass
 class Training:
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     detector: MaskRCNN
     optimiser: torch.optim.Optimizer

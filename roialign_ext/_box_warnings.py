@@ -19,7 +19,7 @@ from ._checks import DTYPES
 
 
 class Format(NamedTuple):
-    """What the numbers of a box are; before them a row of a tensor has the batch index."""
+    """Names of the numbers of a box; before them a row of a tensor has the batch index."""
 
     names: str
     after_image: bool = True
@@ -69,7 +69,7 @@ def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float]
 def _mistakes(
     rows: Tensor, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format
 ) -> list[tuple[Tensor, str, str]]:
-    """For each mistake: which rows make it, in words, and what to pass instead."""
+    """For each mistake: the rows that have it, its description, and what to pass instead."""
     sizes = [(float(one.shape[3]), float(one.shape[2])) for one in maps]  # (W, H), in the order of (x, y)
     if box_format is NORMALISED:
         ends = rows.reshape(-1, 2, 2)  # [K, corner, (y, x)]

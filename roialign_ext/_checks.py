@@ -1,7 +1,7 @@
-"""Checks of the arguments of public functions: what the operators' schemas would refuse in words of their own.
+"""Checks of the arguments of public functions, which the operators' schemas would refuse with other messages.
 
-The tests of the usual arguments stand in one function, since every call pays for them. Values and sizes are checked by
-the operators (roialign_ext/_shapes.py), for their callers too.
+The checks of the usual arguments are in one function, because every call pays for them. The operators check values and
+sizes (roialign_ext/_shapes.py), for their other callers too.
 """
 
 import math
@@ -21,7 +21,7 @@ HAS_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("roialign_ext::_pool",
 
 
 def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
-    """What counts as an int: Python's and numpy's integers, tensors of one integer, sizes of a graph. No bool."""
+    """An int: Python's and numpy's integers, tensors of one integer, sizes of a graph. No bool."""
     if isinstance(value, torch.SymInt):
         return value
     if type(value) is not int:
@@ -37,7 +37,7 @@ def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
 
 
 def as_number(name: str, value: Any) -> Any:
-    """What counts as a float: Python's and numpy's numbers, tensors of one number, sizes of a graph. No bool."""
+    """A float: Python's and numpy's numbers, tensors of one number, sizes of a graph. No bool."""
     if type(value) is float or isinstance(value, (torch.SymFloat, torch.SymInt)):
         return value
     cause = None
@@ -50,7 +50,7 @@ def as_number(name: str, value: Any) -> Any:
 
 
 def as_pair(name: str, value: Any) -> Any:
-    """A pair of numbers of bins, for which one number stands too."""
+    """A pair of numbers of bins; one number stands for both."""
     wanted = "an int or a pair of ints"
     if isinstance(value, (list, tuple)):
         return [bins if type(bins) is int and 0 < bins <= LARGEST else as_integer(name, bins, wanted) for bins in value]
@@ -69,12 +69,12 @@ def as_spatial_scale(value: Any, columns: int = 5) -> Any:
 
 
 def as_tensor_or_list(boxes: Any) -> Any:
-    """A tuple of tensors is as good as a list."""
+    """Converts a tuple of tensors to a list."""
     return list(boxes) if isinstance(boxes, tuple) else boxes
 
 
 def tensors_of(tensors: Any) -> Any:
-    """Where ``__torch_function__`` may be overridden: a list's elements, or the one tensor."""
+    """The tensors that may override ``__torch_function__``: a list's elements, or the one tensor."""
     return tensors if isinstance(tensors, (list, tuple)) else (tensors,)
 
 
@@ -201,7 +201,7 @@ def check_image_shapes(name: str, shapes: Any) -> None:
 
 
 def check_crop(boxes: object, box_indices: object, method: object) -> None:
-    """What only crop_and_resize takes, but for numbers."""
+    """The arguments that only crop_and_resize takes, except numbers."""
     if not isinstance(boxes, Tensor):
         raise TypeError(f"boxes: expected a Tensor[K, 4] of rows (y1, x1, y2, x2), got {_kind(boxes)}")
     if not isinstance(box_indices, Tensor):
@@ -298,7 +298,7 @@ def _is_several(value: Any) -> bool:
 
 
 def _kind(value: object) -> str:
-    """What came in the place of a tensor or of several."""
+    """Describes a value passed in place of a tensor or of several."""
     name = type(value).__name__
     if isinstance(value, (list, tuple)):
         other = next((type(one).__name__ for one in value if not isinstance(one, Tensor)), "Tensor" if value else "")

@@ -168,7 +168,7 @@ class Environment:
         )
 
     def next_steps(self) -> list[str]:
-        """What the user should do, one sentence each; empty where nothing is off."""
+        """The next steps of the user, one sentence each; empty if nothing is wrong."""
         steps = []
         if self.cuda_device is not None and not self.cuda_built and "-fsanitize" not in self.flags:
             steps.append(

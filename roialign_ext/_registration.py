@@ -21,7 +21,7 @@ def _register() -> torch.library.Library:
         for name, kernel in kernels.items():
             library.impl(name, kernel, key, with_keyset=True)  # type: ignore[no-untyped-call]
 
-    # What a public operator is made of stays under the Autograd key: one pass through the dispatcher less.
+    # The parts of a public operator stay under the Autograd key, which saves a pass through the dispatcher.
     private = {name: differentiated(name) for name in PRIVATE}
     public = decompositions(private["_pool"], private["_pool_max"])
     register("Autograd", {name: under_autograd(name, kernel) for name, kernel in {**private, **public}.items()})

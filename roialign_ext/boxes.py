@@ -11,7 +11,7 @@ class BoxShapeError(ValueError, AssertionError):
 
 
 def _no_boxes(boxes: Tensor, coordinates: int) -> str:
-    """What to pass in the place of an empty tensor of another shape, such as ``torch.tensor([])``."""
+    """The value to pass instead of an empty tensor of another shape, such as ``torch.tensor([])``."""
     if boxes.numel() > 0:
         return ""
     return f": no boxes are torch.zeros(0, {coordinates}) in a list, torch.zeros(0, {coordinates + 1}) without one"

@@ -36,7 +36,7 @@ ROI_HOST_DEVICE SampleTap<W> sample_tap(const BoxAxis<T>& axis, int64_t p, const
   return {static_cast<int32_t>(sample.low), static_cast<W>(sample.fraction), high[0], high[1]};
 }
 
-// Where rejected samples, which count as 0, stand among those of a bin.
+// The place of rejected samples, which count as 0, among those of a bin.
 struct Rejected {
   bool first;  // the bin's first sample is rejected
   bool later;  // some later one is, after those on the map

@@ -47,8 +47,8 @@ inline Products grad_boxes_products(Rule rule, int directions) {
   return {6, {along(kAlongU), low, high, kValue, along(kAlongLowEdge, kAlongU), along(kAlongHighEdge, kAlongU)}, 0, {}};
 }
 
-// Samples outside the map have this value. What they add to a bin of `samples` along each axis: their share of the
-// mean.
+// The contribution of samples outside the map, which have this value, to a bin of `samples` along each axis: their
+// share of the mean.
 template <class W>
 ROI_HOST_DEVICE W extrapolated(double value, int64_t samples, double on_map_y, double on_map_x) {
   const double all = static_cast<double>(samples) * static_cast<double>(samples);

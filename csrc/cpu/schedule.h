@@ -22,7 +22,7 @@ bool stays_in_cache(const Extents& map, const ChannelBlocks& blocks) {
   return map.pixels() * blocks.width * static_cast<int64_t>(sizeof(W)) <= 1 << 20;
 }
 
-// Where results are summed over channels the width of a block must not depend on the number of threads.
+// If results are summed over channels, the width of a block must not depend on the number of threads.
 inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
   const int64_t width = channels > lanes ? lanes * kWideBlock : lanes;
   return {width, (channels + width - 1) / width};
