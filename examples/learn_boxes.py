@@ -1,7 +1,7 @@
 """Moves boxes onto coins by gradient descent, which needs gradients with respect to the boxes.
 
-Every box knows how its coin looks: the photograph pooled inside the true box. It starts displaced and with a wrong
-size, and descends the difference between what it pools now and that.
+The target of every box is the photograph pooled inside the true box. A box starts displaced and with a wrong size.
+Gradient descent reduces the difference between its pooled pixels and the target.
 
     python examples/learn_boxes.py            # ten seconds; writes outputs/learn_boxes.gif
 """

@@ -1,8 +1,8 @@
 """A map with another scale along each axis: spatial_scale is one number, so the boxes are scaled instead.
 
-Maps are not always as much smaller than the image along both axes: networks for text and for sound keep more columns
-than rows, and an image may have been resized to a square. Autograd takes the scaling along, so that gradients are with
-respect to boxes in image pixels.
+The axes of a map may have different scales: networks for text and for sound keep more columns than rows, and an image
+may have been resized to a square. Autograd includes the scaling, so gradients are with respect to boxes in image
+pixels.
 
     python examples/two_scales.py             # seconds; prints the largest differences
 """
