@@ -247,7 +247,7 @@ def test_source_archive_holds_everything(built: Built) -> None:
         metadata = archive.extractfile(f"roialign_ext-{roialign_ext.__version__}/PKG-INFO")
         assert metadata is not None
         assert "\nRequires-Dist: torch>=2.11\n" in metadata.read().decode()
-    assert not [name for name in found if name.startswith("build/") or ".egg-info" in name]
+    assert not [name for name in found if name.startswith("build/") or ".egg-info" in name or ".hypothesis" in name]
     wanted = {
         "setup.py",
         "pyproject.toml",
@@ -260,7 +260,8 @@ def test_source_archive_holds_everything(built: Built) -> None:
     }
     for folder in ("csrc", "roialign_ext", "tests", "docs", "examples", "benchmarks", ".ci"):
         files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
-        files = (path for path in files if path.suffix not in {".so", ".pyc"} and "__pycache__" not in path.parts)
+        files = (path for path in files if path.suffix not in {".so", ".pyc"})
+        files = (path for path in files if not {"__pycache__", ".hypothesis"} & set(path.parts))
         wanted |= {path.relative_to(ROOT).as_posix() for path in files}
     wanted -= {"roialign_ext/_build_info.py"}
     assert wanted - found == set()

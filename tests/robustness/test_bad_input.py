@@ -523,7 +523,7 @@ def test_arguments_are_left_alone() -> None:
     inputs = FEATURES, BOXES, ROTATED, CROPS, INDICES
     before = [tensor.clone() for tensor in inputs]
     for name, call in EVERY.items():
-        given = {"roi_align_rotated": ROTATED, "crop_and_resize": CROPS}.get(name, BOXES)
+        given = ROTATED if name.endswith("rotated") else CROPS if name == "crop_and_resize" else BOXES
         for mode in ({"mode": mode} for mode in MODES) if name in having("mode") else ({},):
             assert call(FEATURES, given, 2, **mode).data_ptr() != FEATURES.data_ptr()
     for one, other in zip(before, inputs, strict=True):
