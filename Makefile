@@ -29,7 +29,7 @@ INSTALL = $(COMPILE) && $(IN_VENV) pip install --quiet --no-build-isolation --no
 # With WHEEL=FILE the targets use that wheel and compile nothing.
 WHEEL ?=
 
-.PHONY: help demo demo-distributed recipes pictures test bench wheel wheels docs installed lint format sanitize cuda-architectures clean another-python
+.PHONY: help demo demo-distributed recipes pictures test bench wheel wheels docs installed lint format sanitize sanitize-kernels cuda-architectures clean another-python
 .DEFAULT_GOAL := help
 
 help:
@@ -73,7 +73,7 @@ bench: installed
 test: installed
 	@cd tests && ../$(VENV)/bin/python -m roialign_ext
 	@echo "== Running the tests"
-	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(TEST_ARGS)
+	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadgroup -m "not sanitizers" $(TEST_ARGS)
 
 installed: $(VENV)/installed
 ifeq ($(WHEEL),)
@@ -108,6 +108,9 @@ format: .venv-lint/installed
 	.venv-lint/bin/ruff check --fix .
 	.venv-lint/bin/ruff format .
 	.venv-lint/bin/clang-format -i $(CPP_FILES)
+
+sanitize-kernels: installed
+	cd tests && ../$(VENV)/bin/python -m pytest -q -m sanitizers $(TEST_OPTIONS) cuda/test_kernels.py
 
 sanitize: export ROIALIGN_EXT_SANITIZE = 1
 sanitize: $(VENV)/installed

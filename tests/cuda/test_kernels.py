@@ -606,6 +606,7 @@ def test_arguments_are_checked(shim: Operators) -> None:
              "roi_align_legacy")  # fmt: skip
 
 
+@pytest.mark.sanitizers
 @pytest.mark.skipif(KIND != "plain", reason="this process has the sanitizers already")
 @pytest.mark.parametrize("kind", ["asan", "tsan"])
 def test_sanitizers_find_nothing(kind: str) -> None:
