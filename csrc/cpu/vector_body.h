@@ -110,8 +110,10 @@ inline void transpose_pair(V& a, V& b, std::index_sequence<l...>) {
   a = low;
 }
 
+// Always inline: a call keeps the tile in memory, and whether GCC inlines it depends on the other functions of the
+// file.
 template <int s, int L, class V>
-inline void transpose_step(V (&tile)[L]) {
+[[gnu::always_inline]] inline void transpose_step(V (&tile)[L]) {
   if constexpr (s < L) {
     for (int i = 0; i < L; ++i) {
       if ((i & s) == 0) transpose_pair<s>(tile[i], tile[i | s], std::make_index_sequence<L>());
