@@ -29,9 +29,9 @@
 namespace shim::counter {
 namespace {
 
+using roialign_ext::Storage;
 using roialign_ext::cuda::CallArgs;
 using roialign_ext::cuda::Elements;
-using roialign_ext::Storage;
 
 constexpr int kLanes = 32;
 constexpr size_t kMostEvents = 1 << 14;  // of a lane before it waits for the others; bounds memory
