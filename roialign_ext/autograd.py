@@ -92,7 +92,7 @@ class Differentiable(torch.autograd.Function):
         try:
             grad = cotangents[0]
             if ctx.needs_maps_alone and grad is not None and not is_legacy_batchedtensor(grad):
-                # The usual training step: Form.by_maps() straight from the kernel, which saves a tenth of a tiny step.
+                # The usual training step: Form.by_maps() straight from the kernel, with less overhead.
                 boxes, u, v, argmax, *_ = saved
                 _, rule, _, *layout, _ = ctx.settings
                 keys = (_dispatch_keys(grad) | _dispatch_keys(boxes)) & _KERNEL_KEYS
