@@ -2,7 +2,7 @@
 
 csrc/checks.cpp checks the same before a kernel accesses memory, and has the same texts. The checks stand twice because
 the stable ABI of torch has two gaps. It has no symbolic sizes, which shape functions need. It has no TypeError and no
-NotImplementedError, so a kernel that refuses a call raises the error of this file (roialign_ext/autograd.py).
+NotImplementedError, so a kernel that refuses a call raises the error of this file (roialign_ext/_autograd.py).
 
 Wrong shapes, devices and values raise ValueError, wrong dtypes TypeError, missing derivatives NotImplementedError. The
 coordinates of boxes are data, which only kernels read. Empty tensors pass. A map without pixels (H or W is 0) passes

@@ -1,17 +1,33 @@
 """Which function runs under which dispatch key: the part of the operators that is Python.
 
-docs/design.md has the table. The compiled module registers the schemas and, for CPU and CUDA, the kernels.
+docs/design.md has the table. The compiled libraries register the schemas and, for CPU and CUDA, the kernels.
 """
 
 from __future__ import annotations
 
 import torch
 
+from . import vmap
+from ._autograd import Kernel, differentiated, dispatched, under_autograd, under_transforms
+from ._form import BIND
 from ._operators import decompositions
 from ._shapes import SHAPES
-from .autograd import Kernel, differentiated, dispatched, under_autograd, under_older_vmap, under_transforms
 
-PRIVATE = ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
+# The parts of a public operator stay under the Autograd key, which saves a pass through the dispatcher.
+_private = {name: differentiated(name) for name in BIND}
+_public = decompositions(_private["_pool"], _private["_pool_max"])
+AUTOGRAD = {name: under_autograd(name, kernel) for name, kernel in {**_private, **_public}.items()}
+
+
+def _below_autograd(kernel: Kernel) -> Kernel:
+    return lambda keys, *arguments: kernel(keys & torch._C._after_autograd_keyset, *arguments)
+
+
+def _under_older_vmap(name: str) -> Kernel:
+    """torch's older vmap, which batched gradients (is_grads_batched), the vectorised functions of
+    torch.autograd.functional and gradcheck still use."""
+    bind = BIND[name]
+    return lambda keys, *arguments: vmap.under_older_vmap(*bind(*arguments))
 
 
 def _register() -> torch.library.Library:
@@ -21,16 +37,13 @@ def _register() -> torch.library.Library:
         for name, kernel in kernels.items():
             library.impl(name, kernel, key, with_keyset=True)  # type: ignore[no-untyped-call]
 
-    # The parts of a public operator stay under the Autograd key, which saves a pass through the dispatcher.
-    private = {name: differentiated(name) for name in PRIVATE}
-    public = decompositions(private["_pool"], private["_pool_max"])
-    register("Autograd", {name: under_autograd(name, kernel) for name, kernel in {**private, **public}.items()})
-    register("Batched", {name: under_older_vmap(name) for name in PRIVATE})
-    register("FuncTorchDynamicLayerFrontMode", {name: under_transforms(name) for name in PRIVATE})
-    for name in PRIVATE:
+    register("Autograd", {name: _below_autograd(kernel) for name, kernel in AUTOGRAD.items()})
+    register("Batched", {name: _under_older_vmap(name) for name in BIND})
+    register("FuncTorchDynamicLayerFrontMode", {name: under_transforms(name) for name in BIND})
+    for name in BIND:
         library.impl(name, SHAPES[name], "Meta")  # type: ignore[no-untyped-call]
-    # A transform of torch.func has to meet the private operators before it is taken off the stack, and so has the older
-    # vmap. The composite keys are those of tensors that no kernel takes: without data, sparse, nested ...
+    # A transform of torch.func has to meet the private operators before it leaves the stack, and so has the older vmap.
+    # The composite keys serve tensors that no kernel takes: meta, sparse and nested ones.
     composed = decompositions(dispatched("_pool"), dispatched("_pool_max"))
     for key in ("FuncTorchDynamicLayerFrontMode", "Batched"):
         register(key, composed)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
+from . import _calls
 from ._box_warnings import NORMALISED, ROTATED, warn_about_boxes
 from ._checks import (
     as_integer,
@@ -90,6 +91,9 @@ def roi_align(
         )
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, [input], [spatial_scale])
+        return _calls.roi_align(
+            input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio, aligned, mode
+        )
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
 
@@ -139,6 +143,7 @@ def prroi_pool(
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, [input], [spatial_scale])
+        return _calls.prroi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.prroi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -195,6 +200,7 @@ def roi_warp(
         )
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, [input], [spatial_scale])
+        return _calls.roi_warp(input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio, mode)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_warp(input, rows, output_size, spatial_scale, sampling_ratio, mode)  # type: ignore[no-any-return]
 
@@ -243,6 +249,7 @@ def roi_pool(
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, [input], [spatial_scale])
+        return _calls.roi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -297,6 +304,7 @@ def ps_roi_align(
         )
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, [input], [spatial_scale])
+        return _calls.ps_roi_align(input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.ps_roi_align(input, rows, output_size, spatial_scale, sampling_ratio)  # type: ignore[no-any-return]
 
@@ -349,6 +357,7 @@ def ps_roi_pool(
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, [input], [spatial_scale])
+        return _calls.ps_roi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.ps_roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
 
@@ -481,6 +490,16 @@ def roi_align_rotated(
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
         boxes = as_tensor_or_list(boxes)
         warn_about_boxes(boxes, [input], [spatial_scale], ROTATED)
+        return _calls.roi_align_rotated(
+            input,
+            boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle"),
+            output_size,
+            spatial_scale,
+            sampling_ratio,
+            aligned,
+            clockwise,
+            angle_unit,
+        )
     rows = boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.roi_align_rotated(  # type: ignore[no-any-return]
         input, rows, output_size, spatial_scale, sampling_ratio, aligned, clockwise, angle_unit

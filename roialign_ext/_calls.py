@@ -1,0 +1,68 @@
+"""Public operators for callers in Python, past the dispatcher where its choice is known.
+
+The dispatcher converts the arguments of a call twice and then calls a function of this package, that of the Autograd
+key. For usual tensors on a thread where nothing watches, these calls go to that function directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
+
+from ._form import ops
+from ._registration import AUTOGRAD
+
+_keys_of, _is_profiled = torch._C._dispatch_keys, torch._C._autograd._profiler_enabled
+_included, _excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_local_exclude_set
+
+
+def _key_set(*keys: DispatchKey) -> DispatchKeySet:
+    key_set = DispatchKeySet(keys[0])
+    for key in keys[1:]:
+        key_set = key_set.add(key)
+    return key_set
+
+
+# By the keys of a usual tensor on each device: the key of its kernels. Modes, transforms, tracers, inference mode and
+# subclasses add or remove keys of the tensor or of the thread. Autocast falls through, without a kernel.
+_DEVICES = (
+    (DispatchKey.CPU, DispatchKey.AutogradCPU, DispatchKey.AutocastCPU),
+    (DispatchKey.CUDA, DispatchKey.AutogradCUDA, DispatchKey.AutocastCUDA),
+)
+_KERNELS = {_key_set(*keys, DispatchKey.ADInplaceOrView).raw_repr(): DispatchKeySet(keys[0]) for keys in _DEVICES}
+_INCLUDED = _key_set(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView)
+_NEEDED = _key_set(*_DEVICES[0][:2], *_DEVICES[1][:2])
+_NONE = DispatchKeySet(DispatchKey.Undefined)
+
+
+def _call_of(name: str) -> Callable[..., Tensor]:
+    operator, autograd = getattr(ops, name), AUTOGRAD[name]
+
+    def call(input: Tensor, boxes: Tensor, *arguments: Any) -> Tensor:
+        if not torch.compiler.is_compiling():
+            keys = _keys_of(input)
+            if (
+                _keys_of(boxes) == keys
+                and _included() == _INCLUDED
+                and _excluded() & _NEEDED == _NONE
+                and not _is_profiled()
+            ):
+                kernel = _KERNELS.get(keys.raw_repr())
+                if kernel is not None:
+                    return autograd(kernel, input, boxes, *arguments)  # type: ignore[no-any-return]
+        return operator(input, boxes, *arguments)  # type: ignore[no-any-return]
+
+    return call
+
+
+roi_align = _call_of("roi_align")
+prroi_pool = _call_of("prroi_pool")
+roi_warp = _call_of("roi_warp")
+roi_pool = _call_of("roi_pool")
+ps_roi_align = _call_of("ps_roi_align")
+ps_roi_pool = _call_of("ps_roi_pool")
+roi_align_rotated = _call_of("roi_align_rotated")
