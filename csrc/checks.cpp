@@ -149,11 +149,13 @@ void check_geometry(const Geometry& geometry, size_t levels, int64_t images, con
                     "scales: expected 1 / stride of each level, from the finest level to the coarsest, none larger ",
                     "than the one before, got ", list_text<double>(geometry.scales));
   }
-  ROI_CHECK_VALUE(geometry.canonical.size() == 2, "canonical: expected the two numbers canonical_scale and ",
-                  "canonical_level, got ", geometry.canonical.size());
-  check_scale("canonical_scale", geometry.canonical[0], coordinates);
-  ROI_CHECK_VALUE(std::abs(geometry.canonical[1]) <= std::numeric_limits<float>::max(),
-                  "canonical_level: expected a finite number, got ", geometry.canonical[1]);
+  if (levels > 1 || is_position_sensitive(geometry.rule) || !geometry.canonical.empty()) {
+    ROI_CHECK_VALUE(geometry.canonical.size() == 2, "canonical: expected the two numbers canonical_scale and ",
+                    "canonical_level, got ", geometry.canonical.size());
+    check_scale("canonical_scale", geometry.canonical[0], coordinates);
+    ROI_CHECK_VALUE(std::abs(geometry.canonical[1]) <= std::numeric_limits<float>::max(),
+                    "canonical_level: expected a finite number, got ", geometry.canonical[1]);
+  }
   const bool crop = is_crop(geometry.rule);
   ROI_CHECK_VALUE(!crop || geometry.sampling_ratio > 0, "samples_per_bin: expected a positive number, got ",
                   geometry.sampling_ratio);
@@ -200,13 +202,14 @@ void check_values_of_boxes(const Tensor& boxes, Rule rule, int64_t images, int64
 
 }  // namespace
 
-Geometry make_geometry(const std::string& rule, const std::vector<double>& scales, const std::vector<double>& canonical,
+Geometry make_geometry(const std::string& rule, const std::vector<double>& scales, const OptionalNumbers& canonical,
                        int64_t sampling_ratio) {
-  return {rule_of(rule), rule, scales, canonical, sampling_ratio};
+  return {rule_of(rule), rule, scales, canonical.value_or(std::vector<double>{}), sampling_ratio};
 }
 
 // Level numbers are truncated as the reference implementation of this pooler truncates them.
 LevelRule level_rule(const Geometry& geometry) {
+  if (geometry.canonical.empty()) return {1, 0, 0, 0};  // one level, whatever the box
   const double finest = std::trunc(-std::log2(geometry.scales.front()));
   const double coarsest = std::trunc(-std::log2(geometry.scales.back()));
   const double last = finest + static_cast<double>(geometry.scales.size() - 1);

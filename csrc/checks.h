@@ -19,12 +19,12 @@ struct Geometry {
   std::string name;               // of the rule: "roi_align_half_pixel", ... (docs/math.md)
   std::vector<double> scales;     // one per feature map
   std::vector<double> canonical;  // (canonical_scale, canonical_level) of several maps; of position-sensitive rules
-                                  // (PH, PW), the bins of a whole box
+                                  // (PH, PW), the bins of a whole box; else empty
   int64_t sampling_ratio;
 };
 
 // Raises ValueError for an unknown name.
-Geometry make_geometry(const std::string& rule, const std::vector<double>& scales, const std::vector<double>& canonical,
+Geometry make_geometry(const std::string& rule, const std::vector<double>& scales, const OptionalNumbers& canonical,
                        int64_t sampling_ratio);
 
 // How boxes choose among the levels of these scales.

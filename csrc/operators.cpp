@@ -10,7 +10,7 @@ namespace {
 
 Tensor private_pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
                     const OptionalTensor& argmax, const Sizes& output_size, const std::vector<double>& scales,
-                    const std::vector<double>& canonical, int64_t sampling_ratio, StringHandle rule,
+                    const OptionalNumbers& canonical, int64_t sampling_ratio, StringHandle rule,
                     double extrapolation_value) {
   const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
   check_pool_args(input, boxes, u, v, argmax, output_size, geometry, extrapolation_value);
@@ -18,7 +18,7 @@ Tensor private_pool(const Tensors& input, const Tensor& boxes, const OptionalTen
 }
 
 std::tuple<Tensor, Tensor> private_pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
-                                            const std::vector<double>& scales, const std::vector<double>& canonical,
+                                            const std::vector<double>& scales, const OptionalNumbers& canonical,
                                             int64_t sampling_ratio, StringHandle rule) {
   const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
   check_pool_max_args(input, boxes, output_size, geometry);
@@ -27,8 +27,8 @@ std::tuple<Tensor, Tensor> private_pool_max(const Tensors& input, const Tensor& 
 
 Tensors private_pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
                                 const OptionalTensor& v, const OptionalTensor& argmax, const Sizes& input_size,
-                                bool channels_last, const std::vector<double>& scales,
-                                const std::vector<double>& canonical, int64_t sampling_ratio, StringHandle rule) {
+                                bool channels_last, const std::vector<double>& scales, const OptionalNumbers& canonical,
+                                int64_t sampling_ratio, StringHandle rule) {
   const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
   check_pool_grad_input_args(grad, boxes, u, v, argmax, input_size, geometry);
   return pool_grad_input(grad, boxes, u, v, argmax, input_size, channels_last, geometry);
@@ -36,18 +36,14 @@ Tensors private_pool_grad_input(const Tensor& grad, const Tensor& boxes, const O
 
 Tensor private_pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
                                const OptionalTensor& argmax, const std::vector<double>& scales,
-                               const std::vector<double>& canonical, int64_t sampling_ratio, StringHandle rule) {
+                               const OptionalNumbers& canonical, int64_t sampling_ratio, StringHandle rule) {
   const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
   check_pool_grad_boxes_args(grad, input, boxes, v, argmax, geometry);
   return pool_grad_boxes(grad, input, boxes, v, argmax, geometry);
 }
 
-// Canonical scale and level where there are no levels to choose from.
-const std::vector<double> kNoLevels = {224.0, 4.0};
-
-// Geometry of a single-level operator; the canonical level is a placeholder.
 Geometry one_level(const char* rule, double spatial_scale, int64_t sampling_ratio) {
-  return make_geometry(rule, {spatial_scale}, kNoLevels, sampling_ratio);
+  return make_geometry(rule, {spatial_scale}, {}, sampling_ratio);
 }
 
 Tensor mean(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
@@ -87,7 +83,7 @@ Tensor multiscale_roi_align(const Tensors& features, const Tensor& boxes, const 
                             double canonical_scale, double canonical_level) {
   check_one_level(features, boxes, scales);
   return by_mode(features, boxes, output_size,
-                 make_geometry(roi_align_rule(aligned), scales, {canonical_scale, canonical_level}, sampling_ratio),
+                 make_geometry(roi_align_rule(aligned), scales, {{canonical_scale, canonical_level}}, sampling_ratio),
                  take_text(mode));
 }
 
@@ -110,7 +106,7 @@ const char* rotated_rule(bool aligned, bool radian) {
 }
 
 Tensor rotated(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const std::vector<double>& scales,
-               const std::vector<double>& canonical, int64_t sampling_ratio, bool aligned, bool clockwise,
+               const OptionalNumbers& canonical, int64_t sampling_ratio, bool aligned, bool clockwise,
                const std::string& angle_unit) {
   ROI_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian", "angle_unit: expected 'degree' or 'radian', got '",
                   angle_unit, "'");
@@ -128,7 +124,7 @@ Tensor rotated(const Tensors& input, const Tensor& boxes, const Sizes& output_si
 
 Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
                          int64_t sampling_ratio, bool aligned, bool clockwise, StringHandle angle_unit) {
-  return rotated({input}, boxes, output_size, {spatial_scale}, kNoLevels, sampling_ratio, aligned, clockwise,
+  return rotated({input}, boxes, output_size, {spatial_scale}, {}, sampling_ratio, aligned, clockwise,
                  take_text(angle_unit));
 }
 
@@ -137,7 +133,7 @@ Tensor multiscale_roi_align_rotated(const Tensors& features, const Tensor& boxes
                                     bool clockwise, StringHandle angle_unit, double canonical_scale,
                                     double canonical_level) {
   check_one_level(features, boxes, scales);
-  return rotated(features, boxes, output_size, scales, {canonical_scale, canonical_level}, sampling_ratio, aligned,
+  return rotated(features, boxes, output_size, scales, {{canonical_scale, canonical_level}}, sampling_ratio, aligned,
                  clockwise, take_text(angle_unit));
 }
 
@@ -161,8 +157,8 @@ Tensor position_sensitive(const Tensor& input, const Tensor& boxes, const Sizes&
   const Tensor rows = call_torch("aten::expand", "", call_torch("aten::unsqueeze", "", boxes, int64_t(1)),
                                  Sizes{count, bins, 5}, false);
   const Tensor groups = permuted(reshaped(input, {images, channels, bins, height, width}), {0, 2, 1, 3, 4});
-  const Geometry geometry =
-      make_geometry(rule, {spatial_scale}, {static_cast<double>(bins_y), static_cast<double>(bins_x)}, sampling_ratio);
+  const Geometry geometry = make_geometry(rule, {spatial_scale},
+                                          {{static_cast<double>(bins_y), static_cast<double>(bins_x)}}, sampling_ratio);
   const Tensor pooled = mean({reshaped(groups, {images * bins, channels, height, width})},
                              reshaped(rows, {count * bins, 5}), {1, 1}, geometry);
   const Tensor result = permuted(reshaped(pooled, {count, bins_y, bins_x, channels}), {0, 3, 1, 2});

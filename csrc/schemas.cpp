@@ -33,22 +33,23 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
       "float extrapolation_value=0.0, int samples_per_bin=1, str mode=\"avg\") -> Tensor");
 
   // The four operators below are closed under differentiation. input has one map per level, and scales has their
-  // scales. canonical is (canonical_scale, canonical_level), which select the level of a box. For position-sensitive
-  // rules it is (PH, PW), the bins of a whole box, each of which has a box and an image of its own. u and v are
+  // scales. canonical is (canonical_scale, canonical_level), which select the level of a box, and needed with several
+  // maps alone. For position-sensitive rules it is (PH, PW), the bins of a whole box, each of which has a box and an
+  // image of its own. u and v are
   // directions in the space of boxes: A(b) F with none of them, its derivative along u with one, along u and v with
   // two. argmax selects one sample per output element (max pooling) instead of the mean over all samples. input_size is
   // (N, C, H, W), H and W once more for each further level. Samples of a crop outside the map have the value
   // extrapolation_value, which has no effect on derivatives.
   m.def(
       "_pool(Tensor[] input, Tensor boxes, Tensor? u, Tensor? v, Tensor? argmax, SymInt[2] output_size, "
-      "float[] scales, float[] canonical, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor");
+      "float[] scales, float[]? canonical, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor");
   m.def(
-      "_pool_max(Tensor[] input, Tensor boxes, SymInt[2] output_size, float[] scales, float[] canonical, "
+      "_pool_max(Tensor[] input, Tensor boxes, SymInt[2] output_size, float[] scales, float[]? canonical, "
       "int sampling_ratio, str rule) -> (Tensor, Tensor)");
   m.def(
       "_pool_grad_input(Tensor grad, Tensor boxes, Tensor? u, Tensor? v, Tensor? argmax, SymInt[] input_size, "
-      "bool channels_last, float[] scales, float[] canonical, int sampling_ratio, str rule) -> Tensor[]");
+      "bool channels_last, float[] scales, float[]? canonical, int sampling_ratio, str rule) -> Tensor[]");
   m.def(
       "_pool_grad_boxes(Tensor grad, Tensor[] input, Tensor boxes, Tensor? v, Tensor? argmax, float[] scales, "
-      "float[] canonical, int sampling_ratio, str rule) -> Tensor");
+      "float[]? canonical, int sampling_ratio, str rule) -> Tensor");
 }

@@ -21,6 +21,7 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Tensors = std::vector<Tensor>;
 using Sizes = std::vector<int64_t>;
+using OptionalNumbers = std::optional<std::vector<double>>;
 
 inline std::string shape_text(const Tensor& tensor) { return list_text(tensor.sizes()); }
 std::string device_text(const Tensor& tensor);

@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
 from torch._C._functorch import (
     TransformType,
     _unwrap_for_grad,
     _unwrap_functional_tensor,
     _wrap_for_grad,
     _wrap_functional_tensor,
-    is_legacy_batchedtensor,
 )
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
@@ -31,8 +31,26 @@ from ._operator_checks import CHECKS
 Kernel: TypeAlias = Callable[..., Any]
 
 _is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
-_dispatch_keys = torch._C._dispatch_keys
+_keys_of = torch._C._dispatch_keys
 _number_of_modes = torch._C._len_torch_dispatch_stack  # of those that see every call, as they do that record graphs
+
+
+def key_set(*keys: DispatchKey) -> DispatchKeySet:
+    union = DispatchKeySet(keys[0])
+    for key in keys[1:]:
+        union = union.add(key)
+    return union
+
+
+# The keys of a usual tensor on each device -> those of its kernel. Subclasses, wrappers of transforms and tensors of
+# inference mode have others. Autocast falls through, because the operators have no kernels for it.
+KERNELS = {
+    key_set(device, autograd, autocast, DispatchKey.ADInplaceOrView).raw_repr(): key_set(device)
+    for device, autograd, autocast in (
+        (DispatchKey.CPU, DispatchKey.AutogradCPU, DispatchKey.AutocastCPU),
+        (DispatchKey.CUDA, DispatchKey.AutogradCUDA, DispatchKey.AutocastCUDA),
+    )
+}
 
 
 def _raise_out_of_memory(error: Exception) -> None:
@@ -86,14 +104,15 @@ class Differentiable(torch.autograd.Function):
         ):
             return _gradients(ctx, saved, cotangents, _wanted(ctx))
         try:
-            grad = cotangents[0]
-            if ctx.needs_maps_alone and grad is not None and not is_legacy_batchedtensor(grad):
-                # The usual training step: Form.by_maps() straight from the kernel, with less overhead.
-                boxes, u, v, argmax, *_ = saved
-                _, rule, _, *layout, _ = ctx.settings
-                keys = (_dispatch_keys(grad) | _dispatch_keys(boxes)) & _KERNEL_KEYS
-                by_maps = _redispatch["_pool_grad_input"](keys, grad, boxes, u, v, argmax, *layout, *rule)
-                return (None, None, None, None, None, None, None, *by_maps)
+            grad, boxes = cotangents[0], saved[0]
+            if ctx.needs_maps_alone and grad is not None and _keys_of(grad) == _keys_of(boxes):
+                kernel = KERNELS.get(_keys_of(boxes).raw_repr())
+                if kernel is not None:
+                    # The usual training step: Form.by_maps() straight from the kernel, with less overhead.
+                    _, u, v, argmax, *_ = saved
+                    _, rule, _, *layout, _ = ctx.settings
+                    by_maps = _redispatch["_pool_grad_input"](kernel, grad, boxes, u, v, argmax, *layout, *rule)
+                    return (None, None, None, None, None, None, None, *by_maps)
             with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
                 return _gradients(ctx, saved, cotangents, _wanted(ctx))
         except RuntimeError as error:
@@ -207,7 +226,6 @@ _redispatch: dict[str, Kernel] = {name: operator._handle.redispatch_boxed for na
 # torch.autograd.Function.apply looks for transforms of torch.func first: under the Autograd key there are none left.
 _apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply
 _apply_transformed: Kernel = Transformed.apply
-_KERNEL_KEYS = torch._C._after_autograd_keyset.remove(torch._C.DispatchKey.ADInplaceOrView)  # which has no kernel
 
 
 # --- kernels; the first argument is the keys of the call that are left below the kernel's own

@@ -11,32 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet
+from torch._C import DispatchKey
 
+from ._autograd import KERNELS, key_set
 from ._form import ops
 from ._registration import AUTOGRAD
 
 _keys_of, _is_profiled = torch._C._dispatch_keys, torch._C._autograd._profiler_enabled
 _included, _excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_local_exclude_set
-
-
-def _key_set(*keys: DispatchKey) -> DispatchKeySet:
-    key_set = DispatchKeySet(keys[0])
-    for key in keys[1:]:
-        key_set = key_set.add(key)
-    return key_set
-
-
-# By the keys of a usual tensor on each device: the key of its kernels. Modes, transforms, tracers, inference mode and
-# subclasses add or remove keys of the tensor or of the thread. Autocast falls through, without a kernel.
-_DEVICES = (
-    (DispatchKey.CPU, DispatchKey.AutogradCPU, DispatchKey.AutocastCPU),
-    (DispatchKey.CUDA, DispatchKey.AutogradCUDA, DispatchKey.AutocastCUDA),
-)
-_KERNELS = {_key_set(*keys, DispatchKey.ADInplaceOrView).raw_repr(): DispatchKeySet(keys[0]) for keys in _DEVICES}
-_INCLUDED = _key_set(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView)
-_NEEDED = _key_set(*_DEVICES[0][:2], *_DEVICES[1][:2])
-_NONE = DispatchKeySet(DispatchKey.Undefined)
+# Keys that a usual thread includes, and keys that a thread must not exclude. Modes, transforms, tracers and inference
+# mode change them.
+_INCLUDED = key_set(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView)
+_NEEDED = key_set(DispatchKey.CPU, DispatchKey.AutogradCPU, DispatchKey.CUDA, DispatchKey.AutogradCUDA)
+_NONE = key_set(DispatchKey.Undefined)
 
 
 def _call_of(name: str) -> Callable[..., Tensor]:
@@ -51,7 +38,7 @@ def _call_of(name: str) -> Callable[..., Tensor]:
                 and _excluded() & _NEEDED == _NONE
                 and not _is_profiled()
             ):
-                kernel = _KERNELS.get(keys.raw_repr())
+                kernel = KERNELS.get(keys.raw_repr())
                 if kernel is not None:
                     return autograd(kernel, input, boxes, *arguments)  # type: ignore[no-any-return]
         return operator(input, boxes, *arguments)  # type: ignore[no-any-return]

@@ -26,13 +26,12 @@ ops = torch.ops.roialign_ext
 
 Maps: TypeAlias = list[Tensor]  # of all levels, finest first
 Sizes: TypeAlias = Sequence[Any]  # of ints and of sizes of a graph
-Rule: TypeAlias = tuple[list[float], list[float], int, str]  # scales, canonical, sampling_ratio, name
+Rule: TypeAlias = tuple[list[float], list[float] | None, int, str]  # scales, canonical, sampling_ratio, name
 
 Directions: TypeAlias = tuple[Tensor | None, ...]  # u and v, as far as there are any; a third one in third derivatives
 Bound: TypeAlias = tuple[Any, ...]
 
 MAX_DIRECTIONS = 2
-CANONICAL = [224.0, 4.0]  # canonical_scale and canonical_level, read only with more than one level
 NO_GRAD_BOXES = {  # of the rules that have none
     name: f"{name} has no gradient with respect to the boxes: detach them (boxes.detach()), or use {other}"
     for name, other in (("roi_pool", "roi_align"), ("ps_roi_pool", "ps_roi_align"))
@@ -203,8 +202,8 @@ def layout_of(maps: Maps) -> tuple[Sizes, bool]:
 
 def bins_per_image(rule: Rule) -> int:
     """How many images of the operators belong to one batch index: position-sensitive rules have one for each bin."""
-    _, (bins_y, bins_x), _, name = rule
-    return int(bins_y) * int(bins_x) if name.startswith("ps_") else 1
+    _, bins, _, name = rule
+    return int(bins[0]) * int(bins[1]) if bins is not None and name.startswith("ps_") else 1
 
 
 def is_channels_last(features: Tensor) -> bool:

@@ -190,8 +190,8 @@ def _check_argmax(argmax: Tensor | None, boxes: Tensor, rule: str, *sizes: Any) 
 
 
 def _check_rule(
-    scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str, levels: int, images: Any,
-    boxes: Tensor, in_float64: bool, output_size: Sequence[Any],
+    scales: Sequence[float], canonical: Sequence[float] | None, sampling_ratio: int, rule: str, levels: int,
+    images: Any, boxes: Tensor, in_float64: bool, output_size: Sequence[Any],
 ) -> None:  # fmt: skip
     if len(scales) != levels:
         raise ValueError(f"scales: expected one number per feature map, which are {levels}, got {len(scales)}")
@@ -202,13 +202,15 @@ def _check_rule(
             "scales: expected 1 / stride of each level, from the finest level to the coarsest, none larger than the "
             f"one before, got [{', '.join(f'{scale:g}' for scale in scales)}]"
         )
-    if len(canonical) != 2:
-        raise ValueError(
-            f"canonical: expected the two numbers canonical_scale and canonical_level, got {len(canonical)}"
-        )
-    check_scale("canonical_scale", canonical[0], in_float64)
-    if not abs(canonical[1]) <= LARGEST_FLOAT:
-        raise ValueError(f"canonical_level: expected a finite number, got {canonical[1]:g}")
+    canonical = canonical or []
+    if levels > 1 or rule.startswith("ps_") or canonical:
+        if len(canonical) != 2:
+            raise ValueError(
+                f"canonical: expected the two numbers canonical_scale and canonical_level, got {len(canonical)}"
+            )
+        check_scale("canonical_scale", canonical[0], in_float64)
+        if not abs(canonical[1]) <= LARGEST_FLOAT:
+            raise ValueError(f"canonical_level: expected a finite number, got {canonical[1]:g}")
     if rule.startswith("crop") and sampling_ratio <= 0:
         raise ValueError(f"samples_per_bin: expected a positive number, got {sampling_ratio}")
     check_samples("samples_per_bin" if rule.startswith("crop") else "sampling_ratio", sampling_ratio, output_size)
@@ -240,7 +242,7 @@ def _check_name(rule: str) -> None:
 
 def check_pool_max(
     input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], scales: Sequence[float],
-    canonical: Sequence[float], sampling_ratio: int, rule: str,
+    canonical: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     if rule in NAMES and not _has_maximum(rule):
         raise ValueError(f'rule: expected one that has a maximum, got "{rule}"')
@@ -249,7 +251,7 @@ def check_pool_max(
 
 def _check_pooling(
     input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], scales: Sequence[float],
-    canonical: Sequence[float], sampling_ratio: int, rule: str,
+    canonical: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     _check_name(rule)
     _check_maps(input, rule)
@@ -263,8 +265,8 @@ def _check_pooling(
 
 def check_pool(
     input: Sequence[Tensor], boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None,
-    output_size: Sequence[Any], scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str,
-    extrapolation_value: float = 0.0,
+    output_size: Sequence[Any], scales: Sequence[float], canonical: Sequence[float] | None, sampling_ratio: int,
+    rule: str, extrapolation_value: float = 0.0,
 ) -> None:  # fmt: skip
     _check_pooling(input, boxes, output_size, scales, canonical, sampling_ratio, rule)
     if extrapolation_value != 0 and not (rule.startswith("crop") and u is None and argmax is None):
@@ -275,7 +277,7 @@ def check_pool(
 
 def check_pool_grad_input(
     grad: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, input_size: Sequence[Any],
-    channels_last: bool, scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str,
+    channels_last: bool, scales: Sequence[float], canonical: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     _check_name(rule)
     if len(input_size) < 4 or len(input_size) % 2:
@@ -299,7 +301,7 @@ def check_pool_grad_input(
 
 def check_pool_grad_boxes(
     grad: Tensor, input: Sequence[Tensor], boxes: Tensor, v: Tensor | None, argmax: Tensor | None,
-    scales: Sequence[float], canonical: Sequence[float], sampling_ratio: int, rule: str,
+    scales: Sequence[float], canonical: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     _check_name(rule)
     if rule in NO_GRAD_BOXES:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._checks import INDEX_DTYPES
-from ._form import CANONICAL, is_channels_last
+from ._form import is_channels_last
 from ._operator_checks import (
     check_device,
     check_output_size,
@@ -45,7 +45,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         aligned: bool = False,
         mode: str = "avg",
     ) -> Any:
-        rule = ([spatial_scale], CANONICAL, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
+        rule = ([spatial_scale], None, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
         if mode == "avg":  # the one operator whose calls may be as short as what is done here
             return pool(keys, [input], boxes, None, None, None, output_size, *rule)
         return pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
@@ -68,7 +68,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         return pool_by_mode(keys, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
 
     def prroi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], CANONICAL, 0, "prroi_pool")
+        return pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
 
     def roi_warp(
         keys: Any,
@@ -79,20 +79,16 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         sampling_ratio: int = -1,
         mode: str = "avg",
     ) -> Any:
-        return pool_by_mode(
-            keys, [input], boxes, output_size, mode, [spatial_scale], CANONICAL, sampling_ratio, "roi_warp"
-        )
+        return pool_by_mode(keys, [input], boxes, output_size, mode, [spatial_scale], None, sampling_ratio, "roi_warp")
 
     def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool_max(keys, [input], boxes, output_size, [spatial_scale], CANONICAL, 0, "roi_pool")[0]
+        return pool_max(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
     def position_sensitive(
         keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
     ) -> Any:
         scales = [spatial_scale]
-        check_pool(
-            [input], boxes, None, None, None, output_size, scales, CANONICAL, sampling_ratio, "roi_align_half_pixel"
-        )
+        check_pool([input], boxes, None, None, None, output_size, scales, None, sampling_ratio, "roi_align_half_pixel")
         bins_y, bins_x = output_size
         rows = _rows_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
@@ -116,7 +112,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
 
     def rotated(
         keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
-        canonical: list[float], sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
+        canonical: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
             raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
@@ -140,7 +136,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         angle_unit: str = "degree",
     ) -> Any:
         how = sampling_ratio, aligned, clockwise, angle_unit
-        return rotated(keys, [input], boxes, output_size, [spatial_scale], CANONICAL, *how)
+        return rotated(keys, [input], boxes, output_size, [spatial_scale], None, *how)
 
     def multiscale_roi_align_rotated(
         keys: Any,
@@ -196,7 +192,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
             None,
             size,
             [1.0],
-            CANONICAL,
+            None,
             averaged,
             f"crop_{method}",
             extrapolation_value,

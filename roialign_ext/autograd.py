@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._form import CANONICAL, Form, Settings, layout_of, ops
+from ._form import Form, Settings, layout_of, ops
 from ._typing import BroadcastingList2
 from .functional import roi_align
 
@@ -87,7 +87,7 @@ class RoIAlignFunction(torch.autograd.Function):
     ) -> Tensor:
         _refuse_list(boxes)
         name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-        ctx.rule = ([spatial_scale], CANONICAL, sampling_ratio, name)
+        ctx.rule = ([spatial_scale], None, sampling_ratio, name)
         ctx.is_max = mode == "max"
         ctx.input_size, ctx.channels_last = layout_of([input])
         ctx.save_for_backward(input if ctx.is_max or ctx.needs_input_grad[1] else None, boxes)
