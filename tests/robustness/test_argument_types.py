@@ -30,7 +30,7 @@ from roialign_ext import (
 from support.inputs import random_tensor, rows
 from support.operator_calls import OperatorCall
 from support.operators import FIRST, having
-from support.small_calls import NAMED, SHAPE, SIZE, Case, close, each_case, each_function
+from support.small_calls import NAMED, SHAPE, SIZE, SmallCall, close, each_case, each_function
 
 FEATURES = random_tensor(1, 2, 16, 16, seed=1, dtype=torch.float32)
 BOXES = torch.tensor([[0.0, 1, 1, 9, 9]])
@@ -212,7 +212,7 @@ def test_scales_that_float32_does_not_hold(call: OperatorCall, scale: float) -> 
 
 
 @each_function
-def test_other_forms_of_the_arguments(case: Case) -> None:
+def test_other_forms_of_the_arguments(case: SmallCall) -> None:
     """Boxes in lists and tuples, a number for both sizes, images of the list in their order."""
     *maps, boxes = case.point()
     features, rows = case.features(*maps), case.rows(boxes)
@@ -231,7 +231,7 @@ def test_other_forms_of_the_arguments(case: Case) -> None:
 
 @each_function
 @pytest.mark.parametrize("columns", [3, 4, 5, 6, 7])
-def test_box_shapes(case: Case, columns: int) -> None:
+def test_box_shapes(case: SmallCall, columns: int) -> None:
     """A wrong shape is a BoxShapeError, of rows and in a list."""
     maps = case.maps()
     features, indices = case.features(*maps), case.rows(case.boxes())[1:]
@@ -319,7 +319,7 @@ def test_layers_keep_their_arguments() -> None:
 
 
 @each_case
-def test_layers_say_what_they_are(case: Case) -> None:
+def test_layers_say_what_they_are(case: SmallCall) -> None:
     text = repr(case.module())
     assert text.startswith(type(case.module()).__name__ + "(")
     assert "_size=(2, 3)" in text
