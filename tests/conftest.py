@@ -59,3 +59,11 @@ def restore_threads() -> Iterator[None]:
 def one_thread(restore_threads: None) -> None:
     """For thousands of tiny calls: waking threads would take longer than the work."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fresh_dynamo() -> Iterator[None]:
+    """No function is compiled before the test, and none that it compiles is kept."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from oracle.reference_sampled import round_half_away
 from support.kept import headers, kept
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,15 +209,10 @@ def test_weights_move_with_the_box(core: ctypes.CDLL, axis: Axis, shift: int) ->
 # Rules whose tables come from something else than the samples of a regular grid.
 
 
-def whole(number: float) -> float:
-    """Rounded half away from zero."""
-    return math.copysign(math.floor(abs(number) + 0.5), number)
-
-
 @given(axis=axes)
 def test_warped_edges_are_rounded_first(core: ctypes.CDLL, axis: Axis) -> None:
     real = np.float64
-    low, high = (whole(float(real(edge) * real(axis.scale))) for edge in (axis.low, axis.high))
+    low, high = (float(round_half_away(real(edge) * real(axis.scale))) for edge in (axis.low, axis.high))
     rounded = axis._replace(rule=LEGACY, low=low, high=high, scale=1.0)
     assert build(core, axis._replace(rule=WARP)) == build(core, rounded)
     straight_through = {key: (a * axis.scale, b * axis.scale) for key, (a, b) in build(core, rounded, EDGES).items()}
@@ -327,7 +323,7 @@ def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, single: int)
         along = i / (count - 1) if count > 1 else 0.5
         if not 0 <= position <= last:
             continue
-        at = whole(position) if nearest else position
+        at = round_half_away(position) if nearest else position
         low, key = int(at), (i // axis.ratio, int(at))
         table[key][0] += (1 - (at - low)) / axis.ratio
         table[key[0], low + 1][0] += (at - low) / axis.ratio

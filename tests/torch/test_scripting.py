@@ -16,7 +16,7 @@ from support.small_calls import (
     CASES,
     NAMED,
     SIZE,
-    Case,
+    SmallCall,
     close,
     each_case,
     each_function,
@@ -36,7 +36,7 @@ PYRAMID = [torch.tensor([[3.0, 4.0, 40.0, 61.0], [0.0, 0.0, 250.0, 200.0]]), tor
 
 
 @each_case
-def test_script(case: Case) -> None:
+def test_script(case: SmallCall) -> None:
     """It trains, before it is saved and after it is loaded."""
     scripted, buffer = torch.jit.script(case.module()), io.BytesIO()
     torch.jit.save(scripted, buffer)
@@ -47,7 +47,7 @@ def test_script(case: Case) -> None:
 
 
 @each_function
-def test_scripted_function(case: Case) -> None:
+def test_scripted_function(case: SmallCall) -> None:
     *maps, boxes = case.point()
     arguments = (case.features(*maps), *case.rows(boxes), SIZE)
     close(torch.jit.script(case.function)(*arguments, **case.options), case(*case.point()))
@@ -74,7 +74,7 @@ def test_a_list_of_maps_keeps_them(name: str, inference: bool) -> None:
 
 @each_mode
 @pytest.mark.parametrize("output_size", [3, SIZE])
-def test_scripted_layer_takes_boxes_in_a_list(case: Case, output_size: int | tuple[int, int]) -> None:
+def test_scripted_layer_takes_boxes_in_a_list(case: SmallCall, output_size: int | tuple[int, int]) -> None:
     layer = RoIAlign(output_size, *case.options.values())
     scripted = torch.jit.script(layer)
     for boxes in (*case.rows(BOXES), LISTED):
@@ -88,7 +88,7 @@ def test_scripted_layer_checks_boxes() -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.levels == 1], ids=name_of)
-def test_trace(case: Case) -> None:
+def test_trace(case: SmallCall) -> None:
     """Any number of boxes, and nothing of the example's in the graph."""
     layer = case.module()
     with warnings.catch_warnings():
@@ -125,7 +125,7 @@ def test_fx_keeps_each_call_as_one_node() -> None:
 
 
 @each_function
-def test_fx_keeps_the_call_as_one_node(case: Case) -> None:
+def test_fx_keeps_the_call_as_one_node(case: SmallCall) -> None:
     """With whatever is traced: maps or boxes, alone or in a list."""
     *maps, boxes = case.point()
 
@@ -159,7 +159,7 @@ def test_pyramids_in_fx_and_script() -> None:
 
 
 @each_function
-def test_tensor_subclasses_see_the_call(case: Case) -> None:
+def test_tensor_subclasses_see_the_call(case: SmallCall) -> None:
     seen = []
 
     class Recorder(Tensor):

@@ -20,7 +20,7 @@ from support.detectors import detector
 from support.inputs import random_tensor
 from support.operator_calls import OperatorCall
 from support.operators import FIRST
-from support.small_calls import Case, each_function
+from support.small_calls import SmallCall, each_function
 
 # --- tensor subclasses
 
@@ -45,7 +45,7 @@ class Picture(Image):
 
 
 @each_function
-def test_where_every_override_declines_tensors_are_plain(case: Case) -> None:
+def test_where_every_override_declines_tensors_are_plain(case: SmallCall) -> None:
     *maps, boxes = case.point()
     features = case.features(*(one.as_subclass(Picture) for one in maps))
     rows = case.rows(boxes)

@@ -1,74 +1,25 @@
-"""Bad arguments of every operator raise an exception that names the argument, what was wanted, what came."""
+"""Does an error about boxes name the argument, what was wanted, and what came?"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 import roialign_ext as package
-from roialign_ext import (
-    BoxShapeError,
-    RoIAlign,
-    multiscale_roi_align,
-    roi_align,
-    roi_align_rotated,
-    roi_pool,
-)
-from support.inputs import DTYPES, INF, MODES, NAN, finest, random_tensor
+from roialign_ext import BoxShapeError, RoIAlign, roi_align, roi_align_rotated, roi_pool
+from support.arguments import BOXES, FEATURES, each_with_lists, good_boxes, modes_of, pool
+from support.inputs import DTYPES, INF, NAN
 from support.operator_calls import CropCall, OperatorCall, RoIAlignCall, RotatedCall
-from support.operators import FIRST, each_function, having
+from support.operators import each_function
 from support.tolerance import assert_matches_oracle
 
-FEATURES = random_tensor(2, 3, 7, 9, seed=1, dtype=torch.float32)
-BOXES = RoIAlignCall().boxes("inside", dtype=torch.float32)
 ROTATED = RotatedCall().boxes("inside", dtype=torch.float32)
 CROPS = CropCall().boxes("inside", dtype=torch.float32)[:, 1:]
 INDICES = torch.tensor([1, 0, 1])
-PYRAMID = [FEATURES, FEATURES[:, :, ::2, ::2], FEATURES[:, :, ::4, ::4]]
-SCALES = [0.25, 0.125, 0.0625]
-
 CROP = CropCall((2, 2))
-LISTS = {name: call for name, call in FIRST.items() if call.takes_lists}
-each_with_lists = pytest.mark.parametrize("call", LISTS.values(), ids=list(LISTS))
-
-
-def pyramid(features: Any = PYRAMID, boxes: Any = BOXES, size: Any = 2, scales: Any = SCALES, **options: Any) -> Tensor:
-    return multiscale_roi_align(features, boxes, size, scales, **options)
-
-
-def good_boxes(call: OperatorCall) -> Tensor:
-    """The argument ``boxes`` of the function."""
-    boxes: Tensor = call.box_arguments(call.boxes("inside", dtype=torch.float32))["boxes"]
-    return boxes
-
-
-def pool(call: OperatorCall, **changes: Any) -> Tensor:
-    """The function with good arguments but for these."""
-    good = call.arguments(call.input_of(FEATURES), call.boxes("inside", dtype=torch.float32))
-    result: Tensor = call.function(**{**good, **changes})
-    return result
-
-
-def with_map(call: OperatorCall, one: Any) -> dict[str, Any]:
-    """This map, the first one of a pyramid, as an argument for ``pool``."""
-    maps = call.input_of(FEATURES)
-    return {call.input_name: [one, *maps[1:]] if isinstance(maps, list) else one}
-
-
-def map_of(call: OperatorCall) -> str:
-    """How errors name that map: a pattern."""
-    return r"features\[0\]" if call.input_name == "features" else "input"
-
-
-def modes_of(call: OperatorCall) -> list[dict[str, Any]]:
-    return [{"mode": mode} for mode in MODES] if "mode" in call.options else [{}]
 
 
 def still_works(call: OperatorCall) -> None:
@@ -80,10 +31,13 @@ def still_works(call: OperatorCall) -> None:
 
 
 @each_function
-@pytest.mark.parametrize("shape", [(3, 3), (3, 7), (5,), (1, 3, 5), ()])
+@pytest.mark.parametrize("shape", [(3, 3), (3, 4), (3, 5), (3, 6), (3, 7), (5,), (1, 3, 5), ()])
 def test_box_shape(call: OperatorCall, shape: tuple[int, ...]) -> None:
     """Code written for torchvision catches AssertionError, other code ValueError: the error is both."""
-    columns = rf"\[K, {good_boxes(call).shape[1]}\]"
+    wanted = good_boxes(call).shape[1]
+    if shape == (3, wanted):
+        return
+    columns = rf"\[K, {wanted}\]"
     came = r",\s*".join(str(length) for length in shape)
     for kind in (BoxShapeError, ValueError, AssertionError):
         with pytest.raises(kind, match=rf"(?s)boxes.*{columns}.*{came}"):
@@ -105,7 +59,8 @@ def test_box_shape_of_roi_align(shape: tuple[int, int]) -> None:
 def test_list_of_boxes(call: OperatorCall) -> None:
     columns = call.columns - 1
     good = torch.zeros(1, columns)
-    for bad in (torch.zeros(2, columns + 1), torch.zeros(columns), torch.zeros(1, 2, columns)):
+    shapes = [(2, other) for other in range(3, 8) if other != columns]
+    for bad in map(torch.zeros, (*shapes, (columns,), (1, 2, columns))):
         came = r",\s*".join(str(length) for length in bad.shape)
         for boxes in ([good, bad], (good, bad), [bad, torch.zeros(0, columns)]):
             with pytest.raises(BoxShapeError, match=rf"(?s)boxes.*\[L, {columns}\].*{came}"):
@@ -129,19 +84,6 @@ def test_crop_takes_no_list() -> None:
 
 
 @each_function
-def test_input(call: OperatorCall) -> None:
-    for shape in ((3, 7, 9), (7, 9), (1, 2, 3, 7, 9), ()):
-        with pytest.raises(ValueError, match=rf"(?s){map_of(call)}.*\[N, C, H, W\]"):
-            pool(call, **with_map(call, torch.zeros(shape)))
-    for dtype in (torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64):
-        with pytest.raises(TypeError, match=rf"(?s){map_of(call)}.*float"):
-            pool(call, **with_map(call, torch.zeros(2, 3 * call.groups, 7, 9, dtype=dtype)))
-    for other in (None, np.zeros((1, 2, 4, 4)), "features", [None], *([] if call.levels > 1 else [[FEATURES[0]]])):
-        with pytest.raises(TypeError, match=call.input_name):
-            pool(call, **{call.input_name: other})
-
-
-@each_function
 def test_boxes(call: OperatorCall) -> None:
     boxes = good_boxes(call)
     for dtype in (torch.int32, torch.int64, torch.bool, torch.complex64):
@@ -150,48 +92,6 @@ def test_boxes(call: OperatorCall) -> None:
     for other in (None, "boxes", 3, boxes.numpy(), boxes.tolist(), [[0, 1, 2, 3, 4]]):
         with pytest.raises(TypeError, match="boxes"):
             pool(call, boxes=other)
-
-
-@each_function
-def test_output_size(call: OperatorCall) -> None:
-    for size in (0, -1, (0, 2), (2, 0), (2, -3), (1, 2, 3), ()):
-        for rows in (call.boxes("inside"), call.boxes("inside")[:0]):
-            with pytest.raises(ValueError, match=call.size_name):
-                pool(call, **{**call.box_arguments(rows), call.size_name: size})
-    for other in (2.5, "2", None, (2.0, 3.5), ("2", "2")):
-        with pytest.raises(TypeError, match=call.size_name):
-            pool(call, **{call.size_name: other})
-
-
-@having("spatial_scale")
-def test_spatial_scale(call: OperatorCall) -> None:
-    for mode in modes_of(call):
-        for scale in (0.0, -0.5, NAN, INF, -INF):
-            for boxes in (good_boxes(call), good_boxes(call)[:0]):
-                with pytest.raises(ValueError, match=r"(?s)spatial_scale.*above 0"):
-                    pool(call, boxes=boxes, spatial_scale=scale, **mode)
-        with pytest.raises(TypeError, match="spatial_scale"):
-            pool(call, spatial_scale="1", **mode)
-
-
-@having("mode")
-def test_mode(call: OperatorCall) -> None:
-    for mode in ("", "mean", "AVG", "median"):
-        for rows in (call.boxes("inside"), call.boxes("inside")[:0]):
-            with pytest.raises(ValueError, match=r"(?s)mode.*avg.*max"):
-                pool(call, **call.box_arguments(rows), mode=mode)
-    for other in (1, None):
-        with pytest.raises(TypeError, match="mode"):
-            pool(call, mode=other)
-    with pytest.raises(ValueError, match=call.size_name):
-        pool(call, **{call.size_name: 0}, mode="max")
-
-
-@having("sampling_ratio")
-def test_sampling_ratio(call: OperatorCall) -> None:
-    for ratio in (1.5, "2", None):
-        with pytest.raises(TypeError, match="sampling_ratio"):
-            pool(call, sampling_ratio=ratio)
 
 
 @each_function
@@ -236,15 +136,6 @@ def test_an_index_that_a_step_has_moved(index: float, moved: bool) -> None:
         with pytest.raises(IndexError, match=r"^boxes: the batch index.* must be a whole number in \[0, 2\)") as error:
             call()
         assert ("list with one tensor per image" in str(error.value)) is moved
-
-
-def test_gradcheck_of_boxes_in_a_list() -> None:
-    features = random_tensor(2, 2, 6, 7)
-    boxes = [
-        torch.tensor([box], dtype=torch.float64, requires_grad=True)
-        for box in ([1.2, 0.7, 4.1, 3.9], [0.3, 1.4, 5.2, 4.6])
-    ]
-    assert torch.autograd.gradcheck(lambda *lists: roi_align(features, list(lists), 2, 1.0, 2), boxes)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -307,22 +198,6 @@ def test_box_indices() -> None:
         assert torch.equal(pool(CROP, box_indices=INDICES.to(dtype)), pool(CROP))
 
 
-def test_crop_arguments() -> None:
-    for method in ("", "cubic", "Bilinear"):
-        with pytest.raises(ValueError, match=r"(?s)method.*bilinear.*nearest"):
-            pool(CROP, method=method)
-    for samples in (0, -1):
-        with pytest.raises(ValueError, match=r"(?s)samples_per_bin.*positive"):
-            pool(CROP, samples_per_bin=samples)
-    wrong: tuple[tuple[str, Any], ...] = (
-        ("method", 1), ("samples_per_bin", 1.5), ("samples_per_bin", "2"), ("extrapolation_value", "0"),
-        ("extrapolation_value", None),
-    )  # fmt: skip
-    for name, value in wrong:
-        with pytest.raises(TypeError, match=name):
-            pool(CROP, **{name: value})
-
-
 @pytest.mark.parametrize("aligned", [False, True])
 def test_negative_rotated_size(aligned: bool) -> None:
     for column in (3, 4):
@@ -334,86 +209,7 @@ def test_negative_rotated_size(aligned: bool) -> None:
         assert roi_align_rotated(FEATURES, boxes, 2, aligned=aligned).shape == (3, 3, 2, 2)
 
 
-def test_rotated_arguments() -> None:
-    for unit in ("", "degrees", "rad"):
-        with pytest.raises(ValueError, match=r"(?s)angle_unit.*degree.*radian"):
-            roi_align_rotated(FEATURES, ROTATED, 2, angle_unit=unit)
-    with pytest.raises(TypeError, match="angle_unit"):
-        roi_align_rotated(FEATURES, ROTATED, 2, angle_unit=1)  # type: ignore[arg-type]
-
-
-def test_levels() -> None:
-    for features, scales in (([], []), ([FEATURES] * 9, [0.5] * 9)):
-        with pytest.raises(ValueError, match=r"(?s)features.*1 to 8"):
-            pyramid(features, scales=scales)
-    bad = {
-        "images": torch.zeros(3, 3, 4, 5),
-        "channels": torch.zeros(2, 4, 4, 5),
-        "images and channels": torch.zeros(1, 1, 4, 5),
-    }
-    for level in bad.values():
-        with pytest.raises(ValueError, match=r"features\[1\]"):
-            pyramid([FEATURES, level, FEATURES])
-    with pytest.raises(ValueError, match=r"features\[2\]"):
-        pyramid([FEATURES, FEATURES, FEATURES[0]])
-    with pytest.raises(ValueError, match=r"(?s)features\[1\].*(cpu.*meta|meta.*cpu)"):
-        pyramid([FEATURES, FEATURES.to("meta"), FEATURES])
-    for dtype in (torch.float64, torch.float16):
-        with pytest.raises(TypeError, match=r"features\[1\]"):
-            pyramid([FEATURES, FEATURES.to(dtype), FEATURES])
-    for other in (None, FEATURES.numpy(), [FEATURES, None, FEATURES]):
-        with pytest.raises(TypeError, match="features"):
-            pyramid(other)
-    with pytest.raises(TypeError, match="features"):
-        multiscale_roi_align(FEATURES, BOXES, 2, [1.0])  # type: ignore[arg-type]
-
-
-def test_scales_of_levels() -> None:
-    for scales in (SCALES[:2], [*SCALES, 0.1], []):
-        with pytest.raises(ValueError, match=r"(?s)scales.*3"):
-            pyramid(scales=scales)
-    for rising in ([0.25, 0.5, 0.125], [0.25, 0.125, 0.2]):
-        with pytest.raises(ValueError, match=r"(?s)scales.*finest.*coarsest"):
-            pyramid(scales=rising)
-    assert torch.equal(pyramid(scales=[0.25] * 3), pyramid([FEATURES], scales=[0.25]))
-    for value in (0.0, -0.5, NAN, INF):
-        with pytest.raises(ValueError, match=r"(?s)scales\[1\].*above 0"):
-            pyramid(scales=[0.25, value, 0.1])
-        with pytest.raises(ValueError, match="canonical_scale"):
-            pyramid(canonical_scale=value)
-    for value in (NAN, INF):
-        with pytest.raises(ValueError, match="canonical_level"):
-            pyramid(canonical_level=value)
-    for other in (None, "scales", 0.5, ["1"]):
-        with pytest.raises(TypeError, match="scales"):
-            pyramid(scales=other)
-    for name in ("canonical_scale", "canonical_level"):
-        with pytest.raises(TypeError, match=name):
-            pyramid(**{name: "4"})
-
-
-def test_a_pyramid_of_one_level_names_its_arguments() -> None:
-    with pytest.raises(ValueError, match=r"^scales\[0\]: expected .* got -1"):
-        multiscale_roi_align([FEATURES], BOXES, 2, [-1.0])
-    with pytest.raises(TypeError, match=r"(?i)^features\[0\]: expected .* got (torch\.)?int"):
-        multiscale_roi_align([FEATURES.int()], BOXES, 2, [1.0])
-
-
 # --- layouts, lists, messages
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, that nested and quantized tensors may change
-@each_function
-def test_layouts_that_kernels_do_not_know(call: OperatorCall) -> None:
-    argument = map_of(call)
-    nested = torch.nested.nested_tensor([FEATURES[0], FEATURES[1]])
-    for features in (FEATURES.to_sparse(), FEATURES.to_mkldnn(), nested):
-        with pytest.raises(ValueError, match=rf"^{argument}: expected a dense tensor"):
-            pool(call, **with_map(call, features))
-    with pytest.raises(TypeError, match=rf"(?i)^{argument}: expected .*float32.* got (torch\.)?quint8"):
-        pool(call, **with_map(call, torch.quantize_per_tensor(FEATURES, 0.1, 0, torch.quint8)))
-    with pytest.raises(ValueError, match=r"^boxes: expected a dense tensor"):
-        pool(call, boxes=good_boxes(call).to_sparse())
 
 
 @each_function
@@ -432,13 +228,6 @@ def test_dtypes_of_boxes(call: OperatorCall, dtype: torch.dtype) -> None:
 def test_boxes_of_a_list_on_another_device() -> None:
     with pytest.raises(ValueError, match="boxes: expected tensors on cpu like input, got one on meta at index 1"):
         roi_pool(FEATURES, [BOXES[:, 1:], BOXES[:, 1:].to("meta")], 2)
-
-
-@each_with_lists
-def test_an_empty_list_of_boxes_lies_where_the_input_does(call: OperatorCall) -> None:
-    out = pool(call, **{call.input_name: call.input_of(FEATURES[:0].to("meta"))}, boxes=[])
-    assert out.shape == (0, 3, *call.output_size)
-    assert out.is_meta
 
 
 def test_messages_say_what_to_pass() -> None:
@@ -464,23 +253,3 @@ def test_messages_say_what_to_pass() -> None:
             make([4, 8])
     with pytest.raises(TypeError, match=r"^x: expected a dict .* got a list of Tensor$"):
         package.MultiScaleRoIAlign(["0"], 2, 2)([FEATURES], [BOXES[:, 1:]], [(7, 9)])
-
-
-@each_with_lists
-def test_no_boxes(call: OperatorCall) -> None:
-    """The result of no rows, and of a list without rows, is empty."""
-    for dtype in DTYPES:
-        out = pool(call, **{call.input_name: call.input_of(FEATURES.to(dtype))}, boxes=torch.zeros(0, call.columns))
-        assert out.shape == (0, 3, *call.output_size)
-        assert out.dtype == dtype
-    assert pool(call, boxes=[torch.zeros(0, call.columns - 1)] * 2).shape == (0, 3, *call.output_size)
-
-
-@each_function
-def test_arguments_are_left_alone(call: OperatorCall) -> None:
-    arguments = call.arguments(call.input_of(FEATURES), call.boxes("inside"))
-    before = copy.deepcopy(arguments)
-    for mode in modes_of(call):
-        assert call.function(**{**arguments, **mode}).data_ptr() != finest(arguments[call.input_name]).data_ptr()
-    for one, other in zip(tree_leaves(before), tree_leaves(arguments), strict=True):
-        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
