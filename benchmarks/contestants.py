@@ -52,8 +52,8 @@ def pool_ours(features: Tensor, boxes: Tensor, scale: float, workload: Workload,
 
 
 def pool_torchvision(features: Tensor, boxes: Tensor, scale: float, workload: Workload, mode: str) -> Tensor:
-    """torchvision has no max mode. For g samples per bin, pooling to g times the size with one sample per bin, and then
-    a g x g max, gives the same numbers."""
+    """torchvision has no max mode. For g samples per bin it pools g times as many bins along each axis, with one sample
+    each. A g x g maximum then gives the same results."""
     if mode == "avg":
         result: Tensor = torchvision.ops.roi_align(
             features, boxes, workload.output_size, scale, workload.sampling_ratio

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import torch
@@ -67,3 +68,11 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> ModuleType:
+    """torchvision with its detectors."""
+    pytest.importorskip("torchvision.models.detection", reason="torchvision is not installed")
+    found: ModuleType = pytest.importorskip("torchvision", reason="torchvision is not installed")
+    return found

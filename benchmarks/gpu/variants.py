@@ -1,10 +1,10 @@
 """Variants of the CUDA kernels, each with one recompiled source file.
 
 `python -m benchmarks.gpu.variants --results FILE [--build]`. A variant has another value of a constant in a copy of
-csrc/cuda/tuning.cuh. With --build its .cu file is compiled with the command of the package's build and linked with the
-package's other objects, to a library with its own kernels and glue. Without --build, every library is loaded beside the
-package, in its own process. Its registration there replaces the package's, and it is timed on the cases that it
-concerns. The package itself runs first and last, which shows the noise. The package has no switch for variants: the
+csrc/cuda/tuning.cuh. With --build the command of the package's build compiles its .cu file. It is linked with the
+package's other objects, to a library with its own kernels and operators. Without --build, every library is loaded
+beside the package, in its own process. Its registration there replaces the package's, and it is timed on the cases that
+it concerns. The package itself runs first and last, which shows the noise. The package has no switch for variants: the
 better choice is written into the sources.
 """
 

@@ -68,9 +68,9 @@ def test_constant_is_kept_inside(form: Form, call: OperatorCall) -> None:
 # --- torchvision
 
 
-@pytest.fixture(scope="module")
-def ops() -> ModuleType:
-    found: ModuleType = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
+@pytest.fixture
+def ops(torchvision: ModuleType) -> ModuleType:
+    found: ModuleType = torchvision.ops
     return found
 
 
