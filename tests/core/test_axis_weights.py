@@ -245,7 +245,7 @@ def test_integral_weights(core: ctypes.CDLL, axis: Axis) -> None:
 
 
 def kinks(axis: Axis) -> list[float]:
-    """Where bins begin and end, map pixels."""
+    """The edges of the bins, map pixels."""
     return [axis.scale * (axis.low + p * (axis.high - axis.low) / axis.bins) for p in range(axis.bins + 1)]
 
 
@@ -284,7 +284,7 @@ def test_second_derivatives_of_means_are_zero(core: ctypes.CDLL) -> None:
 
 
 def crop_position(axis: Axis, number: int, real: type) -> float:
-    """Where a sample of a crop lies in map pixels, by the definition."""
+    """The position of a sample of a crop in map pixels, by the definition."""
     low, high, last, count = real(axis.low), real(axis.high), real(axis.length - 1), axis.bins * axis.ratio
     if count == 1:
         return float((real(0.5) * (low + high)) * last)
@@ -313,7 +313,7 @@ crops = st.builds(
 @example(axis=Axis(CROP, 1.0, 1 - 2**-24, 1.0, 1, 4, 50), single=1)
 @example(axis=Axis(CROP, 1 - 2**-24, 1.0, 1.0, 1, 200, 50), single=1)
 def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, single: int) -> None:
-    """And not beyond: also where the two edges are a few roundings apart."""
+    """No sample lies beyond an edge, also where the two edges are a few roundings apart."""
     nearest = axis.rule == CROP_NEAREST
     count, last = axis.bins * axis.ratio, axis.length - 1
     table: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -356,7 +356,7 @@ def test_outer_samples_of_crops_lie_on_the_edges(core: ctypes.CDLL, single: int)
 def test_samples_of_crops_lie_between_the_edges_in_order(
     core: ctypes.CDLL, axis: Axis, count: int, single: int, near_end: int
 ) -> None:
-    """To the last bit where the definition says, in one direction, however many there are."""
+    """Positions are those of the definition to the last bit and run in one direction, for any number of samples."""
     axis, real = axis._replace(bins=1, ratio=count), np.float32 if single else np.float64
     numbers = sorted({0, 1, count // 2, *range(max(count - near_end, 0), count)})
     positions = [core.crop_position_of(single, axis.low, axis.high, count, axis.length, j) for j in numbers]
@@ -368,7 +368,7 @@ def test_samples_of_crops_lie_between_the_edges_in_order(
 @pytest.mark.parametrize("single", [0, 1])
 @pytest.mark.parametrize("ratio", [2, 50])
 def test_crops_of_steps_that_are_not_finite_have_no_samples(core: ctypes.CDLL, single: int, ratio: int) -> None:
-    """Also where one of the edges lies on the map; whether they are visited or found by bisection."""
+    """An edge on the map changes nothing, and neither does the search for samples: one by one, or by bisection."""
     edges = [
         (-math.inf, 1.0),
         (0.0, math.inf),

@@ -38,7 +38,7 @@ def test_defaults_and_argument_order(call: OperatorCall) -> None:
 
 @each_operator
 def test_modules_call_the_functions(call: OperatorCall) -> None:
-    """With the arguments of their constructor and of ``forward`` by name and, where they may be, by position."""
+    """Arguments of the constructor and of ``forward`` are given by name and, where they may be, by position."""
     features, boxes = call.input_of(FEATURES), rows_by_image(call)
     expected, inputs, arguments = call(features, boxes), call.layer_inputs(features, boxes), call.layer_arguments()
     assert torch.equal(call.module(**arguments)(**inputs), expected)

@@ -119,7 +119,7 @@ def test_box_counts(count: int, channels: int, layout: torch.memory_format) -> N
 
 LARGE_MAPS = [(torch.float32, 70, FORMATS[0]), (torch.bfloat16, 64, FORMATS[1])]
 LARGE = [(name, *large) for name in ON_ONE_MAP for large in LARGE_MAPS]
-"""Of every operator, and of the average with more types and widths of blocks."""
+"""Calls of every operator, and of the average with more types and widths of blocks."""
 LARGE += [
     ("roi_align", dtype, channels, layout)
     for (dtype, channels), layout in itertools.product(
@@ -182,7 +182,7 @@ def test_five_by_five_by_two() -> None:
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30])
 def test_extrapolation_value_stays_outside(value: float) -> None:
-    """Any value: inside, the numbers are those of any other value."""
+    """Inside the map, the numbers are the same for any value."""
     boxes, index = torch.tensor([[0.25, 0.25, 0.75, 0.75], [-0.5, 0.25, 0.5, 0.75]]), torch.tensor([0, 1])
     out = crop_and_resize(FEATURES.float(), boxes, index, 3, extrapolation_value=value)
     plain = crop_and_resize(FEATURES.float(), boxes, index, 3)
@@ -195,7 +195,7 @@ def test_extrapolation_value_stays_outside(value: float) -> None:
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("scale", [1.0, 0.37, 2.5])
 def test_roi_pool_is_exact(dtype: torch.dtype, layout: torch.memory_format, scale: float) -> None:
-    """It takes values from the map and rounds nothing."""
+    """The operator takes values from the map and rounds nothing."""
     call, features = RoIPoolCall((3, 2), scale), FEATURES.to(dtype)
     boxes = call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     out = call(features.contiguous(memory_format=layout), boxes)

@@ -1,4 +1,4 @@
-"""The documentation holds: its code runs, it has all files and public names, and links between files have targets."""
+"""Does the documentation hold: does its code run, are all files and names there, do links have targets?"""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_version_for_uv() -> None:
 
 
 def expanded(entry: str) -> list[str]:
-    """What a shell makes of braces."""
+    """The names that a shell makes of braces."""
     if (braces := re.search(r"\{([^}]*)\}", entry)) is None:
         return [entry]
     return [

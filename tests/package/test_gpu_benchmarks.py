@@ -1,4 +1,4 @@
-"""benchmarks/gpu without a GPU: its phases on a device that only answers, and tables made of invented results."""
+"""Do the GPU benchmarks measure and publish the right things, on a device that only answers?"""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ assert multiply_adds.count == 3 * before.numel()
 
 
 def python(program: str, **variables: str) -> str:
-    """What a program prints that imports the benchmarks, and the installed package before its sources."""
+    """The output of a program that imports the benchmarks, and the installed package before its sources."""
     path = os.pathsep.join(filter(None, [*sys.path[1:], str(ROOT)]))
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -67,7 +67,7 @@ def test_a_run_that_passes(environment: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_phases_that_fail_hang_and_crash(environment: dict[str, str], tmp_path: Path) -> None:
-    """What a phase had is there, the hung one takes what it started with it, and the others run."""
+    """The results of a failed phase are kept, the processes of a hung one end with it, and the other phases run."""
     folder = tmp_path / "out"
     environment["STAND_IN_BOX"] = "2"
     phases = ("facts=crashes", "slow=hangs", "build@host=fails", "tests<build=answers", "last=answers")

@@ -78,7 +78,7 @@ def test_layers_with_numpy_numbers_can_be_scripted(layer: Make) -> None:
     ],
 )
 def test_trace_with_numbers_from_shapes(call: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """They become constants of the trace, as in torchvision."""
+    """The numbers become constants of the trace, as in torchvision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         traced = torch.jit.trace(call, (MAP, BOXES))

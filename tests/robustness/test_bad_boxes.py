@@ -33,7 +33,7 @@ def still_works(call: OperatorCall) -> None:
 @each_function
 @pytest.mark.parametrize("shape", [(3, 3), (3, 4), (3, 5), (3, 6), (3, 7), (5,), (1, 3, 5), ()])
 def test_box_shape(call: OperatorCall, shape: tuple[int, ...]) -> None:
-    """Code written for torchvision catches AssertionError, other code ValueError: the error is both."""
+    """Code for torchvision catches AssertionError, other code ValueError: the error is both."""
     wanted = good_boxes(call).shape[1]
     if shape == (3, wanted):
         return
@@ -152,7 +152,7 @@ def test_batch_index_without_images() -> None:
 
 
 def test_batch_index_of_the_private_operators() -> None:
-    """They are part of exported graphs and may meet other boxes there."""
+    """Private operators are part of exported graphs and may meet other boxes there."""
     boxes = BOXES.clone()
     boxes[2, 0] = 2.0
     grad = torch.ones(3, 3, 2, 2)

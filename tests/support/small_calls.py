@@ -80,7 +80,7 @@ class SmallCall:
         return list(maps) if self.levels > 1 else maps[0]
 
     def forward_arguments(self, *tensors: Tensor) -> tuple[Any, ...]:
-        """Of the module."""
+        """The arguments of the module."""
         *maps, boxes = tensors
         if self.is_pyramid_by_name:
             parts = [boxes[0::2], boxes[1::2]]  # the images of rows() in order
@@ -170,7 +170,7 @@ def close(actual: Any, expected: Any) -> None:
 
 
 def value_and_gradients(function: Callable[..., Tensor], case: SmallCall, count: int = 2) -> tuple[Tensor, ...]:
-    """Of the module of ``case``, or what stands for it, with so many boxes."""
+    """The result and gradients of the module of ``case``, or of its replacement, with so many boxes."""
     leaves = case.leaves(count)
     value = function(*case.forward_arguments(*leaves))
     return value, *torch.autograd.grad(value.square().sum(), [leaf for leaf in leaves if leaf.requires_grad])

@@ -1,4 +1,4 @@
-"""torch.compile in full graphs, with backward, and with a number of boxes that changes."""
+"""Does torch.compile make one full graph, with backward, for any number of boxes?"""
 
 from __future__ import annotations
 

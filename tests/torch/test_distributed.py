@@ -1,4 +1,4 @@
-"""Layers in models that several processes train together, on the CPU over gloo: DistributedDataParallel, FSDP2.
+"""Do layers train in models that several processes share, on the CPU over gloo: DistributedDataParallel, FSDP2?
 
 Two processes run all cases once and store gradients. Each test compares those of one case with one process that has
 both batches.
@@ -61,7 +61,7 @@ class Model(nn.Module):
 
 
 def gradients(model: nn.Module) -> Gradients:
-    """By name, without the prefix of a wrapper, and whole where each process holds a part."""
+    """Gradients by name, without the prefix of a wrapper, and whole where each process holds a part."""
     found = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:

@@ -1,4 +1,4 @@
-"""torch.export: one node of the public operator, any number of boxes, and training through the exported module."""
+"""Does torch.export keep an operator as one node, for any number of boxes, that trains in the exported module?"""
 
 from __future__ import annotations
 

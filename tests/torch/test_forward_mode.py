@@ -1,4 +1,4 @@
-"""Forward-mode differentiation by dual numbers, and forward mode over backward (Hessian-vector products)."""
+"""Are derivatives by dual numbers right, and those of forward mode over backward?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tangents_of(case: SmallCall) -> Iterator[tuple[Tensor, ...]]:
 
 
 def duals(primals: tuple[Tensor, ...] | list[Tensor], tangents: tuple[Tensor, ...]) -> list[Tensor]:
-    """Where the tangent is zero, the primal alone."""
+    """Dual numbers; a primal alone if its tangent is zero."""
     return [
         forward_ad.make_dual(primal, tangent) if tangent.any() else primal
         for primal, tangent in zip(primals, tangents, strict=True)
@@ -94,7 +94,7 @@ def linear_loss_products(case: SmallCall) -> tuple[Tensor, ...]:
 
 @each_case
 def test_forward_over_backward_of_a_linear_loss(case: SmallCall) -> None:
-    """With a gradient that does not depend on the result: only what backward saved carries tangents."""
+    """The gradient does not depend on the result, so that only the tensors saved for backward carry tangents."""
     with forward_ad.dual_level():
         leaves = [primal.clone().requires_grad_() for primal in case.varied_point()]
         out = case.varied(case)(*duals(leaves, case.directions()))

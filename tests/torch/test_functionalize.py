@@ -1,4 +1,4 @@
-"""torch.func.functionalize, alone and composed, and graphs that make_fx records with it."""
+"""Does torch.func.functionalize give the same, alone and composed, and in graphs that make_fx records?"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def in_place(case: SmallCall) -> Callable[..., Tensor]:
 
 @each_case
 def test_recorded_graph(case: SmallCall, remove: str) -> None:
-    """Of one call of the operator, without changes in place; it gives the same for other maps."""
+    """The graph is one call of the operator, without changes in place; it gives the same for other maps."""
     call = in_place(case)
     close(functionalize(call, remove=remove)(*case.point()), call(*case.point()))
     graph = make_fx(functionalize(call, remove=remove))(*case.point())

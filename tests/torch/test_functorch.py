@@ -1,4 +1,4 @@
-"""The transforms of torch.func, alone and composed, against autograd of the definition or of eager mode, and loops."""
+"""Do the transforms of torch.func, alone and composed, give what autograd, eager mode and loops give?"""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_vjp(case: SmallCall) -> None:
 
 @each_case
 def test_jvp(case: SmallCall) -> None:
-    """Along one of the arguments, the others constants, and along all."""
+    """The direction is along all arguments, or along one of them with the others constant."""
     point, along, call = case.varied_point(), case.directions(), case.varied(case)
     jacobian = torch.autograd.functional.jvp
     close(jvp(call, point, along), jacobian(case.varied(case.defined), point, along))
@@ -178,7 +178,7 @@ def stacked(samples: list[Any]) -> Any:
 
 @each_case
 def test_vmap(case: SmallCall) -> None:
-    """Of values and gradients, with a batch in any of the arguments."""
+    """Values and gradients, with a batch in any of the arguments."""
     per_sample = grad(case.scalar, places(case))
     for in_dims in in_dims_of(case):
         arguments, samples = arguments_of(batches(case), in_dims)
@@ -258,7 +258,7 @@ def test_vmap_of_boxes_in_a_list(case: SmallCall) -> None:
 def test_vmap_refuses_bad_batch_index(
     mode: str, index: float, in_dims: tuple[int | None, int | None], position: int
 ) -> None:
-    """Also where the index would name an image of the next call: only the images of a call are its own."""
+    """Only the images of a call are its own, although the index would name an image of the next call."""
     features, rows = batch_of_rows(NAMED["roi_align"])
     rows[position, 1, 0] = index
     arguments = [

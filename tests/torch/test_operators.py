@@ -1,4 +1,4 @@
-"""The registered operators by themselves: opcheck, shapes without data, first derivatives, under every rule."""
+"""Are the registered operators right by themselves: opcheck, shapes without data, first derivatives of every rule?"""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def refused_calls() -> list[tuple[str, int, dict[int, Any]]]:
 
 
 def test_kernels_and_shape_functions_refuse_in_the_same_words() -> None:
-    """Without the Autograd key the kernel has the word, of meta tensors the shape function."""
+    """Without the Autograd key the kernel raises the error; for meta tensors the shape function raises it."""
     for name, directions, places in refused_calls():
         arguments = list(Arguments(RuleCall(HALF_PIXEL)).of(name, directions))
         for place, value in places.items():

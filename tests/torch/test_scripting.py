@@ -1,4 +1,4 @@
-"""TorchScript (deprecated upstream, still deployed), torch.fx, and tensor subclasses: what sees the call."""
+"""Do TorchScript, torch.fx and tensor subclasses see each call as one, with its numbers?"""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PYRAMID = [torch.tensor([[3.0, 4.0, 40.0, 61.0], [0.0, 0.0, 250.0, 200.0]]), tor
 
 @each_case
 def test_script(case: SmallCall) -> None:
-    """It trains, before it is saved and after it is loaded."""
+    """A scripted layer trains, before it is saved and after it is loaded."""
     scripted, buffer = torch.jit.script(case.module()), io.BytesIO()
     torch.jit.save(scripted, buffer)
     buffer.seek(0)
@@ -89,7 +89,7 @@ def test_scripted_layer_checks_boxes() -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.levels == 1], ids=name_of)
 def test_trace(case: SmallCall) -> None:
-    """Any number of boxes, and nothing of the example's in the graph."""
+    """A trace takes any number of boxes and keeps nothing of the example in its graph."""
     layer = case.module()
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)
@@ -126,7 +126,7 @@ def test_fx_keeps_each_call_as_one_node() -> None:
 
 @each_function
 def test_fx_keeps_the_call_as_one_node(case: SmallCall) -> None:
-    """With whatever is traced: maps or boxes, alone or in a list."""
+    """The traced arguments are maps or boxes, alone or in a list."""
     *maps, boxes = case.point()
 
     def by_maps(first: Tensor) -> Tensor:

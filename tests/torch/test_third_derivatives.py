@@ -1,4 +1,4 @@
-"""Third derivatives w.r.t. the boxes in eager mode and under torch.func, in all orders of forward and backward."""
+"""Are third derivatives w.r.t. the boxes right, or refused, in all orders of forward and backward?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def each_composition(cases: list[SmallCall]) -> pytest.MarkDecorator:
 
 
 def third(case: SmallCall, call: Callable[..., Tensor], power: int, composition: tuple[Any, ...]) -> Tensor:
-    """Of a sum of the results to that power; of one box, since derivatives by two boxes are zero."""
+    """The derivative of a sum of the results to that power, by one box: derivatives by two boxes are zero."""
     maps, boxes = case.maps(), case.boxes()
 
     def derivative(box: Tensor) -> Tensor:

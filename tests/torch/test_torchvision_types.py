@@ -1,4 +1,4 @@
-"""torchvision's classes with this package: the pooler that its detectors expect, its tensors, its boxes."""
+"""Do tensors, boxes and detectors of torchvision take this package's functions and layers?"""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_mode_that_declines_has_the_last_word() -> None:
 
 
 def test_under_a_default_device() -> None:
-    """It is a mode, which passes the call on."""
+    """A default device is a mode, which passes the call on."""
     features, boxes = random_tensor(1, 2, 6, 6), torch.tensor([[1.0, 1, 4, 5]]).double()
     with torch.device("cpu"):
         out = roi_align(features.as_subclass(Picture), [boxes.as_subclass(Corners)], 2)
@@ -190,7 +190,7 @@ IMPORTS = {
 
 
 def test_order_of_imports() -> None:
-    """In processes of their own, with a class of torchvision's name and place."""
+    """Imports run in processes of their own, with a class of torchvision's name and place."""
     silent = "import warnings; warnings.simplefilter('ignore')"
     programs = [Program(silent + STAND_IN.format(first=first)) for first in IMPORTS.values()]
     for name, result in zip(IMPORTS, run_all(programs), strict=True):
@@ -198,7 +198,7 @@ def test_order_of_imports() -> None:
 
 
 def test_detectors_take_the_layer() -> None:
-    """Of boxes, masks and keypoints."""
+    """The detectors of boxes, masks and keypoints."""
     torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     for name, pool in (("FasterRCNN", "box"), ("MaskRCNN", "mask"), ("KeypointRCNN", "keypoint")):
         sizes = {"box": 7, "mask": 14, "keypoint": 14}

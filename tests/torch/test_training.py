@@ -1,4 +1,4 @@
-"""Layers in training: checkpointing, saved-tensor hooks, autocast, threads, processes, memory."""
+"""Do layers train under checkpointing, saved-tensor hooks, autocast, threads and processes, without a leak?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AVERAGE = NAMED["roi_align"]
 
 
 def gradients(case: SmallCall, function: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
-    """Of a sum of squares, with respect to what may be differentiated."""
+    """The gradients of a sum of squares with respect to all that may be differentiated."""
     leaves = case.leaves()
     total = (function or case)(*leaves).square().sum()
     return torch.autograd.grad(total, [leaf for leaf in leaves if leaf.requires_grad])
@@ -114,7 +114,7 @@ def test_features_may_change_where_boxes_are_fixed(case: SmallCall) -> None:
 
 @each_case
 def test_backward_again(case: SmallCall) -> None:
-    """Through a kept graph the same gradients, through a freed one an error."""
+    """A kept graph gives the same gradients, a freed one raises an error."""
     leaves = case.leaves()
     out, wanted = case(*leaves).sum(), [leaf for leaf in leaves if leaf.requires_grad]
     first = torch.autograd.grad(out, wanted, retain_graph=True)
