@@ -1,4 +1,4 @@
-"""``ps_roi_align`` and ``ps_roi_pool`` beside what they are made of: torchvision, ``roi_align``, groups of channels."""
+"""Do ``ps_roi_align`` and ``ps_roi_pool`` give each bin the numbers of its own channels?"""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from roialign_ext import ps_roi_align, ps_roi_pool, roi_align
-from support.inputs import BOX_SETS, FORMATS, all_boxes, random_tensor, spread
-from support.operators import PSRoIAlignCall, PSRoIPoolCall
+from support.inputs import FORMATS, all_boxes, random_tensor, spread
+from support.operator_calls import PSRoIAlignCall, PSRoIPoolCall
 from support.tolerance import assert_gradients_match_oracle, assert_matches_oracle
 
 SIZE = (3, 2)
@@ -18,7 +18,7 @@ FEATURES = random_tensor(2, 18, 7, 9, seed=1)
 
 
 def own_groups(pooled: Tensor) -> Tensor:
-    """Of the bins of all channels, of every bin those of its group: [K, C * P, PH, PW] -> [K, C, PH, PW]."""
+    """The channels of each bin that belong to its group: [K, C * P, PH, PW] -> [K, C, PH, PW]."""
     count, channels, *size = pooled.shape
     bins = size[0] * size[1]
     return pooled.reshape(count, channels // bins, bins, bins).diagonal(dim1=2, dim2=3).reshape(count, -1, *size)
@@ -28,7 +28,7 @@ def own_groups(pooled: Tensor) -> Tensor:
 @pytest.mark.parametrize("ratio", [-1, 1, 2, 5])
 @pytest.mark.parametrize("layout", FORMATS)
 def test_equals_roi_align_of_all_channels(dtype: torch.dtype, ratio: int, layout: torch.memory_format) -> None:
-    """To the last bit: positions and numbers of samples are those of the whole box, in adaptive grids too."""
+    """Both give the same bits: positions and numbers of samples are those of the whole box, in adaptive grids too."""
     whole = torch.arange(1, 30).double() / 3  # bins of whole pixels, or a rounding beside them
     regular = torch.stack([torch.zeros(29).double(), whole / 7, whole / 11, whole / 7 + whole, whole / 11 + 3.0], 1)
     for boxes in (all_boxes(2), spread(regular, 2)):
@@ -52,20 +52,6 @@ def test_derivatives_equal_those_of_roi_align() -> None:
         results.append([*firsts, *seconds])
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-11, rtol=1e-11)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1.0, 0.37])
-def test_equal_torchvision(dtype: torch.dtype, scale: float) -> None:
-    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
-    names = [name for name in BOX_SETS if name not in ("not_finite", "empty", "reversed")]
-    boxes = spread(torch.cat([BOX_SETS[name] for name in names]), 2).to(dtype)
-    features, tolerance = FEATURES.to(dtype), 1e-12 if dtype == torch.float64 else 1e-5
-    for ratio in (-1, 0, 1, 2, 3):
-        expected = ops.ps_roi_align(features, boxes, SIZE, scale, ratio)
-        torch.testing.assert_close(ps_roi_align(features, boxes, SIZE, scale, ratio), expected, atol=tolerance, rtol=0)
-    expected = ops.ps_roi_pool(features, boxes, SIZE, scale)
-    torch.testing.assert_close(ps_roi_pool(features, boxes, SIZE, scale), expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

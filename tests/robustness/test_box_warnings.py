@@ -1,4 +1,4 @@
-"""ROIALIGN_EXT_CHECK=1: which boxes are reported as a mistake, in which words, and that nothing else changes."""
+"""Does ROIALIGN_EXT_CHECK=1 report the boxes that are a mistake, in the right words, and change nothing else?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from roialign_ext import (
     roi_align_rotated,
 )
 from support.inputs import random_tensor, rows
-from support.operators import FIRST, OperatorCall
+from support.operator_calls import OperatorCall
+from support.operators import each_function
 
 MAP = random_tensor(2, 3, 20, 30, seed=1, dtype=torch.float32)
 INSIDE = rows((10.0, 12.0, 60.0, 90.0), (3.0, 5.0, 110.0, 70.0)).float()
@@ -85,9 +86,9 @@ def test_one_warning_of_each_kind(checked: None) -> None:
     ]
 
 
-@pytest.mark.parametrize("call", FIRST.values(), ids=list(FIRST))
+@each_function
 def test_every_operator_looks_at_its_boxes(call: OperatorCall, checked: None) -> None:
-    features = call.widened(MAP.double()) if call.levels == 1 else [MAP.double(), MAP[..., ::2, ::2].double()]
+    features = call.input_of(MAP.double())
     far = call.from_corners(torch.tensor([[0.0, 500.0, 500.0, 540.0, 530.0]]).double(), 20, 30)
     near = call.from_corners(torch.tensor([[0.0, 3.0, 4.0, 12.0, 11.0]]).double(), 20, 30)
     (message,) = messages(call, features, far)
