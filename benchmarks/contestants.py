@@ -245,7 +245,7 @@ def pooling(name: str, workload: Workload, mode: str, call: str) -> Pool:
 def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str) -> str | None:
     """The reason why the contestant cannot run a case, or None."""
     if name == TORCHVISION:
-        if direction == "box_backward":
+        if direction == "grad_boxes":
             return "no gradient for boxes"
         if dtype == "bfloat16":
             return "no kernels for bfloat16"

@@ -1,4 +1,4 @@
-"""The table builder of csrc/core by itself: compiled alone, compared with plain loops over the samples."""
+"""The tables of an axis: csrc/core compiled alone, compared with plain loops over the samples."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def core() -> ctypes.CDLL:
 def build(
     core: ctypes.CDLL, axis: Axis, kind: int = VALUE, rates: tuple[float, float] = (0, 0), single: int = 0
 ) -> Table:
-    """The builder's taps as {(bin, pixel): weights}; checks that pixels ascend and that none has no weight."""
+    """The taps of the table as {(bin, pixel): weights}; checks that pixels ascend and that none has no weight."""
     capacity = 1 << 14
     taps = (TapStruct * capacity)()
     count = core.build_taps(single, *axis, kind, *rates, taps, capacity)
@@ -159,7 +159,7 @@ def test_single_precision_takes_the_same_floor_decisions(core: ctypes.CDLL, axis
 
 
 @given(axis=axes)
-def test_derivatives_by_the_edges(core: ctypes.CDLL, axis: Axis) -> None:
+def test_derivatives_with_respect_to_the_edges(core: ctypes.CDLL, axis: Axis) -> None:
     assert_same(build(core, axis, EDGES), expected(axis, EDGES), 1e-12)
 
 
