@@ -1,13 +1,17 @@
-"""Builds the operators, one library for each device, and the Python module with the facts of the build.
+"""Builds one library of operators for each device, a Python module, and a file with the facts of the build.
 
-The libraries use the stable ABI of torch alone: built beside any torch from OLDEST_TORCH on, they run beside every one.
-The CUDA kernels are built where torch has CUDA and a toolkit of its version is found, with or without a GPU.
+The libraries use only the stable ABI of torch. Built with any torch from OLDEST_TORCH on, they run with every one.
+The CUDA kernels are built if torch has CUDA and a toolkit of its version is found, with or without a GPU.
 
-Environment variables: MAX_JOBS limits the compilers that run at once, CXX and CXXFLAGS are honoured as usual.
-CUDA_HOME names the toolkit, TORCH_CUDA_ARCH_LIST the architectures (default: those of the GPUs here; without one, those
-of RELEASE_ARCHITECTURES that nvcc knows; "release": those in any case; "native": without a GPU no CUDA kernels).
-FORCE_CUDA=1 makes a build without CUDA kernels an error, ROIALIGN_EXT_CUDA=0 leaves them out. ROIALIGN_EXT_SANITIZE=1
-builds with the address and undefined-behaviour sanitizers, for the CPU alone.
+Environment variables:
+
+- MAX_JOBS limits the number of compilers that run at once. CXX and CXXFLAGS have their usual meaning.
+- CUDA_HOME names the toolkit.
+- TORCH_CUDA_ARCH_LIST names the architectures. The default is those of the GPUs here; without a GPU it is those of
+  RELEASE_ARCHITECTURES that nvcc knows. "release" is the latter in any case. With "native" there are no CUDA kernels
+  without a GPU.
+- FORCE_CUDA=1 makes a build without CUDA kernels an error. ROIALIGN_EXT_CUDA=0 omits them.
+- ROIALIGN_EXT_SANITIZE=1 builds with the address and undefined-behaviour sanitizers, for the CPU only.
 """
 
 from __future__ import annotations
@@ -26,18 +30,18 @@ from typing import Any, NoReturn
 import setuptools
 
 ROOT = Path(__file__).parent
-OLDEST_TORCH = (2, 11)
+OLDEST_TORCH = (2, 11)  # also in roialign_ext/_environment.py
 OLDEST_SETUPTOOLS = 77
 INSTALL = "then run `pip install --no-build-isolation .`"
 RELEASE_ARCHITECTURES = ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0")
 
 
-def wanted(variable: str, default: str = "0") -> bool:
-    """Whether an environment variable asks for something."""
+def is_on(variable: str, default: str = "0") -> bool:
+    """Whether an environment variable is set to anything but 0."""
     return (os.environ.get(variable) or default) != "0"
 
 
-SANITIZE = wanted("ROIALIGN_EXT_SANITIZE")
+SANITIZE = is_on("ROIALIGN_EXT_SANITIZE")
 
 
 def stop(sentence: str) -> NoReturn:
@@ -50,7 +54,7 @@ if sys.platform != "linux":
 
 
 def isolated_builder() -> tuple[str, str] | None:
-    """The tool that runs this build in an environment made for it alone, and how it builds in the present one."""
+    """The tool that runs this build in isolation, and how to turn isolation off; None without isolation."""
     if any("pip-build-env-" in entry for entry in sys.path):
         return "pip", "add --no-build-isolation, as in `pip install --no-build-isolation .`"
     if re.search(r"[/\\]builds-v\d+[/\\]", sys.prefix):
@@ -61,13 +65,13 @@ def isolated_builder() -> tuple[str, str] | None:
 
 
 def torch_outside() -> bool:
-    """Whether the environment that pip runs in has torch; pip hides that environment by PYTHONPATH alone."""
+    """Whether the environment that pip runs in has torch. pip hides that environment only by PYTHONPATH."""
     look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
     return subprocess.run([sys.executable, "-E", "-c", look], check=False).returncode == 0
 
 
 def no_torch() -> str:
-    """Why torch cannot be imported here, and what to do."""
+    """The reason why torch cannot be imported here, and what to do."""
     install = f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer"
     builder = isolated_builder()
     if builder is None:
@@ -91,7 +95,7 @@ if RUNNING_TORCH < OLDEST_TORCH:
         f"install torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer first (version {TORCH_VERSION} is installed), "
         f"{INSTALL}."
     )
-# An older one does not understand the licence in pyproject.toml; a copy without that file builds the module alone.
+# Older releases of setuptools do not understand the licence in pyproject.toml. A copy without that file accepts them.
 if (ROOT / "pyproject.toml").is_file() and int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
     stop(
         f'run `pip install "setuptools>={OLDEST_SETUPTOOLS}"` first (version {setuptools.__version__} is installed), '
@@ -111,24 +115,24 @@ CPU_LIBRARY, CUDA_LIBRARY = "libroialign_ext_cpu", "libroialign_ext_cuda"
 
 
 def compile_flags() -> list[str]:
-    """Flags for every C++ file. No -std: torch adds the one that its headers need (C++17 or C++20)."""
-    # A fused multiply-add would move sample coordinates by a rounding, and with them floor decisions.
-    # -Wno-psabi: vectors wider than the baseline are passed between functions of one file only.
+    """Flags for every C++ file, except -std: torch adds the one that its headers need (C++17 or C++20)."""
+    # A fused multiply-add would change the rounding of sample coordinates, and so the pixels of a sample.
+    # -Wno-psabi: only functions of one file pass vectors wider than the baseline to each other.
     flags = ["-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
-    # torch's stable headers declare what this version has.
+    # torch's stable headers declare the functions of this version.
     flags.append(f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000")
-    # Python's own flags end in -g, which makes the libraries twenty times larger.
+    # Python's own flags end in -g, which would add debug information to the libraries.
     flags += ["-O1", "-g1", *sanitizer_flags()] if SANITIZE else ["-O2", "-g0"]
     return flags
 
 
 def sanitizer_flags() -> list[str]:
-    """Flags for compiler and linker of the sanitizer build; empty otherwise."""
+    """Flags of a sanitizer build for the compiler and the linker; empty for other builds."""
     return ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if SANITIZE else []
 
 
 def compiler_version() -> str:
-    """First line of what the C++ compiler says of itself."""
+    """The first line of the C++ compiler's output for --version."""
     command = [*shlex.split(cpp_extension.get_cxx_compiler()), "--version"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
@@ -137,28 +141,28 @@ def compiler_version() -> str:
 
 
 def relative(paths: list[Path]) -> list[str]:
-    """Sorted paths from the source folder, as setuptools wants them."""
+    """Sorted paths relative to the source folder, as setuptools requires."""
     return sorted(path.relative_to(ROOT).as_posix() for path in paths)
 
 
 @dataclass(frozen=True)
 class Toolkit:
-    """The CUDA toolkit that the kernels are built with, and what for."""
+    """The CUDA toolkit of a build, and the architectures to build for."""
 
     home: Path
     version: str
-    architectures: str  # as TORCH_CUDA_ARCH_LIST has them
+    architectures: str  # in the form of TORCH_CUDA_ARCH_LIST
 
     def __str__(self) -> str:
         return f"CUDA {self.version} in {self.home}, architectures {self.architectures}"
 
 
 class NoCudaError(Exception):
-    """Why there will be no CUDA kernels, as the end of a sentence."""
+    """A build without CUDA kernels. The message is the reason, as the end of a sentence."""
 
 
 def toolkit_folders() -> list[tuple[str, Path]]:
-    """Possible places of a toolkit: who names it, and the folder. CUDA_HOME or CUDA_PATH, if set, is the only one."""
+    """Possible folders of a toolkit, with the origin of each. CUDA_HOME or CUDA_PATH, if set, is the only one."""
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if os.environ.get(variable):
             return [(variable, Path(os.environ[variable]))]
@@ -172,7 +176,7 @@ def toolkit_folders() -> list[tuple[str, Path]]:
 
 
 def lacks(home: Path) -> str | None:
-    """The parts that a folder lacks to be a toolkit that fits torch, or None."""
+    """The fault of a folder that is no toolkit for this torch, as the end of "it has"; None for a toolkit."""
     libraries = [home / folder / "libcudart_static.a" for folder in ("lib64", "lib")]
     for name, found in (
         ("bin/nvcc", (home / "bin" / "nvcc").is_file()),
@@ -199,7 +203,7 @@ def ask_nvcc(home: Path, argument: str) -> str:
 
 
 def nvcc_version(home: Path) -> str | None:
-    """Release of nvcc, "13.0"."""
+    """The release of nvcc, such as "13.0"; None if it does not run."""
     found = re.search(r"release (\d+\.\d+)", ask_nvcc(home, "--version"))
     return None if found is None else found[1]
 
@@ -225,8 +229,8 @@ def architectures(home: Path) -> str:
 
 
 def find_toolkit() -> Toolkit:
-    """The toolkit to build the CUDA kernels with; NoCudaError says why there is none."""
-    if not wanted("ROIALIGN_EXT_CUDA", "1"):
+    """The toolkit of this build. Raises NoCudaError if there is none."""
+    if not is_on("ROIALIGN_EXT_CUDA", "1"):
         raise NoCudaError("ROIALIGN_EXT_CUDA=0 leaves them out")
     if SANITIZE:
         raise NoCudaError("ROIALIGN_EXT_SANITIZE=1 builds for the CPU alone")
@@ -242,25 +246,25 @@ def find_toolkit() -> Toolkit:
 
 
 def toolkit_or_reason() -> tuple[Toolkit | None, str]:
-    """The toolkit, or why there is none; FORCE_CUDA=1 ends the build then."""
+    """The toolkit and "", or None and the reason. Without a toolkit FORCE_CUDA=1 ends the build."""
     try:
         return find_toolkit(), ""
     except NoCudaError as reason:
-        if wanted("FORCE_CUDA"):
+        if is_on("FORCE_CUDA"):
             stop(f"FORCE_CUDA=1 asks for CUDA kernels, but {reason}.")
         return None, str(reason)
 
 
 def fingerprint(*versions: str) -> str:
-    """A macro that nothing reads. ninja compiles again where a command changed, but another compiler under the same
-    name changes none."""
+    """A macro that no source reads. ninja compiles a file again if its command changed, and another compiler under the
+    same name does not change it. The macro does."""
     return f"-DROIALIGN_EXT_BUILT_WITH=0x{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:8]}"
 
 
-# An editable install imports the Python files from the sources. What was compiled lies in the environment, so that
-# several environments can share the sources, and `pip uninstall` removes it: this package there leads to it.
+# An editable install imports the Python files from the sources. The compiled files lie in this package in the
+# environment. So several environments can share the sources, and `pip uninstall` removes the compiled files.
 EDITABLE = "_roialign_ext_editable"
-FINDER = '''"""Written by setup.py for an editable install: leads to what was compiled for this environment."""
+FINDER = '''"""Written by setup.py for an editable install: finds the files that were compiled for this environment."""
 
 import os
 from importlib.machinery import PathFinder
@@ -279,12 +283,12 @@ class Finder:
 
 
 class Build(cpp_extension.BuildExtension):
-    """Builds the libraries and the module, and writes beside them what they were built with."""
+    """Builds the libraries and the module, and writes the facts of the build beside them."""
 
     build_temp: str | None  # the folder of the objects
 
     def finalize_options(self) -> None:
-        # An editable install would build in a folder that is deleted afterwards, and put the module into the sources.
+        # By default an editable install builds in a temporary folder, and puts the module into the sources.
         if self.build_temp is None:
             self.build_temp = str(ROOT / BUILD_FOLDER / f"objects-{sys.implementation.cache_tag}")
         self.toolkit, self.no_toolkit = toolkit_or_reason()
@@ -293,7 +297,7 @@ class Build(cpp_extension.BuildExtension):
         super().finalize_options()
         if self.editable_mode:
             self.inplace = False
-        # Timestamps cannot tell that another torch or other flags built the objects; ninja compares command lines.
+        # setuptools compares timestamps, which do not show a change of torch or of flags. ninja compares commands.
         self.force = True
 
     def run(self) -> None:
@@ -323,10 +327,10 @@ class Build(cpp_extension.BuildExtension):
             self.put_into_environment()
 
     def _define_torch_extension_name(self, extension: setuptools.Extension) -> None:
-        """Nothing reads that macro, and files that two libraries share would be compiled for each."""
+        """Omits a macro with the name of the library, so that libraries share objects. No source reads it."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """Libraries have no suffix that names a Python."""
+        """File names of libraries have no suffix for a version of Python."""
         if fullname.split(".")[-1].startswith("lib"):
             return f"{fullname.replace('.', os.sep)}.so"
         return str(super().get_ext_filename(fullname))
@@ -335,7 +339,7 @@ class Build(cpp_extension.BuildExtension):
         return Path(self.get_ext_fullpath(f"{PACKAGE}._C")).with_name("_build_info.py")
 
     def put_into_environment(self) -> None:
-        """Adds what was compiled to the wheel of an editable install."""
+        """Adds the compiled files to the wheel of an editable install."""
         wheel = Path(self.get_finalized_command("install").install_platlib)
         folder = wheel / EDITABLE
         folder.mkdir()
@@ -352,7 +356,7 @@ class Build(cpp_extension.BuildExtension):
 
 
 class CleanBuild(build):
-    """Starts from an empty folder, so that no module that the sources have lost is packed; objects are elsewhere."""
+    """Starts from an empty folder, so that no deleted module is packed. Objects lie elsewhere."""
 
     def run(self) -> None:
         shutil.rmtree(Path(self.build_lib) / "roialign_ext", ignore_errors=True)
@@ -360,8 +364,8 @@ class CleanBuild(build):
 
 
 class Metadata(egg_info):
-    """Names the device in the version of a wheel, and stays out of the sources, where pip and importlib.metadata would
-    take what it writes for an installation."""
+    """Adds the device to the version of a wheel, and writes its files outside the sources. pip and importlib.metadata
+    would take these files for an installation."""
 
     def initialize_options(self) -> None:
         super().initialize_options()
@@ -376,20 +380,20 @@ class Metadata(egg_info):
 
 
 class SourceArchive(sdist):
-    """Leaves out setuptools' own list of the files, which lies in the folder of a torch."""
+    """Omits setuptools' own list of the files, which lies in the build folder."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, [name for name in files if not name.startswith("build/")])
 
 
 def library(name: str, sources: list[Path], *torch_libraries: str) -> setuptools.Extension:
-    """A library of operators, which knows torch's stable ABI and no Python."""
+    """A library of operators. It uses torch's stable ABI and no Python."""
     return setuptools.Extension(
         name=f"{PACKAGE}.{name}",
         sources=relative(sources),
         depends=HEADERS,
         include_dirs=["csrc"],
-        # torch's headers are not ours to warn about.
+        # -isystem: no warnings about torch's headers.
         extra_compile_args=[*compile_flags(), *(word for path in TORCH_INCLUDES for word in ("-isystem", path))],
         libraries=list(torch_libraries),
         library_dirs=cpp_extension.library_paths(),
@@ -401,7 +405,7 @@ def library(name: str, sources: list[Path], *torch_libraries: str) -> setuptools
 CSRC = ROOT / "csrc"
 HEADERS = relative([path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh")])
 TORCH_INCLUDES = cpp_extension.include_paths()
-# Each library has its own copy of what does not depend on the device.
+# Each library has its own copy of these files, which do not depend on the device.
 ANY_DEVICE = [CSRC / name for name in ("operators.cpp", "checks.cpp", "tensor.cpp")]
 
 
@@ -410,16 +414,16 @@ def cpu_library() -> setuptools.Extension:
 
 
 def cuda_library(toolkit: Toolkit) -> setuptools.Extension:
-    """The kernels for CUDA; torch is told which toolkit compiles them, and for what."""
+    """The library of the CUDA kernels. This function also sets the toolkit and the architectures for torch."""
     os.environ["TORCH_CUDA_ARCH_LIST"] = toolkit.architectures
     cpp_extension.CUDA_HOME = str(toolkit.home)
     kernels = [*(CSRC / "cuda").glob("*.cpp"), *(CSRC / "cuda").glob("*.cu")]
-    # The static runtime, so that the library depends on no toolkit.
+    # The runtime is linked statically, so that the library depends on no toolkit.
     runtime = ["cudart_static", "dl", "rt", "pthread"]
     extension = library(CUDA_LIBRARY, [*ANY_DEVICE, *kernels], "torch_cuda", "torch_cpu", *runtime)
     extension.extra_compile_args = {
         "cxx": extension.extra_compile_args,
-        # torch's flags take the conversions of half precision away, which the kernels use.
+        # torch's flags disable the conversions of half precision, which the kernels use.
         "nvcc": ["-std=c++17", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xfatbin", "-compress-all"]
         + [f"-U__CUDA_NO_{name}__" for name in ("HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")],
     }
@@ -428,7 +432,7 @@ def cuda_library(toolkit: Toolkit) -> setuptools.Extension:
 
 
 def python_module() -> setuptools.Extension:
-    """The module `_C`, which asks the CPU library beside it."""
+    """The module `_C`, which calls the CPU library beside it."""
     return setuptools.Extension(
         name=f"{PACKAGE}._C",
         sources=["csrc/module.cpp"],

@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 ALLOCATION = {
-    "stock": "malloc as it comes: with glibc a large result is mapped afresh, and page-faults, on every call",
+    "stock": "default malloc: glibc maps a large result anew on every call, which causes page faults",
     "recycled": "malloc keeps freed memory: large results reuse pages that are already mapped",
 }
 # Parameters of glibc's mallopt (malloc.h).
@@ -28,12 +28,12 @@ _CPU_FLAG_PREFIXES = ("avx512", "amx")
 
 
 def set_allocation(regime: str) -> None:
-    """Set how this process gets the memory of large results. Call before any allocation.
+    """Sets the regime of allocation for large results in this process. Call it before any allocation.
 
-    `recycled` forbids malloc to serve a request by its own mapping, and to return the end of the heap. Raising the mmap
-    threshold does the same, but older versions of glibc limit the threshold. Then it touches a large block and frees
-    it. Without this reserve the heap would still grow, and page-fault, in the first calls of each case, because small
-    blocks split the holes that large ones leave."""
+    `recycled` forbids malloc to map memory for a single request, and to return the end of the heap. A larger mmap
+    threshold would do the same, but older versions of glibc limit the threshold. `recycled` then writes to a large
+    block and frees it. Without this reserve the heap would still grow in the first calls of each case, and cause page
+    faults, because small blocks split the holes that large blocks leave."""
     if regime == "stock":
         return
     libc = ctypes.CDLL(None)
@@ -97,7 +97,7 @@ def _memory_bytes() -> int:
 
 
 def _huge_pages(question: str) -> str | None:
-    """The kernel's setting of huge pages: `enabled` says who gets them, `defrag` who waits for them."""
+    """A setting of the operating system for huge pages: `enabled` (who gets them) or `defrag` (who waits for them)."""
     path = Path("/sys/kernel/mm/transparent_hugepage") / question
     chosen = re.search(r"\[(\w+)\]", path.read_text()) if path.exists() else None
     return chosen[1] if chosen else None

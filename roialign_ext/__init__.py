@@ -1,6 +1,6 @@
-"""RoI pooling operators of object detection for PyTorch, hand-written for the CPU and for CUDA."""
+"""RoI pooling operators of object detection for PyTorch, written by hand for the CPU and for CUDA."""
 
-# The errors carry the package's name: `python -m roialign_ext` then ends in their one sentence, without a traceback.
+# With the package's name in the errors, `python -m roialign_ext` prints their one sentence without a traceback.
 from ._environment import load_failure, load_libraries, outdated_torch
 
 if (_outdated := outdated_torch()) is not None:
@@ -44,7 +44,7 @@ from .replace import LayerReplacement, replace_roi_layers, restore_roi_layers
 
 _register_for_onnx()
 
-#: The version, as semantic versioning has it.
+#: The version, by the rules of semantic versioning.
 __version__ = "0.2.0"
 __all__ = [
     "BoxShapeError",
@@ -78,9 +78,9 @@ __all__ = [
 
 
 def cpu_capability() -> str:
-    """The instruction set that the kernels run: ``"DEFAULT"``, ``"AVX2"`` or ``"AVX512"``.
+    """The instruction set that the kernels use: ``"DEFAULT"``, ``"AVX2"`` or ``"AVX512"``.
 
-    It is the widest one that the processor has, or a narrower one that the environment variable
-    ``ATEN_CPU_CAPABILITY`` (``default``, ``avx2``, ``avx512``) named before the first call.
+    It is the widest that the processor has, or a narrower one if the environment variable ``ATEN_CPU_CAPABILITY``
+    (``default``, ``avx2``, ``avx512``) named it before the first call.
     """
     return str(_C.cpu_capability())

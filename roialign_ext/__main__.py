@@ -1,4 +1,4 @@
-"""`python -m roialign_ext` prints the environment report; the exit status is 1 if there is a next step to take."""
+"""`python -m roialign_ext` prints the environment report. Its exit status is 1 if the report names a next step."""
 
 from __future__ import annotations
 

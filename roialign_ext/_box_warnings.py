@@ -1,7 +1,8 @@
-"""Boxes that are surely a mistake: one warning of each kind, if ROIALIGN_EXT_CHECK=1 was set before the import.
+"""Warnings about boxes that are surely a mistake, if ROIALIGN_EXT_CHECK=1 was set before the import.
 
-Such a call is legal and its result defined, often 0 everywhere. The warnings read values, so a call on CUDA waits for
-the device. Programs that are being compiled, exported or traced, and transforms of torch.func, have no values to read.
+A call gives at most one warning of each kind. Such a call is legal and has a defined result, often 0 everywhere. The
+warnings read values, so a call on CUDA waits for the device. There are no values to read while a program is compiled,
+exported or traced, nor under transforms of torch.func.
 """
 
 from __future__ import annotations
@@ -19,34 +20,30 @@ from ._checks import DTYPES
 
 
 class Format(NamedTuple):
-    """Names of the numbers of a box; before them a row of a tensor has the batch index."""
+    """The numbers of a box."""
 
     names: str
-    after_image: bool = True
+    has_batch_index: bool = True  # as the first number of a row, if boxes are one tensor
 
 
 CORNERS = Format("x1, y1, x2, y2")
 ROTATED = Format("cx, cy, w, h, angle")
-NORMALISED = Format("y1, x1, y2, x2", after_image=False)
+NORMALISED = Format("y1, x1, y2, x2", has_batch_index=False)
 
 
-def is_asked() -> bool:
-    return os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")
-
-
-asked = is_asked()  # once, because looking into the environment takes about a microsecond
+asked = os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")  # read once, because every call pays for a read
 
 
 def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS) -> None:
     """Warns on request about boxes that are reversed, wholly outside the maps, or all within the first map pixel.
 
-    ``boxes`` are those of a public function, ``maps`` its feature maps and ``scales`` their map pixels per image pixel.
-    Arguments of a wrong shape or type are left to the checks that raise.
+    ``boxes`` and ``maps`` are arguments of a public function, ``scales`` the map pixels per image pixel of each map.
+    Other checks raise for arguments of a wrong shape or type.
     """
     if not asked or torch.compiler.is_compiling():
         return
     pieces = boxes if isinstance(boxes, list) else [boxes]
-    first = int(box_format.after_image and not isinstance(boxes, list))  # the column after the batch index
+    first = int(box_format.has_batch_index and not isinstance(boxes, list))  # the column after the batch index
     columns = first + box_format.names.count(",") + 1
     if _is_traced() or not all(_has_values(piece) and piece.shape[1:] == (columns,) for piece in pieces):
         return
@@ -69,7 +66,7 @@ def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float]
 def _mistakes(
     rows: Tensor, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format
 ) -> list[tuple[Tensor, str, str]]:
-    """For each mistake: the rows that have it, its description, and what to pass instead."""
+    """The kinds of mistakes: a mask of the rows that make it, its description, and what to pass instead."""
     sizes = [(float(one.shape[3]), float(one.shape[2])) for one in maps]  # (W, H), in the order of (x, y)
     if box_format is NORMALISED:
         ends = rows.reshape(-1, 2, 2)  # [K, corner, (y, x)]
@@ -78,7 +75,7 @@ def _mistakes(
         advice = "Pass shares of the map: y / (H - 1) and x / (W - 1) of coordinates in map pixels."
         return [(outside, "lies outside the map", advice)]
     if box_format is ROTATED:
-        reach = rows[:, 2:4].norm(dim=1, keepdim=True) / 2  # of the circle around the box
+        reach = rows[:, 2:4].norm(dim=1, keepdim=True) / 2  # radius of the circle around the box
         low, high = rows[:, :2] - reach, rows[:, :2] + reach
     else:
         ends = rows.reshape(-1, 2, 2)  # [K, corner, (x, y)]
@@ -111,7 +108,7 @@ def _mistakes(
 
 
 def _has_values(tensor: Any) -> bool:
-    """Whether it is a plain tensor of rows, not a fake one or one without data."""
+    """Whether the argument is a plain tensor of rows with data."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and not tensor.is_nested
@@ -123,7 +120,7 @@ def _has_values(tensor: Any) -> bool:
 
 
 def _is_traced() -> bool:
-    """Whether something records this call, or gives tensors another meaning."""
+    """Whether a trace, a mode or a transform of torch.func sees this call."""
     return (
         torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch._C._len_torch_dispatch_stack() > 0
@@ -132,7 +129,7 @@ def _is_traced() -> bool:
 
 
 def _place(row: int, lengths: Sequence[int]) -> str:
-    """The argument and the row; of a list, whose tensors have these lengths, also the image."""
+    """The place of a row: the argument, the image if boxes are a list of tensors of these lengths, the row in it."""
     for image, length in enumerate(lengths):
         if row < length:
             return f"boxes[{image}]: row {row}"
@@ -141,7 +138,7 @@ def _place(row: int, lengths: Sequence[int]) -> str:
 
 
 def _frames_of_torch() -> int:
-    """The stacklevel of the first caller outside of this package and torch."""
+    """The stacklevel of the first caller outside this package and torch."""
     frame, level = sys._getframe(1).f_back, 2
     while frame is not None and str(frame.f_globals.get("__name__")).startswith(("roialign_ext.", "torch.")):
         frame, level = frame.f_back, level + 1

@@ -1,7 +1,8 @@
-"""Checks of the arguments of public functions, which the operators' schemas would refuse with other messages.
+"""Types of the arguments of public functions and layers.
 
-The checks of the usual arguments are in one function, because every call pays for them. The operators check values and
-sizes (roialign_ext/_shapes.py), for their other callers too.
+The operators' schemas would refuse the same arguments with messages that name no argument. One function, `check_call`,
+checks the usual arguments, because every call pays for it. The operators check values and sizes, also for callers
+without these functions (roialign_ext/_operator_checks.py).
 """
 
 import math
@@ -21,7 +22,7 @@ HAS_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("roialign_ext::_pool",
 
 
 def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
-    """An int: Python's and numpy's integers, tensors of one integer, sizes of a graph. No bool."""
+    """An int, from an integer of Python or numpy, a tensor of one integer, or a symbolic size. A bool raises."""
     if isinstance(value, torch.SymInt):
         return value
     if type(value) is not int:
@@ -29,7 +30,7 @@ def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
             raise TypeError(f"{name}: expected {wanted}, got {value!r}")
         try:
             value = operator.index(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # of tensors without one integer in the memory
+        except (TypeError, ValueError, RuntimeError) as error:  # for a tensor that does not hold one integer
             raise TypeError(f"{name}: expected {wanted}, got {value!r}") from error
     if not -LARGEST <= value <= LARGEST:
         raise ValueError(f"{name}: expected {wanted} of at most 64 bits, got {value!r}")
@@ -37,20 +38,20 @@ def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
 
 
 def as_number(name: str, value: Any) -> Any:
-    """A float: Python's and numpy's numbers, tensors of one number, sizes of a graph. No bool."""
+    """A float, from a number of Python or numpy, a tensor of one number, or a symbolic number. A bool raises."""
     if type(value) is float or isinstance(value, (torch.SymFloat, torch.SymInt)):
         return value
     cause = None
     try:
         if type(value) is int or (hasattr(value, "__float__") and not _is_bool(value) and not _is_several(value)):
             return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # of tensors without a number in the memory
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # for a tensor that does not hold one number
         cause = error
     raise TypeError(f"{name}: expected a number, got {value!r}") from cause
 
 
 def as_pair(name: str, value: Any) -> Any:
-    """A pair of numbers of bins; one number stands for both."""
+    """Numbers of bins ``[PH, PW]``; one int stands for both."""
     wanted = "an int or a pair of ints"
     if isinstance(value, (list, tuple)):
         return [bins if type(bins) is int and 0 < bins <= LARGEST else as_integer(name, bins, wanted) for bins in value]
@@ -59,7 +60,7 @@ def as_pair(name: str, value: Any) -> Any:
 
 
 def as_spatial_scale(value: Any, columns: int = 5) -> Any:
-    """The scale of both axes, for boxes of ``columns`` numbers."""
+    """The scale of both axes; ``columns`` is the length of a row of boxes."""
     if columns == 5 and isinstance(value, (list, tuple)) and len(value) == 2:
         raise TypeError(
             f"spatial_scale: expected one number for both axes, got {value!r}: for (sy, sx) scale the boxes first, "
@@ -74,7 +75,7 @@ def as_tensor_or_list(boxes: Any) -> Any:
 
 
 def tensors_of(tensors: Any) -> Any:
-    """The tensors that may override ``__torch_function__``: a list's elements, or the one tensor."""
+    """The tensors that may override ``__torch_function__``: the elements of a list, or the tensor itself."""
     return tensors if isinstance(tensors, (list, tuple)) else (tensors,)
 
 
@@ -88,9 +89,9 @@ def check_call(
     mode: object = "avg",
     columns: int = 5,
 ) -> tuple[Any, Any, Any]:
-    """Types of the arguments that most operators share; boxes are rows of ``columns`` numbers.
+    """Checks the arguments that most operators share; ``columns`` is the length of a row of boxes.
 
-    Returns output_size, spatial_scale and sampling_ratio as the operators' schemas want them.
+    Returns output_size, spatial_scale and sampling_ratio in the types of the operators' schemas.
     """
     if not isinstance(input, Tensor) or not input.is_cpu or input.dim() != 4 or input.dtype not in DTYPES:
         check_map("input", input)
@@ -114,7 +115,7 @@ def check_call(
 
 
 def check_map(name: str, features: Any) -> None:
-    """A feature map on a device that this build knows."""
+    """A feature map on a device that this build supports."""
     if not isinstance(features, Tensor):
         raise TypeError(f"{name}: expected a tensor [N, C, H, W], got {_kind(features)}")
     if features.is_cuda and not HAS_CUDA:
@@ -135,21 +136,21 @@ def check_map(name: str, features: Any) -> None:
 
 
 def check_dtype(name: str, tensor: Tensor) -> None:
-    """A floating-point type that kernels know."""
+    """A dtype that kernels support."""
     if tensor.dtype not in DTYPES:
         advice = ": use boxes.float()" if name == "boxes" and tensor.dtype in (*INDEX_DTYPES, torch.bool) else ""
         raise TypeError(f"{name}: expected a float16, bfloat16, float32 or float64 tensor, got {tensor.dtype}{advice}")
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
-    """A tensor with strides, before its sizes are asked for."""
+    """A tensor with strides. This check comes first, because nested tensors have no sizes."""
     if tensor.is_nested or tensor.layout != torch.strided:
         layout = "a nested one" if tensor.is_nested else f"one of layout {tensor.layout}"
         raise ValueError(f"{name}: expected a dense tensor, got {layout}")
 
 
 def check_named_maps(name: str, maps: Any, names: list[str]) -> None:
-    """The feature maps of a pyramid by name: those with these names."""
+    """Checks the feature maps of a pyramid that have one of these names."""
     if not isinstance(maps, Mapping):
         raise TypeError(f"{name}: expected a dict of tensors [N, C, H, W] by name, got {_kind(maps)}")
     finest = None
@@ -170,7 +171,7 @@ def check_named_maps(name: str, maps: Any, names: list[str]) -> None:
 
 
 def check_levels(features: object, scales: object) -> list[Any]:
-    """Feature maps and scales of the levels, whose numbers are compared in C++. Returns the scales."""
+    """Checks the types of a pyramid's maps, and returns its scales as numbers. The operator compares their numbers."""
     if not isinstance(features, (list, tuple)):
         raise TypeError(f"features: expected a list of tensors [N, C, H, W], finest level first, got {_kind(features)}")
     if not features:
@@ -181,14 +182,14 @@ def check_levels(features: object, scales: object) -> list[Any]:
 
 
 def as_numbers(name: str, values: Any) -> list[Any]:
-    """One number per level."""
+    """A list of numbers, one per level."""
     if not isinstance(values, (list, tuple)):
         raise TypeError(f"{name}: expected a list of numbers, one per level, got {values!r}")
     return [as_number(f"{name}[{level}]", value) for level, value in enumerate(values)]
 
 
 def check_image_shapes(name: str, shapes: Any) -> None:
-    """Height and width of every image."""
+    """A list with the height and width of each image."""
     if not isinstance(shapes, (list, tuple)):
         raise TypeError(f"{name}: expected a list of (height, width), one per image, got {_kind(shapes)}")
     for image, shape in enumerate(shapes):
@@ -201,7 +202,7 @@ def check_image_shapes(name: str, shapes: Any) -> None:
 
 
 def check_crop(boxes: object, box_indices: object, method: object) -> None:
-    """The arguments that only crop_and_resize takes, except numbers."""
+    """The arguments of crop_and_resize alone, except numbers."""
     if not isinstance(boxes, Tensor):
         raise TypeError(f"boxes: expected a Tensor[K, 4] of rows (y1, x1, y2, x2), got {_kind(boxes)}")
     if not isinstance(box_indices, Tensor):
@@ -213,41 +214,41 @@ def check_crop(boxes: object, box_indices: object, method: object) -> None:
 
 
 def check_flag(name: str, value: object) -> None:
-    """True or False, and no other truth."""
+    """A bool; other truthy values raise."""
     if not isinstance(value, (bool, torch.SymBool)):
         raise TypeError(f"{name}: expected a bool, got {value!r}")
 
 
 def check_text(name: str, value: object, wanted: str) -> None:
-    """One of a few words."""
+    """A string."""
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected {wanted}, got {value!r}")
 
 
-def check_size(name: str, value: Any) -> Any:
-    """A size as a layer keeps it, an int or a pair of ints."""
+def as_layer_size(name: str, value: Any) -> Any:
+    """A size as a layer stores it: an int or a tuple of two ints."""
     pair = as_pair(name, value)
     if len(pair) != 2 or not all(bins > 0 for bins in pair):
         raise ValueError(f"{name}: expected a positive int or two of them (height, width), got {value!r}")
     return tuple(pair) if isinstance(value, (list, tuple)) else pair[0]
 
 
-def check_scale(name: str, value: Any) -> Any:
-    """A scale as a layer keeps it; the type of the coordinates, which it has to fit, is known in the call alone."""
+def as_layer_scale(name: str, value: Any) -> Any:
+    """A scale as a layer stores it. Only a call knows the type of the coordinates, so it checks the range again."""
     scale = as_number(name, value)
     if not 0 < scale < math.inf:
         raise ValueError(f"{name}: expected a finite number above 0, got {value!r}")
     return scale
 
 
-def check_spatial_scale(value: Any, columns: int = 5) -> Any:
-    """The scale of both axes as a layer keeps it."""
-    return check_scale("spatial_scale", as_spatial_scale(value, columns))
+def as_layer_spatial_scale(value: Any, columns: int = 5) -> Any:
+    """The scale of both axes as a layer stores it."""
+    return as_layer_scale("spatial_scale", as_spatial_scale(value, columns))
 
 
-def check_scales(name: str, values: Any) -> list[Any]:
-    """Scales of the levels as a layer keeps them."""
-    scales = [check_scale(f"{name}[{level}]", scale) for level, scale in enumerate(as_numbers(name, values))]
+def as_layer_scales(name: str, values: Any) -> list[Any]:
+    """Scales of the levels as a layer stores them."""
+    scales = [as_layer_scale(f"{name}[{level}]", scale) for level, scale in enumerate(as_numbers(name, values))]
     if not scales or scales != sorted(scales, reverse=True):
         raise ValueError(
             f"{name}: expected 1 / stride of each level, from the finest level to the coarsest, none larger than the "
@@ -256,8 +257,8 @@ def check_scales(name: str, values: Any) -> list[Any]:
     return scales
 
 
-def check_finite(name: str, value: Any) -> Any:
-    """Any number but NaN and infinity."""
+def as_finite_number(name: str, value: Any) -> Any:
+    """A number other than NaN and infinity."""
     number = as_number(name, value)
     if not -math.inf < number < math.inf:
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
@@ -272,8 +273,8 @@ def check_word(name: str, value: object, words: tuple[str, str]) -> None:
         raise ValueError(f"{name}: expected {wanted}, got {value!r}")
 
 
-def check_names(name: str, value: Any) -> list[str]:
-    """A list of names, which one name is not: its letters would count as names."""
+def as_names(name: str, value: Any) -> list[str]:
+    """A list of names. A single string is refused, because its letters would count as names."""
     message = f"{name}: expected a list of names, got {value!r}"
     if isinstance(value, (str, Tensor)):
         raise TypeError(message)
@@ -293,12 +294,12 @@ def _is_bool(value: Any) -> bool:
 
 
 def _is_several(value: Any) -> bool:
-    """Whether it is a tensor or an array of more than one number, or of none; numpy's of one is no number either."""
+    """True unless the tensor holds one number; for numpy, unless it has no dimensions."""
     return value.numel() != 1 if isinstance(value, Tensor) else getattr(value, "ndim", 0) != 0
 
 
 def _kind(value: object) -> str:
-    """Describes a value passed in place of a tensor or of several."""
+    """Describes a value that was passed in place of a tensor or a list of tensors."""
     name = type(value).__name__
     if isinstance(value, (list, tuple)):
         other = next((type(one).__name__ for one in value if not isinstance(one, Tensor)), "Tensor" if value else "")

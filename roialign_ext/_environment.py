@@ -1,4 +1,4 @@
-"""The compiled parts of this installation: loading them, why they do not load, and the report of
+"""Loads the compiled parts of this installation, explains why they do not load, and makes the report of
 `python -m roialign_ext`.
 
 One binary serves every torch from OLDEST_TORCH on. Importing this file needs no compiled part."""
@@ -28,12 +28,12 @@ except ModuleNotFoundError as error:
         name="roialign_ext",
     ) from None
 
-OLDEST_TORCH = (2, 11)
+OLDEST_TORCH = (2, 11)  # also in setup.py, which cannot import this package
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps <folder of roialign_ext's sources>"
 
 
 def has_compiled_module() -> bool:
-    """Whether there is a compiled module, in this folder or where an editable install keeps it."""
+    """Whether there is a compiled module, in this folder or in that of an editable install."""
     return find_spec("roialign_ext._C") is not None
 
 
@@ -46,14 +46,14 @@ def library(device: str) -> Path:
 
 
 def load_libraries() -> None:
-    """Registers the operators: schemas and CPU kernels, and CUDA kernels where they were built and torch has CUDA."""
+    """Registers schemas and CPU kernels, and CUDA kernels if they were built and torch has CUDA."""
     ctypes.CDLL(str(library("cpu")))
     if torch.version.cuda is not None and library("cuda").exists():
         ctypes.CDLL(str(library("cuda")))
 
 
 def installed_elsewhere() -> Path | None:
-    """Another folder of this package that has a compiled module, if this interpreter knows one."""
+    """Another folder of this package that has a compiled module, or None."""
     here = Path(__file__).resolve().parent
     known = [*sys.path, *(sysconfig.get_path(name) for name in ("platlib", "purelib")), *site.getsitepackages()]
     for entry in [*known, site.getusersitepackages()]:
@@ -65,7 +65,7 @@ def installed_elsewhere() -> Path | None:
 
 
 def _hidden_by_sources(installed: Path) -> str:
-    """One sentence for sources that come before the installed package on the path of Python."""
+    """One sentence about sources that precede the installed package on the path of Python."""
     sources = Path(__file__).resolve().parent
     folder = sources.parent
     if folder in [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]:
@@ -77,7 +77,7 @@ def _hidden_by_sources(installed: Path) -> str:
 
 
 def outdated_torch(running: str = torch.__version__) -> str | None:
-    """One sentence if the libraries cannot run beside torch `running`, else None."""
+    """One sentence if the libraries cannot run with torch `running`, else None."""
     if tuple(int(number) for number in re.findall(r"\d+", running)[:2]) >= OLDEST_TORCH:
         return None
     oldest = ".".join(map(str, OLDEST_TORCH))
@@ -105,13 +105,13 @@ def _capability() -> str:
 def runs_on(architectures: str, capability: str) -> bool:
     """Whether kernels built for a TORCH_CUDA_ARCH_LIST run on a GPU of that compute capability.
 
-    Binaries run on later GPUs of the same major number, PTX on every later one.
+    A binary runs on later GPUs of the same major number, and PTX on every later GPU.
     """
     major, minor = (int(number) for number in capability.split("."))
     for entry in architectures.replace(" ", ";").split(";"):
         found = re.fullmatch(r"(\d+)\.(\d+)[af]?(\+PTX)?", entry)
         if found is None:
-            return True  # a name that torch knows, "Hopper": nothing to compare with
+            return True  # a name such as "Hopper", which has no numbers to compare
         built = (int(found[1]), int(found[2]))
         if built <= (major, minor) and (built[0] == major or found[3]):
             return True
@@ -120,7 +120,7 @@ def runs_on(architectures: str, capability: str) -> bool:
 
 @dataclass(frozen=True)
 class Environment:
-    """Everything the report shows; `threads_seen` is how many threads really took part in one parallel loop."""
+    """The facts of the report. `threads_seen` is the number of threads that took part in one parallel loop."""
 
     package: str
     folder: str
@@ -130,9 +130,9 @@ class Environment:
     library: str
     compiler: str
     flags: str
-    cuda_built: str  # version of the toolkit that built the CUDA kernels, "" without them
+    cuda_built: str  # version of the toolkit of the CUDA kernels; "" without kernels
     cuda_architectures: str
-    cuda_missing: str  # why there are none
+    cuda_missing: str  # why there are no CUDA kernels
     torch_cuda: str | None
     cuda_device: str | None
     cuda_capability: str | None
@@ -189,7 +189,7 @@ class Environment:
         return steps
 
     def report(self) -> str:
-        """The report as plain text, one fact a line."""
+        """The report as plain text, one fact per line."""
         torch_cuda = "no CUDA in this torch" if self.torch_cuda is None else f"torch has CUDA {self.torch_cuda}"
         device = (
             "no CUDA device visible"

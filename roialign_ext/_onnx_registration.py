@@ -1,8 +1,8 @@
 """Registers the operators with both exporters of ``torch.onnx`` when these are imported.
 
-Only an export may pay for its imports: ``import torch`` does not import ``torch.onnx``, and onnxscript takes a second
-to import. The exporters fill their registries when their modules are imported, and look translations up when called.
-So the entries for these operators are added right after those imports.
+Importing roialign_ext imports neither ``torch.onnx`` nor onnxscript, because only exports need them. Each exporter
+fills its registry when its module is imported, and looks translations up when it is called. So the entries for these
+operators are added right after that import.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ._onnx_translations import INT64, OPERATORS, Value, translate
 
 
 def register() -> None:
-    """Fills each registry now if its module is imported, else right after its import."""
+    """Adds the operators to each registry: now if its module is imported, else right after its import."""
     actions = {
         "torch.onnx": _register_symbolics,
         "torch.onnx._internal.exporter._torchlib.ops": _register_translations,
@@ -34,7 +34,7 @@ def register() -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls a function after the first import of each module named."""
+    """Calls a function right after the first import of a module, for each module named."""
 
     def __init__(self, actions: dict[str, Callable[[Any], None]]) -> None:
         self.actions = actions
@@ -47,7 +47,7 @@ class _AfterImport(MetaPathFinder):
             return None
         self._searched.add(fullname)
         try:
-            spec = importlib.util.find_spec(fullname)  # by the other finders
+            spec = importlib.util.find_spec(fullname)  # calls this finder again, which then returns None
         finally:
             self._searched.remove(fullname)
         if spec is not None and spec.loader is not None:
@@ -62,7 +62,7 @@ class _AfterImport(MetaPathFinder):
 
 
 def _register_translations(_: Any) -> None:
-    """For ``dynamo=True``, in the way torch registers its own operators."""
+    """Registers the translations with the exporter of ``dynamo=True``, as torch registers those of its operators."""
     from torch.onnx._internal.exporter._torchlib import _torchlib_registry
 
     from .onnx import translation_table
@@ -72,7 +72,7 @@ def _register_translations(_: Any) -> None:
 
 
 def _register_symbolics(exporter: Any) -> None:
-    """For ``dynamo=False``, if torch still has this exporter."""
+    """Registers the translations with the exporter of ``dynamo=False``, if torch still has it."""
     if hasattr(exporter, "register_custom_op_symbolic"):
         for name in OPERATORS:
             exporter.register_custom_op_symbolic(f"roialign_ext::{name}", _symbolic(name), 16)
@@ -82,7 +82,7 @@ def _symbolic(name: str) -> Callable[..., Value]:
     arguments = getattr(torch.ops.roialign_ext, name).default._schema.arguments
 
     def write(context: Any, *values: Value) -> Value:
-        read = {"Tensor": lambda value: value, "List[Tensor]": _listed}
+        read = {"Tensor": lambda value: value, "List[Tensor]": _list_elements}
         given = [
             read.get(str(argument.type), _python_value)(value)
             for argument, value in zip(arguments, values, strict=True)
@@ -92,8 +92,8 @@ def _symbolic(name: str) -> Callable[..., Value]:
     return write
 
 
-def _listed(values: Value) -> list[Value]:
-    """The values of a list in the graph."""
+def _list_elements(values: Value) -> list[Value]:
+    """The elements of a list of tensors in the graph."""
     node = values.node()
     if node.kind() != "prim::ListConstruct":
         raise ValueError(f"features: expected a list written out in the call, because ONNX has none, got {node}")
@@ -101,7 +101,7 @@ def _listed(values: Value) -> list[Value]:
 
 
 def _python_value(value: Value) -> Any:
-    """A constant as a Python value, a list of values as a list; anything else stays a value of the graph."""
+    """A constant of the graph as a Python value, and a list as a Python list. Other values are returned as they are."""
     node = value.node()
     if node.kind() == "prim::ListConstruct":
         return [_python_value(one) for one in node.inputs()]
@@ -112,7 +112,7 @@ def _python_value(value: Value) -> Any:
 
 
 class _TorchScriptGraph:
-    """The graph written by the exporter of ``dynamo=False``."""
+    """The graph that the exporter of ``dynamo=False`` writes."""
 
     def __init__(self, context: Any) -> None:
         self._context = context

@@ -1,7 +1,7 @@
-"""The operators written with those of ONNX, for any exporter that offers a :class:`Graph`.
+"""The operators in terms of ONNX operators, for any exporter that offers a :class:`Graph`.
 
-Equations are those of docs/math.md. Only operators of opset 16 are used, in forms that mean the same up to opset 21, so
-that a graph of a newer opset can be converted to an older one.
+Equations are those of docs/math.md. Only operators of opset 16 are used, in forms with the same meaning up to opset 21.
+So a graph of a newer opset can be converted to an older one.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 Value: TypeAlias = Any
-"""A value of the graph; every exporter has its own class."""
+"""A value of the graph. Every exporter has its own class."""
 
 FLOAT, INT64, DOUBLE = 1, 7, 11
-"""ONNX's numbers of the dtypes."""
+"""Numbers of dtypes in ONNX."""
 
 
 class Graph(Protocol):
-    """The model an exporter writes. ``graph.Mul(a, b)`` adds a node and returns its value."""
+    """The model that an exporter writes. ``graph.Mul(a, b)`` adds a node and returns its value."""
 
     def constant(self, value: Any, kind: int) -> Value:
         """A constant of dtype ``kind``: a number, or numbers nested in lists."""
 
     def dtype(self, value: Value) -> int:
-        """ONNX's number of the dtype."""
+        """The number of a value's dtype in ONNX."""
 
     def __getattr__(self, operator: str) -> Callable[..., Value]:
-        """Adds nodes of this operator. Inputs come first (a list is a constant), then attributes by name."""
+        """A function that adds a node of this operator. It takes inputs, where a list is a constant, and attributes."""
 
 
 class Translations:
@@ -120,7 +120,7 @@ class Translations:
         op = self._graph
         bins = math.prod(output_size)
         pooled = self.roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned=True)
-        # Every bin of every group: of [K, C, groups * bins] those where they are the same.
+        # RoiAlign pools every bin from every group of channels: [K, C, groups * bins]. Each bin keeps its own group.
         channels = op.Div(op.Shape(pooled, start=1, end=2), op.constant([bins], INT64))
         sizes = op.Concat(op.Shape(pooled, start=0, end=1), channels, axis=0)
         pairs = op.Reshape(pooled, op.Concat(sizes, op.constant([bins * bins], INT64), axis=0))
@@ -155,7 +155,7 @@ class Translations:
                 step = op.Div(op.Mul(op.Sub(high, low), last), op.constant(float(samples - 1), kind))
                 numbers = op.constant([[float(j) for j in range(samples - 1)]], kind)
                 position, end = op.Add(op.Mul(low, last), op.Mul(numbers, step)), op.Mul(high, last)
-                # Rounded steps may pass the edge of the box; the last sample lies on it.
+                # Rounding may move a sample past the edge of the box, where the last sample lies.
                 goes_down = op.Less(step, op.constant(0.0, kind))
                 position = op.Where(goes_down, op.Max(position, end), op.Min(position, end))
                 position = op.Concat(position, end, axis=1)
@@ -243,14 +243,14 @@ class Translations:
             "roi_align with a fixed sampling_ratio approximates it"
         )
 
-    # --- building blocks
+    # --- parts of several operators
 
     def _coordinate_type(self, input: Value, boxes: Value) -> int:
         op = self._graph
         return DOUBLE if DOUBLE in (op.dtype(input), op.dtype(boxes)) else FLOAT
 
     def _column(self, rows: Value, column: int) -> Value:
-        """A column ``[K, 1]``."""
+        """One column of the rows, ``[K, 1]``."""
         op = self._graph
         return op.Gather(rows, [column], axis=1)
 
@@ -261,7 +261,7 @@ class Translations:
         return index, op.Slice(rows, [1], [6], [1])
 
     def _low_and_high(self, corners: Value) -> tuple[Value, Value]:
-        """``(x1, y1)`` and ``(x2, y2)``. Not by Slice: an optimizer would write a form of Split that needs opset 18."""
+        """``(x1, y1)`` and ``(x2, y2)``. For Slice an optimizer would write a form of Split that needs opset 18."""
         return self._graph.Gather(corners, [0, 1], axis=1), self._graph.Gather(corners, [2, 3], axis=1)
 
     def _rounded(self, position: Value, kind: int) -> Value:
@@ -275,7 +275,7 @@ class Translations:
     def _level(
         self, corners: Value, kind: int, scales: Sequence[float], canonical_scale: float, canonical_level: float
     ) -> Value:
-        """Index of the map of each box, (35): counts the levels after the first whose smallest size the box reaches."""
+        """Index of the map of each box, (35): the number of levels after the first whose smallest size it reaches."""
         op = self._graph
         first, last = (math.trunc(-math.log2(scale)) for scale in (scales[0], scales[-1]))
         smallest = [canonical_scale * 2.0 ** (k - canonical_level - 1e-6) for k in range(first + 1, last + 1)]
@@ -300,12 +300,12 @@ class Translations:
         op = self._graph
         bins_y, bins_x = output_size
         if mode == "max":
-            # In g x g as many bins of one sample each, that sample is one of the bin's g x g samples.
+            # RoiAlign takes g x g times as many bins, with one sample each: the g x g samples of every bin.
             _check_fixed(sampling_ratio, f"mode 'max' of {self._name}")
             samples = self._align(input, index, corners, bins_y * sampling_ratio, bins_x * sampling_ratio, 1, aligned)
             return self._pool_samples(samples, output_size, sampling_ratio, mode, kind)
         if aligned and sampling_ratio <= 0:
-            # Runtimes fail on a negative number of samples. A reversed box has an empty grid, so make it an empty box.
+            # A reversed box has a negative number of samples, on which runtimes fail. An empty box has the same result.
             low, high = self._low_and_high(corners)
             corners = op.Concat(low, op.Max(low, high), axis=1)
         return self._align(input, index, corners, bins_y, bins_x, max(sampling_ratio, 0), aligned)
@@ -327,7 +327,7 @@ class Translations:
     def _sample(self, input: Value, index: Value, y: Value, x: Value, kind: int) -> Value:
         """The map interpolated at positions (map pixels) that broadcast to ``[K, rows, columns]``.
 
-        Returns ``[K, C, rows, columns]``. Each sample is an empty box in ``RoiAlign``, with one bin of one sample.
+        The result is ``[K, C, rows, columns]``. For ``RoiAlign`` each sample is an empty box, a bin with one sample.
         """
         op = self._graph
         grid = op.Shape(op.Add(y, x))
@@ -338,7 +338,7 @@ class Translations:
         return op.Transpose(op.Reshape(samples, shape), perm=[0, 3, 1, 2])
 
     def _pool_samples(self, samples: Value, bins: Sequence[int], n: int, mode: str, kind: int) -> Value:
-        """Pools each n x n of ``[K, C, PH * n, PW * n]`` to one output."""
+        """Pools each n x n samples of ``[K, C, PH * n, PW * n]`` to one output."""
         op = self._graph
         if n == 1:
             return samples
@@ -363,7 +363,7 @@ OPERATORS = tuple(name for name in vars(Translations) if not name.startswith("_"
 
 
 def translate(graph: Graph, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Value:
-    """Writes a call of an operator. Arguments other than tensors must be constants."""
+    """Writes a call of an operator into the graph. Arguments other than tensors must be constants."""
     wanted = getattr(torch.ops.roialign_ext, name).default._schema.arguments
     given = {one.name: value for one, value in zip(wanted, arguments, strict=False)} | dict(keywords)
     kinds = {one.name: str(one.type) for one in wanted}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._checks import INDEX_DTYPES
 from ._form import CANONICAL, is_channels_last
-from ._shapes import (
+from ._operator_checks import (
     check_device,
     check_output_size,
     check_pool,
@@ -248,7 +248,7 @@ def _rows_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
             f"box_indices: expected one index per box, [{boxes.shape[0]}], got shape {list(box_indices.shape)}"
         )
     if box_indices.dtype not in INDEX_DTYPES:
-        raise TypeError(f"box_indices: expected an integer tensor, got {box_indices.dtype}")
+        raise TypeError(f"box_indices: expected a tensor of integers, got {box_indices.dtype}")
     check_device("boxes", boxes, "input", input)
     check_device("box_indices", box_indices, "input", input)
     rows = boxes if boxes.dtype == torch.float64 else boxes.float()  # half precision would not hold large indices

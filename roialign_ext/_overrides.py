@@ -1,6 +1,6 @@
-"""Tensor subclasses: the dispatch of calls with several of them, and the formats of torchvision's boxes.
+"""Tensor subclasses: calls with several of them, and the formats of torchvision's boxes.
 
-Used only if some argument overrides ``__torch_function__``; other calls do not pay for it.
+These functions run only if an argument overrides ``__torch_function__``, so other calls do not pay for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ _BOUNDING_BOXES = "torchvision.tv_tensors._bounding_boxes.BoundingBoxes"
 
 
 def call_override(function: Callable[..., Tensor], tensors: Sequence[Any], *arguments: Any) -> Tensor:
-    """The result of the first override among ``tensors`` that gives one; otherwise the result for plain tensors.
+    """The result of the first override that accepts the call, otherwise the result for plain tensors.
 
-    A subclass commonly returns NotImplemented beside a type that it does not know. An image and boxes of two such types
-    are still valid as plain tensors.
+    A subclass commonly returns NotImplemented for a call with a type that it does not know. An image and boxes of two
+    such types are still valid as plain tensors.
     """
     try:
         return handle_torch_function(function, tensors, *arguments)
     except TypeError as error:
-        # torch's message when every override returned NotImplemented. An enabled mode decides alone.
+        # torch raises with this message if every override returned NotImplemented. An enabled mode decides alone.
         nobody = f"no implementation found for '{function.__module__}.{function.__name__}'"
         if torch._C._is_torch_function_mode_enabled() or not str(error).startswith(nobody):
             raise
@@ -31,7 +31,7 @@ def call_override(function: Callable[..., Tensor], tensors: Sequence[Any], *argu
 
 
 def _plain(argument: Any) -> Any:
-    """Tensors without their subclass, alone or in a list: torch.compile sees types even under the guard above."""
+    """A tensor, or the tensors of a list, without their subclass: torch.compile sees it even under the guard above."""
     if isinstance(argument, Tensor):
         return argument.as_subclass(Tensor)
     return [_plain(one) for one in argument] if isinstance(argument, (list, tuple)) else argument
@@ -73,8 +73,8 @@ def check_plain(boxes: object) -> None:
 
 
 def _format(boxes: object) -> str | None:
-    """The format of BoundingBoxes, None for anything else; recognised by the path of the class, without an import."""
+    """The format of BoundingBoxes, or None for anything else. The path of the class tells, without an import."""
     for kind in type(boxes).__mro__:
         if f"{kind.__module__}.{kind.__qualname__}" == _BOUNDING_BOXES:
-            return str(getattr(boxes, "format").value)  # noqa: B009 (an attribute that Tensor has not)
+            return str(getattr(boxes, "format").value)  # noqa: B009 (Tensor has no such attribute)
     return None

@@ -1,4 +1,4 @@
-"""The annotation for one number or a pair: TorchScript recognises its name, help() and type checkers its meaning."""
+"""The annotation for one number or a pair. TorchScript knows it by its name, help() and type checkers by its value."""
 
 from collections.abc import Sequence
 from typing import TypeVar, Union

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 
 from . import vmap
 from ._form import BIND, CANONICAL, Form, Settings, call, defined, layout_of
-from ._shapes import CHECKS
+from ._operator_checks import CHECKS
 from ._typing import BroadcastingList2
 from .functional import roi_align
 

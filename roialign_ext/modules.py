@@ -1,31 +1,29 @@
 """The public operators as modules: a module holds the arguments that stay the same from call to call.
 
-Constructors raise the errors of the functions, as far as they can check without tensors. TorchScript reads the
-annotations, hence typing.Union and Optional.
+Constructors raise the same errors as the functions, for arguments that can be checked without tensors. TorchScript
+reads the annotations, hence typing.Union and Optional.
 """
 
 import sys
-import warnings
 from typing import Any, Optional, Union
 
 import torch.fx
 from torch import Tensor, nn
 
 from ._checks import (
+    as_finite_number,
     as_integer,
+    as_layer_scale,
+    as_layer_scales,
+    as_layer_size,
+    as_layer_spatial_scale,
+    as_names,
     as_number,
     as_pair,
-    check_finite,
     check_flag,
-    check_image_shapes,
-    check_named_maps,
-    check_names,
-    check_scale,
-    check_scales,
-    check_size,
-    check_spatial_scale,
     check_word,
 )
+from ._scales import infer_scales, maps_named
 from ._typing import BroadcastingList2
 from .functional import (
     crop_and_resize,
@@ -40,9 +38,14 @@ from .functional import (
     roi_warp,
 )
 
+# A trace by FX records calls of these functions, instead of the operations in them. wrap() has to be called here,
+# because it replaces the names in the module that calls it.
+torch.fx.wrap("infer_scales")
+torch.fx.wrap("maps_named")
+
 
 def _beyond(**arguments: tuple[Any, Any]) -> str:
-    """Arguments that torchvision's layer does not have, in the style of its repr, if they differ from the default."""
+    """The part of a repr for arguments that torchvision's layer does not have and that differ from their default."""
     return "".join(f", {name}={value!r}" for name, (value, default) in arguments.items() if value != default)
 
 
@@ -78,8 +81,8 @@ class RoIAlign(nn.Module):
         mode: str = "avg",
     ) -> None:
         super().__init__()
-        self.output_size = check_size("output_size", output_size)
-        self.spatial_scale = check_spatial_scale(spatial_scale)
+        self.output_size = as_layer_size("output_size", output_size)
+        self.spatial_scale = as_layer_spatial_scale(spatial_scale)
         self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
         check_flag("aligned", aligned)
         self.aligned = aligned
@@ -137,8 +140,8 @@ class PrRoIPool(nn.Module):
 
     def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
         super().__init__()
-        self.output_size = check_size("output_size", output_size)
-        self.spatial_scale = check_spatial_scale(spatial_scale)
+        self.output_size = as_layer_size("output_size", output_size)
+        self.spatial_scale = as_layer_spatial_scale(spatial_scale)
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
         """Pools the boxes ``rois`` from ``input``.
@@ -193,8 +196,8 @@ class RoIWarp(nn.Module):
         self, output_size: BroadcastingList2[int], spatial_scale: float, sampling_ratio: int, mode: str = "avg"
     ) -> None:
         super().__init__()
-        self.output_size = check_size("output_size", output_size)
-        self.spatial_scale = check_spatial_scale(spatial_scale)
+        self.output_size = as_layer_size("output_size", output_size)
+        self.spatial_scale = as_layer_spatial_scale(spatial_scale)
         self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
         check_word("mode", mode, ("avg", "max"))
         self.mode = mode
@@ -247,8 +250,8 @@ class RoIPool(nn.Module):
 
     def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
         super().__init__()
-        self.output_size = check_size("output_size", output_size)
-        self.spatial_scale = check_spatial_scale(spatial_scale)
+        self.output_size = as_layer_size("output_size", output_size)
+        self.spatial_scale = as_layer_spatial_scale(spatial_scale)
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
         """Pools the boxes ``rois`` from ``input``.
@@ -298,8 +301,8 @@ class PSRoIAlign(nn.Module):
 
     def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float, sampling_ratio: int) -> None:
         super().__init__()
-        self.output_size = check_size("output_size", output_size)
-        self.spatial_scale = check_spatial_scale(spatial_scale)
+        self.output_size = as_layer_size("output_size", output_size)
+        self.spatial_scale = as_layer_spatial_scale(spatial_scale)
         self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
@@ -352,8 +355,8 @@ class PSRoIPool(nn.Module):
 
     def __init__(self, output_size: BroadcastingList2[int], spatial_scale: float) -> None:
         super().__init__()
-        self.output_size = check_size("output_size", output_size)
-        self.spatial_scale = check_spatial_scale(spatial_scale)
+        self.output_size = as_layer_size("output_size", output_size)
+        self.spatial_scale = as_layer_spatial_scale(spatial_scale)
 
     def forward(self, input: Tensor, rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
         """Pools the boxes ``rois`` from ``input``.
@@ -415,7 +418,7 @@ class CropAndResize(nn.Module):
         mode: str = "avg",
     ) -> None:
         super().__init__()
-        self.crop_size = check_size("crop_size", crop_size)
+        self.crop_size = as_layer_size("crop_size", crop_size)
         check_word("method", method, ("bilinear", "nearest"))
         self.method = method
         self.extrapolation_value = as_number("extrapolation_value", extrapolation_value)
@@ -497,8 +500,8 @@ class RoIAlignRotated(nn.Module):
         angle_unit: str = "degree",
     ) -> None:
         super().__init__()
-        self.output_size = check_size("output_size", output_size)
-        self.spatial_scale = check_spatial_scale(spatial_scale, columns=6)
+        self.output_size = as_layer_size("output_size", output_size)
+        self.spatial_scale = as_layer_spatial_scale(spatial_scale, columns=6)
         self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
         check_flag("aligned", aligned)
         self.aligned = aligned
@@ -587,8 +590,8 @@ class MultiScaleRoIAlignRotated(nn.Module):
         canonical_level: float = 4.0,
     ) -> None:
         super().__init__()
-        self.output_size = check_size("output_size", output_size)
-        self.scales = check_scales("scales", scales)
+        self.output_size = as_layer_size("output_size", output_size)
+        self.scales = as_layer_scales("scales", scales)
         self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
         check_flag("aligned", aligned)
         self.aligned = aligned
@@ -596,8 +599,8 @@ class MultiScaleRoIAlignRotated(nn.Module):
         self.clockwise = clockwise
         check_word("angle_unit", angle_unit, ("degree", "radian"))
         self.angle_unit = angle_unit
-        self.canonical_scale = check_scale("canonical_scale", canonical_scale)
-        self.canonical_level = check_finite("canonical_level", canonical_level)
+        self.canonical_scale = as_layer_scale("canonical_scale", canonical_scale)
+        self.canonical_level = as_finite_number("canonical_level", canonical_level)
 
     def forward(self, features: list[Tensor], rois: Union[Tensor, list[Tensor]]) -> Tensor:  # noqa: UP007
         """Pools the rotated boxes ``rois`` of all images.
@@ -643,97 +646,14 @@ class MultiScaleRoIAlignRotated(nn.Module):
         )
 
 
-@torch.fx.wrap
-def _select(x: dict[str, Tensor], featmap_names: list[str]) -> list[Tensor]:
-    """Maps with these names, in the order of the dictionary."""
-    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        check_named_maps("x", x, featmap_names)
-    features: list[Tensor] = []
-    for name, level in x.items():
-        if name in featmap_names:
-            features.append(level)
-    if len(features) == 0:
-        raise ValueError(f"x: expected feature maps named {featmap_names}, got {list(x.keys())}")
-    return features
-
-
-def _exponent(pixels: int, of: int) -> int:
-    """Exponent of the power of two nearest to ``pixels / of``.
-
-    Computed by comparisons, which a compiled graph keeps as guards.
-    """
-    exponent = 0
-    while 2 * pixels * pixels < of * of:
-        pixels, exponent = 2 * pixels, exponent - 1
-    while pixels * pixels > 2 * of * of:
-        of, exponent = 2 * of, exponent + 1
-    return exponent
-
-
-def _poor_guess(finest: Tensor, scale: float, height: int, width: int) -> str:
-    """Why the inferred scale of the finest level may be wrong; empty if it looks right.
-
-    The finest level decides, because padding enlarges all levels by the same factor and the finest is rounded least.
-    A ratio up to a tenth above a power of two is accepted: padding to a multiple of 32 adds no more to images of 310
-    pixels or more.
-    """
-    by_height, by_width = finest.size(2) / height / scale, finest.size(3) / width / scale
-    why = ""
-    if _exponent(finest.size(2), height) != _exponent(finest.size(3), width):
-        why = "the two axes suggest different powers of two"
-    elif min(by_height, by_width) > 1.1 or max(by_height, by_width) < 1 / 1.1:
-        why = "the ratio is far from a power of two"
-    if why == "":
-        return why
-    return (
-        f"MultiScaleRoIAlign: the scale of level 0 is inferred as {scale}, from a map of {finest.size(2)} x "
-        f"{finest.size(3)} pixels and images of up to {height} x {width}, but {why}. Pass scales=, "
-        "1 / stride of each level, to set it"
-    )
-
-
-@torch.fx.wrap
-def infer_scales(features: list[Tensor], image_shapes: list[tuple[int, int]], warned: list[bool]) -> list[float]:
-    """Map pixels per image pixel of each level: the power of two nearest to map size / size of the largest image.
-
-    The axis with the smaller ratio counts, because ``image_shapes`` exclude the padding, which makes ratios larger.
-    Warns about a doubtful scale if ``warned`` is empty, and fills ``warned`` then.
-    """
-    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        check_image_shapes("image_shapes", image_shapes)
-    if len(image_shapes) == 0:
-        raise ValueError("image_shapes: expected one (height, width) per image, got an empty list")
-    height, width = 0, 0
-    for shape in image_shapes:
-        height, width = max(height, shape[0]), max(width, shape[1])
-    if height < 1 or width < 1:
-        raise ValueError(f"image_shapes: expected heights and widths above 0 to infer scales from, got {image_shapes}")
-    for i, level in enumerate(features):
-        if level.size(2) < 1 or level.size(3) < 1:
-            raise ValueError(
-                f"x: expected maps of a height and width above 0 to infer scales from, got shape {list(level.shape)} "
-                f"at level {i}"
-            )
-    scales = [2.0 ** min(_exponent(level.size(2), height), _exponent(level.size(3), width)) for level in features]
-    quiet = len(warned) > 0
-    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-        # The comparisons of _poor_guess would become guards of a compiled graph.
-        quiet = quiet or torch.compiler.is_compiling()
-    if not quiet:
-        doubt = _poor_guess(features[0], scales[0], height, width)
-        if doubt != "":
-            warned.append(True)
-            warnings.warn(doubt, stacklevel=2)
-    return scales
-
-
 class _AwaitsTorchvision(nn.Module):
     """Base of :class:`MultiScaleRoIAlign` until torchvision's own layer can be its base.
 
-    torchvision's detectors reject a pooler that is not an instance of torchvision's class. That class may be imported
-    after the layer was made, or never, and this package must not import it. ``isinstance`` reads ``__class__`` of an
-    object of another type. The first time it does so after torchvision was imported, torchvision's class replaces this
-    one among the bases. From then on the layer is an ordinary subclass.
+    torchvision's detectors reject a pooler that is not an instance of torchvision's class. This package must not import
+    torchvision, and a program may import it after the layer was made, or never. ``isinstance(layer, cls)`` reads
+    ``layer.__class__`` if the type of the layer does not derive from ``cls``. The first read after an import of
+    torchvision replaces this base of :class:`MultiScaleRoIAlign` by torchvision's class. The layer is an ordinary
+    subclass from then on.
     """
 
     @property
@@ -742,7 +662,7 @@ class _AwaitsTorchvision(nn.Module):
         if theirs is None:
             return type(self)
         MultiScaleRoIAlign.__bases__ = (theirs,)
-        # The running isinstance looks at the bases again only if it gets another type than before.
+        # The isinstance that is running looks at the bases again only if it gets another type than type(self).
         return type(type(self).__name__, (type(self),), {"__module__": type(self).__module__})
 
     @__class__.setter
@@ -799,12 +719,12 @@ class MultiScaleRoIAlign(_AwaitsTorchvision):
         mode: str = "avg",
     ) -> None:
         nn.Module.__init__(self)  # skips torchvision's constructor, if torchvision's layer is the base
-        self.featmap_names = check_names("featmap_names", featmap_names)
-        self.output_size = tuple(as_pair("output_size", check_size("output_size", output_size)))
+        self.featmap_names = as_names("featmap_names", featmap_names)
+        self.output_size = tuple(as_pair("output_size", as_layer_size("output_size", output_size)))
         self.sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
-        self.canonical_scale = check_scale("canonical_scale", canonical_scale)
-        self.canonical_level = check_finite("canonical_level", canonical_level)
-        self.scales = None if scales is None else check_scales("scales", scales)
+        self.canonical_scale = as_layer_scale("canonical_scale", canonical_scale)
+        self.canonical_level = as_finite_number("canonical_level", canonical_level)
+        self.scales = None if scales is None else as_layer_scales("scales", scales)
         self._warned = []
         check_flag("aligned", aligned)
         self.aligned = aligned
@@ -830,7 +750,7 @@ class MultiScaleRoIAlign(_AwaitsTorchvision):
                 inferred from it.
             BoxShapeError: one of ``boxes`` has the wrong shape.
         """
-        features = _select(x, self.featmap_names)
+        features = maps_named(x, self.featmap_names)
         scales = self.scales
         if scales is None:
             scales = infer_scales(features, image_shapes, self._warned)
@@ -847,7 +767,7 @@ class MultiScaleRoIAlign(_AwaitsTorchvision):
         )
 
     def __repr__(self) -> str:
-        # Written out, because torchvision's class defines __repr__ and may become the base.
+        # Not extra_repr, because torchvision's class defines __repr__ and may become the base.
         beyond = _beyond(
             canonical_scale=(self.canonical_scale, 224),
             canonical_level=(self.canonical_level, 4),

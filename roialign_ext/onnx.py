@@ -1,7 +1,7 @@
-"""The ONNX translations as a table, for changing one of them and for other tools.
+"""The ONNX translations as a table, for a program that changes one of them and for other tools.
 
 ``torch.onnx.export`` does not need this module: importing roialign_ext is enough, with ``dynamo=True`` and with
-``dynamo=False``. Requires onnx and onnxscript, the optional extra ``onnx``.
+``dynamo=False``. The module needs onnx and onnxscript, the optional extra ``onnx``.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ except ImportError as error:
 def translation_table() -> dict[Callable[..., object], Callable[..., object]]:
     """The argument ``custom_translation_table`` of ``torch.onnx.export(..., dynamo=True)`` for these operators.
 
-    The exporter uses these translations without the argument too. The table is for changing one of them, and for tools
-    that take such a table.
+    The exporter uses these translations without the argument too. The table is for programs that change one of them,
+    and for tools that take such a table.
 
-    A model may have any number of boxes, dynamic batch and map sizes, and every dtype. Its numbers are those of the
+    A model may have any number of boxes, dynamic batch and map sizes, and every dtype. Its results equal those of the
     operators up to rounding. Coordinates are float32, or float64 if the boxes or the features are float64. Features are
-    cast to that type and results back to the dtype of the features.
+    cast to that type, and results are cast back to the dtype of the features.
 
     Returns:
         The translations by operator (``torch.ops.roialign_ext.roi_align.default`` and the others). If a call has no
         translation, ``torch.onnx.export`` raises a ``ConversionError`` whose text ends in the reason. The reason is a
-        NotImplementedError for ``prroi_pool`` and ``ps_roi_pool``, because no operator of ONNX integrates over a bin or
-        averages whole pixels. It is a ValueError
+        NotImplementedError for ``prroi_pool``, ``ps_roi_pool`` and ``multiscale_roi_align_rotated``. It is a ValueError
         for an adaptive ``sampling_ratio`` in mode ``"max"`` and in ``roi_align_rotated``, and for an argument such as
         ``output_size`` that is not constant.
 
-    Source: the operators RoiAlign (since opset 16) and MaxRoiPool of the ONNX standard. docs/onnx.md lists what each
-    operator becomes and where a model differs.
+    Source: the operators RoiAlign (since opset 16) and MaxRoiPool of the ONNX standard. docs/onnx.md lists the ONNX
+    form of each operator, and how an exported model differs.
     """
     return {getattr(torch.ops.roialign_ext, name).default: _translation(name) for name in OPERATORS}
 
@@ -52,7 +51,7 @@ def _translation(name: str) -> Callable[..., Value]:
 
 
 class _OnnxScriptGraph:
-    """The graph being written by the exporter of ``dynamo=True``."""
+    """The graph that the exporter of ``dynamo=True`` writes."""
 
     # The exporter writes this opset and converts the model to the requested one. Typed Any, because onnxscript
     # annotates tensors, not values of a graph.

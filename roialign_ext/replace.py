@@ -1,7 +1,8 @@
-"""Replaces the RoI layers of torchvision, detectron2 and mmcv in a model by those of this package, and back.
+"""Replaces the RoI layers of torchvision, detectron2 and mmcv in a model by those of this package, and restores
+torchvision's.
 
-Layers are recognised by the path of their class, so none of these libraries is imported, except torchvision when its
-layers are restored. docs/migration.md lists the arguments and the differences."""
+Layers are recognised by the path of their class. So none of these libraries is imported, except torchvision to restore
+its layers. docs/migration.md lists the arguments and the differences."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class LayerReplacement:
     old_class: str
     """Path of the class found there."""
     new_layer: nn.Module | None
-    """The layer now there; None if the old one was left alone."""
+    """The layer that took its place; None if the old layer was left alone."""
     reason: str = ""
     """Why the layer was left alone; empty if it was replaced or restored."""
 
@@ -34,7 +35,7 @@ class LayerReplacement:
 
 
 class _LeftAloneError(Exception):
-    """No layer of the other library is certain to give the same numbers; the message is the reason."""
+    """No layer of the other library is certain to give the same numbers. The message is the reason."""
 
 
 def _roi_align(layer: Any) -> nn.Module:
@@ -54,7 +55,7 @@ def _ps_roi_pool(layer: Any) -> nn.Module:
 
 
 def _torchvision_multiscale(layer: Any) -> nn.Module:
-    # Both are None until the first forward, which infers them for all later ones.
+    # torchvision infers both in the first forward pass and keeps them. Before that they are None.
     scales, mapper = layer.scales, layer.map_levels
     if scales is None or mapper is None:
         scales = None
@@ -75,7 +76,7 @@ def _detectron2_rotated(layer: Any) -> nn.Module:
 
 
 def _mmcv_roi_align(layer: Any) -> nn.Module:
-    # With use_torchvision the layer calls torchvision's operator, which has no mode and averages.
+    # With use_torchvision the layer calls torchvision's operator, which always averages.
     mode = "avg" if layer.use_torchvision else layer.pool_mode
     if mode not in ("avg", "max"):
         raise _LeftAloneError(f"its pool_mode is {mode!r}, neither 'avg' nor 'max'")
@@ -116,7 +117,7 @@ _COUNTERPARTS: dict[str, Callable[[Any], nn.Module]] = {
     "mmcv.ops.roi_pool.RoIPool": _mmcv_roi_pool,
     "mmcv.ops.prroi_pool.PrRoIPool": _prroi_pool,
 }
-"""Class path -> builder of the layer with the same numbers; raises _LeftAloneError if there is none."""
+"""Class path -> function that makes the layer with the same numbers. It raises _LeftAloneError if there is none."""
 
 
 def _restored_roi_align(layer: RoIAlign) -> nn.Module:
@@ -150,7 +151,7 @@ def _restored_multiscale(layer: MultiScaleRoIAlign) -> nn.Module:
     _check_average(layer.mode)
     if layer.aligned:
         raise _LeftAloneError("torchvision's MultiScaleRoIAlign has no argument aligned")
-    # torchvision annotates them as ints, and TorchScript enforces the annotation.
+    # torchvision annotates these two as ints, and TorchScript enforces the annotation.
     canonical_scale, canonical_level = (
         int(number) if float(number).is_integer() else number
         for number in (layer.canonical_scale, layer.canonical_level)
@@ -166,7 +167,7 @@ def _restored_multiscale(layer: MultiScaleRoIAlign) -> nn.Module:
         finest, coarsest = (math.trunc(-math.log2(scale)) for scale in (layer.scales[0], layer.scales[-1]))
         if coarsest - finest >= len(layer.scales):
             raise _LeftAloneError("torchvision returns zeros for boxes of the levels that its scales leave out")
-        # Its first forward would infer these and keep them.
+        # Otherwise the first forward pass of torchvision's layer would infer both from sizes.
         restored.scales = list(layer.scales)
         restored.map_levels = ops.poolers.initLevelMapper(
             finest, coarsest, canonical_scale=canonical_scale, canonical_level=canonical_level
@@ -195,7 +196,7 @@ _ORIGINALS: dict[str, Callable[[Any], nn.Module]] = {
     "roialign_ext.modules.RoIAlignRotated": _not_restored,
     "roialign_ext.modules.MultiScaleRoIAlignRotated": _not_restored,
 }
-"""Class path -> builder of torchvision's layer."""
+"""Class path -> function that makes torchvision's layer."""
 
 
 def _class_path(kind: type) -> str:
@@ -203,9 +204,9 @@ def _class_path(kind: type) -> str:
 
 
 def _counterpart(layer: nn.Module, counterparts: Mapping[str, Callable[[Any], nn.Module]]) -> nn.Module | None:
-    """The replacement of ``layer``, None if it is not a RoI layer; raises _LeftAloneError."""
+    """The replacement of ``layer``, or None if it is not a RoI layer. Raises _LeftAloneError."""
     if counterparts is _COUNTERPARTS and isinstance(layer, MultiScaleRoIAlign):
-        return None  # although it may be a subclass of torchvision's layer
+        return None  # it may be a subclass of torchvision's layer, but needs no replacement
     path, *bases = (_class_path(kind) for kind in type(layer).__mro__)
     build = counterparts.get(path)
     if build is None:
@@ -219,7 +220,7 @@ def _counterpart(layer: nn.Module, counterparts: Mapping[str, Callable[[Any], nn
         new = build(layer)
     except AttributeError as error:
         raise _LeftAloneError(f"it is of a release with other attributes ({error})") from error
-    # Everything that nn.Module itself stores moves over: training flag, hooks with their handles, registrations.
+    # The new layer takes all that nn.Module itself stores: training flag, hooks with their handles, registrations.
     for name in vars(nn.Module()):
         vars(new)[name] = vars(layer)[name]
     return new
@@ -228,11 +229,13 @@ def _counterpart(layer: nn.Module, counterparts: Mapping[str, Callable[[Any], nn
 def replace_roi_layers(model: nn.Module) -> list[LayerReplacement]:
     """Replaces the RoI layers of torchvision, detectron2 and mmcv in ``model``, in place, by those of this package.
 
-    The new layers give the same numbers up to rounding and take and return the same shapes; docs/migration.md lists
+    The new layers give the same numbers up to rounding, and take and return the same shapes. docs/migration.md lists
     additions and differences. Hooks, the training flag and the sharing of one layer between several places are kept.
-    Parameters and ``state_dict`` do not change. Everything else stays as it is. So does a RoI layer that may not give
-    the same numbers: an instance of a subclass, of a release with other attributes, or with a ``forward`` of its own.
-    mmcv's RoIPool stays too, because it follows another definition.
+    Parameters, ``state_dict`` and everything else in the model stay as they are.
+
+    A RoI layer is left alone if its replacement might give other numbers: an instance of a subclass, a layer of a
+    release with other attributes, or a layer with a ``forward`` of its own. mmcv's ``RoIPool`` is left alone because it
+    follows another definition.
 
     Layers are found as registered submodules, at any depth. Layers held in another way, such as in a list, and calls of
     functions such as ``torchvision.ops.roi_align`` are not found.
@@ -255,14 +258,17 @@ def replace_roi_layers(model: nn.Module) -> list[LayerReplacement]:
 def restore_roi_layers(model: nn.Module) -> list[LayerReplacement]:
     """Replaces the RoI layers of this package in ``model``, in place, by those of torchvision.
 
-    The inverse of :func:`replace_roi_layers`, for tools that know only ``torchvision::roi_align``. Layers that replaced
-    those of detectron2 or mmcv become torchvision's too, if these give the same numbers. Hooks, the training flag and
-    the sharing of one layer between several places are kept. Parameters and ``state_dict`` do not change. ``scales`` of
-    a ``MultiScaleRoIAlign`` become the ``scales`` and ``map_levels`` of torchvision's layer.
+    This is the inverse of :func:`replace_roi_layers`, for tools that know only ``torchvision::roi_align``. Layers that
+    replaced those of detectron2 or mmcv become torchvision's too, if these give the same numbers. ``scales`` of a
+    ``MultiScaleRoIAlign`` become the ``scales`` and ``map_levels`` of torchvision's layer. Hooks, the training flag and
+    the sharing of one layer between several places are kept. Parameters and ``state_dict`` do not change.
 
-    Layers without a counterpart in torchvision are left alone: ``PrRoIPool``, ``RoIWarp``, ``CropAndResize``,
-    ``RoIAlignRotated``, ``MultiScaleRoIAlignRotated``; layers of mode ``"max"``; a ``MultiScaleRoIAlign`` with
-    ``aligned=True`` or with ``scales`` that omit a level; instances of a subclass or with a ``forward`` of their own.
+    A layer without a counterpart in torchvision is left alone:
+
+    - ``PrRoIPool``, ``RoIWarp``, ``CropAndResize``, ``RoIAlignRotated`` and ``MultiScaleRoIAlignRotated``;
+    - a layer of mode ``"max"``;
+    - a ``MultiScaleRoIAlign`` with ``aligned=True``, or with ``scales`` that omit a level;
+    - an instance of a subclass, or a layer with a ``forward`` of its own.
 
     Args:
         model: any module that contains RoI layers of this package, in eager mode.

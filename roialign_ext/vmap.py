@@ -1,8 +1,8 @@
 """The batching rule: a batch of calls is one call on more channels, or on more images and boxes.
 
-Where only features or gradients are batched, the batch goes into the channels and boxes are shared. Otherwise it goes
-into the boxes, and where features are batched too, into the images, with the batch indices shifted to match. The maps
-of all levels have the same images and channels, so the batch goes the same way in all of them.
+If only features or gradients are batched, the batch goes into the channels, and all calls share the boxes. Otherwise
+the batch goes into the boxes. If features are batched too, it also goes into the images, and batch indices are shifted
+to match. The maps of all levels have the same images and channels, so the batch goes the same way in all of them.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def _into_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | N
 
 
 def _boxes_into_rows(boxes: Tensor, dim: int | None, batch: int, images: int | None) -> Tensor:
-    """Box rows [K, B] -> [batch * K, B]; with ``images`` per element of the batch, element i uses images i * N ... .
+    """Box rows [K, B] -> [batch * K, B]. With N = ``images`` images for each call, those of call i begin at i * N.
 
-    An index outside [0, N) belongs to no element and becomes -1, which is invalid everywhere.
+    An index outside [0, N) belongs to no call and becomes -1, which is invalid everywhere.
     """
     boxes = boxes.expand(batch, *boxes.shape) if dim is None else boxes.movedim(dim, 0)
     if images is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.fx.experimental.symbolic_shapes  # torch.autograd.grad imports it; here once for all processes
+import torch.fx.experimental.symbolic_shapes  # imported once for all processes; torch.autograd.grad needs it
 
 from .. import agreement
 from ..cases import Case, prepare
@@ -31,12 +31,13 @@ from .store import Store
 
 SETS = 3
 ALL = WORKLOADS | VARIATIONS
-# Most important first, for a run that is cut short. C takes torchvision longest and says least.
+# The most important workloads come first, because a run may be cut short. C takes longest with torchvision and answers
+# no question of docs/performance.md.
 GOALS = {OURS: ("A", "B", "D", "E", "A sorted", "C"), TORCHVISION: ("A", "B", "D", "E", "C")}
 CALLS = ("kernel", "layer", "graph")
 DIRECTIONS = {"kernel": ("forward", "backward"), "layer": ("forward", "backward"), "graph": ("forward", "both")}
 PHASES = {OURS: "ours", TORCHVISION: "baseline"}
-# torchvision has no kernels for bfloat16; its float16 is listed beside ours.
+# torchvision has no kernels for bfloat16. The tables compare its float16 with this package's bfloat16.
 HALF = {OURS: "bfloat16", TORCHVISION: "float16"}
 SECONDS_OF_A_WORKLOAD = 25.0
 

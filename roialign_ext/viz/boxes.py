@@ -20,7 +20,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from torch import Tensor
 
-from .._checks import DTYPES, as_number, as_pair, check_size, check_spatial_scale
+from .._checks import DTYPES, as_layer_size, as_layer_spatial_scale, as_number, as_pair
 from .geometry import Axis, operator_axis, taps
 from .operators import WORDS, check_operators, pool
 
@@ -110,8 +110,8 @@ def draw_box(
         shape = list(input.shape) if dense else [input.layout, input.device]
         raise ValueError(f"input: expected one finite map [H, W], got {input.dtype} of shape {shape}")
     x1, y1, x2, y2 = corners = _corners(box)
-    bins_y, bins_x = as_pair("output_size", check_size("output_size", output_size))
-    spatial_scale = check_spatial_scale(spatial_scale)
+    bins_y, bins_x = as_pair("output_size", as_layer_size("output_size", output_size))
+    spatial_scale = as_layer_spatial_scale(spatial_scale)
     height, width = input.shape
     image = input.detach().cpu().double()
     row = torch.tensor([[0.0, *corners]], dtype=torch.float64)

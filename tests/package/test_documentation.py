@@ -118,26 +118,29 @@ def expanded(entry: str) -> list[str]:
 
 
 def named_files() -> set[str]:
-    """The files of the map in docs/design.md: lines of `path[, name in the same folder ...]  what it holds`."""
+    """The files of the map in docs/design.md: under the heading of a folder, lines of `name[, name ...]  contents`."""
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     found: set[str] = set()
-    for line in re.findall(r"^    (\S.*)$", text.split("## File map")[1].split("\n## ")[0], flags=re.MULTILINE):
-        first, *others = re.split(r" {2,}", line)[0].split(", ")
-        paths = [first, *(f"{first.rpartition('/')[0]}/{name}" for name in others)]
-        for pattern in (pattern for path in paths for pattern in expanded(path)):
-            matches = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern.rstrip("/"))}
-            assert matches, f"docs/design.md names {pattern}, which is not there"
-            found |= matches
+    for section in text.split("## File map")[1].split("\n## ")[0].split("\n### ")[1:]:
+        folder, lines = section.split("\n", 1)
+        for line in re.findall(r"^    (\S.*)$", lines, flags=re.MULTILINE):
+            names = re.split(r" {2,}", line)[0].split(", ")
+            for name in (pattern for entry in names for pattern in expanded(entry)):
+                matches = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(name.rstrip("/"))}
+                assert matches, f"docs/design.md names {folder}/{name}, which is not there"
+                found |= matches
     return found
 
 
 @needs_readme
 def test_the_file_map_names_every_source() -> None:
+    folders = ("csrc", "roialign_ext", "tests/support", "benchmarks", "examples", ".ci")
     sources = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("csrc", "roialign_ext")
+        for folder in folders
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py"} and path.name not in {"__init__.py", "_build_info.py"}
+        if path.suffix in {".h", ".cpp", ".cu", ".cuh", ".py", ".sh"}
+        and path.name not in {"__init__.py", "_build_info.py"}
     }
     assert sources - named_files() == set()
 

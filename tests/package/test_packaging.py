@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from ast import literal_eval
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import pytest
 import torch
 
 import roialign_ext
-from roialign_ext import _C, _build_info
+from roialign_ext import _C, _build_info, _environment
 from support.children import Ended, Program, run_all
 
 ROOT = Path(__file__).parents[2]
@@ -294,6 +295,13 @@ def test_metadata() -> None:
     assert metadata.get_all("Provides-Extra") == ["onnx", "viz"]
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
+
+
+def test_the_oldest_torch_is_the_same_everywhere() -> None:
+    """setup.py runs before the package can be imported, so it has the number once more."""
+    (found,) = re.findall(r"^OLDEST_TORCH = (\(\d+, \d+\))", (ROOT / "setup.py").read_text(), flags=re.MULTILINE)
+    assert literal_eval(found) == _environment.OLDEST_TORCH
+    assert f'"torch>={".".join(map(str, _environment.OLDEST_TORCH))}"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_version_stands_in_one_place() -> None:
