@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -45,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for known in KNOWN_WARNINGS:
             item.add_marker(pytest.mark.filterwarnings(known))
+
+
+def pytest_collection_finish() -> None:
+    """Takes the modules and the list of tests, which stay, out of every garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -117,16 +117,21 @@ def test_registers_and_spills(kernels: list[Kernel], file: str) -> None:
     assert not exceeded, "\n".join(exceeded)
 
 
-@each_file
-def test_instructions_of_inner_loops(kernels: list[Kernel], file: str) -> None:
-    """Every kernel that loads features in a loop has a budget."""
+@pytest.fixture(scope="module")
+def loops_of_each(kernels: list[Kernel]) -> list[tuple[Kernel, list[Loop]]]:
+    """The kernels for 9.0 of common types, with their loops."""
     if "9.0" not in _build_info.CUDA_ARCHITECTURES:
         pytest.skip(f"the budget is that of 9.0, and this build is for {_build_info.CUDA_ARCHITECTURES}")
-    wanted = [kernel for kernel in kernels if (kernel.file, kernel.architecture) == (file, "90")]
-    wanted = [kernel for kernel in wanted if not cuda_sass.RARE.search(kernel.name)]
+    wanted = [one for one in kernels if one.architecture == "90" and not cuda_sass.RARE.search(one.name)]
+    return list(cuda_sass.loops_of_kernels(TOOL, _environment.library("cuda"), wanted))
+
+
+@each_file
+def test_instructions_of_inner_loops(loops_of_each: list[tuple[Kernel, list[Loop]]], file: str) -> None:
+    """Every kernel that loads features in a loop has a budget."""
     budgets, largest = LOOPS.get(file, {}), {}
-    for kernel, loops in cuda_sass.loops_of_kernels(TOOL, _environment.library("cuda"), wanted):
-        if loops:
+    for kernel, loops in loops_of_each:
+        if loops and kernel.file == file:
             name = kernel.name.partition("<")[0]
             largest[name] = Loop(*map(max, zip(largest.get(name, Loop(0, 0)), *loops, strict=True)))
     assert sorted(largest) == sorted(budgets), f"every kernel has a row, and no other: {largest}"
