@@ -16,7 +16,7 @@ from .workloads import DTYPES, MAIN, NCHW_GRADIENT, SEED, WORKLOADS, Data, Workl
 # boxes. both, on a GPU only: forward and then backward, for a CUDA graph of both.
 DIRECTIONS = ("forward", "backward", "box_backward")
 
-# Workloads of the cases outside the main table (float32, mode avg), which vary one thing at a time.
+# Workloads of the cases outside the main table, which is float32 and mode avg. They vary one setting at a time.
 _MAX_MODE = ("A", "B", "C")
 _BOX_GRADIENT = ("A", "B", "C", "D", "F")
 _OTHER_DTYPES = ("A",)
@@ -45,7 +45,7 @@ class Case:
 
 
 def plan(workloads: Sequence[str], layouts: Sequence[str], extras: bool) -> Iterator[Case]:
-    """The main table first, then the other operators, so that a run stopped by its time limit has them."""
+    """All cases. The main table comes first and the other operators next, because a time limit may end a run."""
     for workload in sorted(workloads, key=lambda key: key not in MAIN):
         mode = "max" if WORKLOADS[workload].operator == "roi_pool" else "avg"
         for direction in ("forward", "backward"):

@@ -65,7 +65,7 @@ def pool_torchvision(features: Tensor, boxes: Tensor, scale: float, workload: Wo
 
 
 def pool_grid_sample(features: Tensor, boxes: Tensor, scale: float, workload: Workload, mode: str) -> Tensor:
-    """Every sample of every box in one grid_sample over the single image, then pooling of the samples of each bin."""
+    """Reads every sample of every box by one grid_sample over the single image, then pools the samples of each bin."""
     per_axis = workload.output_size * workload.sampling_ratio
     start = boxes[:, 1:3] * scale  # map pixels, (x, y)
     size = (boxes[:, 3:5] * scale - start).clamp(min=1.0)
@@ -111,7 +111,7 @@ _POOL: dict[str, PoolOneLevel] = {
 
 
 def _grid_sample_pyramid(features: Sequence[Tensor], boxes: Tensor, workload: Workload, mode: str) -> Tensor:
-    """One call per level on the boxes of that level; results return to the order of the boxes."""
+    """Pools the boxes of each level in one call, and restores the order of the boxes."""
     level_of_box = assign_levels(boxes, len(workload.strides))
     rows = [torch.nonzero(level_of_box == level).squeeze(1) for level in range(len(workload.strides))]
     pooled = [
@@ -144,7 +144,7 @@ def _pyramid_kernels(name: str, workload: Workload, mode: str) -> Pool:
 
 
 def own_boxes(name: str, workload: Workload, boxes: Tensor, dtype: torch.dtype, call: str) -> Boxes:
-    """The boxes in the form of the contestant's call. Prepared beforehand, outside the timed part."""
+    """The boxes in the form of the contestant's call, which is not part of the timed call."""
     if workload.operator == "multiscale_roi_align" and name != GRID_SAMPLE:
         pieces = [boxes]
         if call == "layer":
@@ -243,7 +243,7 @@ def pooling(name: str, workload: Workload, mode: str, call: str) -> Pool:
 
 
 def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str) -> str | None:
-    """Why the contestant cannot run a case, or None."""
+    """The reason why the contestant cannot run a case, or None."""
     if name == TORCHVISION:
         if direction == "box_backward":
             return "no gradient for boxes"

@@ -15,7 +15,7 @@ from .markdown import times
 from .tables import Cases, Document
 from .workloads import MAIN
 
-# Dark and light for the regimes of allocation, in the order of the tables: stock, recycled.
+# A dark and a light colour for the regimes of allocation, in the order of the tables: stock, recycled.
 _COLOURS = {"NCHW": ("#2171b5", "#9ecae1"), "channels_last": ("#d94701", "#fdbe85")}
 
 

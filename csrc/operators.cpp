@@ -10,17 +10,17 @@ namespace {
 
 Tensor private_pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
                     const OptionalTensor& argmax, const Sizes& output_size, const std::vector<double>& scales,
-                    const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule,
+                    const std::vector<double>& canonical, int64_t sampling_ratio, StringHandle rule,
                     double extrapolation_value) {
-  const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
+  const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
   check_pool_args(input, boxes, u, v, argmax, output_size, geometry, extrapolation_value);
   return pool(input, boxes, u, v, argmax, output_size, geometry, extrapolation_value);
 }
 
 std::tuple<Tensor, Tensor> private_pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                             const std::vector<double>& scales, const std::vector<double>& canonical,
-                                            int64_t sampling_ratio, const std::string& rule) {
-  const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
+                                            int64_t sampling_ratio, StringHandle rule) {
+  const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
   check_pool_max_args(input, boxes, output_size, geometry);
   return pool_max(input, boxes, output_size, geometry);
 }
@@ -28,16 +28,16 @@ std::tuple<Tensor, Tensor> private_pool_max(const Tensors& input, const Tensor& 
 Tensors private_pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
                                 const OptionalTensor& v, const OptionalTensor& argmax, const Sizes& input_size,
                                 bool channels_last, const std::vector<double>& scales,
-                                const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule) {
-  const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
+                                const std::vector<double>& canonical, int64_t sampling_ratio, StringHandle rule) {
+  const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
   check_pool_grad_input_args(grad, boxes, u, v, argmax, input_size, geometry);
   return pool_grad_input(grad, boxes, u, v, argmax, input_size, channels_last, geometry);
 }
 
 Tensor private_pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
                                const OptionalTensor& argmax, const std::vector<double>& scales,
-                               const std::vector<double>& canonical, int64_t sampling_ratio, const std::string& rule) {
-  const Geometry geometry = make_geometry(rule, scales, canonical, sampling_ratio);
+                               const std::vector<double>& canonical, int64_t sampling_ratio, StringHandle rule) {
+  const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
   check_pool_grad_boxes_args(grad, input, boxes, v, argmax, geometry);
   return pool_grad_boxes(grad, input, boxes, v, argmax, geometry);
 }
@@ -71,8 +71,9 @@ Tensor by_mode(const Tensors& input, const Tensor& boxes, const Sizes& output_si
 const char* roi_align_rule(bool aligned) { return aligned ? "roi_align_half_pixel" : "roi_align_legacy"; }
 
 Tensor roi_align(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
-                 int64_t sampling_ratio, bool aligned, const std::string& mode) {
-  return by_mode({input}, boxes, output_size, one_level(roi_align_rule(aligned), spatial_scale, sampling_ratio), mode);
+                 int64_t sampling_ratio, bool aligned, StringHandle mode) {
+  return by_mode({input}, boxes, output_size, one_level(roi_align_rule(aligned), spatial_scale, sampling_ratio),
+                 take_text(mode));
 }
 
 // With one level the private operators say spatial_scale, which is no argument of a pyramid.
@@ -82,12 +83,12 @@ void check_one_level(const Tensors& features, const Tensor& boxes, const std::ve
 }
 
 Tensor multiscale_roi_align(const Tensors& features, const Tensor& boxes, const Sizes& output_size,
-                            const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
-                            const std::string& mode, double canonical_scale, double canonical_level) {
+                            const std::vector<double>& scales, int64_t sampling_ratio, bool aligned, StringHandle mode,
+                            double canonical_scale, double canonical_level) {
   check_one_level(features, boxes, scales);
   return by_mode(features, boxes, output_size,
                  make_geometry(roi_align_rule(aligned), scales, {canonical_scale, canonical_level}, sampling_ratio),
-                 mode);
+                 take_text(mode));
 }
 
 Tensor prroi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale) {
@@ -95,8 +96,8 @@ Tensor prroi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_
 }
 
 Tensor roi_warp(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
-                int64_t sampling_ratio, const std::string& mode) {
-  return by_mode({input}, boxes, output_size, one_level("roi_warp", spatial_scale, sampling_ratio), mode);
+                int64_t sampling_ratio, StringHandle mode) {
+  return by_mode({input}, boxes, output_size, one_level("roi_warp", spatial_scale, sampling_ratio), take_text(mode));
 }
 
 Tensor roi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale) {
@@ -126,18 +127,18 @@ Tensor rotated(const Tensors& input, const Tensor& boxes, const Sizes& output_si
 }
 
 Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
-                         int64_t sampling_ratio, bool aligned, bool clockwise, const std::string& angle_unit) {
+                         int64_t sampling_ratio, bool aligned, bool clockwise, StringHandle angle_unit) {
   return rotated({input}, boxes, output_size, {spatial_scale}, kNoLevels, sampling_ratio, aligned, clockwise,
-                 angle_unit);
+                 take_text(angle_unit));
 }
 
 Tensor multiscale_roi_align_rotated(const Tensors& features, const Tensor& boxes, const Sizes& output_size,
                                     const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
-                                    bool clockwise, const std::string& angle_unit, double canonical_scale,
+                                    bool clockwise, StringHandle angle_unit, double canonical_scale,
                                     double canonical_level) {
   check_one_level(features, boxes, scales);
   return rotated(features, boxes, output_size, scales, {canonical_scale, canonical_level}, sampling_ratio, aligned,
-                 clockwise, angle_unit);
+                 clockwise, take_text(angle_unit));
 }
 
 // Every bin of a box reads its own group of channels: channel c of bin p is channel c * PH * PW + p of the input. So a
@@ -195,8 +196,9 @@ Tensor boxes_of_crops(const Tensor& input, const Tensor& crops, const Tensor& bo
 }
 
 Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& box_indices, const Sizes& crop_size,
-                       const std::string& method, double extrapolation_value, int64_t samples_per_bin,
-                       const std::string& mode) {
+                       StringHandle method_argument, double extrapolation_value, int64_t samples_per_bin,
+                       StringHandle mode_argument) {
+  const std::string method = take_text(method_argument), mode = take_text(mode_argument);
   ROI_CHECK_VALUE(method == "bilinear" || method == "nearest", "method: expected 'bilinear' or 'nearest', got '",
                   method, "'");
   ROI_CHECK_VALUE(mode == "avg" || mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");

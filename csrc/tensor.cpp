@@ -94,4 +94,14 @@ Tensor as_contiguous(const Tensor& tensor, ScalarType dtype) {
   return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
 }
 
+std::string take_text(StringHandle argument) {
+  const char* characters = nullptr;
+  size_t length = 0;
+  TORCH_ERROR_CODE_CHECK(torch_string_c_str(argument, &characters));
+  TORCH_ERROR_CODE_CHECK(torch_string_length(argument, &length));
+  const std::string text(characters, length);
+  TORCH_ERROR_CODE_CHECK(torch_delete_string(argument));
+  return text;
+}
+
 }  // namespace roialign_ext

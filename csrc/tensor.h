@@ -42,6 +42,9 @@ Tensor zeros(const Sizes& sizes, ScalarType dtype, const Tensor& like);
 Tensor as_dtype(const Tensor& tensor, ScalarType dtype);
 Tensor as_contiguous(const Tensor& tensor, ScalarType dtype);
 
+// A str argument of an operator. torch 2.11 converts one to std::string by a copy that it never frees.
+std::string take_text(StringHandle argument);
+
 // Calls an operator of torch that returns one tensor. Every argument of its schema has to be there.
 template <class... Arguments>
 Tensor call_torch(const char* name, const char* overload, const Arguments&... arguments) {

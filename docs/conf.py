@@ -1,7 +1,7 @@
-"""Sphinx: every Markdown page of the repository where it lies, and the API from its docstrings. `make docs` builds it.
+"""The configuration of Sphinx for `make docs`: the Markdown pages of the repository, and the API from its docstrings.
 
-Pages stay plain Markdown for a code host. The navigation is the list of the README's section "Documentation"; the page
-docs/api.md has comments that say which names to describe.
+Pages stay plain Markdown, so that a code host can show them. The navigation is the list in the README's section
+"Documentation". Comments in docs/api.md select the names that each of its sections describes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ extensions = [
     "sphinx-mathjax-offline",
 ]
 
-# The source folder is that of the repository, so that links between its pages lead to pages of the site.
+# The source folder is the whole repository, so that links between its pages become links between pages of the site.
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "examples/*.md", "benchmarks/*.md", "benchmarks/results/*.md"]
-exclude_patterns = [".*", "build", "dist", "outputs", "csrc", "roialign_ext", "tests"]  # folders not to walk through
-suppress_warnings = ["toc.not_included"]  # benchmarks/results/gpu.md is there once it was measured; a test has the rest
+exclude_patterns = [".*", "build", "dist", "outputs", "csrc", "roialign_ext", "tests"]  # folders without pages
+suppress_warnings = ["toc.not_included"]  # benchmarks/results/gpu.md may be missing; a test checks the other pages
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
@@ -59,7 +59,7 @@ html_copy_source = False
 
 
 def navigation(readme: str) -> str:
-    """The README's list of pages as tables of contents: a list item is a caption and links."""
+    """The README's list of pages as tables of contents. A list item is a caption and links."""
     items = re.split(r"^- ", readme.partition("\n## Documentation\n")[2], flags=re.MULTILINE)[1:]
     trees = []
     for item in items:
@@ -91,9 +91,10 @@ def _directive(name: str) -> str:
 
 
 def _complete(_: Any, page: str, source: list[str]) -> None:
-    """Makes a page for a code host one of the site.
+    """Changes the source of a page for the site.
 
-    Folders are pages on a code host alone. A link whose text is the name of a file gets the title of its page.
+    Only a code host has pages of folders, so links to folders become text. A link whose text is the name of a file gets
+    the title of its page.
     """
     folder = (ROOT / page).parent
     source[0] = FILE_AS_TEXT.sub("[]", source[0])
@@ -106,7 +107,7 @@ def _complete(_: Any, page: str, source: list[str]) -> None:
 
 
 def _link_pages(_: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings name pages by their path, which help() shows as it is."""
+    """Makes links of the paths of pages in docstrings, which help() shows as plain text."""
     lines[:] = [re.sub(r"\b(docs/\w+)\.md", r":doc:`\1.md </\1>`", line) for line in lines]
 
 

@@ -102,7 +102,7 @@ def as_large_as_coins(scene: Scene) -> Scene:
 
 
 def split(scene: Scene) -> tuple[Scene, Scene]:
-    """The two sides of the row or column that cuts the fewest objects; among several, the one nearest to the middle."""
+    """The two sides of the row or column that cuts the fewest objects. Among several, the one nearest to the middle."""
     cuts = []
     for axis in (1, 2):
         shown = scene.masks.amax(3 - axis) > 0  # [objects, rows or columns]
@@ -123,7 +123,7 @@ def split(scene: Scene) -> tuple[Scene, Scene]:
 
 
 def random_view(scene: Scene, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
-    """A square view of the scene, moved, turned, scaled, mirrored, relit at random: (image, target) for a detector."""
+    """A random square view of the scene, moved, rotated, scaled, mirrored and relit: (image, target) for a detector."""
     _, height, width = scene.image.shape
     scale = rng.uniform(0.75, 1.25)  # scene pixels per view pixel
     angle = rng.randrange(4) * math.pi / 2 + rng.uniform(-0.2, 0.2)

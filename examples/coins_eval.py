@@ -93,12 +93,12 @@ def average_precision(detections: dict[str, Tensor], scene: Scene) -> dict[str, 
 
 
 def colours_of(boxes: Tensor, truth: Tensor) -> list[tuple[float, ...]]:
-    """Colour of the object of the ground truth that a box overlaps most, by at least half."""
+    """For each box the colour of the true object that it overlaps most, if by at least half."""
     palette = plt.get_cmap("tab20")
     colours: list[tuple[float, ...]] = []
     for overlaps in box_iou(boxes, truth):
         best = int(overlaps.argmax())
-        # Ten dark colours first, then ten light ones.
+        # Ten dark colours, then ten light ones.
         colours.append(palette(2 * best % 20 + best // 10 % 2) if overlaps[best] >= 0.5 else UNMATCHED)
     return colours
 

@@ -1,8 +1,8 @@
-"""Trains a score of boxes together with its slope, which differentiates the pooling twice, and climbs it.
+"""Trains a score of boxes with a penalty on its gradient, which differentiates the pooling twice.
 
-A small network learns the overlap (IoU) of a box with the nearest coin. Boxes then move uphill along the gradient of
-the score, as the boxes of IoU-Net do. How well they climb depends on that gradient, so training penalises its distance
-from the true one: the loss contains a gradient with respect to the boxes, and its backward pass is a double backward.
+A small network learns the overlap (IoU) of a box with the nearest coin. Boxes then move along the gradient of the
+score, as in IoU-Net. Their final overlap depends on that gradient, so the training penalises its distance from the true
+one. The loss thus contains a gradient with respect to the boxes, and its backward pass is a double backward.
 
     python examples/gradient_penalty.py       # half a minute; writes outputs/gradient_penalty.png
 """
@@ -79,7 +79,7 @@ def train(image: Tensor, coins: Tensor, weight: float, steps: int) -> BoxScore:
 
 
 def climb(network: BoxScore, image: Tensor, boxes: Tensor) -> list[Tensor]:
-    """The boxes before each step uphill and after the last one; a step is at most a pixel long."""
+    """The boxes before each step along the gradient and after the last one. A step is at most a pixel long."""
     features = network.features(image).detach()
     path = [boxes]
     for _ in range(CLIMBING_STEPS):

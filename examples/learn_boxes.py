@@ -27,7 +27,7 @@ from roialign_ext import roi_align
 
 BLURS = (2, 4, 8)  # standard deviations in pixels: the widest reaches far, the narrowest is precise
 BINS = 7
-COLOURS = ((0.0, (230, 30, 30)), (0.5, (255, 160, 0)), (0.9, (40, 220, 60)))  # from which IoU on a box has which
+COLOURS = ((0.0, (230, 30, 30)), (0.5, (255, 160, 0)), (0.9, (40, 220, 60)))  # (least IoU, colour) of a box
 
 
 def displaced(boxes: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def frame(photograph: Tensor, truth: Tensor, boxes: Tensor, step: int) -> Image.
 
 
 def save_animation(path: Path, frames: list[Image.Image]) -> None:
-    """A GIF with one palette for all frames, so that what does not change between two of them takes no space."""
+    """Writes a GIF with one palette for all frames, so that unchanged pixels take no space."""
     greys = [(level, level, level) for level in range(0, 256, 6)]
     palette = Image.new("P", (1, 1))
     palette.putpalette([channel for colour in (*greys, *(colour for _, colour in COLOURS)) for channel in colour])

@@ -17,8 +17,8 @@ from roialign_ext import roi_align
 def pool_time(input: Tensor, segments: Tensor, bins: int, scale: float = 1.0, sampling_ratio: int = -1) -> Tensor:
     """RoIAlign of sequences [N, C, T]: rows (sequence, start, end) in ``segments`` give [K, C, bins].
 
-    ``scale`` is steps of the sequence per unit of time. A sequence is a map of height 1, and a segment a box around
-    that one row: wherever its samples lie, they read the row itself.
+    ``scale`` is steps of the sequence per unit of time. A sequence is a map of height 1, and a segment is a box around
+    its only row. All samples of the box read that row.
     """
     index, start, end = segments.unbind(1)
     # spatial_scale would scale the height as well.
@@ -31,8 +31,8 @@ def pool_volumes(
 ) -> Tensor:
     """RoIAlign of volumes [N, C, D, H, W]: rows (volume, x1, y1, z1, x2, y2, z2) give [K, C, *bins].
 
-    The mean over a grid of samples is a mean over planes and then along depth, because each axis has samples of its
-    own. So the first call pools every plane, with depth among the channels, and the second one pools along depth.
+    The samples of a box form a grid, so their mean is the mean over each plane and then along depth. The first call
+    pools every plane, with depth as channels. The second call pools along depth.
     """
     channels, depth = input.shape[1:3]
     planes = roi_align(input.flatten(1, 2), boxes[:, [0, 1, 2, 4, 5]], bins[1:], scale, sampling_ratio, aligned=True)

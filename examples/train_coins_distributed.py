@@ -1,16 +1,16 @@
-"""Trains the coins detector in several processes with DistributedDataParallel, and resumes when one of them dies.
+"""Trains the coins detector in several processes with DistributedDataParallel, and resumes if one of them dies.
 
     torchrun --standalone --nproc-per-node 2 examples/train_coins_distributed.py           # make demo-distributed
     torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST examples/train_coins_distributed.py
 
-The second command is for four machines with eight GPUs each, on every one of them; HOST is one of the machines. On GPUs
-every process has a GPU of its own and uses nccl; on the CPU processes use gloo. All machines share the folder of
---outputs. Processes that find a checkpoint there resume from it. With TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and
---max-restarts 3 torchrun restarts all processes when one dies. (Without that variable torch 2.14 gives them the store
-of the previous ones, and gloo looks for processes that have ended.)
+The second command runs on each of four machines with eight GPUs each. HOST is one of the machines. On GPUs every
+process has its own GPU and uses nccl; on the CPU processes use gloo. All machines share the folder of --outputs.
+Processes that find a checkpoint there resume from it. With TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and --max-restarts 3
+torchrun restarts all processes if one dies. Without that variable torch 2.14 gives them the store of the previous
+processes, and gloo looks for processes that have ended.
 
-The views of a step are drawn from the seed, the step and their number alone. So the training is the same, up to
-rounding, for every number of processes, and exactly the same after a restart.
+The seed, the step and its number determine a view. So the training is the same, up to rounding, for every number of
+processes, and exactly the same after a restart.
 
 Writes coins_distributed.png, .json and .pt (the trained parameters).
 """
@@ -46,8 +46,8 @@ LEARNING_RATE = 1e-3
 class MeanLoss(nn.Module):
     """The loss of one process in one step: the mean over its views.
 
-    Each view goes through the detector alone. The detector divides its losses by counts of proposals, and a batch of
-    several views would have other counts in every distribution over processes.
+    Each view is a batch of its own. The detector divides its losses by the number of proposals in a batch, so with
+    larger batches the loss would depend on the number of processes.
     """
 
     def __init__(self, detector: MaskRCNN, scene: Scene, seed: int) -> None:
@@ -71,11 +71,11 @@ class Training:
     detector: MaskRCNN
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    arguments: dict[str, int]  # with others the run would be another one
+    arguments: dict[str, int]  # of the run that wrote the checkpoint
     losses: list[float] = field(default_factory=list)  # of the steps so far
 
     def save(self, path: Path) -> None:
-        """Replaces the file at once: a process that dies while it writes leaves the old one as it was."""
+        """Writes a new file and then renames it. If the process dies while it writes, the old file remains."""
         state = {name: getattr(self, name).state_dict() for name in ("detector", "optimiser", "schedule")}
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds = train(training, module, chosen.steps, views, checkpoint, chosen.checkpoint_every)
     if rank == 0:
         report(training, held_out, seconds, chosen.outputs)
-        checkpoint.unlink(missing_ok=True)  # the run is over: the next one starts afresh
+        checkpoint.unlink(missing_ok=True)  # the run is complete, so the next one starts from scratch
     dist.destroy_process_group()
 
 

@@ -15,7 +15,7 @@ from torch._prims_common import suggest_memory_format
 from ._operator_checks import check_pool, check_pool_grad_boxes, check_pool_grad_input, check_pool_max
 
 
-def _bins(input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], dtype: torch.dtype) -> Tensor:
+def _empty_output(input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], dtype: torch.dtype) -> Tensor:
     return torch.empty(
         (boxes.shape[0], input[0].shape[1], *output_size), dtype=dtype, device=input[0].device,
         memory_format=suggest_memory_format(input[0]),
@@ -24,13 +24,15 @@ def _bins(input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], dt
 
 def pool(*arguments: Any) -> Tensor:
     check_pool(*arguments)
-    return _bins(arguments[0], arguments[1], arguments[5], arguments[0][0].dtype)
+    return _empty_output(arguments[0], arguments[1], arguments[5], arguments[0][0].dtype)
 
 
 def pool_max(*arguments: Any) -> tuple[Tensor, Tensor]:
     check_pool_max(*arguments)
     input, boxes, output_size = arguments[:3]
-    return _bins(input, boxes, output_size, input[0].dtype), _bins(input, boxes, output_size, torch.int32)
+    return _empty_output(input, boxes, output_size, input[0].dtype), _empty_output(
+        input, boxes, output_size, torch.int32
+    )
 
 
 def pool_grad_input(*arguments: Any) -> list[Tensor]:

@@ -66,7 +66,7 @@ class RoIAlign(nn.Module):
             samples of a bin may lie on the map along one axis.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: He et al., "Mask R-CNN", 2017; equations in docs/math.md.
@@ -131,7 +131,7 @@ class PrRoIPool(nn.Module):
         spatial_scale: map pixels per image pixel.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: Jiang et al., "Acquisition of Localization Confidence for Accurate Object Detection", 2018, and its
@@ -185,7 +185,7 @@ class RoIWarp(nn.Module):
             samples of a bin may lie on the map along one axis.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: Dai et al., "Instance-aware Semantic Segmentation via Multi-task Network Cascades", 2016, as described in
@@ -242,7 +242,7 @@ class RoIPool(nn.Module):
         spatial_scale: map pixels per image pixel.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: Girshick, "Fast R-CNN", 2015; equations in docs/math.md.
@@ -293,7 +293,7 @@ class PSRoIAlign(nn.Module):
             rounded up. A positive ratio times the bins of an axis is at most 2**31 - 1.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: Li et al., "Light-Head R-CNN", 2017, and torchvision; equations in docs/math.md.
@@ -346,7 +346,7 @@ class PSRoIPool(nn.Module):
         spatial_scale: map pixels per image pixel.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: Dai et al., "R-FCN: Object Detection via Region-based Fully Convolutional Networks", 2016, and torchvision;
@@ -402,7 +402,7 @@ class CropAndResize(nn.Module):
         mode: pools these samples: ``"avg"`` for their mean, ``"max"`` for the largest.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: ``tf.image.crop_and_resize``; for two samples per bin, Chen and Gupta, "An Implementation of Faster RCNN
@@ -484,7 +484,7 @@ class RoIAlignRotated(nn.Module):
         angle_unit: ``"degree"`` or ``"radian"``.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: detectron2's ``ROIAlignRotated`` and mmcv's ``RoIAlignRotated``; equations in docs/math.md.
@@ -571,7 +571,7 @@ class MultiScaleRoIAlignRotated(nn.Module):
         canonical_level: that level; level ``k`` has scale ``2 ** -k``.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1, and detectron2's
@@ -697,7 +697,7 @@ class MultiScaleRoIAlign(_AwaitsTorchvision):
             samples of a bin may lie on the map along one axis.
 
     Raises:
-        TypeError: an argument has another type.
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value not allowed above.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", 2017, equation 1; equations in docs/math.md.

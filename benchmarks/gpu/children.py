@@ -74,7 +74,7 @@ class Child:
         try:
             self._process.wait(SECONDS_FOR_A_KILL)
         except subprocess.TimeoutExpired:
-            return  # stuck in a system call: it ends when that call returns
+            return  # the process is in a system call and ends when that call returns
         self._reader.join(1.0)
 
     def _send(self, number: signal.Signals) -> None:

@@ -1,7 +1,7 @@
 """Counters of ncu for each kernel: `python -m benchmarks.gpu.profile --results FILE CASE...`.
 
-Each case of `once.py` is a separate process, so that a failure keeps the cases before it. Clocks and caches are as a
-caller finds them: tables that a kernel reads were just written.
+Each case of `once.py` is a separate process, so that a failure does not lose earlier cases. Clocks and caches are those
+of a normal call: the tables that a kernel reads were just written.
 """
 
 from __future__ import annotations

@@ -21,16 +21,16 @@ CHECKS = {"smoke": "first calls", "tests": "tests", "sanitizers": "sanitizers"}
 # The part of the table shown in the README.
 MAIN = ("A", "B", "D", "E")
 LEGEND = """\
-Medians. *kernel*: boxes are ready as rows, for torchvision split by level beforehand, one `roi_align` a level; launches
-are queued, so that the device's time alone counts. *layer*: `MultiScaleRoIAlign` given lists of boxes, on an idle
-device: the processor's part and waiting count on both sides. torchvision's times for channels_last include its copy to
-NCHW; bfloat16 is held against its float16, since it has no kernels for bfloat16. The floor is the longest of what has
-to go through the device's memory, of what the kernel has to read from the second-level cache, and of the multiply-adds,
-each at the rate measured on this device; [docs/performance.md](docs/performance.md) says how they are counted."""
+Medians. *kernel*: boxes are prepared as rows; for torchvision they are split by level beforehand, with one `roi_align`
+per level. Launches are queued, so that only device time counts. *layer*: `MultiScaleRoIAlign` with lists of boxes on an
+idle device, so that the processor's part and waiting count for both libraries. torchvision's times for channels_last
+include its copy to NCHW. torchvision has no kernels for bfloat16, so bfloat16 is compared with its float16. The floor
+is the longest of three times at rates measured on this device: traffic of the device's memory, reads from the L2 cache,
+and multiply-adds. [docs/performance.md](docs/performance.md) defines how they are counted."""
 
 
 def problem(document: Document) -> str:
-    """Why the results cannot be published; empty if they can."""
+    """The reason why the results cannot be published; empty if they can."""
     if missing := [phase for phase in NEEDED if not cells(document, phase)]:
         return f"there are no results of {', '.join(missing)}"
     if missing := sorted(set(RATES.values()) - set(summary.rates(document))):

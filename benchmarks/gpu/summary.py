@@ -91,7 +91,7 @@ def against_torchvision(ours: Iterable[Cell], others: Iterable[Cell], limits: di
                 " + ".join(f"{part} {taken:.0f}" for part, taken in split(cell).items()) or ABSENT,
             ]
         )
-    header = ["", "pass", "dtype", "layout", "call", "us", "torchvision", "faster", "floor, us", "of it", "kernels, us"]
+    header = ["", "pass", "dtype", "layout", "call", "us", "torchvision", "faster", "floor, us", "share", "kernels, us"]
     return table(header, rows) if rows else ""
 
 
@@ -112,7 +112,7 @@ def kernels(document: Document) -> str:
 
 
 def lone_baseline(document: Document) -> str:
-    """torchvision's times that have none of ours beside them."""
+    """torchvision's times of cases without a time of this package."""
     if cells(document, OURS):
         return ""
     rows = [[*key(cell)[1:], cell.get("us", cell.get("error", ABSENT))] for cell in cells(document, BASELINE)]

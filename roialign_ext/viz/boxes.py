@@ -76,11 +76,11 @@ def draw_box(
 ) -> Figure:
     """Draws one box on one map as each operator reads it, side by side.
 
-    One column per operator. First row: the map, the box in the operator's own frame, the quantised box if there is one,
-    the bins, and the sampling points (for PrRoIPool the integrated area). Second row, for the bin marked in the first
-    row: one sample with its four neighbours and their weights (for RoIPool the cells of the bin, for PrRoIPool the
-    weights of the whole bin). Third row: the result of the operator. All maps share one colour scale. Numbers are
-    written if they fit.
+    Each operator has one column. The first row has the map, the box in the operator's own frame, the quantised box if
+    there is one, the bins, and the sampling points (for PrRoIPool the integrated area). The second row shows the bin
+    that is marked in the first row: one sample with its four neighbours and their weights (for RoIPool the cells of the
+    bin, for PrRoIPool the weights of the whole bin). The third row has the result of the operator. All maps share one
+    colour scale. Numbers are written if they fit.
 
     Args:
         input: one map ``[H, W]``, floating point, finite.

@@ -6,12 +6,12 @@ conventions is left to the caller and does not count as an error.
 
 - RoIAlign (``aligned=False``), RoIWarp and PrRoIPool map coordinate ``c`` to map position ``c`` and get ``start`` and
   ``end``. RoIAlign with ``aligned=True`` maps it to ``c - 0.5`` and gets both half a pixel larger.
-- RoIPool's corners name the first and the last cell, both included, so it gets ``start + 0.5`` and ``end - 0.5``.
+- RoIPool's corners are the first and the last cell, both included, so it gets ``start + 0.5`` and ``end - 0.5``.
 
 **Error of the position.** The map is the ramp ``F(y, x) = x``, whose values are positions. Its mean over the true bin
-is the bin's centre. An averaging operator returns the position that it read. A maximum returns the far end of the range
-that it read. So the position is taken as ``(pool(F) - pool(-F)) / 2``: the middle of the cells for RoIPool, the value
-itself for a linear operator. The error is that position minus the centre of the true bin.
+is the bin's centre. An average returns the mean position of the bin. A maximum returns the far end of the bin. So the
+position is defined as ``(pool(F) - pool(-F)) / 2``: the middle of the cells for RoIPool, the value itself for a linear
+operator. The error is that position minus the centre of the true bin.
 
 **Error of the value.** The map is a Gaussian blob sampled at the cell centres. The ideal is the mean of the blob itself
 over the true bin (by error functions). For RoIPool, which computes no mean, it is the maximum of the blob over the true

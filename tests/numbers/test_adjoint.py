@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from support.inputs import LAYOUTS, LOW_PRECISION, MODES, all_boxes, random_tensor, with_layout
-from support.operators import RoIAlignCall, smooth_boxes
+from support.inputs import LAYOUTS, LOW_PRECISION, MODES, all_boxes, random_tensor, smooth_boxes, with_layout
+from support.operator_calls import RoIAlignCall
 
 RATIOS = (-1, 1, 2, 3, 6)
 SHAPE = (2, 5, 7, 9)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import roialign_ext
-from support.inputs import FORMATS, large_map, random_tensor
-from support.operators import FIRST, ON_ONE_MAP, OPERATORS, MultiscaleCall, OperatorCall, each_operator, large_boxes
+from support.inputs import FORMATS, finest, formatted, large_boxes, large_map, random_tensor, requiring_grad
+from support.operator_calls import OperatorCall
+from support.operators import FIRST, ON_ONE_MAP, OPERATORS, each_operator
 from support.tolerance import assert_within_rounding
 
 CAPABILITIES = {"default": "DEFAULT", "avx2": "AVX2", "avx512": "AVX512"}
-PYRAMID = MultiscaleCall((3, 2), (0.25, 0.125, 0.0625), 2, True, "avg", 80.0, 4.0)
 
 
 def many_boxes(call: OperatorCall, count: int, images: int) -> Tensor:
@@ -30,36 +30,18 @@ def many_boxes(call: OperatorCall, count: int, images: int) -> Tensor:
     return call.from_corners(torch.cat([image, low, low + numbers[:, 2:]], 1), 20, 24).float()
 
 
-def pyramid(layout: torch.memory_format) -> tuple[list[Tensor], Tensor]:
-    """Three maps, and boxes on all of them."""
-    maps = [random_tensor(2, 67, 80 >> level, 96 >> level, seed=level, dtype=torch.float32) for level in range(3)]
-    boxes = many_boxes(PYRAMID, 200, 2)
-    boxes[:, 1:] *= 16.0
-    return [level.contiguous(memory_format=layout) for level in maps], boxes
-
-
-def as_one_argument(call: OperatorCall, leaves: list[Tensor]) -> tuple[Any, Tensor]:
-    """Features, a list of them for a pyramid, and boxes."""
-    return (leaves[0] if call.levels == 1 else leaves[:-1]), leaves[-1]
-
-
-def run_everything(call: OperatorCall, features: list[Tensor], boxes: Tensor, grad: Tensor) -> list[Tensor]:
+def run_everything(call: OperatorCall, features: Any, boxes: Tensor, grad: Tensor) -> list[Tensor]:
     """Forward, every gradient, and the gradients of a form of the gradients."""
-    leaves = [*(level.detach().requires_grad_() for level in features), call.leaves(features[0], boxes)[1]]
-    grad = grad.detach().requires_grad_()
-    out = call(*as_one_argument(call, leaves))
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    leaves, grad = call.leaves(features, boxes), grad.detach().requires_grad_()
+    out, wanted = call(*leaves), requiring_grad(leaves)
     firsts = torch.autograd.grad(out, wanted, grad, create_graph=True)
     squares = [first.float().square().sum() for first in firsts]
     seconds = torch.autograd.grad(squares, [*wanted, grad], materialize_grads=True)
     return [out.detach(), *(first.detach() for first in firsts), *seconds]
 
 
-def assert_same_bits(
-    call: OperatorCall, features: list[Tensor], boxes: Tensor, threads: tuple[int, ...] = (2, 5)
-) -> None:
-    shape = call.output_shape(features[0], boxes)
-    grad = random_tensor(*shape, seed=3, dtype=features[0].dtype)
+def assert_same_bits(call: OperatorCall, features: Any, boxes: Tensor, threads: tuple[int, ...] = (2, 5)) -> None:
+    grad = random_tensor(*call.output_shape(features, boxes), seed=3, dtype=finest(features).dtype)
     torch.set_num_threads(1)
     expected = run_everything(call, features, boxes, grad)
     for number in threads:
@@ -83,9 +65,8 @@ def assert_same_bits(
 def test_any_number_of_threads_gives_the_same_bits(
     call: OperatorCall, images: int, channels: int, count: int, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    features = call.widened(random_tensor(images, channels, 20, 24, seed=1, dtype=dtype))
-    features = features.contiguous(memory_format=layout)
-    assert_same_bits(call, [features], many_boxes(call, count, images))
+    features = formatted(call.input_of(random_tensor(images, channels, 20, 24, seed=1, dtype=dtype)), layout)
+    assert_same_bits(call, features, many_boxes(call, count, images))
 
 
 # The other types and layouts of the two operators whose kernels differ in them most.
@@ -95,7 +76,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 @pytest.mark.parametrize("layout", FORMATS)
 def test_threads_in_other_types(name: str, dtype: torch.dtype, layout: torch.memory_format) -> None:
     features = random_tensor(2, 67, 20, 24, seed=1, dtype=dtype).contiguous(memory_format=layout)
-    assert_same_bits(OPERATORS[name], [features], many_boxes(OPERATORS[name], 160, 2), (2, 3, 8))
+    assert_same_bits(OPERATORS[name], features, many_boxes(OPERATORS[name], 160, 2), (2, 3, 8))
 
 
 @pytest.mark.usefixtures("restore_threads")
@@ -114,25 +95,17 @@ def test_threads_in_other_types(name: str, dtype: torch.dtype, layout: torch.mem
 def test_threads_on_a_large_map(name: str, layout: torch.memory_format) -> None:
     call = OPERATORS[name]
     boxes = large_boxes(call, images=1).float().repeat(3, 1)
-    assert_same_bits(call, [large_map(torch.float32, 70 - 70 % call.groups, layout, images=1)], boxes)
-
-
-@pytest.mark.usefixtures("restore_threads")
-@pytest.mark.parametrize("mode", ["avg", "max"])
-@pytest.mark.parametrize("layout", FORMATS)
-def test_threads_on_a_pyramid(mode: str, layout: torch.memory_format) -> None:
-    call = MultiscaleCall(**{**vars(PYRAMID), "mode": mode})
-    assert_same_bits(call, *pyramid(layout))
+    assert_same_bits(call, large_map(torch.float32, 70 - 70 % call.groups, layout, images=1), boxes)
 
 
 @pytest.mark.usefixtures("restore_threads")
 def test_repeated_runs_give_the_same_bits() -> None:
     call = OPERATORS["roi_align"]
     features, boxes = random_tensor(1, 64, 20, 24, seed=1, dtype=torch.float32), call.boxes(images=1).float()
-    assert_same_bits(call, [features], boxes.repeat(4, 1), (4,) * 20)
+    assert_same_bits(call, features, boxes.repeat(4, 1), (4,) * 20)
 
 
-Case = tuple[OperatorCall, list[Tensor], Tensor, Tensor]
+Arguments = tuple[OperatorCall, Any, Tensor, Tensor]
 KINDS = [
     (torch.float32, FORMATS[0], 3),
     (torch.float32, FORMATS[1], 37),
@@ -151,42 +124,43 @@ LOOKED_AT = [0, 1, 35, 63]
 """Channels of the large maps that have a gradient, and that the oracle pools."""
 
 
-def instruction_set_cases() -> list[Case]:
-    """Every operator in both layouts and four types, with whole vectors and remainders; a pyramid; large maps.
+def instruction_set_cases() -> list[Arguments]:
+    """Every operator in both layouts and four types, with whole vectors and remainders; large maps.
 
     Variants of an operator, whose loops are those of its first row, share these kinds out among them.
     """
-    cases: list[Case] = []
-    for number, (name, call) in enumerate(ON_ONE_MAP.items()):
+    cases: list[Arguments] = []
+    for number, (name, call) in enumerate(OPERATORS.items()):
         kinds = KINDS if name in FIRST else [KINDS[number % 5], KINDS[(number + 2) % 5]]
         for dtype, layout, channels in kinds + (OTHER_KINDS if name in ("roi_align-adaptive", "roi_align-max") else []):
             large = ("large",) if dtype == torch.float32 else ()
             box_dtype = torch.float64 if dtype == torch.float64 else torch.float32
             boxes = call.boxes("inside", "crossing", *large, dtype=box_dtype)
-            features = call.widened(random_tensor(2, channels, 7, 9, seed=1, dtype=dtype))
-            features = features.contiguous(memory_format=layout)
+            features = formatted(call.input_of(random_tensor(2, channels, 7, 9, seed=1, dtype=dtype)), layout)
             grad = random_tensor(*call.output_shape(features, boxes), seed=2, dtype=dtype)
-            cases.append((call, [features], boxes, grad.contiguous(memory_format=layout)))
-    maps, boxes = pyramid(FORMATS[0])
-    cases.append((PYRAMID, maps, boxes[:20], random_tensor(20, 67, 3, 2, seed=2, dtype=torch.float32)))
+            cases.append((call, features, boxes, grad.contiguous(memory_format=layout)))
     for name in ("roi_align", "roi_align-max"):
         for layout, channels in zip(FORMATS, (70, 64), strict=True):
             call, features = OPERATORS[name], large_map(torch.float32, channels, layout, images=1)
             boxes = large_boxes(call, images=1).float()
             grad = torch.zeros(call.output_shape(features, boxes))
             grad[:, LOOKED_AT] = random_tensor(len(boxes), 4, *call.output_size, seed=4, dtype=torch.float32)
-            cases.append((call, [features], boxes, grad))
+            cases.append((call, features, boxes, grad))
     return cases
 
 
-def first_order(call: OperatorCall, features: list[Tensor], boxes: Tensor, grad: Tensor) -> list[Tensor]:
+def is_large(features: Any) -> bool:
+    return finest(features).shape[2] >= 300
+
+
+def first_order(call: OperatorCall, features: Any, boxes: Tensor, grad: Tensor) -> list[Tensor]:
     """Forward and every gradient."""
-    leaves = [*(level.detach().requires_grad_() for level in features), call.leaves(features[0], boxes)[1]]
-    out = call(*as_one_argument(call, leaves))
-    results = [out.detach(), *torch.autograd.grad(out, [leaf for leaf in leaves if leaf.requires_grad], grad)]
-    if features[0].shape[2] < 300:
-        return results
-    return [results[0][:, LOOKED_AT], results[1][:, LOOKED_AT], results[2]]
+    leaves = call.leaves(features, boxes)
+    out = call(*leaves)
+    results = [out.detach(), *torch.autograd.grad(out, requiring_grad(leaves), grad)]
+    if is_large(features):
+        return [results[0][:, LOOKED_AT], results[1][:, LOOKED_AT], results[2]]
+    return results
 
 
 @cache
@@ -194,17 +168,10 @@ def expected_results() -> list[list[tuple[Tensor, Tensor]]]:
     """The oracle's results and the size of their terms, for every case."""
     expected = []
     for call, features, boxes, grad in instruction_set_cases():
-        if isinstance(call, MultiscaleCall):
-            absolute = [level.abs() for level in features]
-            by_maps = (call.grad_inputs(one, features, boxes) for one in (grad, grad.abs()))
-            results = [(call.forward(features, boxes), call.forward(absolute, boxes)), *zip(*by_maps, strict=True)]
-            results.append((call.grad_boxes(grad, features, boxes), call.box_terms(grad, features, boxes)))
-        else:
-            one, some = features[0], slice(None) if features[0].shape[2] < 300 else LOOKED_AT
-            arguments = one[:, some], boxes
-            results = [(call.forward(*arguments), call.forward_terms(*arguments))]
-            results += call.expected_gradients(grad[:, some], *arguments)
-        expected.append(results)
+        if is_large(features):
+            features, grad = features[:, LOOKED_AT], grad[:, LOOKED_AT]
+        forward = call.forward(features, boxes), call.forward_terms(features, boxes)
+        expected.append([forward, *call.expected_gradients(grad, features, boxes)])
     return expected
 
 
@@ -244,7 +211,7 @@ def test_every_instruction_set(capability: str, tmp_path: Path) -> None:
     assert child(RUN, capability, str(file)) == CAPABILITIES[capability]
     results: list[list[Tensor]] = torch.load(file)
     for case, actual, expected in zip(instruction_set_cases(), results, expected_results(), strict=True):
-        arithmetic = torch.float64 if case[1][0].dtype == torch.float64 else torch.float32
+        arithmetic = torch.float64 if finest(case[1]).dtype == torch.float64 else torch.float32
         for ours, (exact, terms) in zip(actual, expected, strict=True):
             assert_within_rounding(ours, exact, terms, arithmetic)
 

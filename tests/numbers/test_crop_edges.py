@@ -11,7 +11,7 @@ from torch import Tensor
 
 from roialign_ext import crop_and_resize
 from support.inputs import DTYPES, generator, random_tensor
-from support.operators import CropCall
+from support.operator_calls import CropCall
 from support.tolerance import assert_gradients_match_oracle
 
 FIRST = torch.tensor([0])

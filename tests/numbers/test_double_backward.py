@@ -9,16 +9,12 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from roialign_ext import roi_align, roi_warp
 from support import differentiable
-from support.inputs import BOX_SETS, MODES, as_array, random_tensor, spread
-from support.operators import RoIAlignCall, smooth_boxes
+from support.inputs import BOX_SETS, MODES, as_array, joined, random_tensor, smooth_boxes, spread
+from support.operator_calls import RoIAlignCall
 from support.small_calls import NAMED, SIZE, close
 
 FEATURES = random_tensor(2, 2, 4, 5, seed=1)
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def joined(image: Tensor, corners: Tensor) -> Tensor:
-    return torch.cat([image[:, None], corners], 1)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import itertools
 from dataclasses import replace
 from functools import cache
@@ -12,37 +13,29 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-import roialign_ext as package
-from roialign_ext import crop_and_resize, prroi_pool, roi_align, roi_align_rotated, roi_pool, roi_warp
+from roialign_ext import crop_and_resize, roi_align, roi_pool
 from support.inputs import (
     BOX_SETS,
-    CROP_BOX_SETS,
     DTYPES,
     FORMATS,
     INF,
     NAN,
     all_boxes,
+    finest,
+    formatted,
+    large_boxes,
     large_map,
+    listed,
     random_tensor,
-    rotated_rows,
     rows,
-    spread,
 )
-from support.operators import (
-    ON_ONE_MAP,
-    OPERATORS,
-    CropCall,
+from support.operator_calls import (
     OperatorCall,
-    PrRoIPoolCall,
     RoIAlignCall,
     RoIPoolCall,
-    RoIWarpCall,
-    RotatedCall,
-    each_operator,
-    large_boxes,
 )
+from support.operators import ON_ONE_MAP, OPERATORS, each_function, each_operator
 from support.tolerance import assert_matches_oracle, assert_within_rounding
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=1)
@@ -53,10 +46,10 @@ each_rule_and_mode = pytest.mark.parametrize(
 
 
 @cache
-def case(call: OperatorCall, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward_case(call: OperatorCall, dtype: torch.dtype) -> tuple[Any, Tensor, Tensor, Tensor]:
     """Features, boxes of every kind, the oracle's result and the size of its terms."""
     boxes = call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    features = call.widened(FEATURES.to(dtype))
+    features = call.input_of(FEATURES.to(dtype))
     return features, boxes, call.forward(features, boxes), call.forward_terms(features, boxes)
 
 
@@ -65,8 +58,8 @@ def case(call: OperatorCall, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor
 @pytest.mark.parametrize("layout", FORMATS)
 def test_matches_oracle(call: OperatorCall, dtype: torch.dtype, layout: torch.memory_format) -> None:
     """Every set of boxes: inside, crossing, outside, empty, reversed, on borders, tiny, large, not finite."""
-    features, boxes, expected, terms = case(call, dtype)
-    out = call(features.contiguous(memory_format=layout), boxes)
+    features, boxes, expected, terms = forward_case(call, dtype)
+    out = call(formatted(features, layout), boxes)
     assert out.dtype == dtype
     assert out.is_contiguous(memory_format=layout)
     assert_within_rounding(out, expected, terms)
@@ -85,11 +78,11 @@ def test_every_ratio(aligned: bool, mode: str, ratio: int) -> None:
 @pytest.mark.parametrize("channels", [1, 8, 17, 33, 130])
 def test_every_channel_count(call: OperatorCall, channels: int) -> None:
     """Vector blocks of any width and their remainders."""
-    features = call.widened(random_tensor(2, channels, 6, 5, seed=channels, dtype=torch.float32))
+    features = call.input_of(random_tensor(2, channels, 6, 5, seed=channels, dtype=torch.float32))
     boxes = call.boxes("inside", "crossing", dtype=torch.float32)
     expected, terms = call.forward(features, boxes), call.forward_terms(features, boxes)
     for layout in FORMATS:
-        assert_within_rounding(call(features.contiguous(memory_format=layout), boxes), expected, terms)
+        assert_within_rounding(call(formatted(features, layout), boxes), expected, terms)
 
 
 @pytest.mark.parametrize("channels", [4, 15, 16, 64, 300])
@@ -102,14 +95,14 @@ def test_more_channel_counts_of_the_average(channels: int) -> None:
 @pytest.mark.parametrize("output_size", [(1, 1), (1, 5), (5, 1), (7, 7), (14, 3), (2, 20)])
 def test_output_sizes(call: OperatorCall, output_size: tuple[int, int]) -> None:
     call = replace(call, output_size=output_size)
-    assert_matches_oracle(call, call.widened(FEATURES[:, :2]), call.boxes("inside", "crossing"))
+    assert_matches_oracle(call, call.input_of(FEATURES[:, :2]), call.boxes("inside", "crossing"))
 
 
 @each_operator
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (6, 1), (2, 2), (13, 4), (3, 40)])
 def test_map_sizes(call: OperatorCall, height: int, width: int) -> None:
     features = random_tensor(2, 2, height, width, seed=5)
-    assert_matches_oracle(call, call.widened(features), call.boxes("inside", "crossing", "tiny"))
+    assert_matches_oracle(call, call.input_of(features), call.boxes("inside", "crossing", "tiny"))
 
 
 @pytest.mark.parametrize("name", [name for name, call in OPERATORS.items() if "spatial_scale" in call.options])
@@ -119,7 +112,7 @@ def test_spatial_scales(name: str, scale: float) -> None:
     boxes = call.boxes("inside", "crossing", "empty")
     boxes[:, 1:5] /= scale
     for dtype in (torch.float64, torch.float32):
-        assert_matches_oracle(replace(call, spatial_scale=scale), call.widened(FEATURES.to(dtype)), boxes.to(dtype))
+        assert_matches_oracle(replace(call, spatial_scale=scale), call.input_of(FEATURES.to(dtype)), boxes.to(dtype))
 
 
 @pytest.mark.parametrize("count", [1, 19, 200])
@@ -172,27 +165,6 @@ def test_large_results_equal_small_ones(dtype: torch.dtype, layout: torch.memory
     assert torch.equal(call(features, boxes), expected)
 
 
-@pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_roi_align_equals_torchvision(aligned: bool, dtype: torch.dtype) -> None:
-    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    for ratio in RATIOS:
-        names = [name for name in BOX_SETS if name != "not_finite" and (name != "reversed" or ratio > 0 or not aligned)]
-        boxes = spread(torch.cat([BOX_SETS[name] for name in names]), 2).to(dtype)
-        arguments = FEATURES.to(dtype), boxes, (3, 2), 0.8, ratio, aligned
-        torch.testing.assert_close(roi_align(*arguments), ops.roi_align(*arguments), atol=tolerance, rtol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1.0, 0.37])
-def test_roi_pool_equals_torchvision(dtype: torch.dtype, scale: float) -> None:
-    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
-    features = random_tensor(2, 20, 7, 9, seed=2, dtype=dtype)
-    boxes = spread(torch.cat([BOX_SETS[name] for name in BOX_SETS if name != "not_finite"]), 2).to(dtype)
-    assert torch.equal(roi_pool(features, boxes, (3, 2), scale), ops.roi_pool(features, boxes, (3, 2), scale))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ends_of_bins_equal_torchvision(dtype: torch.dtype) -> None:
     """Maps whose pixels ascend and descend show the last and the first cell of every bin."""
@@ -205,65 +177,6 @@ def test_ends_of_bins_equal_torchvision(dtype: torch.dtype) -> None:
 
 
 # --- identities of the definitions
-
-
-@each_operator
-def test_constant_is_kept_inside(call: OperatorCall) -> None:
-    """Of any size and ratio: sums do not overflow the storage type, and small numbers are not flushed."""
-    variants = [replace(call, sampling_ratio=ratio) for ratio in RATIOS] if isinstance(call, RoIAlignCall) else [call]
-    for variant, dtype in itertools.product(variants, DTYPES):
-        largest = {torch.float16: 60000.0, torch.bfloat16: 3e38}.get(dtype, 1e30)
-        for value in (2.5, largest, 2.0**-20):
-            constant = variant.widened(torch.full((2, 3, 7, 9), value, dtype=dtype))
-            out = variant(constant, variant.boxes("inside", dtype=torch.float32))
-            expected = constant[:1, :1, :1, :1].expand_as(out)
-            torch.testing.assert_close(out, expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
-
-
-RAMP = 3.0 * torch.arange(12.0).double()[:, None] - 2.0 * torch.arange(15.0).double()[None, :]
-
-
-@pytest.mark.parametrize(
-    ("call", "box", "first", "step"),
-    [
-        *((RoIAlignCall((4, 3), 0.5, ratio), rows((2.4, 1.6, 25.2, 19.0)), (0.8, 1.2), (8.7 / 4, 11.4 / 3))
-          for ratio in RATIOS),
-        *((RoIAlignCall((4, 3), 0.5, ratio, True), rows((2.4, 1.6, 25.2, 19.0)), (0.3, 0.7), (8.7 / 4, 11.4 / 3))
-          for ratio in RATIOS),
-        (PrRoIPoolCall((4, 3), 0.5), rows((2.4, 1.6, 25.2, 19.0)), (0.8, 1.2), (8.7 / 4, 11.4 / 3)),
-        (RoIWarpCall((4, 3), 0.5, 3), rows((2.4, 1.6, 25.2, 19.0)), (1.0, 1.0), (9 / 4, 12 / 3)),
-        (RotatedCall((4, 3), 0.5, 2), rotated_rows((13.8, 10.3, 22.8, 17.4, 0.0)), (0.3, 0.7), (8.7 / 4, 11.4 / 3)),
-        (RotatedCall((4, 3), 0.5, aligned=False), rotated_rows((13.8, 10.3, 22.8, 17.4, 0.0)), (0.8, 1.2),
-         (8.7 / 4, 11.4 / 3)),
-        (CropCall((4, 3)), rows((0.1, 0.2, 0.7, 0.9)), (1.1 - 1.1, 2.8 - 2.45), (2.2, 4.9)),
-    ],
-)  # fmt: skip
-def test_linear_ramp_is_reproduced_at_bin_centres(
-    call: OperatorCall, box: Tensor, first: tuple[float, float], step: tuple[float, float]
-) -> None:
-    """``first``: where the box begins on the map, y and x; ``step``: the size of a bin."""
-    out = call(RAMP[None, None], box)[0, 0]
-    y, x = ((torch.arange(bins).double() + 0.5) * s + f for bins, f, s in zip((4, 3), first, step, strict=True))
-    torch.testing.assert_close(out, 3.0 * y[:, None] - 2.0 * x, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_whole_map_is_returned(dtype: torch.dtype) -> None:
-    features = random_tensor(2, 3, 7, 9, dtype=dtype)
-    corners = torch.tensor([[1.0, 0.0, 0.0, 9.0, 7.0], [0.0, 0.0, 0.0, 9.0, 7.0]])
-    assert torch.equal(roi_align(features, corners, (7, 9), sampling_ratio=1, aligned=True), features.flip(0))
-    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(2, 1)
-    for method in ("bilinear", "nearest"):
-        assert torch.equal(crop_and_resize(features, whole, torch.tensor([1, 0]), (7, 9), method), features.flip(0))
-
-
-@pytest.mark.parametrize("grid", [1, 2, 3, 5])
-@pytest.mark.parametrize("aligned", [False, True])
-def test_average_pool_identity(grid: int, aligned: bool) -> None:
-    boxes = all_boxes(2)
-    fine = roi_align(FEATURES, boxes, (3 * grid, 2 * grid), 0.9, 1, aligned)
-    expected = torch.nn.functional.avg_pool2d(fine, grid)
-    torch.testing.assert_close(roi_align(FEATURES, boxes, (3, 2), 0.9, grid, aligned), expected, atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize(("aligned", "expected"), [(False, [15.5, 16.5, 21.5, 22.5]), (True, [12.0, 13.0, 18.0, 19.0])])
@@ -280,18 +193,6 @@ def test_five_by_five_by_two() -> None:
     assert out[0, :, 0, 0].tolist() == [92.75, 93.75]
 
 
-@pytest.mark.parametrize("mode", ["avg", "max"])
-@pytest.mark.parametrize("method", ["bilinear", "nearest"])
-def test_crop_and_pool_recipe(mode: str, method: str) -> None:
-    """14 x 14 samples, then a 2 x 2 pool: one call with ``samples_per_bin=2``."""
-    features, boxes = FEATURES.float(), torch.cat([CROP_BOX_SETS["inside"], CROP_BOX_SETS["crossing"]]).float()
-    index = torch.arange(len(boxes)) % 2
-    fine = crop_and_resize(features, boxes[:, 1:], index, 14, method, -0.3)
-    pooled = (functional.max_pool2d if mode == "max" else functional.avg_pool2d)(fine, 2)
-    out = crop_and_resize(features, boxes[:, 1:], index, 7, method, -0.3, 2, mode)
-    torch.testing.assert_close(out, pooled, atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30])
 def test_extrapolation_value_stays_outside(value: float) -> None:
     """Any value: inside, the numbers are those of any other value."""
@@ -303,55 +204,6 @@ def test_extrapolation_value_stays_outside(value: float) -> None:
     assert torch.equal(out[1, :, 0].nan_to_num(nan=5.0), torch.full((3, 3), value).nan_to_num(nan=5.0))
 
 
-@pytest.mark.parametrize("mode", ["avg", "max"])
-@pytest.mark.parametrize("ratio", [-1, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_warp_is_legacy_roi_align_of_rounded_boxes(mode: str, ratio: int, dtype: torch.dtype) -> None:
-    boxes = spread(torch.cat([BOX_SETS[name] for name in BOX_SETS if name != "not_finite"]), 2).to(dtype)
-    rounded = boxes.clone()
-    rounded[:, 1:] = torch.sign(boxes[:, 1:]) * torch.floor((boxes[:, 1:] * 0.5).abs() + 0.5)
-    features = FEATURES.to(dtype)
-    expected = roi_align(features, rounded, (3, 2), 1.0, ratio, False, mode)
-    assert torch.equal(roi_warp(features, boxes, (3, 2), 0.5, ratio, mode), expected)
-
-
-@pytest.mark.parametrize("ratio", [-1, 2])
-def test_rotated_without_angle_is_roi_align(ratio: int) -> None:
-    boxes = torch.cat([BOX_SETS["inside"], BOX_SETS["crossing"]])
-    centres = torch.cat(
-        [boxes[:, :1], (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3], torch.zeros(len(boxes), 1)], 1
-    )
-    expected = roi_align(FEATURES, boxes, (3, 2), 0.9, ratio, True)
-    out = roi_align_rotated(FEATURES, centres, (3, 2), 0.9, ratio)
-    torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("quarter", [0, 1, 2, 3])
-def test_quarter_turns_by_hand(quarter: int) -> None:
-    """A box on the ramp 5 y + x, whose rows and columns change places with every quarter turn counter-clockwise."""
-    upright = torch.tensor([[4.5, 5.0, 5.5, 6.0], [7.0, 7.5, 8.0, 8.5], [9.5, 10.0, 10.5, 11.0], [12, 12.5, 13, 13.5]])
-    ramp, angle = torch.arange(25.0).reshape(1, 1, 5, 5), 90.0 * quarter
-    for clockwise, unit, said in (
-        (False, "degree", angle),
-        (True, "degree", -angle),
-        (False, "radian", angle * torch.pi / 180),
-        (True, "radian", -angle * torch.pi / 180),
-    ):
-        box = torch.tensor([[0.0, 2.0, 2.0, 2.0, 2.0, said]])
-        out = roi_align_rotated(ramp, box, 4, clockwise=clockwise, angle_unit=unit)
-        torch.testing.assert_close(out[0, 0], torch.rot90(upright, -quarter), atol=1e-5, rtol=0)
-
-
-def test_roi_align_converges_to_prroi_pool() -> None:
-    features, boxes = FEATURES, spread(BOX_SETS["inside"][[0, 2]], 2)
-    exact = prroi_pool(features, boxes, 2)
-    for aligned in (False, True):
-        shifted = boxes + (torch.tensor([0.0, 0.5, 0.5, 0.5, 0.5]) if aligned else 0.0)
-        for ratio in (4, 16, 64, 256):
-            distance = (roi_align(features, shifted, 2, 1.0, ratio, aligned) - exact).abs().max()
-            assert 0.0 < float(distance) < 4.0 / ratio**2
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("scale", [1.0, 0.37, 2.5])
@@ -361,20 +213,6 @@ def test_roi_pool_is_exact(dtype: torch.dtype, layout: torch.memory_format, scal
     boxes = call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     out = call(features.contiguous(memory_format=layout), boxes)
     assert torch.equal(out.double(), call.forward(features, boxes))
-
-
-@pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("channels", [4, 20])
-def test_roi_pool_of_whole_bins_is_max_pool2d(layout: torch.memory_format, channels: int) -> None:
-    """NaN and infinite pixels included."""
-    for dtype in DTYPES:
-        features = random_tensor(1, channels, 6, 9, seed=8, dtype=dtype)
-        features[0, 0, 1, 2] = features[0, 1, 5, 8] = features[0, 2, 0, 0] = features[0, 2, 5, 0] = NAN
-        features[0, 3], features[0, 2, 3, 3] = -INF, INF
-        expected = functional.max_pool2d(features, 3)
-        out = roi_pool(features.contiguous(memory_format=layout), rows((0.0, 0.0, 8.0, 5.0)).float(), (2, 3))
-        assert int(out.isnan().sum()) == 4
-        assert torch.equal(out.nan_to_num(nan=99.0), expected.nan_to_num(nan=99.0))
 
 
 @pytest.mark.parametrize(
@@ -394,14 +232,14 @@ def test_roi_pool_rounds_the_ends_of_bins(dtype: torch.dtype, cells: int, beyond
 def test_nan_and_infinite_pixels_reach_only_outputs_that_use_them(
     call: OperatorCall, layout: torch.memory_format
 ) -> None:
-    names = ("inside", "crossing", "upright") if isinstance(call, RotatedCall) else ("inside", "border", "tiny")
+    names = ("inside", "border", "tiny") if "border" in call.box_sets else ("inside", "crossing", "upright")
     boxes = call.boxes(*names, dtype=torch.float32)
     variants = [call]
     if isinstance(call, RoIAlignCall) and call.sampling_ratio > 0:
         variants = [replace(call, sampling_ratio=ratio) for ratio in (1, 2, 3)]
     for variant, value, place in itertools.product(variants, (NAN, INF, -INF), ((0, 0), (3, 4), (6, 8))):
-        features = variant.widened(FEATURES.float().repeat(1, 6, 1, 1)).contiguous(memory_format=layout)
-        features[:, :, place[0], place[1]] = value
+        features = formatted(variant.input_of(FEATURES.float().repeat(1, 6, 1, 1)), layout)
+        finest(features)[:, :, place[0], place[1]] = value
         out = variant(features, boxes)
         expected = variant.forward(features, boxes)
         assert torch.equal(out.isnan(), expected.isnan())
@@ -423,52 +261,46 @@ def test_worked_examples_of_the_documentation() -> None:
 # --- ways to call them
 
 
-def test_defaults_and_argument_order() -> None:
-    boxes, rotated = all_boxes(2), RotatedCall().boxes()
-    crops, index = CropCall().box_arguments(CropCall().boxes())
-    size: dict[str, Any] = {"output_size": (3, 3), "spatial_scale": 1.0}
-    plain = roi_align(input=FEATURES, boxes=boxes, **size, sampling_ratio=-1, aligned=False, mode="avg")
-    same: list[tuple[Tensor, Tensor]] = [
-        (roi_align(FEATURES, boxes, 3), plain),
-        (roi_align(FEATURES, boxes, [3, 3]), plain),
-        (roi_align(FEATURES, boxes, torch.Size([3, 3]), 1.0, -1, False, "avg"), plain),
-        (roi_align(FEATURES, boxes, (3, 3), 1, 0), plain),
-        (roi_align(FEATURES, boxes, (3, 3), sampling_ratio=-7), plain),
-        (prroi_pool(FEATURES, boxes, 3), prroi_pool(input=FEATURES, boxes=boxes, **size)),
-        (prroi_pool(FEATURES, boxes, [3, 3], 1), prroi_pool(FEATURES, boxes, torch.Size([3, 3]), 1.0)),
-        (roi_warp(FEATURES, boxes, 3), roi_warp(input=FEATURES, boxes=boxes, **size, sampling_ratio=-1, mode="avg")),
-        (roi_warp(FEATURES, boxes, 3, 1.0, 0), roi_warp(FEATURES, boxes, (3, 3), 1.0, -7)),
-        (roi_pool(FEATURES, boxes, 3), roi_pool(input=FEATURES, boxes=boxes, **size)),
-        (
-            crop_and_resize(FEATURES, crops, index, 3),
-            crop_and_resize(
-                input=FEATURES, boxes=crops, box_indices=index, crop_size=(3, 3), method="bilinear",
-                extrapolation_value=0.0, samples_per_bin=1, mode="avg",
-            ),
-        ),
-        (crop_and_resize(FEATURES, crops, index, 3), crop_and_resize(FEATURES, crops, index.int(), [3, 3])),
-        (
-            roi_align_rotated(FEATURES, rotated, 3),
-            roi_align_rotated(
-                input=FEATURES, boxes=rotated, **size, sampling_ratio=-1, aligned=True, clockwise=False,
-                angle_unit="degree",
-            ),
-        ),
-    ]  # fmt: skip
-    for short, long in same:
-        assert torch.equal(short, long)
+def rows_by_image(call: OperatorCall) -> Tensor:
+    """Boxes of every kind, those of the first image first, as the layers of pyramids take them."""
+    boxes = call.boxes()
+    return boxes[boxes[:, 0].argsort(stable=True)]
 
 
-@pytest.mark.parametrize("name", [name for name in OPERATORS if not name.startswith(("crop", "multiscale"))])
+@each_function
+def test_defaults_and_argument_order(call: OperatorCall) -> None:
+    """The fields of a call say both: its arguments by position and by name give what the defaults give."""
+    call = type(call)((3, 3))
+    arguments = call.arguments(call.input_of(FEATURES), call.boxes())
+    parameters = inspect.signature(call.function).parameters
+    required = {name: arguments[name] for name in arguments if parameters[name].default is inspect.Parameter.empty}
+    expected = call.function(**arguments)
+    for size in (3, [3, 3], torch.Size([3, 3])):
+        assert torch.equal(call.function(**{**required, call.size_name: size}), expected)
+    assert torch.equal(call.function(*arguments.values()), expected)
+
+
+@each_operator
+def test_modules_call_the_functions(call: OperatorCall) -> None:
+    """With the arguments of their constructor and of ``forward`` by name and, where they may be, by position."""
+    features, boxes = call.input_of(FEATURES), rows_by_image(call)
+    expected, inputs, arguments = call(features, boxes), call.layer_inputs(features, boxes), call.layer_arguments()
+    assert torch.equal(call.module(**arguments)(**inputs), expected)
+    kinds = inspect.signature(call.module).parameters
+    named = {name: arguments[name] for name in arguments if kinds[name].kind == inspect.Parameter.KEYWORD_ONLY}
+    layer = call.module(*(arguments[name] for name in arguments if name not in named), **named)
+    assert torch.equal(layer(*inputs.values()), expected)
+
+
+@pytest.mark.parametrize("name", [name for name, call in OPERATORS.items() if call.takes_lists])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_list_of_boxes_equals_rows(name: str, dtype: torch.dtype) -> None:
     call = OPERATORS[name]
-    features, boxes = call.widened(FEATURES.to(dtype)), call.boxes(dtype=dtype)
+    features, boxes = call.input_of(FEATURES.to(dtype)), call.boxes(dtype=dtype)
     boxes = boxes[boxes[:, 0].argsort(stable=True)]
     expected = call(features, boxes)
-    listed = [boxes[boxes[:, 0] == image, 1:] for image in range(2)]
-    assert torch.equal(call(features, listed), expected)
-    assert torch.equal(call(features, tuple(listed)), expected)
+    assert torch.equal(call(features, listed(boxes)), expected)
+    assert torch.equal(call(features, tuple(listed(boxes))), expected)
 
 
 def test_list_with_images_without_boxes() -> None:
@@ -487,46 +319,18 @@ def test_same_box_in_every_image() -> None:
     assert torch.equal(roi_align(features, boxes, 2, sampling_ratio=1, aligned=True), features.flip(0))
 
 
+@each_function
 @pytest.mark.parametrize("box_dtype", DTYPES)
-def test_index_of_an_image_is_exact(box_dtype: torch.dtype) -> None:
-    """It is a count, not a number in the dtype of the boxes: bfloat16 has no 257, float16 no 2049."""
-    images = 2060
-    features = (torch.arange(images) % 251).to(torch.bfloat16)[:, None, None, None].expand(-1, 2, 3, 3)
+def test_index_of_an_image_is_exact(call: OperatorCall, box_dtype: torch.dtype) -> None:
+    """The index is a count, not a number in the dtype of the boxes: bfloat16 has no 257, float16 no 2049."""
+    images, call = 2060, replace(call, output_size=(1, 1))
     expected = (torch.arange(images) % 251).to(torch.bfloat16)
-    corners, whole = torch.tensor([[0.0, 0.0, 2.0, 2.0]], dtype=box_dtype), torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    turned = torch.tensor([[1.0, 1.0, 1.0, 1.0, 30.0]], dtype=box_dtype)
-    results = [
-        roi_align(features, [corners] * images, 1),
-        prroi_pool(features, [corners] * images, 1),
-        roi_warp(features, [corners] * images, 1),
-        roi_pool(features, [corners] * images, 1),
-        roi_align_rotated(features, [turned] * images, 1),
-        crop_and_resize(features, whole.to(box_dtype).expand(images, 4), torch.arange(images), 1),
-    ]
-    for out in results:
-        assert torch.equal(out[:, 0, 0, 0], expected)
-
-
-def test_modules_call_the_functions() -> None:
-    boxes, rotated = all_boxes(2), RotatedCall().boxes()
-    crops, index = CropCall().box_arguments(CropCall().boxes())
-    crop: dict[str, Any] = {"method": "nearest", "extrapolation_value": 0.5, "samples_per_bin": 2, "mode": "max"}
-    pairs = [
-        (
-            package.RoIAlign((3, 2), 0.5, 2, True, "max")(FEATURES, boxes),
-            roi_align(FEATURES, boxes, (3, 2), 0.5, 2, True, "max"),
-        ),
-        (package.PrRoIPool((3, 2), 0.5)(FEATURES, boxes), prroi_pool(FEATURES, boxes, (3, 2), 0.5)),
-        (package.RoIWarp((3, 2), 0.5, 2, "max")(FEATURES, boxes), roi_warp(FEATURES, boxes, (3, 2), 0.5, 2, "max")),
-        (package.RoIPool((3, 2), 0.5)(FEATURES, boxes), roi_pool(FEATURES, boxes, (3, 2), 0.5)),
-        (
-            package.CropAndResize((3, 2), **crop)(FEATURES, crops, index),
-            crop_and_resize(FEATURES, crops, index, (3, 2), **crop),
-        ),
-        (
-            package.RoIAlignRotated((3, 2), 0.5, 2, False, True, "radian")(FEATURES, rotated),
-            roi_align_rotated(FEATURES, rotated, (3, 2), 0.5, 2, False, True, "radian"),
-        ),
-    ]
-    for module, function in pairs:
-        assert torch.equal(module, function)
+    features = call.input_of(expected[:, None, None, None].expand(-1, 2, 3, 3))
+    boxes = call.from_corners(rows((0.0, 0.0, 2.0, 2.0)).repeat(images, 1), 3, 3)
+    boxes[:, 0] = torch.arange(images)
+    if call.takes_lists:
+        out = call(features, list(boxes[:, 1:].to(box_dtype).split(1)))
+    else:
+        arguments = call.arguments(features, boxes)
+        out = call.function(**{**arguments, "boxes": arguments["boxes"].to(box_dtype)})
+    assert torch.equal(out[:, 0, 0, 0], expected)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.utils._pytree import tree_leaves, tree_map
 
-from roialign_ext import roi_align, roi_pool, roi_warp
+from roialign_ext import roi_align, roi_pool
 from support.inputs import (
     BOX_SETS,
     DTYPES,
@@ -18,15 +20,18 @@ from support.inputs import (
     MODES,
     NAN,
     all_boxes,
+    formatted,
+    joined,
+    large_boxes,
     large_map,
+    listed,
     random_tensor,
+    requiring_grad,
     rotated_rows,
     rows,
-    spread,
+    smooth_boxes,
 )
-from support.operators import (
-    ON_ONE_MAP,
-    OPERATORS,
+from support.operator_calls import (
     CropCall,
     OperatorCall,
     PrRoIPoolCall,
@@ -34,19 +39,12 @@ from support.operators import (
     RoIPoolCall,
     RoIWarpCall,
     RotatedCall,
-    each_operator,
-    large_boxes,
-    smooth_boxes,
 )
+from support.operators import ON_ONE_MAP, OPERATORS, each_operator
 from support.tolerance import assert_are_gradients, assert_gradients_match_oracle
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=3)
 RATIOS = (-1, 0, 1, 2, 3, 4, 6)
-
-
-def joined(image: Tensor, corners: Tensor) -> Tensor:
-    """Box rows from a fixed image column and corners that may be perturbed."""
-    return torch.cat([image[:, None], corners], 1)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -70,10 +68,10 @@ def test_gradcheck(mode: str, aligned: bool, ratio: int, layout: torch.memory_fo
 
 
 @cache
-def case(call: OperatorCall, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+def backward_case(call: OperatorCall, dtype: torch.dtype) -> tuple[Any, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
     """Features, boxes of every kind, an output gradient; the oracle's gradients and the size of their terms."""
     boxes = call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    features = call.widened(FEATURES.to(dtype))
+    features = call.input_of(FEATURES.to(dtype))
     grad = random_tensor(*call.output_shape(features, boxes), seed=4, dtype=dtype)
     return features, boxes, grad, call.expected_gradients(grad, features, boxes)
 
@@ -83,12 +81,12 @@ def case(call: OperatorCall, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor
 @pytest.mark.parametrize("layout", FORMATS)
 def test_matches_oracle(call: OperatorCall, dtype: torch.dtype, layout: torch.memory_format) -> None:
     """Every set of boxes: clamped, rejected, mirrored, empty, huge, not finite, on borders, of the minimum size."""
-    features, boxes, grad, expected = case(call, dtype)
-    leaves = call.leaves(features.clone(memory_format=layout), boxes.clone())
+    features, boxes, grad, expected = backward_case(call, dtype)
+    leaves = call.leaves(formatted(features, layout), boxes)
     gradients = call.gradients(leaves, grad.contiguous(memory_format=layout))
     assert_are_gradients(gradients, expected, features, boxes)
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
-    assert gradients[0].is_contiguous(memory_format=layout)
+    assert all(gradient.is_contiguous(memory_format=layout) for gradient in gradients[: call.levels])
 
 
 @pytest.mark.parametrize(("aligned", "mode"), list(itertools.product([False, True], MODES)))
@@ -106,19 +104,19 @@ def test_every_ratio(aligned: bool, mode: str, ratio: int) -> None:
 @each_operator
 @pytest.mark.parametrize("channels", [1, 15, 16, 33, 64, 130])
 def test_every_channel_count(call: OperatorCall, channels: int) -> None:
-    features = call.widened(random_tensor(2, channels, 6, 5, seed=channels, dtype=torch.float32))
+    features = call.input_of(random_tensor(2, channels, 6, 5, seed=channels, dtype=torch.float32))
     boxes = call.boxes("inside", "crossing", dtype=torch.float32)
     grad = random_tensor(*call.output_shape(features, boxes), seed=5, dtype=torch.float32)
     expected = call.expected_gradients(grad, features, boxes)
     for layout in FORMATS:
-        leaves = call.leaves(features.contiguous(memory_format=layout), boxes)
+        leaves = call.leaves(formatted(features, layout), boxes)
         assert_are_gradients(call.gradients(leaves, grad.contiguous(memory_format=layout)), expected, features, boxes)
 
 
 @each_operator
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (6, 1), (2, 2), (3, 40)])
 def test_map_sizes(call: OperatorCall, height: int, width: int) -> None:
-    features = call.widened(random_tensor(2, 2, height, width, seed=9))
+    features = call.input_of(random_tensor(2, 2, height, width, seed=9))
     boxes = call.boxes("inside", "crossing", "tiny")
     grad = random_tensor(*call.output_shape(features, boxes), seed=10)
     assert_gradients_match_oracle(call, features, boxes, grad)
@@ -242,23 +240,6 @@ def test_scale_enters_the_grad_boxes(mode: str) -> None:
     assert coarse == pytest.approx([value / 4 for value in fine])
 
 
-@pytest.mark.parametrize("mode", ["avg", "max"])
-def test_warp_gradients_are_those_of_roi_align_at_the_rounded_box(mode: str) -> None:
-    boxes = spread(torch.cat([BOX_SETS[name] for name in BOX_SETS if name != "not_finite"]), 2)
-    rounded = boxes.clone()
-    rounded[:, 1:] = torch.sign(boxes[:, 1:]) * torch.floor((boxes[:, 1:] * 0.5).abs() + 0.5)
-    results = []
-    for rows_, function, scale in ((boxes, roi_warp, 0.5), (rounded, roi_align, 1.0)):
-        leaves = FEATURES.clone().requires_grad_(), rows_.clone().requires_grad_()
-        arguments = (False, mode) if function is roi_align else (mode,)
-        out = function(*leaves, (3, 2), scale, 2, *arguments)
-        grad = random_tensor(*out.shape, seed=11)
-        by_input, by_rows = torch.autograd.grad(out, leaves, grad)
-        results.append((by_input, by_rows / scale))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
-
-
 def test_roi_pool_has_no_grad_boxes_and_says_so() -> None:
     features, boxes = FEATURES.clone().requires_grad_(), RoIPoolCall().boxes("inside").requires_grad_()
     out = roi_pool(features, boxes, 2)
@@ -271,19 +252,6 @@ def test_roi_pool_has_no_grad_boxes_and_says_so() -> None:
     (by_input,) = torch.autograd.grad(out.sum(), features)  # not asked for, not missed
     (expected,) = torch.autograd.grad(roi_pool(features, boxes.detach(), 2).sum(), features)
     assert torch.equal(by_input, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_roi_pool_equals_torchvision(dtype: torch.dtype) -> None:
-    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
-    features = random_tensor(2, 20, 7, 9, seed=2, dtype=dtype).requires_grad_()
-    boxes = spread(torch.cat([BOX_SETS[name] for name in BOX_SETS if name != "not_finite"]), 2).to(dtype)
-    grad = random_tensor(len(boxes), 20, 3, 2, seed=12, dtype=dtype)
-    ours, theirs = (
-        torch.autograd.grad(function(features, boxes, (3, 2), 0.37), features, grad)[0]
-        for function in (roi_pool, ops.roi_pool)
-    )
-    torch.testing.assert_close(ours, theirs, atol=1e-13 if dtype == torch.float64 else 1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("layout", FORMATS)
@@ -300,25 +268,26 @@ def test_first_of_equal_pixels_gets_the_gradient(layout: torch.memory_format) ->
 
 @each_operator
 def test_gradients_only_where_required(call: OperatorCall) -> None:
-    boxes, plain = call.boxes("inside", "crossing"), call.widened(FEATURES)
-    features = plain.clone().requires_grad_()
-    (only_features,) = call.gradients([features, boxes])
+    """Every map alone, the boxes alone."""
+    boxes, plain = call.boxes("inside", "crossing"), call.input_of(FEATURES)
+    features, leaf = call.leaves(plain, boxes)
     assert not call(plain, boxes).requires_grad
     with torch.no_grad():
         assert not call(features, boxes).requires_grad
-    if call.box_order > 0:
-        leaf = boxes.clone().requires_grad_()
-        (only_boxes,) = call.gradients([plain, leaf])
-        for both, only in zip(call.gradients([features, leaf]), (only_features, only_boxes), strict=True):
-            assert torch.equal(both, only)
+    alone = []
+    for wanted in tree_leaves(features):
+        alone += call.gradients([tree_map(lambda one: one if one is wanted else one.detach(), features), boxes])  # noqa: B023
+    alone += call.gradients([plain, leaf]) if leaf.requires_grad else []
+    for together, only in zip(call.gradients([features, leaf]), alone, strict=True):
+        assert torch.equal(together, only)
 
 
 @each_operator
 def test_backward_twice_accumulates(call: OperatorCall) -> None:
-    leaves = call.leaves(call.widened(FEATURES), call.boxes("crossing"))
+    leaves = call.leaves(call.input_of(FEATURES), call.boxes("crossing"))
     out = call(*leaves)
     out.sum().backward(retain_graph=True)
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    wanted = requiring_grad(leaves)
     first = [leaf.grad.clone() for leaf in wanted if leaf.grad is not None]
     out.sum().backward()
     for once, leaf in zip(first, wanted, strict=True):
@@ -326,20 +295,21 @@ def test_backward_twice_accumulates(call: OperatorCall) -> None:
         assert torch.equal(leaf.grad, 2 * once)
 
 
-@pytest.mark.parametrize("name", [name for name in ON_ONE_MAP if not name.startswith("crop")])
+@pytest.mark.parametrize("name", [name for name, call in OPERATORS.items() if call.takes_lists])
 def test_gradients_of_a_list_of_boxes(name: str) -> None:
     call = OPERATORS[name]
     boxes = call.boxes("inside", "crossing")
     boxes = boxes[boxes[:, 0].argsort(stable=True)]
-    features = call.widened(FEATURES)
+    features = call.input_of(FEATURES)
     leaves = call.leaves(features, boxes)
-    parts = [boxes[boxes[:, 0] == image, 1:].clone().requires_grad_(leaves[1].requires_grad) for image in range(2)]
+    parts = [part.requires_grad_(leaves[1].requires_grad) for part in listed(boxes)]
     grad = random_tensor(*call.output_shape(features, boxes), seed=11)
-    by_input, *by_rows = call.gradients(leaves, grad)
-    wanted = [leaves[0], *(part for part in parts if part.requires_grad)]
-    listed_by_input, *listed = torch.autograd.grad(call(leaves[0], parts), wanted, grad)
-    assert torch.equal(listed_by_input, by_input)
-    assert not by_rows or torch.equal(torch.cat(listed), by_rows[0][:, 1:])
+    expected = call.gradients(leaves, grad)
+    actual = call.gradients([leaves[0], parts], grad)
+    for by_map, exact in zip(actual[: call.levels], expected, strict=False):
+        assert torch.equal(by_map, exact)
+    if parts[0].requires_grad:
+        assert torch.equal(torch.cat(actual[call.levels :]), expected[-1][:, 1:])
 
 
 @each_operator
@@ -351,12 +321,11 @@ def test_empty_results(call: OperatorCall, shape: tuple[int, int, int, int], cou
     for dtype, layout in itertools.product(DTYPES, FORMATS):
         boxes = call.boxes("inside")[:1].repeat(count, 1)
         boxes[:, 0] = 0.0
-        features = call.widened(torch.ones(shape, dtype=dtype))
-        leaves = call.leaves(features.contiguous(memory_format=layout), boxes)
+        leaves = call.leaves(formatted(call.input_of(torch.ones(shape, dtype=dtype)), layout), boxes)
         out = call(*leaves)
         assert out.shape == (count, shape[1], *call.output_size)
         assert out.dtype == dtype
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        wanted = requiring_grad(leaves)
         gradients = torch.autograd.grad(out.sum(), wanted, create_graph=True)
         for gradient, leaf in zip(gradients, wanted, strict=True):
             assert torch.equal(gradient, torch.zeros_like(leaf))
@@ -369,22 +338,22 @@ def test_empty_results(call: OperatorCall, shape: tuple[int, int, int, int], cou
 @pytest.mark.parametrize("size", [(0, 9), (7, 0), (0, 0)])
 def test_map_without_pixels(call: OperatorCall, size: tuple[int, int]) -> None:
     """There is nothing to pool."""
-    leaves = call.leaves(torch.zeros(2, 3 * call.groups, *size), call.boxes("inside", dtype=torch.float32))
+    leaves = call.leaves(call.input_of(torch.zeros(2, 3, *size)), call.boxes("inside", dtype=torch.float32))
     out = call(*leaves)
     assert torch.equal(out, torch.full_like(out, call.outside))
-    for gradient, leaf in zip(call.gradients(leaves), leaves, strict=False):
+    for gradient, leaf in zip(call.gradients(leaves), requiring_grad(leaves), strict=True):
         assert torch.equal(gradient, torch.zeros_like(leaf))
 
 
 @each_operator
 def test_nan_in_the_output_gradient_reaches_only_what_was_used(call: OperatorCall) -> None:
-    boxes, features = call.boxes("inside", "crossing", images=1), call.widened(FEATURES)
+    boxes, features = call.boxes("inside", "crossing", images=1), call.input_of(FEATURES)
     grad = random_tensor(*call.output_shape(features, boxes), seed=13)
     grad[0] = NAN
-    (by_input,) = call.gradients([features.clone().requires_grad_(), boxes], grad)
-    expected = call.grad_input(grad, features, boxes)
-    assert torch.equal(by_input.isnan(), expected.isnan())
-    assert 0 < int(by_input.isnan().sum()) < by_input[0].numel()
+    by_maps = call.gradients([call.leaves(features, boxes)[0], boxes], grad)
+    for by_map, expected in zip(by_maps, call.grad_inputs(grad, features, boxes), strict=True):
+        assert torch.equal(by_map.isnan(), expected.isnan())
+    assert 0 < int(by_maps[0].isnan().sum()) < by_maps[0][0].numel()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -406,12 +375,12 @@ def test_gradients_of_many_boxes_are_added_in_float32(
     call: OperatorCall, dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
     """The same box 3000 times: a sum in bfloat16 would stand still at 256, one in float16 at 2048."""
-    features = call.widened(FEATURES.to(dtype)).contiguous(memory_format=layout)
+    features = formatted(call.input_of(FEATURES.to(dtype)), layout)
     boxes = call.boxes("inside", images=1, dtype=torch.float32)[:1]
     grad = torch.full(call.output_shape(features, boxes), 1.0, dtype=dtype)
-    expected = 3000 * call.grad_input(grad, features, boxes)
-    (by_input,) = call.gradients([features.requires_grad_(), boxes.repeat(3000, 1)], grad.repeat(3000, 1, 1, 1))
-    torch.testing.assert_close(by_input, expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=0)
+    by_maps = call.gradients([call.leaves(features, boxes)[0], boxes.repeat(3000, 1)], grad.repeat(3000, 1, 1, 1))
+    for by_map, expected in zip(by_maps, call.grad_inputs(grad, features, boxes), strict=True):
+        torch.testing.assert_close(by_map, (3000 * expected).to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
 def test_a_gradient_step_moves_a_box_onto_its_object() -> None:

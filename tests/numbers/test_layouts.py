@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from roialign_ext import roi_align, roi_pool
-from support.inputs import BOX_SETS, DTYPES, FORMATS, LAYOUTS, MODES, all_boxes, random_tensor, spread, with_layout
-from support.operators import ON_ONE_MAP, OPERATORS, OperatorCall, RoIAlignCall, each_operator
+from support.inputs import (
+    BOX_SETS,
+    DTYPES,
+    FORMATS,
+    LAYOUTS,
+    MODES,
+    all_boxes,
+    finest,
+    formatted,
+    random_tensor,
+    requiring_grad,
+    spread,
+    with_layout,
+)
+from support.operator_calls import OperatorCall, RoIAlignCall
+from support.operators import OPERATORS, each_operator
 from support.tolerance import assert_are_gradients, assert_matches_oracle, assert_within_rounding
 
 SHAPE = (2, 3, 7, 9)
 # A map of one value per channel leaves the argmax of interpolated samples to rounding.
 NAMES_AND_LAYOUTS = [
     (name, layout)
-    for name, call in ON_ONE_MAP.items()
+    for name, call in OPERATORS.items()
     for layout in LAYOUTS
     if layout != "expanded_pixels" or not call.chooses_samples
 ]
@@ -29,11 +45,12 @@ def values_of(layout: str) -> str:
     return layout if layout.startswith("expanded") else "contiguous"
 
 
-def features_and_grad(
+def arguments_and_grad(
     call: OperatorCall, dtype: torch.dtype, channels: int, layout: str, grad_layout: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """And boxes between the two."""
-    features = with_layout(call.widened(random_tensor(2, channels, 7, 9, seed=1, dtype=dtype)), layout)
+) -> tuple[Any, Tensor, Tensor]:
+    """Features, boxes and the gradient of the output."""
+    maps = call.input_of(random_tensor(2, channels, 7, 9, seed=1, dtype=dtype))
+    features = tree_map(lambda one: with_layout(one, layout), maps)
     boxes = call.boxes("inside", "crossing", dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     shape = call.output_shape(features, boxes)
     return features, boxes, with_layout(random_tensor(*shape, seed=2, dtype=dtype), grad_layout)
@@ -43,7 +60,7 @@ def features_and_grad(
 def expected_of(
     call: OperatorCall, dtype: torch.dtype, channels: int, layout: str, grad_layout: str
 ) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
-    features, boxes, grad = features_and_grad(call, dtype, channels, layout, grad_layout)
+    features, boxes, grad = arguments_and_grad(call, dtype, channels, layout, grad_layout)
     forward = call.forward(features, boxes), call.forward_terms(features, boxes)
     return forward, call.expected_gradients(grad, features, boxes)
 
@@ -51,13 +68,13 @@ def expected_of(
 def assert_layouts_change_nothing(
     call: OperatorCall, dtype: torch.dtype, channels: int, layout: str, grad_layout: str
 ) -> None:
-    features, boxes, grad = features_and_grad(call, dtype, channels, layout, grad_layout)
+    features, boxes, grad = arguments_and_grad(call, dtype, channels, layout, grad_layout)
     forward, gradients = expected_of(call, dtype, channels, values_of(layout), values_of(grad_layout))
     leaves = call.leaves(features, boxes)
     out = call(*leaves)
     assert out.dtype == dtype
     assert_within_rounding(out, *forward)
-    actual = list(torch.autograd.grad(out, [leaf for leaf in leaves if leaf.requires_grad], grad))
+    actual = list(torch.autograd.grad(out, requiring_grad(leaves), grad))
     assert_are_gradients(actual, gradients, features, boxes)
 
 
@@ -120,8 +137,7 @@ def test_pixels_a_page_apart(mode: str) -> None:
 @pytest.mark.parametrize("layout", FORMATS)
 def test_gradient_without_strides(call: OperatorCall, layout: torch.memory_format) -> None:
     """``out.sum().backward()`` hands a gradient of one element with strides of 0."""
-    features = call.widened(random_tensor(*SHAPE, seed=1))
-    leaves = call.leaves(features.contiguous(memory_format=layout), call.boxes())
+    leaves = call.leaves(formatted(call.input_of(random_tensor(*SHAPE, seed=1)), layout), call.boxes())
     expected = call.gradients(leaves, torch.ones(call.output_shape(*leaves), dtype=torch.float64))
     for actual, exact in zip(call.gradients(leaves), expected, strict=True):
         torch.testing.assert_close(actual, exact, atol=1e-12, rtol=1e-12)
@@ -144,7 +160,7 @@ def every_other(boxes: Tensor) -> Tensor:
 @each_operator
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 def test_boxes_of_any_stride(call: OperatorCall, dtype: torch.dtype) -> None:
-    features, boxes = call.widened(random_tensor(*SHAPE, seed=1, dtype=torch.float32)), call.boxes(dtype=dtype)
+    features, boxes = call.input_of(random_tensor(*SHAPE, seed=1, dtype=torch.float32)), call.boxes(dtype=dtype)
     grad = random_tensor(*call.output_shape(features, boxes), seed=2, dtype=torch.float32)
 
     def results(variant: Tensor) -> list[Tensor]:
@@ -172,16 +188,16 @@ def test_expanded_box() -> None:
 @pytest.mark.parametrize("layout", FORMATS)
 def test_memory_format_of_results(call: OperatorCall, dtype: torch.dtype, layout: torch.memory_format) -> None:
     """The output has the input's memory format, and so has grad_input, whatever the output gradient has."""
-    features = call.widened(random_tensor(*SHAPE, seed=1, dtype=dtype))
-    features = features.contiguous(memory_format=layout).requires_grad_()
-    out = call(features, call.boxes("inside", dtype=torch.float32))
+    plain, boxes = call.input_of(random_tensor(*SHAPE, seed=1, dtype=dtype)), call.boxes("inside", dtype=torch.float32)
+    features = call.leaves(formatted(plain, layout), boxes)[0]
+    out = call(features, boxes)
     other = next(format for format in FORMATS if format != layout)
     assert out.is_contiguous(memory_format=layout)
     assert not out.is_contiguous(memory_format=other)
     for grad_format in FORMATS:
         grad = torch.ones_like(out).contiguous(memory_format=grad_format)
-        (by_input,) = torch.autograd.grad(out, features, grad, retain_graph=True)
-        assert by_input.is_contiguous(memory_format=layout)
+        for by_map in torch.autograd.grad(out, tree_leaves(features), grad, retain_graph=True):
+            assert by_map.is_contiguous(memory_format=layout)
 
 
 def test_memory_format_of_a_cropped_map() -> None:
@@ -200,7 +216,7 @@ def allocated_bytes(function: Callable[[], object]) -> int:
 
 # Position-sensitive operators copy maps into groups of channels.
 READ_IN_PLACE = [
-    name for name, call in ON_ONE_MAP.items() if call.groups == 1 and ("-" not in name or name.endswith("-max"))
+    name for name, call in OPERATORS.items() if call.groups == 1 and ("-" not in name or name.endswith("-max"))
 ]
 
 
@@ -209,9 +225,10 @@ READ_IN_PLACE = [
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_no_copy_of_the_map(name: str, layout: torch.memory_format, dtype: torch.dtype) -> None:
     """A few boxes on a map of 8 to 16 MB: no call allocates anything near a map, in any dtype, autocast included."""
-    call, features = OPERATORS[name], torch.ones(1, 64, 256, 256, dtype=dtype).contiguous(memory_format=layout)
+    call = OPERATORS[name]
+    features = formatted(call.input_of(torch.ones(1, 64, 256, 256, dtype=dtype)), layout)
     boxes = call.boxes("inside", images=1, dtype=torch.float32)[:2]
-    size = features.numel() * features.element_size()
+    size = finest(features).nbytes
 
     def run() -> None:
         call(features, boxes)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from roialign_ext import ps_roi_align, ps_roi_pool, roi_align
-from support.inputs import BOX_SETS, FORMATS, all_boxes, random_tensor, spread
-from support.operators import PSRoIAlignCall, PSRoIPoolCall
+from support.inputs import FORMATS, all_boxes, random_tensor, spread
+from support.operator_calls import PSRoIAlignCall, PSRoIPoolCall
 from support.tolerance import assert_gradients_match_oracle, assert_matches_oracle
 
 SIZE = (3, 2)
@@ -52,20 +52,6 @@ def test_derivatives_equal_those_of_roi_align() -> None:
         results.append([*firsts, *seconds])
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-11, rtol=1e-11)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1.0, 0.37])
-def test_equal_torchvision(dtype: torch.dtype, scale: float) -> None:
-    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
-    names = [name for name in BOX_SETS if name not in ("not_finite", "empty", "reversed")]
-    boxes = spread(torch.cat([BOX_SETS[name] for name in names]), 2).to(dtype)
-    features, tolerance = FEATURES.to(dtype), 1e-12 if dtype == torch.float64 else 1e-5
-    for ratio in (-1, 0, 1, 2, 3):
-        expected = ops.ps_roi_align(features, boxes, SIZE, scale, ratio)
-        torch.testing.assert_close(ps_roi_align(features, boxes, SIZE, scale, ratio), expected, atol=tolerance, rtol=0)
-    expected = ops.ps_roi_pool(features, boxes, SIZE, scale)
-    torch.testing.assert_close(ps_roi_pool(features, boxes, SIZE, scale), expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -10,52 +10,33 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from oracle import reference
-from support.inputs import DTYPES, INF, LAYOUTS, MODES, NAN, SWAPPED, as_array, random_tensor, with_layout
-from support.operators import (
-    CropCall,
-    OperatorCall,
-    PrRoIPoolCall,
-    RoIAlignCall,
-    RoIPoolCall,
-    RoIWarpCall,
-    RotatedCall,
-)
+from support.inputs import DTYPES, INF, LAYOUTS, NAN, SWAPPED, as_array, finest, random_tensor, with_layout
+from support.operator_calls import OperatorCall, RoIAlignCall
+from support.operators import FIRST, OPTIONS
 from support.tolerance import assert_gradients_match_oracle, assert_matches_oracle
 
 
 @dataclass(frozen=True)
-class Case:
+class Drawn:
     """One drawn call."""
 
     call: Any
-    features: Tensor
+    features: Any
     boxes: Tensor
     seed: int
 
 
-RATIOS = st.sampled_from([-1, 0, 1, 2, 3, 4])
-SCALES = st.sampled_from([1.0, 1.0, 0.25, 0.3, 2.0])
-SIZES = st.tuples(st.integers(1, 4), st.integers(1, 4))
-ROI_ALIGN = st.builds(RoIAlignCall, SIZES, SCALES, RATIOS, st.booleans(), st.sampled_from(MODES))
-ROTATED = st.builds(
-    RotatedCall, SIZES, SCALES, RATIOS, st.booleans(), st.booleans(), st.sampled_from(["degree", "radian"])
-)
-OTHERS: st.SearchStrategy[OperatorCall] = st.one_of(
-    st.builds(PrRoIPoolCall, SIZES, SCALES),
-    st.builds(RoIWarpCall, SIZES, SCALES, RATIOS, st.sampled_from(MODES)),
-    st.builds(RoIPoolCall, SIZES, SCALES),
-    st.builds(
-        CropCall,
-        SIZES,
-        mode=st.sampled_from(MODES),
-        method=st.sampled_from(["bilinear", "nearest"]),
-        extrapolation_value=st.sampled_from([0.0, -1.5, 3.25]),
-        samples_per_bin=st.integers(1, 3),
-    ),
-    ROTATED,
-)
+def calls_of(call: OperatorCall) -> st.SearchStrategy[Any]:
+    """Calls of the same function with any options."""
+    sizes = st.tuples(st.integers(1, 4), st.integers(1, 4))
+    return st.builds(type(call), sizes, **{name: st.sampled_from(OPTIONS[name]) for name in call.options})
+
+
+ROI_ALIGN, ROTATED = (calls_of(FIRST[name]) for name in ("roi_align", "roi_align_rotated"))
+OTHERS = st.one_of([calls_of(call) for name, call in FIRST.items() if name != "roi_align"])
 of_every_operator = pytest.mark.parametrize("calls", [ROI_ALIGN, OTHERS], ids=["roi_align", "others"])
 
 
@@ -69,44 +50,45 @@ def coordinates(largest: float) -> st.SearchStrategy[float]:
 
 def row_of(draw: st.DrawFn, call: OperatorCall, shape: tuple[int, ...], extreme: bool) -> list[float]:
     """The columns after the image, in the operator's own unit."""
-    ratio, scale = call.options.get("sampling_ratio", 1), call.options.get("spatial_scale", 1.0)
+    ratio = call.options.get("sampling_ratio", 1)
+    scale = call.options.get("spatial_scale", call.options.get("scales", [1.0])[0])
     far = 2.0**100 if ratio > 0 else 2.0**16 if isinstance(call, RoIAlignCall) else 2.0**12  # oracles enumerate grids
     place = coordinates(far) if extreme else st.floats(-4.0, 14.0, width=32)
-    if isinstance(call, CropCall):
-        height, width = (max(length - 1, 1) for length in shape[2:])
-        return [draw(place) / side for side in (height, width, height, width)]
-    if isinstance(call, RotatedCall):
+    if call.box_format == "XYXY":
+        return [draw(place) / scale for _ in range(4)]
+    if call.box_format == "CXCYWHR":
         near, sides = st.floats(0.0, 14.0, width=32), [0.0, 1.0, 4.0, far, INF, NAN]
         length = st.one_of(near, near, st.sampled_from(sides)) if extreme else near
         angle = st.one_of(st.floats(-400.0, 400.0, width=32), st.sampled_from([0.0, 90.0, -90.0, 180.0, 45.0, 360.0]))
         return [draw(s) / scale for s in (place, place, length, length)] + [draw(angle)]
-    return [draw(place) / scale for _ in range(4)]
+    height, width = (max(length - 1, 1) for length in shape[2:])
+    return [draw(place) / side for side in (height, width, height, width)]
 
 
-def draw_case(
+def draw_call(
     draw: st.DrawFn | Any,
     calls: st.SearchStrategy[Any],
     dtypes: tuple[torch.dtype, ...] = DTYPES,
     extreme: bool = True,
-) -> Case:
+) -> Drawn:
     call = draw(calls)
     shape = tuple(draw(st.integers(1, high)) for high in (3, 5, 9, 9))
     if draw(st.booleans()):
         shape = (shape[0], shape[1] + draw(st.sampled_from([16, 29])), *shape[2:])
     seed = draw(st.integers(0, 1000))
-    features = random_tensor(*shape, seed=seed, dtype=draw(st.sampled_from(dtypes)))
-    features = with_layout(features, draw(st.sampled_from(LAYOUTS)))
+    maps = call.input_of(random_tensor(*shape, seed=seed, dtype=draw(st.sampled_from(dtypes))))
+    layout = draw(st.sampled_from(LAYOUTS))
+    features = tree_map(lambda one: with_layout(one, layout), maps)
     count = draw(st.integers(0 if extreme else 1, 5))
     table = [[float(draw(st.integers(0, shape[0] - 1))), *row_of(draw, call, shape, extreme)] for _ in range(count)]
-    columns = 6 if isinstance(call, RotatedCall) else 5
-    boxes = torch.tensor(table, dtype=torch.float64).reshape(-1, columns).to(draw(st.sampled_from(dtypes)))
+    boxes = torch.tensor(table, dtype=torch.float64).reshape(-1, call.columns).to(draw(st.sampled_from(dtypes)))
     if draw(st.booleans()):
         boxes = boxes.t().contiguous().t()
-    return Case(call, features, boxes, seed)
+    return Drawn(call, features, boxes, seed)
 
 
-def cases(calls: st.SearchStrategy[Any], *arguments: Any) -> st.SearchStrategy[Case]:
-    return st.composite(draw_case)(calls, *arguments)
+def drawn(calls: st.SearchStrategy[Any], *arguments: Any) -> st.SearchStrategy[Drawn]:
+    return st.composite(draw_call)(calls, *arguments)
 
 
 DOUBLE = (torch.float64,)
@@ -115,7 +97,7 @@ DOUBLE = (torch.float64,)
 @of_every_operator
 @given(st.data())
 def test_forward_is_the_definition(calls: st.SearchStrategy[OperatorCall], data: Any) -> None:
-    case = data.draw(cases(calls))
+    case = data.draw(drawn(calls))
     out = assert_matches_oracle(case.call, case.features, case.boxes)
     assert bool(out.isfinite().all())
 
@@ -123,13 +105,10 @@ def test_forward_is_the_definition(calls: st.SearchStrategy[OperatorCall], data:
 @of_every_operator
 @given(st.data(), st.sampled_from(LAYOUTS))
 def test_gradients_are_the_definition(calls: st.SearchStrategy[OperatorCall], data: Any, layout: str) -> None:
-    case = data.draw(cases(calls))
+    case = data.draw(drawn(calls))
     call, features, boxes = case.call, case.features, case.boxes
-    if call.chooses_samples:  # smaller leads leave the argmax to rounding
-        columns = SWAPPED if isinstance(call, CropCall) else [0, 1, 2, 3, 4]
-        arrays = as_array(features), as_array(boxes[:, columns])
-        assume(reference.maximum(*arrays, call.params(features, boxes)).margin > 1e-5)
-    grad = random_tensor(*call.output_shape(features, boxes), seed=case.seed + 1, dtype=features.dtype)
+    assume(call.lead(features, boxes) > 1e-5)  # smaller ones leave the argmax to rounding
+    grad = random_tensor(*call.output_shape(features, boxes), seed=case.seed + 1, dtype=finest(features).dtype)
     for gradient in assert_gradients_match_oracle(call, features, boxes, with_layout(grad, layout)):
         assert bool(gradient.isfinite().all())
 
@@ -138,26 +117,27 @@ def test_gradients_are_the_definition(calls: st.SearchStrategy[OperatorCall], da
 @given(st.data())
 def test_adjoint(calls: st.SearchStrategy[OperatorCall], data: Any) -> None:
     """<A F, G> = <F, A^T G>; in the maxima with the argmax of F; without what comes from outside the map."""
-    case = data.draw(cases(calls, DOUBLE))
+    case = data.draw(drawn(calls, DOUBLE))
     call = case.call
     assume(call.outside == 0.0)
-    features = case.features.detach().requires_grad_()
-    out = call(features, case.boxes)
+    features = tree_leaves(case.features)
+    out = call(case.features, case.boxes)
     grad = random_tensor(*out.shape, seed=case.seed + 1)
-    (by_input,) = torch.autograd.grad(out, features, grad)
-    out, features = out.detach(), features.detach()
-    terms = float((out.abs() * grad.abs()).sum() + (features.abs() * by_input.abs()).sum())
-    assert abs(float((out * grad).sum() - (features * by_input).sum())) <= 1e-13 * terms
+    by_maps = call.gradients([call.leaves(case.features, case.boxes)[0], case.boxes], grad)
+    products = [one * by_one for one, by_one in zip(features, by_maps, strict=True)]
+    terms = float((out * grad).abs().sum() + sum(product.abs().sum() for product in products))
+    assert abs(float((out * grad).sum() - sum(product.sum() for product in products))) <= 1e-13 * terms
 
 
 @of_every_operator
 @given(st.data())
 def test_between_the_extremes_of_the_map(calls: st.SearchStrategy[OperatorCall], data: Any) -> None:
     """Means and maxima of interpolated values never leave the range of the map and of what lies outside."""
-    case = data.draw(cases(calls))
+    case = data.draw(drawn(calls))
     out, outside = case.call(case.features, case.boxes), case.call.outside
     if out.numel():
-        low, high = float(case.features.min()), float(case.features.max())
+        maps = tree_leaves(case.features)
+        low, high = min(float(one.min()) for one in maps), max(float(one.max()) for one in maps)
         roundings = 8 if isinstance(case.call, RoIAlignCall) else 16
         slack = torch.finfo(torch.float32).eps * roundings * max(abs(low), abs(high), abs(outside))
         slack += torch.finfo(out.dtype).eps * abs(outside)
@@ -169,7 +149,7 @@ def test_between_the_extremes_of_the_map(calls: st.SearchStrategy[OperatorCall],
 @given(st.data(), st.randoms(use_true_random=False))
 def test_boxes_and_channels_are_independent(calls: st.SearchStrategy[OperatorCall], data: Any, random: Any) -> None:
     """Any order of boxes, one call per box, one call per channel: the same numbers."""
-    case = data.draw(cases(calls, DOUBLE))
+    case = data.draw(drawn(calls, DOUBLE))
     call, features, boxes = case.call, case.features, case.boxes
     out = call(features, boxes)
     order = list(range(len(boxes)))
@@ -177,15 +157,16 @@ def test_boxes_and_channels_are_independent(calls: st.SearchStrategy[OperatorCal
     torch.testing.assert_close(call(features, boxes[order]), out[order], atol=1e-13, rtol=0)
     for k in range(len(boxes)):
         torch.testing.assert_close(call(features, boxes[k : k + 1]), out[k : k + 1], atol=1e-13, rtol=0)
-    for c in range(0, features.shape[1], 7):
-        torch.testing.assert_close(call(features[:, c : c + 1], boxes), out[:, c : c + 1], atol=1e-13, rtol=0)
+    for c in range(0, out.shape[1], 7):
+        part = tree_map(lambda one: one[:, call.channels_of([c])], features)  # noqa: B023
+        torch.testing.assert_close(call(part, boxes), out[:, c : c + 1], atol=1e-13, rtol=0)
 
 
 # --- of roi_align
 
 
-@given(cases(ROI_ALIGN, (torch.float64, torch.float32)))
-def test_swapping_the_axes(case: Case) -> None:
+@given(drawn(ROI_ALIGN, (torch.float64, torch.float32)))
+def test_swapping_the_axes(case: Drawn) -> None:
     """Nothing but the names tells y from x: the transposed map and boxes give the transposed output."""
     call = case.call
     swapped = replace(call, output_size=call.output_size[::-1])
@@ -194,13 +175,13 @@ def test_swapping_the_axes(case: Case) -> None:
     torch.testing.assert_close(out.transpose(2, 3), call(case.features, case.boxes), atol=tolerance, rtol=0)
 
 
-def distance_to_kinks(case: Case, call: RoIAlignCall) -> float:
+def distance_to_kinks(case: Drawn, call: RoIAlignCall) -> float:
     height, width = case.features.shape[2:]
     return reference.distance_to_kinks(as_array(case.boxes), height, width, call.params(case.features, case.boxes))
 
 
-@given(cases(ROI_ALIGN, DOUBLE, False))
-def test_flipping_the_map(case: Case) -> None:
+@given(drawn(ROI_ALIGN, DOUBLE, False))
+def test_flipping_the_map(case: Drawn) -> None:
     """With the half-pixel rule left and right are alike: x becomes W - x, and the corners change places."""
     call = replace(case.call, spatial_scale=1.0, aligned=True)
     width = case.features.shape[3]
@@ -211,15 +192,15 @@ def test_flipping_the_map(case: Case) -> None:
     torch.testing.assert_close(out.flip(3), call(case.features, case.boxes), atol=1e-11, rtol=0)
 
 
-@given(cases(ROI_ALIGN, (torch.float64, torch.float32)))
-def test_scale_and_boxes_trade_powers_of_two(case: Case) -> None:
+@given(drawn(ROI_ALIGN, (torch.float64, torch.float32)))
+def test_scale_and_boxes_trade_powers_of_two(case: Drawn) -> None:
     call, factor = case.call, torch.tensor([1.0, 2.0, 2.0, 2.0, 2.0], dtype=case.boxes.dtype)
     other = replace(call, spatial_scale=call.spatial_scale / 2)
     assert torch.equal(other(case.features, case.boxes * factor), call(case.features, case.boxes))
 
 
-@given(cases(ROI_ALIGN, DOUBLE, False), st.integers(1, 4))
-def test_pooling_identities(case: Case, grid: int) -> None:
+@given(drawn(ROI_ALIGN, DOUBLE, False), st.integers(1, 4))
+def test_pooling_identities(case: Drawn, grid: int) -> None:
     """A bin of g x g samples is the g x g pool of bins of one sample, for the maximum and for the mean."""
     height, width = case.call.output_size
     coarse = replace(case.call, sampling_ratio=grid)
@@ -233,8 +214,8 @@ def test_pooling_identities(case: Case, grid: int) -> None:
 # --- of roi_align_rotated
 
 
-@given(cases(ROTATED, DOUBLE, False))
-def test_a_whole_number_of_turns_changes_nothing(case: Case) -> None:
+@given(drawn(ROTATED, DOUBLE, False))
+def test_a_whole_number_of_turns_changes_nothing(case: Drawn) -> None:
     """Nor does a half turn of the box and of the result."""
     call, boxes = case.call, case.boxes
     turn = 360.0 if call.angle_unit == "degree" else 2.0 * torch.pi

@@ -11,7 +11,7 @@ import torch
 
 from oracle import reference, reference_multiscale
 from oracle.reference import Params
-from support.inputs import NAN, all_boxes, as_array, pyramid_boxes, random_tensor, rows
+from support.inputs import NAN, all_boxes, as_array, listed, pyramid_boxes, random_tensor, rows
 
 PYRAMID = [random_tensor(2, 3, 32 // 2**level, 40 // 2**level, seed=20 + level) for level in range(4)]
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -47,8 +47,7 @@ def test_pyramid_equals_torchvision(dtype: torch.dtype) -> None:
     boxes = pyramid_boxes(40).to(dtype)
     boxes = boxes[boxes[:, 0].argsort(stable=True)]
     features = [level.to(dtype).requires_grad_() for level in PYRAMID]
-    listed = [boxes[boxes[:, 0] == image, 1:] for image in range(2)]
-    out = layer({str(i): level for i, level in enumerate(features)}, listed, [(128, 160)] * 2)
+    out = layer({str(i): level for i, level in enumerate(features)}, listed(boxes), [(128, 160)] * 2)
     kind: type[np.floating[Any]] = np.float32 if dtype == torch.float32 else np.float64
     params = pyramid_params(kind, canonical_scale=40.0)
     arrays = [as_array(level) for level in features], as_array(boxes)

@@ -9,13 +9,11 @@ import torch
 
 from oracle import reference
 from support.inputs import BOX_SETS, as_array, random_tensor, rows, spread
-from support.operators import PSRoIAlignCall, PSRoIPoolCall
+from support.operator_calls import PSRoIAlignCall, PSRoIPoolCall
 
 SIZE = (3, 2)
 FEATURES = random_tensor(2, 12, 7, 9, seed=1)
 FINITE = {name: boxes for name, boxes in BOX_SETS.items() if name != "not_finite"}
-SIZED = torch.cat([boxes for name, boxes in FINITE.items() if name not in ("empty", "reversed")])
-"""Without empty grids, of which torchvision makes NaN."""
 
 
 @pytest.mark.parametrize("ratio", [-1, 0, 1, 2, 3])
@@ -27,41 +25,6 @@ def test_align_is_roi_align_of_every_group(ratio: int) -> None:
     plain = torch.from_numpy(reference.average(as_array(FEATURES), as_array(boxes), params))
     own = plain.reshape(len(boxes), 2, 6, 6).diagonal(dim1=2, dim2=3).reshape(len(boxes), 2, *SIZE)
     torch.testing.assert_close(out, own, atol=1e-14, rtol=0)
-
-
-@pytest.mark.parametrize("ratio", [-1, 0, 1, 2, 3])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_align_equals_torchvision(ratio: int, dtype: torch.dtype) -> None:
-    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
-    call, features = PSRoIAlignCall(SIZE, 0.8, ratio), FEATURES.to(dtype).requires_grad_()
-    boxes = spread(torch.cat(list(FINITE.values())) if ratio > 0 else SIZED, 2).to(dtype)
-    out = ops.ps_roi_align(features, boxes, SIZE, 0.8, ratio)
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    torch.testing.assert_close(out.double(), call.forward(features, boxes), atol=tolerance, rtol=0)
-    grad = random_tensor(*out.shape, seed=2, dtype=dtype)
-    (by_input,) = torch.autograd.grad(out, features, grad)
-    expected = call.grad_input(grad, features, boxes)
-    torch.testing.assert_close(by_input.double(), expected, atol=tolerance, rtol=0)
-
-
-@pytest.mark.parametrize("scale", [1.0, 0.37])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_pool_equals_torchvision(scale: float, dtype: torch.dtype) -> None:
-    """The value for every box, the gradient for those that do not reach the last row and column: torchvision's goes on
-    to pixels there that its value does not read."""
-    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
-    call, features = PSRoIPoolCall(SIZE, scale), FEATURES.to(dtype).requires_grad_()
-    boxes = spread(torch.cat(list(FINITE.values())), 2).to(dtype)
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    out = ops.ps_roi_pool(features, boxes, SIZE, scale)
-    torch.testing.assert_close(out.double(), call.forward(features, boxes), atol=tolerance, rtol=0)
-    inner = boxes[(boxes[:, 3] * scale < 6.5) & (boxes[:, 4] * scale < 4.5) & (boxes[:, 1:3].amax(1) * scale < 5)]
-    assert len(inner) > 5
-    out = ops.ps_roi_pool(features, inner, SIZE, scale)
-    grad = random_tensor(*out.shape, seed=3, dtype=dtype)
-    (by_input,) = torch.autograd.grad(out, features, grad)
-    expected = call.grad_input(grad, features, inner)
-    torch.testing.assert_close(by_input.double(), expected, atol=tolerance, rtol=0)
 
 
 def test_pool_is_the_mean_of_slices() -> None:

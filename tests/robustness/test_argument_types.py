@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,12 @@ from roialign_ext import (
     RoIWarp,
     crop_and_resize,
     multiscale_roi_align,
-    prroi_pool,
     roi_align,
     roi_align_rotated,
-    roi_pool,
-    roi_warp,
 )
-from support.inputs import random_tensor
+from support.inputs import random_tensor, rows
+from support.operator_calls import OperatorCall
+from support.operators import FIRST, having
 from support.small_calls import NAMED, SHAPE, SIZE, Case, close, each_case, each_function
 
 FEATURES = random_tensor(1, 2, 16, 16, seed=1, dtype=torch.float32)
@@ -37,20 +38,15 @@ ROTATED = torch.tensor([[0.0, 5, 5, 4, 4, 30]])
 CROPS, INDICES = torch.tensor([[0.1, 0.1, 0.8, 0.9]]), torch.zeros(1, dtype=torch.int64)
 
 Make = Callable[..., Any]
-SAMPLED: dict[str, Callable[..., Tensor]] = {
-    "roi_align": lambda ratio: roi_align(FEATURES, BOXES, 3, 1.0, ratio),
-    "roi_warp": lambda ratio: roi_warp(FEATURES, BOXES, 3, 1.0, ratio),
-    "roi_align_rotated": lambda ratio: roi_align_rotated(FEATURES, ROTATED, 3, 1.0, ratio),
-    "multiscale_roi_align": lambda ratio: multiscale_roi_align([FEATURES], BOXES, 3, [1.0], ratio),
-}
-SCALED: dict[str, Callable[..., Tensor]] = {
-    "roi_align": lambda scale, **to: roi_align(FEATURES.to(**to), BOXES, 3, scale),
-    "prroi_pool": lambda scale, **to: prroi_pool(FEATURES.to(**to), BOXES, 3, scale),
-    "roi_warp": lambda scale, **to: roi_warp(FEATURES.to(**to), BOXES, 3, scale),
-    "roi_pool": lambda scale, **to: roi_pool(FEATURES.to(**to), BOXES, 3, scale),
-    "roi_align_rotated": lambda scale, **to: roi_align_rotated(FEATURES.to(**to), ROTATED, 3, scale),
-    "multiscale_roi_align": lambda scale, **to: multiscale_roi_align([FEATURES.to(**to)], BOXES, 3, [scale]),
-}
+SCALED = {name: call for name, call in FIRST.items() if call.options.keys() & {"spatial_scale", "scales"}}
+each_ratio = having("sampling_ratio")
+each_scale = pytest.mark.parametrize("call", SCALED.values(), ids=list(SCALED))
+
+
+def pool(call: OperatorCall, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Two boxes, which are on both levels of a pyramid."""
+    boxes = call.from_corners(rows((1.0, 1.0, 3.0, 3.0), (1.0, 1.0, 9.0, 9.0)), 16, 16).float()
+    return call(call.input_of(FEATURES.to(dtype)), boxes)
 
 
 # --- numbers of other libraries
@@ -67,17 +63,24 @@ def test_sizes(size: Any) -> None:
     assert torch.equal(layer({"0": FEATURES}, [BOXES[:, 1:]], [(16, 16)]), expected)
 
 
+@each_scale
 @pytest.mark.parametrize("scale", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5)])
-def test_scales(scale: Any) -> None:
-    for call in SCALED.values():
-        assert torch.equal(call(scale), call(0.5))
+def test_scales(call: OperatorCall, scale: Any) -> None:
+    assert torch.equal(pool(call.scaled(scale)), pool(call.scaled(0.5)))
+
+
+def test_a_whole_number_is_a_scale() -> None:
     assert torch.equal(roi_align(FEATURES, BOXES, 3, np.int64(1)), roi_align(FEATURES, BOXES, 3))  # type: ignore[arg-type]
 
 
+@each_ratio
 @pytest.mark.parametrize("ratio", [np.int64(2), torch.tensor(2)])
-def test_ratios(ratio: Any) -> None:
-    for call in SAMPLED.values():
-        assert torch.equal(call(ratio), call(2))
+def test_ratios(call: OperatorCall, ratio: Any) -> None:
+    assert torch.equal(pool(replace(call, sampling_ratio=ratio)), pool(replace(call, sampling_ratio=2)))
+
+
+@pytest.mark.parametrize("ratio", [np.int64(2), torch.tensor(2)])
+def test_samples_per_bin(ratio: Any) -> None:
     crops = [crop_and_resize(FEATURES, CROPS, INDICES, 3, samples_per_bin=samples) for samples in (ratio, 2)]
     assert torch.equal(*crops)
 
@@ -116,14 +119,14 @@ def test_a_bool_is_no_number(flag: Any) -> None:
             roi_align(FEATURES, BOXES, size)
         with pytest.raises(TypeError, match="crop_size"):
             crop_and_resize(FEATURES, CROPS, INDICES, size)
-    for ratio in SAMPLED.values():
-        with pytest.raises(TypeError, match="sampling_ratio"):
-            ratio(flag)
-    with pytest.raises(TypeError, match="samples_per_bin"):
-        crop_and_resize(FEATURES, CROPS, INDICES, 2, samples_per_bin=flag)
-    for name, scale in SCALED.items():
-        with pytest.raises(TypeError, match=r"scales\[0\]" if name == "multiscale_roi_align" else "spatial_scale"):
-            scale(flag)
+    for call in FIRST.values():
+        for option in ("sampling_ratio", "samples_per_bin"):
+            if option in call.options:
+                with pytest.raises(TypeError, match=option):
+                    pool(replace(call, **{option: flag}))
+    for call in SCALED.values():
+        with pytest.raises(TypeError, match=re.escape(call.scale_name)):
+            pool(call.scaled(flag))
     for scale in (np.True_, torch.ones(2), np.ones(2), 10**400, 1j):
         with pytest.raises(TypeError, match="spatial_scale: expected a number"):
             roi_align(FEATURES, BOXES, 2, scale)  # type: ignore[arg-type]
@@ -148,10 +151,14 @@ def test_only_a_bool_is_a_bool(value: Any) -> None:
 
 
 @pytest.mark.parametrize("ratio", [2**31, 2**31 - 1, 2**62, 2**63 - 1])
-@pytest.mark.parametrize("name", list(SAMPLED))
-def test_more_samples_than_an_int32_counts(name: str, ratio: int) -> None:
+@each_ratio
+def test_more_samples_than_an_int32_counts(call: OperatorCall, ratio: int) -> None:
     with pytest.raises(ValueError, match=rf"sampling_ratio: expected at most 2147483647.*got {ratio}"):
-        SAMPLED[name](ratio)
+        pool(replace(call, sampling_ratio=ratio))
+
+
+@pytest.mark.parametrize("ratio", [2**31, 2**31 - 1, 2**62, 2**63 - 1])
+def test_more_samples_than_an_int32_counts_in_the_private_operators(ratio: int) -> None:
     grad = torch.ones(1, 2, 3, 3)
     rule = ([1.0], [224.0, 4.0], ratio, "roi_align_legacy")
     with pytest.raises(ValueError, match="sampling_ratio"):
@@ -160,17 +167,17 @@ def test_more_samples_than_an_int32_counts(name: str, ratio: int) -> None:
         torch.ops.roialign_ext._pool_grad_boxes(grad, [FEATURES], BOXES, None, None, *rule)
 
 
+@each_ratio
 @pytest.mark.parametrize("ratio", [2**63, 2**100, -(2**63) - 1])
-def test_ratios_of_more_than_64_bits(ratio: int) -> None:
-    for call in SAMPLED.values():
-        with pytest.raises(ValueError, match=rf"sampling_ratio: expected an int of at most 64 bits, got {ratio}"):
-            call(ratio)
+def test_ratios_of_more_than_64_bits(call: OperatorCall, ratio: int) -> None:
+    with pytest.raises(ValueError, match=rf"sampling_ratio: expected an int of at most 64 bits, got {ratio}"):
+        pool(replace(call, sampling_ratio=ratio))
 
 
+@each_ratio
 @pytest.mark.parametrize("ratio", [0, -1, -(2**62)])
-def test_ratios_that_are_not_positive_are_adaptive(ratio: int) -> None:
-    for call in SAMPLED.values():
-        assert torch.equal(call(ratio), call(-1))
+def test_ratios_that_are_not_positive_are_adaptive(call: OperatorCall, ratio: int) -> None:
+    assert torch.equal(pool(replace(call, sampling_ratio=ratio)), pool(replace(call, sampling_ratio=-1)))
 
 
 @pytest.mark.parametrize("samples", [2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**63])
@@ -192,13 +199,13 @@ def test_sizes_beyond_an_int32(size: Any) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
-@pytest.mark.parametrize("name", list(SCALED))
-def test_scales_that_float32_does_not_hold(name: str, scale: float) -> None:
-    """They would be 0 or infinite in the type of the coordinates, which is float64 beside float64 features."""
-    argument = r"scales\[0\]" if name == "multiscale_roi_align" else "spatial_scale"
-    with pytest.raises(ValueError, match=rf"{argument}: expected .* above 0 in float32.*got {scale}".replace("+", ".")):
-        SCALED[name](scale)
-    assert SCALED[name](scale, dtype=torch.float64).shape == (1, 2, 3, 3)
+@each_scale
+def test_scales_that_float32_does_not_hold(call: OperatorCall, scale: float) -> None:
+    """Such a scale would be 0 or infinite in the type of the coordinates, which is float64 beside float64 features."""
+    argument, got = re.escape(call.scale_name), re.escape(str(scale))
+    with pytest.raises(ValueError, match=rf"{argument}: expected .* above 0 in float32.*got {got}"):
+        pool(call.scaled(scale))
+    assert pool(call.scaled(scale), torch.float64).shape == (2, 2, *call.output_size)
 
 
 # --- boxes, and every other argument

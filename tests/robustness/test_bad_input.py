@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import roialign_ext as package
 from roialign_ext import (
     BoxShapeError,
     RoIAlign,
-    crop_and_resize,
     multiscale_roi_align,
-    multiscale_roi_align_rotated,
     roi_align,
     roi_align_rotated,
     roi_pool,
 )
-from support.inputs import DTYPES, INF, MODES, NAN, random_tensor
-from support.operators import FIRST, CropCall, RoIAlignCall, RotatedCall
+from support.inputs import DTYPES, INF, MODES, NAN, finest, random_tensor
+from support.operator_calls import CropCall, OperatorCall, RoIAlignCall, RotatedCall
+from support.operators import FIRST, each_function, having
 from support.tolerance import assert_matches_oracle
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=1, dtype=torch.float32)
@@ -34,91 +34,66 @@ INDICES = torch.tensor([1, 0, 1])
 PYRAMID = [FEATURES, FEATURES[:, :, ::2, ::2], FEATURES[:, :, ::4, ::4]]
 SCALES = [0.25, 0.125, 0.0625]
 
-Call = Callable[..., Tensor]
+CROP = CropCall((2, 2))
+LISTS = {name: call for name, call in FIRST.items() if call.takes_lists}
+each_with_lists = pytest.mark.parametrize("call", LISTS.values(), ids=list(LISTS))
 
 
-def crop(features: Any = FEATURES, boxes: Any = CROPS, size: Any = 2, **arguments: Any) -> Tensor:
-    indices = arguments.pop("box_indices", INDICES)
-    return crop_and_resize(features, boxes, indices, size, **arguments)
+def pyramid(features: Any = PYRAMID, boxes: Any = BOXES, size: Any = 2, scales: Any = SCALES, **options: Any) -> Tensor:
+    return multiscale_roi_align(features, boxes, size, scales, **options)
 
 
-def pyramid(features: Any = FEATURES, boxes: Any = BOXES, size: Any = 2, **arguments: Any) -> Tensor:
-    features = [features, *PYRAMID[1:]] if isinstance(features, Tensor) else features
-    scales, function = arguments.pop("scales", SCALES), arguments.pop("function", multiscale_roi_align)
-    result: Tensor = function(features, boxes, size, scales, **arguments)
+def good_boxes(call: OperatorCall) -> Tensor:
+    """The argument ``boxes`` of the function."""
+    boxes: Tensor = call.box_arguments(call.boxes("inside", dtype=torch.float32))["boxes"]
+    return boxes
+
+
+def pool(call: OperatorCall, **changes: Any) -> Tensor:
+    """The function with good arguments but for these."""
+    good = call.arguments(call.input_of(FEATURES), call.boxes("inside", dtype=torch.float32))
+    result: Tensor = call.function(**{**good, **changes})
     return result
 
 
-def position_sensitive(function: Call) -> Call:
-    """With a channel for each of 2 x 2 bins."""
-
-    def call(features: Any = FEATURES, *arguments: Any, **options: Any) -> Tensor:
-        has_channels = isinstance(features, Tensor) and features.layout == torch.strided and not features.is_nested
-        has_channels = has_channels and not features.is_quantized and features.dim() == 4
-        return function(features.repeat(1, 4, 1, 1) if has_channels else features, *arguments, **options)
-
-    return call
+def with_map(call: OperatorCall, one: Any) -> dict[str, Any]:
+    """This map, the first one of a pyramid, as an argument for ``pool``."""
+    maps = call.input_of(FEATURES)
+    return {call.input_name: [one, *maps[1:]] if isinstance(maps, list) else one}
 
 
-EVERY: dict[str, Call] = {
-    **{name: call.function for name, call in FIRST.items()},
-    **{name: position_sensitive(call.function) for name, call in FIRST.items() if call.groups > 1},
-    "crop_and_resize": crop,
-    "multiscale_roi_align": pyramid,
-    "multiscale_roi_align_rotated": partial(pyramid, function=multiscale_roi_align_rotated),
-}
-"""Functions of features, boxes, a size and keyword arguments."""
+def map_of(call: OperatorCall) -> str:
+    """How errors name that map: a pattern."""
+    return r"features\[0\]" if call.input_name == "features" else "input"
 
 
-def having(option: str) -> list[str]:
-    return [name for name, call in FIRST.items() if option in call.options]
+def modes_of(call: OperatorCall) -> list[dict[str, Any]]:
+    return [{"mode": mode} for mode in MODES] if "mode" in call.options else [{}]
 
 
-LISTS = [name for name in EVERY if name != "crop_and_resize"]
-"""The operators that take lists of boxes."""
-
-
-def good_boxes(name: str) -> Tensor:
-    boxes = FIRST[name].boxes("inside", dtype=torch.float32)
-    return boxes[:, 1:] if name == "crop_and_resize" else boxes
-
-
-def input_of(name: str) -> str:
-    return "features" if name.startswith("multiscale") else "input"
-
-
-def map_of(name: str) -> str:
-    """A pattern."""
-    return r"features\[0\]" if name.startswith("multiscale") else "input"
-
-
-def size_of(name: str) -> str:
-    return "crop_size" if name == "crop_and_resize" else "output_size"
-
-
-def still_works(name: str = "roi_align") -> None:
-    assert EVERY[name](FEATURES, good_boxes(name), 2).shape == (3, 3, 2, 2)
+def still_works(call: OperatorCall) -> None:
+    assert pool(call).shape == (3, 3, *call.output_size)
     assert_matches_oracle(RoIAlignCall((2, 2), 1.0, 2, True), FEATURES, BOXES)
 
 
 # --- shapes of boxes
 
 
-@pytest.mark.parametrize("name", list(EVERY))
+@each_function
 @pytest.mark.parametrize("shape", [(3, 3), (3, 7), (5,), (1, 3, 5), ()])
-def test_box_shape(name: str, shape: tuple[int, ...]) -> None:
-    """Code written for torchvision catches AssertionError, other code ValueError: it is both."""
-    columns = rf"\[K, {good_boxes(name).shape[1]}\]"
+def test_box_shape(call: OperatorCall, shape: tuple[int, ...]) -> None:
+    """Code written for torchvision catches AssertionError, other code ValueError: the error is both."""
+    columns = rf"\[K, {good_boxes(call).shape[1]}\]"
     came = r",\s*".join(str(length) for length in shape)
     for kind in (BoxShapeError, ValueError, AssertionError):
         with pytest.raises(kind, match=rf"(?s)boxes.*{columns}.*{came}"):
-            EVERY[name](FEATURES, torch.zeros(shape), 2)
-    still_works(name)
+            pool(call, boxes=torch.zeros(shape))
+    still_works(call)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 6), (0, 4)])
 def test_box_shape_of_roi_align(shape: tuple[int, int]) -> None:
-    """Columns of other operators; of a layer too, and without boxes."""
+    """Rows of other operators, given to the function and to the layer, and none of them."""
     for call in (lambda boxes: roi_align(FEATURES, boxes, 2), lambda boxes: RoIAlign(2, 1.0, 2)(FEATURES, boxes)):
         with pytest.raises(BoxShapeError, match=rf"(?s)boxes.*\[K, 5\].*{shape[0]},\s*{shape[1]}"):
             call(torch.zeros(shape))
@@ -126,136 +101,126 @@ def test_box_shape_of_roi_align(shape: tuple[int, int]) -> None:
     assert issubclass(BoxShapeError, AssertionError)
 
 
-@pytest.mark.parametrize("name", LISTS)
-def test_list_of_boxes(name: str) -> None:
-    columns = good_boxes(name).shape[1] - 1
+@each_with_lists
+def test_list_of_boxes(call: OperatorCall) -> None:
+    columns = call.columns - 1
     good = torch.zeros(1, columns)
     for bad in (torch.zeros(2, columns + 1), torch.zeros(columns), torch.zeros(1, 2, columns)):
         came = r",\s*".join(str(length) for length in bad.shape)
         for boxes in ([good, bad], (good, bad), [bad, torch.zeros(0, columns)]):
             with pytest.raises(BoxShapeError, match=rf"(?s)boxes.*\[L, {columns}\].*{came}"):
-                EVERY[name](FEATURES, boxes, 2)
+                pool(call, boxes=boxes)
     for length in (0, 1, 3):
         with pytest.raises(ValueError, match=rf"(?s)boxes.*2.*{length}"):
-            EVERY[name](FEATURES, [good] * length, 2)
+            pool(call, boxes=[good] * length)
     for dtype in (torch.int32, torch.int64, torch.bool, torch.complex64):
         with pytest.raises(TypeError, match="boxes"):
-            EVERY[name](FEATURES, [torch.zeros(2, columns, dtype=dtype)] * 2, 2)
+            pool(call, boxes=[torch.zeros(2, columns, dtype=dtype)] * 2)
     with pytest.raises(TypeError, match="boxes"):
-        EVERY[name](FEATURES, [np.zeros((2, columns))] * 2, 2)
+        pool(call, boxes=[np.zeros((2, columns))] * 2)
 
 
 def test_crop_takes_no_list() -> None:
     with pytest.raises(TypeError, match=r"(?s)boxes.*\[K, 4\].*list"):
-        crop(boxes=[CROPS])
+        pool(CROP, boxes=[CROPS])
 
 
 # --- values and types that several operators take
 
 
-@pytest.mark.parametrize("name", list(EVERY))
-def test_input(name: str) -> None:
-    call, boxes = EVERY[name], good_boxes(name)
-    argument = map_of(name)
-    other_list = [None] if name.startswith("multiscale") else [FEATURES[0]]
+@each_function
+def test_input(call: OperatorCall) -> None:
     for shape in ((3, 7, 9), (7, 9), (1, 2, 3, 7, 9), ()):
-        with pytest.raises(ValueError, match=rf"(?s){argument}.*\[N, C, H, W\]"):
-            call(torch.zeros(shape), boxes, 2)
+        with pytest.raises(ValueError, match=rf"(?s){map_of(call)}.*\[N, C, H, W\]"):
+            pool(call, **with_map(call, torch.zeros(shape)))
     for dtype in (torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64):
-        with pytest.raises(TypeError, match=rf"(?s){argument}.*float"):
-            call(torch.zeros(2, 3, 7, 9, dtype=dtype), boxes, 2)
-    for other in (None, np.zeros((1, 2, 4, 4)), "features", other_list):
-        with pytest.raises(TypeError, match=input_of(name)):
-            call(other, boxes, 2)
+        with pytest.raises(TypeError, match=rf"(?s){map_of(call)}.*float"):
+            pool(call, **with_map(call, torch.zeros(2, 3 * call.groups, 7, 9, dtype=dtype)))
+    for other in (None, np.zeros((1, 2, 4, 4)), "features", [None], *([] if call.levels > 1 else [[FEATURES[0]]])):
+        with pytest.raises(TypeError, match=call.input_name):
+            pool(call, **{call.input_name: other})
 
 
-@pytest.mark.parametrize("name", list(EVERY))
-def test_boxes(name: str) -> None:
-    call, boxes = EVERY[name], good_boxes(name)
+@each_function
+def test_boxes(call: OperatorCall) -> None:
+    boxes = good_boxes(call)
     for dtype in (torch.int32, torch.int64, torch.bool, torch.complex64):
         with pytest.raises(TypeError, match=r"(?s)boxes.*float"):
-            call(FEATURES, torch.zeros_like(boxes, dtype=dtype), 2)
+            pool(call, boxes=torch.zeros_like(boxes, dtype=dtype))
     for other in (None, "boxes", 3, boxes.numpy(), boxes.tolist(), [[0, 1, 2, 3, 4]]):
         with pytest.raises(TypeError, match="boxes"):
-            call(FEATURES, other, 2)
+            pool(call, boxes=other)
 
 
-@pytest.mark.parametrize("name", list(EVERY))
-def test_output_size(name: str) -> None:
-    call, boxes, argument = EVERY[name], good_boxes(name), size_of(name)
+@each_function
+def test_output_size(call: OperatorCall) -> None:
     for size in (0, -1, (0, 2), (2, 0), (2, -3), (1, 2, 3), ()):
-        for some in (boxes, boxes[:0]):
-            with pytest.raises(ValueError, match=argument):
-                call(FEATURES, some, size, **({"box_indices": INDICES[: len(some)]} if call is crop else {}))
+        for rows in (call.boxes("inside"), call.boxes("inside")[:0]):
+            with pytest.raises(ValueError, match=call.size_name):
+                pool(call, **{**call.box_arguments(rows), call.size_name: size})
     for other in (2.5, "2", None, (2.0, 3.5), ("2", "2")):
-        with pytest.raises(TypeError, match=argument):
-            call(FEATURES, boxes, other)
+        with pytest.raises(TypeError, match=call.size_name):
+            pool(call, **{call.size_name: other})
 
 
-@pytest.mark.parametrize("name", having("spatial_scale"))
-def test_spatial_scale(name: str) -> None:
-    for mode in ({"mode": mode} for mode in MODES) if "mode" in FIRST[name].options else ({},):
+@having("spatial_scale")
+def test_spatial_scale(call: OperatorCall) -> None:
+    for mode in modes_of(call):
         for scale in (0.0, -0.5, NAN, INF, -INF):
-            with pytest.raises(ValueError, match=r"(?s)spatial_scale.*above 0"):
-                EVERY[name](FEATURES, good_boxes(name), 2, scale, **mode)
-            with pytest.raises(ValueError, match="spatial_scale"):
-                EVERY[name](FEATURES, good_boxes(name)[:0], 2, scale, **mode)
+            for boxes in (good_boxes(call), good_boxes(call)[:0]):
+                with pytest.raises(ValueError, match=r"(?s)spatial_scale.*above 0"):
+                    pool(call, boxes=boxes, spatial_scale=scale, **mode)
         with pytest.raises(TypeError, match="spatial_scale"):
-            EVERY[name](FEATURES, good_boxes(name), 2, "1", **mode)
+            pool(call, spatial_scale="1", **mode)
 
 
-@pytest.mark.parametrize("name", having("mode"))
-def test_mode(name: str) -> None:
+@having("mode")
+def test_mode(call: OperatorCall) -> None:
     for mode in ("", "mean", "AVG", "median"):
-        with pytest.raises(ValueError, match=r"(?s)mode.*avg.*max"):
-            EVERY[name](FEATURES, good_boxes(name), 2, mode=mode)
-        if name != "crop_and_resize":
-            with pytest.raises(ValueError, match="mode"):
-                EVERY[name](FEATURES, good_boxes(name)[:0], 2, mode=mode)
+        for rows in (call.boxes("inside"), call.boxes("inside")[:0]):
+            with pytest.raises(ValueError, match=r"(?s)mode.*avg.*max"):
+                pool(call, **call.box_arguments(rows), mode=mode)
     for other in (1, None):
         with pytest.raises(TypeError, match="mode"):
-            EVERY[name](FEATURES, good_boxes(name), 2, mode=other)
-    with pytest.raises(ValueError, match=size_of(name)):
-        EVERY[name](FEATURES, good_boxes(name), 0, mode="max")
+            pool(call, mode=other)
+    with pytest.raises(ValueError, match=call.size_name):
+        pool(call, **{call.size_name: 0}, mode="max")
 
 
-@pytest.mark.parametrize("name", having("sampling_ratio"))
-def test_sampling_ratio(name: str) -> None:
+@having("sampling_ratio")
+def test_sampling_ratio(call: OperatorCall) -> None:
     for ratio in (1.5, "2", None):
         with pytest.raises(TypeError, match="sampling_ratio"):
-            EVERY[name](FEATURES, good_boxes(name), 2, sampling_ratio=ratio)
+            pool(call, sampling_ratio=ratio)
 
 
-@pytest.mark.parametrize("name", list(EVERY))
-def test_devices_differ(name: str) -> None:
-    with pytest.raises(ValueError, match=r"(?s)boxes.*(cpu.*meta|meta.*cpu)"):
-        EVERY[name](FEATURES, good_boxes(name).to("meta"), 2)
-    features = [level.to("meta") for level in PYRAMID] if name.startswith("multiscale") else FEATURES.to("meta")
-    with pytest.raises(ValueError, match=r"(?s)boxes.*(cpu.*meta|meta.*cpu)"):
-        EVERY[name](features, good_boxes(name), 2)
+@each_function
+def test_devices_differ(call: OperatorCall) -> None:
+    features = call.input_of(FEATURES.to("meta"))
+    for changes in ({"boxes": good_boxes(call).to("meta")}, {call.input_name: features}):
+        with pytest.raises(ValueError, match=r"(?s)boxes.*(cpu.*meta|meta.*cpu)"):
+            pool(call, **changes)
 
 
 # --- the batch index
 
 
 @pytest.mark.parametrize("index", [-1.0, 2.0, 1e9, 1e30, 0.5, NAN, INF, -INF, -0.25])
-@pytest.mark.parametrize("name", LISTS)
+@each_with_lists
 @pytest.mark.parametrize("box_dtype", [torch.float32, torch.float64])
-def test_batch_index(index: float, name: str, box_dtype: torch.dtype) -> None:
-    """In any row, with gradients or without, in either mode, and of maps without channels."""
-    options = [{"mode": mode} for mode in MODES] if "mode" in FIRST[name].options else [{}]
+def test_batch_index(index: float, call: OperatorCall, box_dtype: torch.dtype) -> None:
+    """The error names any row, with gradients or without, in either mode, and of maps without channels."""
     for row in (0, 2, 5):
-        boxes = good_boxes(name).repeat(2, 1).to(box_dtype)
+        boxes = good_boxes(call).repeat(2, 1).to(box_dtype)
         boxes[row, 0] = index
-        for option in options:
-            for wanted in (False, True):
-                leaves = FEATURES.clone().requires_grad_(wanted), boxes.clone().requires_grad_(wanted)
+        features, leaf = call.leaves(call.input_of(FEATURES), boxes)
+        for mode in modes_of(call):
+            for changes in ({"boxes": boxes}, {call.input_name: features, "boxes": leaf}):
                 with pytest.raises(IndexError, match=rf"(?s)boxes.*\b{row}\b"):
-                    EVERY[name](*leaves, 2, **option)
-        empty = [level[:, :0] for level in PYRAMID] if name.startswith("multiscale") else FEATURES[:, :0]
+                    pool(call, **changes, **mode)
         with pytest.raises(IndexError, match="boxes"):
-            EVERY[name](empty, boxes, 2)
-    still_works(name)
+            pool(call, **{call.input_name: call.input_of(FEATURES[:, :0])}, boxes=boxes)
+    still_works(call)
 
 
 @pytest.mark.parametrize(("index", "moved"), [(-1e-6, True), (0.9999, True), (1.04, True), (1.96, False), (0.5, False),
@@ -323,41 +288,39 @@ def test_box_indices_out_of_range(index: int) -> None:
     indices = INDICES.clone()
     indices[1] = index
     with pytest.raises(IndexError, match=r"box_indices: the index in row 1\b.*\[0, 2\)"):
-        crop(box_indices=indices)
+        pool(CROP, box_indices=indices)
     with pytest.raises(IndexError, match=r"box_indices: the index must be .*\[0, 2\)"):
-        torch.func.vmap(lambda features: crop(features, CROPS + features.sum() * 0, box_indices=indices))(
-            FEATURES[None]
-        )
+        torch.func.vmap(lambda x: pool(CROP, input=x, boxes=CROPS + x.sum() * 0, box_indices=indices))(FEATURES[None])
 
 
 def test_box_indices() -> None:
     for dtype in (torch.float32, torch.bool, torch.complex64):
         with pytest.raises(TypeError, match=r"(?s)box_indices.*integer"):
-            crop(box_indices=torch.zeros(3, dtype=dtype))
+            pool(CROP, box_indices=torch.zeros(3, dtype=dtype))
     for shape in ((2,), (4,), (3, 1), (), (1, 3)):
         with pytest.raises(ValueError, match=r"(?s)box_indices.*(3|K)"):
-            crop(box_indices=torch.zeros(shape, dtype=torch.int64))
+            pool(CROP, box_indices=torch.zeros(shape, dtype=torch.int64))
     for other in (None, [0, 1, 0], np.zeros(3, np.int64), 1):
         with pytest.raises(TypeError, match="box_indices"):
-            crop(box_indices=other)
+            pool(CROP, box_indices=other)
     for dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        assert torch.equal(crop(box_indices=INDICES.to(dtype)), crop())
+        assert torch.equal(pool(CROP, box_indices=INDICES.to(dtype)), pool(CROP))
 
 
 def test_crop_arguments() -> None:
     for method in ("", "cubic", "Bilinear"):
         with pytest.raises(ValueError, match=r"(?s)method.*bilinear.*nearest"):
-            crop(method=method)
+            pool(CROP, method=method)
     for samples in (0, -1):
         with pytest.raises(ValueError, match=r"(?s)samples_per_bin.*positive"):
-            crop(samples_per_bin=samples)
+            pool(CROP, samples_per_bin=samples)
     wrong: tuple[tuple[str, Any], ...] = (
         ("method", 1), ("samples_per_bin", 1.5), ("samples_per_bin", "2"), ("extrapolation_value", "0"),
         ("extrapolation_value", None),
     )  # fmt: skip
     for name, value in wrong:
         with pytest.raises(TypeError, match=name):
-            crop(**{name: value})
+            pool(CROP, **{name: value})
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -440,33 +403,30 @@ def test_a_pyramid_of_one_level_names_its_arguments() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, that nested and quantized tensors may change
-@pytest.mark.parametrize("name", list(EVERY))
-def test_layouts_that_kernels_do_not_know(name: str) -> None:
-    call, boxes = EVERY[name], good_boxes(name)
-    argument = map_of(name)
+@each_function
+def test_layouts_that_kernels_do_not_know(call: OperatorCall) -> None:
+    argument = map_of(call)
     nested = torch.nested.nested_tensor([FEATURES[0], FEATURES[1]])
     for features in (FEATURES.to_sparse(), FEATURES.to_mkldnn(), nested):
         with pytest.raises(ValueError, match=rf"^{argument}: expected a dense tensor"):
-            call(features, boxes, 2)
+            pool(call, **with_map(call, features))
     with pytest.raises(TypeError, match=rf"(?i)^{argument}: expected .*float32.* got (torch\.)?quint8"):
-        call(torch.quantize_per_tensor(FEATURES, 0.1, 0, torch.quint8), boxes, 2)
+        pool(call, **with_map(call, torch.quantize_per_tensor(FEATURES, 0.1, 0, torch.quint8)))
     with pytest.raises(ValueError, match=r"^boxes: expected a dense tensor"):
-        call(FEATURES, boxes.to_sparse(), 2)
+        pool(call, boxes=good_boxes(call).to_sparse())
 
 
-@pytest.mark.parametrize("name", list(EVERY))
+@each_function
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bool])
-def test_dtypes_of_boxes(name: str, dtype: torch.dtype) -> None:
+def test_dtypes_of_boxes(call: OperatorCall, dtype: torch.dtype) -> None:
     message = r"^boxes: expected .*float16, bfloat16, float32 or float64 tensor"
-    boxes = good_boxes(name).to(dtype)
-    with pytest.raises(TypeError, match=message):
-        EVERY[name](FEATURES, boxes, 2)
-    if name == "roi_align_rotated":
+    boxes = good_boxes(call).to(dtype)
+    for options in ({}, {"clockwise": True}) if "clockwise" in call.options else ({},):
         with pytest.raises(TypeError, match=message):
-            roi_align_rotated(FEATURES, boxes, 2, clockwise=True)
-    if name != "crop_and_resize":
+            pool(call, boxes=boxes, **options)
+    if call.takes_lists:
         with pytest.raises(TypeError, match=message + r"s, got .* at index 0"):
-            EVERY[name](FEATURES, [boxes[:, 1:], boxes[:, 1:]], 2)
+            pool(call, boxes=[boxes[:, 1:], boxes[:, 1:]])
 
 
 def test_boxes_of_a_list_on_another_device() -> None:
@@ -474,10 +434,10 @@ def test_boxes_of_a_list_on_another_device() -> None:
         roi_pool(FEATURES, [BOXES[:, 1:], BOXES[:, 1:].to("meta")], 2)
 
 
-@pytest.mark.parametrize("name", [name for name in LISTS if not name.startswith("multiscale")])
-def test_an_empty_list_of_boxes_lies_where_the_input_does(name: str) -> None:
-    out = EVERY[name](FEATURES[:0].to("meta"), [], 2)
-    assert out.shape == (0, 3, 2, 2)
+@each_with_lists
+def test_an_empty_list_of_boxes_lies_where_the_input_does(call: OperatorCall) -> None:
+    out = pool(call, **{call.input_name: call.input_of(FEATURES[:0].to("meta"))}, boxes=[])
+    assert out.shape == (0, 3, *call.output_size)
     assert out.is_meta
 
 
@@ -506,25 +466,21 @@ def test_messages_say_what_to_pass() -> None:
         package.MultiScaleRoIAlign(["0"], 2, 2)([FEATURES], [BOXES[:, 1:]], [(7, 9)])
 
 
-@pytest.mark.parametrize("name", LISTS)
-def test_no_boxes(name: str) -> None:
-    """Rows or lists of them; the index is still checked where there are no channels."""
-    columns = good_boxes(name).shape[1]
+@each_with_lists
+def test_no_boxes(call: OperatorCall) -> None:
+    """The result of no rows, and of a list without rows, is empty."""
     for dtype in DTYPES:
-        features = [level.to(dtype) for level in PYRAMID]
-        given = features if name.startswith("multiscale") else features[0]
-        out = EVERY[name](given, torch.zeros(0, columns), 2)
-        assert out.shape == (0, 3, 2, 2)
+        out = pool(call, **{call.input_name: call.input_of(FEATURES.to(dtype))}, boxes=torch.zeros(0, call.columns))
+        assert out.shape == (0, 3, *call.output_size)
         assert out.dtype == dtype
-    assert EVERY[name](FEATURES, [torch.zeros(0, columns - 1)] * 2, 2).shape == (0, 3, 2, 2)
+    assert pool(call, boxes=[torch.zeros(0, call.columns - 1)] * 2).shape == (0, 3, *call.output_size)
 
 
-def test_arguments_are_left_alone() -> None:
-    inputs = FEATURES, BOXES, ROTATED, CROPS, INDICES
-    before = [tensor.clone() for tensor in inputs]
-    for name, call in EVERY.items():
-        given = ROTATED if name.endswith("rotated") else CROPS if name == "crop_and_resize" else BOXES
-        for mode in ({"mode": mode} for mode in MODES) if name in having("mode") else ({},):
-            assert call(FEATURES, given, 2, **mode).data_ptr() != FEATURES.data_ptr()
-    for one, other in zip(before, inputs, strict=True):
-        assert torch.equal(one, other)
+@each_function
+def test_arguments_are_left_alone(call: OperatorCall) -> None:
+    arguments = call.arguments(call.input_of(FEATURES), call.boxes("inside"))
+    before = copy.deepcopy(arguments)
+    for mode in modes_of(call):
+        assert call.function(**{**arguments, **mode}).data_ptr() != finest(arguments[call.input_name]).data_ptr()
+    for one, other in zip(tree_leaves(before), tree_leaves(arguments), strict=True):
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +23,10 @@ from roialign_ext import (
     roi_align,
     roi_align_rotated,
 )
+from support.children import Program, run_all
 from support.inputs import random_tensor, rows
-from support.operators import FIRST, OperatorCall
+from support.operator_calls import OperatorCall
+from support.operators import each_function
 
 MAP = random_tensor(2, 3, 20, 30, seed=1, dtype=torch.float32)
 INSIDE = rows((10.0, 12.0, 60.0, 90.0), (3.0, 5.0, 110.0, 70.0)).float()
@@ -85,9 +84,9 @@ def test_one_warning_of_each_kind(checked: None) -> None:
     ]
 
 
-@pytest.mark.parametrize("call", FIRST.values(), ids=list(FIRST))
+@each_function
 def test_every_operator_looks_at_its_boxes(call: OperatorCall, checked: None) -> None:
-    features = call.widened(MAP.double()) if call.levels == 1 else [MAP.double(), MAP[..., ::2, ::2].double()]
+    features = call.input_of(MAP.double())
     far = call.from_corners(torch.tensor([[0.0, 500.0, 500.0, 540.0, 530.0]]).double(), 20, 30)
     near = call.from_corners(torch.tensor([[0.0, 3.0, 4.0, 12.0, 11.0]]).double(), 20, 30)
     (message,) = messages(call, features, far)
@@ -154,11 +153,10 @@ def test_the_variable_is_read_by_the_import() -> None:
         "import torch, roialign_ext\n"
         "roialign_ext.roi_align(torch.rand(1, 1, 8, 8), [torch.tensor([[5.0, 5.0, 2.0, 3.0]])], 2, sampling_ratio=2)\n"
     )
-    for value, warns in (("", False), ("0", False), ("1", True)):
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "ROIALIGN_EXT_CHECK": value}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+    values = {"": False, "0": False, "1": True}
+    programs = [Program(program, variables={"ROIALIGN_EXT_CHECK": value}) for value in values]
+    for done, warns in zip(run_all(programs), values.values(), strict=True):
+        assert done.returncode == 0, done.stderr
         assert ("<string>:2: UserWarning: boxes[0]: row 0 is reversed" in done.stderr) == warns
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +14,21 @@ from torch import Tensor
 from oracle import reference
 from roialign_ext import crop_and_resize, prroi_pool, roi_align, roi_align_rotated, roi_pool, roi_warp
 from support.cuda_cases import CPU, Case
-from support.inputs import DTYPES, FORMATS, INF, NAN, SWAPPED, as_array, random_tensor, rotated_rows, rows
-from support.operators import (
-    RULES,
-    WITHOUT_BOX_DERIVATIVE,
+from support.inputs import (
+    DTYPES,
+    FORMATS,
+    INF,
+    MODES,
+    NAN,
+    SWAPPED,
+    as_array,
+    formatted,
+    random_tensor,
+    requiring_grad,
+    rotated_rows,
+    rows,
+)
+from support.operator_calls import (
     CropCall,
     OperatorCall,
     PrRoIPoolCall,
@@ -24,18 +36,16 @@ from support.operators import (
     RoIPoolCall,
     RoIWarpCall,
     RotatedCall,
-    each_operator,
 )
-from support.tolerance import assert_gradients_match_oracle, assert_matches_oracle, assert_within_rounding
+from support.operators import FIRST, RULES, WITHOUT_BOX_DERIVATIVE, each_operator, variants
+from support.tolerance import (
+    assert_gradients_match_oracle,
+    assert_is_the_definition,
+    assert_matches_oracle,
+    assert_within_rounding,
+)
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=1, dtype=torch.float32)
-
-
-def assert_is_the_definition(call: OperatorCall, features: Tensor, boxes: Tensor, seed: int = 4) -> Tensor:
-    """Forward and gradients; returns the result."""
-    out = assert_matches_oracle(call, features, boxes)
-    assert_gradients_match_oracle(call, features, boxes, random_tensor(*out.shape, seed=seed, dtype=features.dtype))
-    return out
 
 
 # --- how large a box may be
@@ -106,50 +116,45 @@ def test_cells_of_boxes_of_any_size(size: float, dtype: torch.dtype) -> None:
     assert bool(RoIPoolCall((1, 1))(features, boxes[:2]).ne(0.0).all())
 
 
-HUGE = """
-import itertools, torch
-import roialign_ext as e
-flags, ratios, modes = (False, True), (-1, 0, 2), ("avg", "max")
-upright = [lambda f, b, n: e.roi_pool(f, b.detach(), n), lambda f, b, n: e.prroi_pool(f, b, n)]
-upright += [lambda f, b, n, r=r, a=a, m=m: e.roi_align(f, b, n, 1.0, r, a, m)
-            for r, a, m in itertools.product(ratios, flags, modes)]
-upright += [lambda f, b, n, r=r, m=m: e.roi_warp(f, b, n, 1.0, r, m) for r in (-1, 2) for m in modes]
-upright += [lambda f, b, n, m=m: e.multiscale_roi_align([f, f[:, :, ::2, ::2]], b, n, [1.0, 0.5], mode=m)
-            for m in modes]
-upright += [lambda f, b, n, m=m: e.crop_and_resize(f, b[:, 1:], torch.zeros(len(b)).long(), n, m, 0.5, 2)
-            for m in ("bilinear", "nearest")]
-rotated = [lambda f, b, n, r=r, a=a: e.roi_align_rotated(f, b, n, 1.0, r, a) for r in (-1, 2) for a in flags]
-for dtype in (torch.float32, torch.float64):
-    features = torch.rand(1, 4, 16, 16, dtype=dtype).requires_grad_()
-    corners, turned = [], []
+def huge_boxes(call: OperatorCall, dtype: torch.dtype) -> Tensor:
+    """Boxes of 1e3 to 1e39 pixels: around a map of 16 x 16 pixels, across its borders and far from it."""
+    found: list[tuple[float, ...]] = []
     for exponent in (3, 5, 6, 8, 12, 17, 18, 19, 25, 30, 38, 39):
-        s = 10.0 ** exponent
-        corners += [(-s, -s, s, s), (0, 0, s, s), (-s, 1, 9, 8), (s, s, 2 * s, 2 * s), (s, s, -s, -s),
-                    (-s, -2.0, s, 1e9)]
-        turned += [(8, 8, s, s, 30), (8, 8, s, 3, 45), (s, 8, s, s, 0), (s, -s, 2 * s, s, 77), (8, 8, 4, s, 90),
-                   (-s / 2, 8, s, 1, 1e-3), (8, 8, 5, 5, s)]
-    for calls, rows in ((upright, corners), (rotated, turned)):
-        boxes = torch.tensor([(0.0, *row) for row in rows], dtype=dtype).requires_grad_()
-        for call, bins in itertools.product(calls, ((1, 1), (7, 4))):
-            out = call(features, boxes, bins)
-            assert bool(out.isfinite().all()) and float(out.min()) >= 0.0 and float(out.max()) <= 1.0 + 1e-5
-            leaves = (features,) if call is upright[0] else (features, boxes)
-            grads = torch.autograd.grad(out, leaves, torch.ones_like(out), create_graph=len(leaves) > 1)
-            assert all(bool(grad.isfinite().all()) for grad in grads)
-            if len(leaves) > 1:
-                torch.autograd.grad(sum(grad.sum() for grad in grads), leaves, allow_unused=True)
-    far = torch.tensor([(0.0, -s, -s, s, s) for s in (1e25, 1e30, 1e38)], dtype=dtype)
-    for aligned in flags:
-        assert float(e.roi_align(features, far, 7, 1.0, -1, aligned).max()) < 1e-5
-print("done")
-"""
+        s = 10.0**exponent
+        if call.box_format == "CXCYWHR":
+            found += [(8, 8, s, s, 30), (8, 8, s, 3, 45), (s, 8, s, s, 0), (s, -s, 2 * s, s, 77), (8, 8, 4, s, 90),
+                      (-s / 2, 8, s, 1, 1e-3), (8, 8, 5, 5, s)]  # fmt: skip
+        else:
+            found += [(-s, -s, s, s), (0, 0, s, s), (-s, 1, 9, 8), (s, s, 2 * s, 2 * s), (s, s, -s, -s),
+                      (-s, -2.0, s, 1e9)]  # fmt: skip
+    return torch.tensor([(0.0, *row) for row in found], dtype=dtype)
+
+
+def pool_huge_boxes() -> None:
+    """Forward, backward and, where there are derivatives with respect to the boxes, backward twice."""
+    options = {"sampling_ratio": (-1, 2), "aligned": (False, True), "mode": MODES, "method": ("bilinear", "nearest")}
+    calls = [one for call in FIRST.values() for one in variants(call, **options)]
+    for call, dtype, bins in itertools.product(calls, (torch.float32, torch.float64), ((1, 1), (7, 4))):
+        call = replace(call, output_size=bins)
+        leaves = call.leaves(call.input_of(torch.rand(1, 4, 16, 16, dtype=dtype)), huge_boxes(call, dtype))
+        out, twice = call(*leaves), call.box_order > 0
+        assert bool(out.isfinite().all())
+        assert min(0.0, call.outside) <= float(out.min())
+        assert float(out.max()) <= max(1.0, call.outside) + 1e-5
+        grads = torch.autograd.grad(out, requiring_grad(leaves), torch.ones_like(out), create_graph=twice)
+        assert all(bool(grad.isfinite().all()) for grad in grads)
+        if twice:
+            torch.autograd.grad(sum(grad.sum() for grad in grads), requiring_grad(leaves), allow_unused=True)
+    far = rows(*((-s, -s, s, s) for s in (1e25, 1e30, 1e38)))
+    for aligned in (False, True):
+        assert float(roi_align(torch.rand(1, 4, 16, 16).double(), far, 7, 1.0, -1, aligned).max()) < 1e-5
 
 
 def test_cost_is_bounded_by_the_map() -> None:
-    """Boxes of 1e3 to 1e39 px, around the map and far from it: walking or storing their samples would never return."""
-    result = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, timeout=120, check=False)
+    """Walking or storing the samples of boxes of 1e3 to 1e39 pixels would never return."""
+    code = f"import sys; sys.path = {sys.path!r}; import test_nasty_numbers as t; t.pool_huge_boxes()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.strip() == "done"
 
 
 @pytest.mark.parametrize(
@@ -229,12 +234,12 @@ def test_rotated_boxes_far_away_cost_no_more_than_near_ones(dtype: torch.dtype, 
 def test_coordinates_are_rounded_step_by_step(call: OperatorCall) -> None:
     """Thousands of pixels from the origin a float32 coordinate has steps of 1e-4: one fused or reordered step shows."""
     call = replace(call, output_size=(1, 7))
-    features = call.widened(random_tensor(1, 2, 3, 4000, seed=9, dtype=torch.float32))
+    features = call.input_of(random_tensor(1, 2, 3, 4000, seed=9, dtype=torch.float32))
     length = random_tensor(24, 1, seed=10).abs() * 40.0 + 1.0
     start = random_tensor(24, 1, seed=11).abs() * 10.0 + 3300.0
     low, high = torch.full_like(start, 0.4), torch.full_like(start, 1.9)
     boxes = call.from_corners(torch.cat([torch.zeros_like(start), start, low, start + length, high], 1), 3, 4000)
-    if isinstance(call, RotatedCall):
+    if call.box_format == "CXCYWHR":
         boxes[:, 5] *= 1e-4
     ratios = (2, 3) if call.options.get("sampling_ratio", 0) > 0 else (None,)
     for ratio in ratios:
@@ -246,9 +251,11 @@ def test_float64_boxes_are_not_rounded_to_float32() -> None:
     """An edge 1e-9 before a half rounds down, a sample 1e-9 outside is outside; in float32 both are on the spot."""
     ramp = torch.arange(63.0).reshape(1, 1, 7, 9)
     edges = rows((2.5 - 1e-9, 0.0, 2.5 - 1e-9, 0.0))
+    below = rows((1.0, 7.0, 2.0, 8.0 + 2e-9))
     outside, beside = rows((1.0 + 1e-9, 0.5, 1.0 + 1e-9, 0.5)), rotated_rows((4.0, 7.5 + 1e-9, 1.0, 1.0, 0.0))
     for features in (ramp, ramp.double()):
         for call, boxes, exact, rounded in (
+            (RoIAlignCall((1, 1), 1.0, 1, True), below, 0.0, 54.0 + 1.0),
             (RoIPoolCall((1, 1)), edges, 2.0, 3.0),
             (RoIWarpCall((1, 1), 1.0, 1), edges, 2.5 + 4.5, 3.5 + 4.5),
             (CropCall((1, 1)), outside, 0.0, 54.0 + 4.0),
@@ -264,7 +271,7 @@ def test_float64_boxes_are_not_rounded_to_float32() -> None:
 @each_operator
 def test_coordinates_that_are_not_finite(call: OperatorCall) -> None:
     """They touch nothing: the value of what is outside, gradients of 0."""
-    boxes, features = call.boxes("not_finite", dtype=torch.float32), call.widened(FEATURES)
+    boxes, features = call.boxes("not_finite", dtype=torch.float32), call.input_of(FEATURES)
     out = assert_matches_oracle(call, features, boxes)
     for gradient in assert_gradients_match_oracle(call, features, boxes, torch.ones_like(out)):
         assert bool(gradient.isfinite().all())
@@ -277,11 +284,12 @@ def test_boxes_beside_the_map_read_nothing_of_it(call: OperatorCall) -> None:
     """Forward and backward."""
     boxes = call.boxes("outside", images=1, dtype=torch.float32)
     for layout in FORMATS:
-        features = torch.full((1, 20 * call.groups, 7, 9), NAN).contiguous(memory_format=layout).requires_grad_()
-        out = call(features, boxes)
+        features = formatted(call.input_of(torch.full((1, 20, 7, 9), NAN)), layout)
+        leaves = call.leaves(features, boxes)
+        out = call(*leaves)
         assert torch.equal(out, torch.full_like(out, call.outside))
-        (by_input,) = torch.autograd.grad(out.sum(), features)
-        assert not bool(by_input.any())
+        for gradient in call.gradients(leaves):
+            assert not bool(gradient.any())
 
 
 def test_pixels_that_are_not_sampled_are_not_read() -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import roialign_ext
 from roialign_ext import BoxShapeError
 from support.inputs import INF, NAN, random_tensor
+from support.operator_calls import OperatorCall
+from support.operators import FIRST, each_function
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The PyTorch API of nested tensors:UserWarning",
@@ -25,11 +27,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 MAP = random_tensor(2, 3, 8, 8, seed=1, dtype=torch.float32)
-WIDE = MAP.repeat(1, 4, 1, 1)
 ROWS = torch.tensor([[0.0, 1, 1, 5, 6], [1, 0, 2, 7, 7]])
 LISTED = [ROWS[:1, 1:], ROWS[1:, 1:]]
-TURNED = torch.tensor([[0.0, 3, 4, 5, 2, 30]])
-INDICES = torch.tensor([0, 1])
 
 ZOO: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
@@ -105,66 +104,6 @@ ZOO: dict[str, Callable[[], Any]] = {
     "shapes of None": lambda: [(None, 16)],
 }
 
-UPRIGHT = {"input": MAP, "boxes": ROWS, "output_size": 2, "spatial_scale": 0.5}
-SAMPLED = {"sampling_ratio": 2}
-FUNCTIONS: dict[str, dict[str, Any]] = {
-    "roi_align": {**UPRIGHT, **SAMPLED, "aligned": True, "mode": "avg"},
-    "prroi_pool": UPRIGHT,
-    "roi_warp": {**UPRIGHT, **SAMPLED, "mode": "max"},
-    "roi_pool": UPRIGHT,
-    "ps_roi_align": {**UPRIGHT, **SAMPLED, "input": WIDE},
-    "ps_roi_pool": {**UPRIGHT, "input": WIDE},
-    "crop_and_resize": {
-        "input": MAP, "boxes": ROWS[:, 1:], "box_indices": INDICES, "crop_size": 2, "method": "bilinear",
-        "extrapolation_value": 0.0, "samples_per_bin": 2, "mode": "avg",
-    },
-    "roi_align_rotated": {
-        **UPRIGHT, **SAMPLED, "boxes": TURNED, "aligned": True, "clockwise": False, "angle_unit": "degree",
-    },
-    "multiscale_roi_align": {
-        "features": [MAP, MAP], "boxes": ROWS, "output_size": 2, "scales": [0.5, 0.25], **SAMPLED, "aligned": False,
-        "mode": "avg", "canonical_scale": 224.0, "canonical_level": 4.0,
-    },
-}  # fmt: skip
-FUNCTIONS["multiscale_roi_align_rotated"] = {
-    **{name: value for name, value in FUNCTIONS["multiscale_roi_align"].items() if name != "mode"},
-    "boxes": TURNED,
-    "clockwise": False,
-    "angle_unit": "degree",
-}
-SINGLE = {"output_size": 2, "spatial_scale": 0.5}
-ON_A_MAP = {"input": MAP, "rois": ROWS}
-LAYERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "RoIAlign": ({**SINGLE, **SAMPLED, "aligned": True, "mode": "avg"}, ON_A_MAP),
-    "PrRoIPool": (SINGLE, ON_A_MAP),
-    "RoIWarp": ({**SINGLE, **SAMPLED, "mode": "avg"}, ON_A_MAP),
-    "RoIPool": (SINGLE, ON_A_MAP),
-    "PSRoIAlign": ({**SINGLE, **SAMPLED}, {**ON_A_MAP, "input": WIDE}),
-    "PSRoIPool": (SINGLE, {**ON_A_MAP, "input": WIDE}),
-    "CropAndResize": (
-        {"crop_size": 2, "method": "nearest", "extrapolation_value": 0.0, "samples_per_bin": 1, "mode": "avg"},
-        {"input": MAP, "boxes": ROWS[:, 1:], "box_indices": INDICES},
-    ),
-    "RoIAlignRotated": (
-        {**SINGLE, **SAMPLED, "aligned": True, "clockwise": False, "angle_unit": "degree"},
-        {"input": MAP, "rois": TURNED},
-    ),
-    "MultiScaleRoIAlignRotated": (
-        {
-            "output_size": 2, "scales": [0.5, 0.25], **SAMPLED, "aligned": True, "clockwise": False,
-            "angle_unit": "degree", "canonical_scale": 224.0, "canonical_level": 4.0,
-        },
-        {"features": [MAP, MAP], "rois": TURNED},
-    ),
-    "MultiScaleRoIAlign": (
-        {
-            "featmap_names": ["0", "1"], "output_size": 2, **SAMPLED, "canonical_scale": 224, "canonical_level": 4,
-            "scales": None, "aligned": False, "mode": "avg",
-        },
-        {"x": {"0": MAP, "1": MAP[:, :, ::2, ::2]}, "boxes": LISTED, "image_shapes": [(16, 16), (16, 15)]},
-    ),
-}  # fmt: skip
-
 
 def complaints(call: Callable[..., Any], good: dict[str, Any]) -> list[str]:
     """Wrong values of every argument whose error is of another kind or does not name the argument."""
@@ -184,26 +123,33 @@ def complaints(call: Callable[..., Any], good: dict[str, Any]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", list(FUNCTIONS))
-def test_functions(name: str) -> None:
-    function = getattr(roialign_ext, name)
-    assert function(**FUNCTIONS[name]).dim() == 4
-    assert complaints(function, FUNCTIONS[name]) == []
+def good_arguments(call: OperatorCall) -> tuple[Any, Tensor]:
+    """Features and boxes that a module or function takes."""
+    return call.input_of(MAP), call.from_corners(ROWS.double(), *MAP.shape[2:]).float()
 
 
-@pytest.mark.parametrize("name", list(LAYERS))
-def test_layers(name: str) -> None:
-    make, (arguments, inputs) = getattr(roialign_ext, name), LAYERS[name]
-    assert make(**arguments)(**inputs).dim() == 4
-    assert complaints(make, arguments) == []
-    assert complaints(lambda **given: make(**arguments)(**given), inputs) == []
+@each_function
+def test_functions(call: OperatorCall) -> None:
+    arguments = call.arguments(*good_arguments(call))
+    assert call.function(**arguments).dim() == 4
+    assert complaints(call.function, arguments) == []
+
+
+@each_function
+def test_layers(call: OperatorCall) -> None:
+    arguments, inputs = call.layer_arguments(), call.layer_inputs(*good_arguments(call))
+    if "image_shapes" in inputs:
+        arguments["scales"] = None  # the image shapes say them
+    assert call.module(**arguments)(**inputs).dim() == 4
+    assert complaints(call.module, arguments) == []
+    assert complaints(lambda **given: call.module(**arguments)(**given), inputs) == []
 
 
 def test_autograd_function() -> None:
     def call(**arguments: Any) -> torch.Tensor:
         return roialign_ext.RoIAlignFunction.apply(*arguments.values())
 
-    assert complaints(call, FUNCTIONS["roi_align"]) == []
+    assert complaints(call, FIRST["roi_align"].arguments(MAP, ROWS)) == []
 
 
 def test_replacement() -> None:

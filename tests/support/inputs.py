@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from oracle import reference
+
+if TYPE_CHECKING:
+    from support.operator_calls import OperatorCall, RoIAlignCall
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 DTYPES = (*LOW_PRECISION, torch.float32, torch.float64)
@@ -65,6 +72,27 @@ def with_layout(tensor: Tensor, layout: str) -> Tensor:
     raise ValueError(layout)
 
 
+def finest(features: Any) -> Tensor:
+    """The first map of a pyramid, or the only one."""
+    first: Tensor = tree_leaves(features)[0]
+    return first
+
+
+def memory_format_of(features: Tensor) -> torch.memory_format:
+    """channels_last of a map that has this format alone."""
+    return next((one for one in FORMATS if features.is_contiguous(memory_format=one)), torch.contiguous_format)
+
+
+def formatted(features: Any, layout: torch.memory_format) -> Any:
+    """A map, or every map of a pyramid, in this memory format."""
+    return tree_map(lambda one: one.contiguous(memory_format=layout), features)
+
+
+def requiring_grad(leaves: Any) -> list[Tensor]:
+    """Those of the maps and boxes that require a gradient."""
+    return [leaf for leaf in tree_leaves(leaves) if leaf.requires_grad]
+
+
 def rows(*corners: tuple[float, float, float, float], image: int = 0) -> Tensor:
     """Box rows of one image, float64."""
     return torch.tensor([[float(image), *corner] for corner in corners], dtype=torch.float64).reshape(-1, 5)
@@ -96,6 +124,16 @@ def spread(boxes: Tensor, images: int) -> Tensor:
     result = boxes.clone()
     result[:, 0] = (torch.arange(len(boxes)) + 1).remainder(images)
     return result
+
+
+def listed(boxes: Tensor, images: int = 2) -> list[Tensor]:
+    """The coordinates of the boxes of every image."""
+    return [boxes[boxes[:, 0] == image, 1:] for image in range(images)]
+
+
+def joined(images: Tensor, corners: Tensor) -> Tensor:
+    """Rows of a fixed image column and of coordinates that may be perturbed."""
+    return torch.cat([images[:, None], corners], 1)
 
 
 def all_boxes(images: int = 1) -> Tensor:
@@ -149,3 +187,43 @@ def pyramid_boxes(count: int, seed: int = 13) -> Tensor:
     size = 8.0 * 25.0 ** random[:, 2:]
     corner = random[:, :2] * 140.0 - 20.0
     return torch.cat([torch.arange(count)[:, None].double() * 5 % 2, corner, corner + size], 1)
+
+
+def smooth_boxes(
+    count: int, shape: tuple[int, ...], call: RoIAlignCall, seed: int = 0, distance: float = 1e-3
+) -> Tensor:
+    """Random boxes over and around maps of ``shape`` near which ``call`` is differentiable.
+
+    Every sample keeps ``distance`` (map pixels) from the borders of its cell, and the sizes from where the sample count
+    or the legacy minimum changes.
+    """
+    images, _, height, width = shape
+    random = np.random.default_rng(seed)
+    params = reference.Params(call.output_size, call.spatial_scale, call.sampling_ratio, call.aligned)
+    found: list[list[float]] = []
+    while len(found) < count:
+        x, y = random.uniform(-1.5, width - 1.0), random.uniform(-1.5, height - 1.0)
+        corners = np.array([x, y, x + random.uniform(0.3, width), y + random.uniform(0.3, height)]) / call.spatial_scale
+        row = np.array([len(found) % images, *corners])
+        if reference.distance_to_kinks(row[None], height, width, params) > distance:
+            found.append([float(value) for value in row])
+    return torch.tensor(found, dtype=torch.float64)
+
+
+LARGE_CORNERS = rows(
+    (3.0, 5.0, 40.3, 37.0),
+    (250.3, 220.1, 299.9, 299.0),
+    (0.0, 170.5, 12.0, 180.0),
+    (-40.0, -30.0, 20.0, 13.0),
+    (100.2, 100.4, 100.9, 131.7),
+    (20.0, 290.0, 50.0, 320.0),
+    (130.0, 7.0, 110.0, 2.0),
+    (400.0, 10.0, 420.0, 30.0),
+    (-40.0, -30.0, 340.0, 330.0),
+)
+
+
+def large_boxes(call: OperatorCall, images: int = 2) -> Tensor:
+    """Boxes on and over the borders of ``large_map()``; the largest only where it has no adaptive grid of samples."""
+    samples = call.options.get("sampling_ratio", call.options.get("samples_per_bin", 0))
+    return call.from_corners(spread(LARGE_CORNERS[: 9 if samples > 0 else 8], images), 300, 301)

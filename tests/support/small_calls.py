@@ -14,7 +14,8 @@ from torch.testing import assert_close
 import roialign_ext as package
 from support import differentiable
 from support.inputs import random_tensor
-from support.operators import FIRST, OPERATORS, OperatorCall, RoIAlignCall
+from support.operator_calls import OperatorCall, RoIAlignCall
+from support.operators import FIRST, OPERATORS
 
 SIZE = (2, 3)
 SHAPE = (2, 2, 4, 5)
@@ -39,17 +40,14 @@ class Case:
     @property
     def is_pyramid_by_name(self) -> bool:
         """Whether the module takes maps by name, as torchvision's does."""
-        return self.function is package.multiscale_roi_align
+        return self.call.module is package.MultiScaleRoIAlign
 
     @property
     def is_crop(self) -> bool:
         return self.function is package.crop_and_resize
 
     def module(self) -> nn.Module:
-        if self.is_pyramid_by_name:
-            options = {name: value for name, value in self.options.items() if name != "sampling_ratio"}
-            return package.MultiScaleRoIAlign(["0", "1"], SIZE, self.options["sampling_ratio"], **options)
-        return self.call.module(SIZE, **self.options)
+        return self.call.layer()
 
     def maps(self, seed: int = 0) -> tuple[Tensor, ...]:
         shapes = [(n, c * self.call.groups, h, w) for n, c, h, w in (SHAPE, COARSE)[: self.levels]]
@@ -85,9 +83,8 @@ class Case:
         """Of the module."""
         *maps, boxes = tensors
         if self.is_pyramid_by_name:
-            shapes = [(SHAPE[2], SHAPE[3])] * 2
             parts = [boxes[0::2], boxes[1::2]]  # the images of rows() in order
-            return {str(level): one for level, one in enumerate(maps)}, parts, shapes
+            return tuple(self.call.layer_inputs(self.features(*maps), parts).values())
         return (self.features(*maps), *self.rows(boxes))
 
     def __call__(self, *tensors: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
 from roialign_ext import RoIAlignFunction, multiscale_roi_align, roi_align, roi_align_rotated
-from support.inputs import MODES, random_tensor
-from support.operators import RoIAlignCall, smooth_boxes
+from support.inputs import MODES, random_tensor, smooth_boxes
+from support.operator_calls import RoIAlignCall
 from support.small_calls import (
     CASES,
     NAMED,

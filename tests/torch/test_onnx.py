@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 import roialign_ext
 from roialign_ext import (
@@ -30,8 +32,8 @@ from roialign_ext import (
     roi_align,
 )
 from support.detectors import detector
-from support.inputs import BOX_SETS, random_tensor, spread
-from support.operators import (
+from support.inputs import BOX_SETS, random_tensor, rows, spread
+from support.operator_calls import (
     CropCall,
     OperatorCall,
     PSRoIAlignCall,
@@ -40,6 +42,7 @@ from support.operators import (
     RoIWarpCall,
     RotatedCall,
 )
+from support.operators import FIRST, OPERATORS
 from support.tolerance import assert_within_rounding
 
 onnx = pytest.importorskip("onnx", reason="onnx belongs to the optional extra onnx")
@@ -165,7 +168,7 @@ BOTH_EXPORTERS = [
 def test_numbers_of_every_kind_of_box(case: tuple[OperatorCall, torch.dtype], dynamo: bool) -> None:
     """Half precision stays inside the model, because NumPy has no bfloat16."""
     call, dtype = case
-    features = call.widened(random_tensor(2, 3, 7, 9, dtype=dtype))
+    features = call.input_of(random_tensor(2, 3, 7, 9, dtype=dtype))
     outside = torch.float64 if dtype == torch.float64 else torch.float32
     sets = call.box_sets
     kinds = {name: spread(boxes, 2).to(outside) for name, boxes in sets.items() if name != "not_finite"}
@@ -309,18 +312,27 @@ def test_a_pyramid_pools_every_box_once() -> None:
     assert (counts["RoiAlign"], counts["NonZero"], counts["ScatterND"]) == (4, 4, 1)
 
 
-def every_operator(x: Tensor, y: Tensor, boxes: Tensor) -> Tensor:
-    shares, turned = boxes[:, 1:] / 20, torch.cat([boxes, boxes[:, 4:] * 3], 1)
+# ONNX has no operator for exact integrals, for means of whole pixels, or for levels of rotated boxes.
+NOT_EXPORTED = ("prroi_pool", "ps_roi_pool", "multiscale_roi_align_rotated")
+EXPORTED = [
+    replace(call, output_size=(2, 2))
+    for call in (
+        *(call for name, call in FIRST.items() if name not in NOT_EXPORTED),
+        OPERATORS["roi_align-adaptive"],
+        replace(FIRST["multiscale_roi_align"], mode="max"),
+    )
+]
+
+
+def every_operator(rows: Tensor, *maps: Tensor) -> Tensor:
+    """The sum of the results of ``EXPORTED``, each of its maps and its columns of ``rows``."""
+    left, boxes = iter(maps), rows.split([call.columns for call in EXPORTED], 1)
+    features = [[next(left) for _ in range(call.levels)] for call in EXPORTED]
     return sum(
-        [
-            multiscale_roi_align([x, y], boxes, 2, [1.0, 0.5], 2, canonical_scale=4.0),
-            multiscale_roi_align([x, y], boxes, 2, [1.0, 0.5], 2, True, "max", canonical_scale=4.0),
-            roi_align(x, boxes, 2, 0.5, aligned=True),
-            roialign_ext.roi_warp(x, boxes, 2, 0.7),
-            roialign_ext.roi_pool(x, boxes, 2, 0.7),
-            roialign_ext.crop_and_resize(x, shares, boxes[:, 0].int(), 2, samples_per_bin=2),
-            roialign_ext.roi_align_rotated(x, turned, 2, 0.7, 2),
-        ],
+        (
+            call(some if call.levels > 1 else some[0], own)
+            for call, some, own in zip(EXPORTED, features, boxes, strict=True)
+        ),
         torch.zeros(()),
     )
 
@@ -329,17 +341,21 @@ def every_operator(x: Tensor, y: Tensor, boxes: Tensor) -> Tensor:
     ("opset", "dynamo"), [(16, True), (17, True), (18, True), (21, True), (17, False), (20, False)]
 )
 def test_opsets(opset: int, dynamo: bool) -> None:
-    x, y = random_tensor(2, 3, 8, 10, dtype=torch.float32), random_tensor(2, 3, 4, 5, dtype=torch.float32)
-    boxes = torch.tensor([[0.0, 1.0, 1.2, 7.3, 6.1], [1.0, 2.0, 3.1, 4.0, 5.0], [1.0, 5.0, 0.3, 9.9, 7.8]])
-    model = Lambda(every_operator)
+    model, features = Lambda(every_operator), random_tensor(2, 3, 8, 10, dtype=torch.float32)
+    maps = [one for call in EXPORTED for one in tree_leaves(call.input_of(features))]
+    corners = rows((1.0, 1.2, 7.3, 6.1), (2.0, 3.1, 4.0, 5.0), (5.0, 0.3, 9.9, 7.8))
+    corners[1:, 0] = 1.0
+    boxes = torch.cat([call.from_corners(corners, 8, 10) for call in EXPORTED], 1).float()
     if dynamo:
-        content = exported(model, (x, y, boxes), ((None, None, {0: K}),), opset_version=opset)
+        shapes = ({0: K}, *[None] * len(maps))
+        content = exported(model, (boxes, *maps), (shapes,), opset_version=opset)
         assert [one.version for one in content.model_proto.opset_import if one.domain == ""] == [opset]
     else:
-        content = traced(model, (x, y, boxes), opset)
+        content = traced(model, (boxes, *maps), opset)
         assert [one.version for one in onnx.load_from_string(content).opset_import] == [opset]
+    run = runtime(content)
     for some in (boxes, boxes[:0]):
-        assert_close(runtime(content)(x, y, some), every_operator(x, y, some), atol=2e-5, rtol=0)
+        assert_close(run(some, *maps), every_operator(some, *maps), atol=2e-5, rtol=0)
 
 
 def test_a_program_that_was_exported_before() -> None:
@@ -396,6 +412,10 @@ def test_a_detector_of_torchvision() -> None:
 REFUSED: dict[str, tuple[Callable[..., Tensor], str]] = {
     "prroi_pool": (lambda x, b: roialign_ext.prroi_pool(x, b, 2), "NotImplementedError'>: prroi_pool: cannot"),
     "ps_roi_pool": (lambda x, b: roialign_ext.ps_roi_pool(x, b, (3, 1)), "NotImplementedError'>: ps_roi_pool: cannot"),
+    "multiscale_roi_align_rotated": (
+        lambda x, b: roialign_ext.multiscale_roi_align_rotated([x, x], torch.cat([b, b[:, :1]], 1), 2, [1.0, 0.5], 2),
+        "NotImplementedError'>: multiscale_roi_align_rotated: cannot",
+    ),
     "roi_align": (
         lambda x, b: roi_align(x, b, 2, mode="max"),
         "ValueError'>: sampling_ratio: expected a positive number for the export of mode 'max'",
@@ -415,6 +435,10 @@ REFUSED: dict[str, tuple[Callable[..., Tensor], str]] = {
 }
 
 
+def test_operators_that_are_not_exported_are_refused() -> None:
+    assert {name for name, (_, words) in REFUSED.items() if words.endswith("cannot")} == set(NOT_EXPORTED)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals_name_the_argument(name: str) -> None:
     call, words = REFUSED[name]
@@ -424,7 +448,7 @@ def test_refusals_name_the_argument(name: str) -> None:
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["prroi_pool", "roi_align", "roi_align_rotated"])
+@pytest.mark.parametrize("name", ["prroi_pool", "multiscale_roi_align_rotated", "roi_align", "roi_align_rotated"])
 def test_refusals_with_the_older_exporter(name: str) -> None:
     call, words = REFUSED[name]
     arguments = random_tensor(2, 3, 7, 9, dtype=torch.float32), BOX_SETS["inside"].float()

@@ -18,20 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from roialign_ext import PrRoIPool, RoIAlign, RoIAlignFunction, _checks, multiscale_roi_align, roi_align, roi_pool
 from support.inputs import MODES, random_tensor
+from support.operators import FIRST
 from support.small_calls import NAMED, close
 
-PUBLIC = (
-    "roi_align",
-    "prroi_pool",
-    "roi_warp",
-    "roi_pool",
-    "ps_roi_align",
-    "ps_roi_pool",
-    "crop_and_resize",
-    "roi_align_rotated",
-    "multiscale_roi_align",
-    "multiscale_roi_align_rotated",
-)
 PRIVATE = ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
 FEATURES = random_tensor(2, 2, 5, 6)
 BOXES = torch.tensor([[0, 0.3, 0.4, 3.1, 3.2], [1, 1.1, 1.3, 4.2, 3.7], [0, -1.0, 2.0, 3.0, 3.3]], dtype=torch.float64)
@@ -43,7 +32,7 @@ def test_private_operators_have_a_kernel(name: str, key: str) -> None:
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"roialign_ext::{name}", key)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", FIRST)
 def test_public_operators_are_composed_of_the_private_ones(name: str) -> None:
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     for key in ("CompositeImplicitAutograd", "Autograd", "FuncTorchDynamicLayerFrontMode", "Batched", "CPU"):

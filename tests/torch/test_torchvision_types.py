@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import roialign_ext
-from roialign_ext import MultiScaleRoIAlign, RoIAlign, RoIPool, RoIWarp, crop_and_resize, roi_align, roi_align_rotated
+from roialign_ext import MultiScaleRoIAlign, RoIAlign, RoIPool, RoIWarp, roi_align, roi_align_rotated
 from support.children import Program, run_all
 from support.detectors import detector
 from support.inputs import random_tensor
+from support.operator_calls import OperatorCall
+from support.operators import FIRST
 from support.small_calls import Case, each_function
 
 # --- tensor subclasses
@@ -110,28 +112,22 @@ def test_tensors_of_torchvision(tv_tensors: ModuleType) -> None:
     assert torch.equal(layer({"0": image}, [corners], [(8, 8)]), expected)
 
 
-UPRIGHT = ("roi_align", "prroi_pool", "roi_warp", "roi_pool", "ps_roi_align", "ps_roi_pool")
-
-
-@pytest.mark.parametrize("format", ["XYWH", "CXCYWH", "XYWHR", "CXCYWHR", "XYXYXYXY"])
-def test_formats_that_are_no_corners(tv_tensors: ModuleType, format: str) -> None:
+@pytest.mark.parametrize("format", ["XYXY", "XYWH", "CXCYWH", "XYWHR", "CXCYWHR", "XYXYXYXY"])
+@pytest.mark.parametrize("call", FIRST.values(), ids=list(FIRST))
+def test_formats_of_other_operators(tv_tensors: ModuleType, call: OperatorCall, format: str) -> None:
+    """The function and the layer refuse boxes of another format than theirs."""
+    if format == call.box_format:
+        return
     columns = {"XYWHR": 5, "CXCYWHR": 5, "XYXYXYXY": 8}.get(format, 4)
-    features = random_tensor(1, 3, 8, 8, dtype=torch.float32)
+    features, rows = call.input_of(random_tensor(1, 3, 8, 8, dtype=torch.float32)), call.boxes("inside", images=1)[:2]
     boxes = tv_tensors.BoundingBoxes(torch.ones(2, columns), format=format, canvas_size=(8, 8))
-    message = rf"^boxes: expected .* XYXY, got BoundingBoxes of the format {format}\b"
-    for given in ([boxes], boxes):
-        for name in UPRIGHT:
-            with pytest.raises(ValueError, match=message):
-                getattr(roialign_ext, name)(features, given, 2)
-        with pytest.raises(ValueError, match=message):
-            roialign_ext.multiscale_roi_align([features], given, 2, [1.0])
-        with pytest.raises(ValueError, match=message):
-            MultiScaleRoIAlign(["0"], 2, 2)({"0": features}, given, [(8, 8)])
-    if format != "CXCYWHR":
-        with pytest.raises(ValueError, match=rf"^boxes: expected .* CXCYWHR, got BoundingBoxes of the format {format}"):
-            roi_align_rotated(features, [boxes], 2)
-    with pytest.raises(ValueError, match=rf"^boxes: expected a plain tensor .* format {format}"):
-        crop_and_resize(features, boxes, torch.zeros(2, dtype=torch.int64), 2)
+    wanted = rf".* {call.box_format}, got BoundingBoxes of the" if call.takes_lists else "a plain tensor .*"
+    for given in ([boxes], boxes) if call.takes_lists else (boxes,):
+        with pytest.raises(ValueError, match=rf"^boxes: expected {wanted} format {format}\b"):
+            call.function(**{**call.arguments(features, rows), "boxes": given})
+        inputs = call.layer_inputs(features, rows)
+        with pytest.raises(ValueError, match=rf"^boxes: expected {wanted} format {format}\b"):
+            call.layer()(**{**inputs, "rois" if "rois" in inputs else "boxes": given})
 
 
 def test_rotated_boxes_of_torchvision(tv_tensors: ModuleType) -> None:
@@ -179,7 +175,7 @@ for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.jit
     assert torch.equal(other(features, boxes, shapes), expected)
 assert roialign_ext.replace_roi_layers(torch.nn.Sequential(layer)) == []
 """
-FIRST = {
+IMPORTS = {
     "torchvision first": "layer = None",
     "roialign_ext first": "import roialign_ext; layer = None",
     "a layer first": "import roialign_ext; layer = roialign_ext.MultiScaleRoIAlign(['0'], 2, 2)",
@@ -196,8 +192,8 @@ FIRST = {
 def test_order_of_imports() -> None:
     """In processes of their own, with a class of torchvision's name and place."""
     silent = "import warnings; warnings.simplefilter('ignore')"
-    programs = [Program(silent + STAND_IN.format(first=first)) for first in FIRST.values()]
-    for name, result in zip(FIRST, run_all(programs), strict=True):
+    programs = [Program(silent + STAND_IN.format(first=first)) for first in IMPORTS.values()]
+    for name, result in zip(IMPORTS, run_all(programs), strict=True):
         assert result.returncode == 0, f"{name}: {result.stderr}"
 
 

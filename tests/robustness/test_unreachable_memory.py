@@ -1,0 +1,91 @@
+"""Does a call leave memory behind that nothing can free?"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from support.small_calls import SIZE, Case, each_case, each_function
+
+CALLS = 100
+PER_CALL = 16  # bytes; the smallest block of malloc, which one that is lost in each call would exceed
+
+
+class Mallinfo(ctypes.Structure):
+    """``struct mallinfo2`` of glibc."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ] + [("keepcost", ctypes.c_size_t)]
+
+
+def bytes_in_use() -> int:
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo
+    return int(mallinfo2().uordblks)
+
+
+def left_behind(call: Callable[[], object]) -> float:
+    """Bytes per call, after calls that fill caches."""
+    for _ in range(CALLS // 4):
+        call()
+    gc.collect()
+    before = bytes_in_use()
+    for _ in range(CALLS):
+        call()
+    gc.collect()
+    return (bytes_in_use() - before) / CALLS
+
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc 2.33 and newer count the bytes in use"
+)
+
+
+def test_counter_sees_a_lost_string() -> None:
+    kept: list[bytearray] = []
+    assert left_behind(lambda: kept.append(bytearray(1000))) > 900
+
+
+@each_function
+def test_calls_and_derivatives(case: Case) -> None:
+    leaves = case.leaves(2)
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+
+    def step() -> None:
+        value = case(*leaves)
+        first = torch.autograd.grad(value.square().sum(), wanted, create_graph=True)
+        if any(one.requires_grad for one in first):
+            torch.autograd.grad(sum(one.square().sum() for one in first), wanted, allow_unused=True)
+
+    assert left_behind(step) < PER_CALL
+
+
+@each_case
+def test_calls_without_gradients(case: Case) -> None:
+    leaves = case.leaves(2)
+
+    def call() -> None:
+        with torch.inference_mode():
+            case(*leaves)
+
+    assert left_behind(call) < PER_CALL
+
+
+@each_function
+def test_refused_calls(case: Case) -> None:
+    *maps, boxes = case.leaves(2)
+    features, (*rows, images) = case.features(*maps), case.rows(boxes.detach())
+    images = images.clone()
+    images[0] = 7  # no such image: the first column of rows, or the indices of crops
+
+    def call() -> None:
+        with pytest.raises(IndexError):
+            case.function(features, *rows, images, SIZE, **case.options)
+
+    assert left_behind(call) < PER_CALL
