@@ -203,7 +203,8 @@ def test_results_do_not_depend_on_pages_nor_threads() -> None:
     expected = digest(large_results(2))
     torch.set_num_threads(threads)
     path = [str(Path(__file__).parent), *sys.path]
-    programs = [Program(CHILD, [choice], path=path, variables={"ROIALIGN_EXT_PAGES": "sometimes"}) for choice in CHOICES]
+    variables = {"ROIALIGN_EXT_PAGES": "sometimes"}
+    programs = [Program(CHILD, [choice], path=path, variables=variables) for choice in CHOICES]
     for child in run_all(programs):
         assert child.returncode == 0, child.stderr
         assert child.stdout.split() == [expected, expected]
