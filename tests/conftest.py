@@ -37,6 +37,7 @@ KNOWN_WARNINGS = (
 
 def pytest_configure() -> None:
     """Processes of pytest-xdist share the processors out, or they would wait for each other's threads."""
+    gc.disable()  # until the tests are collected, none of which becomes garbage
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
@@ -49,9 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Takes the modules and the list of tests, which stay, out of every garbage collection."""
-    gc.collect()
+    """Keeps the modules and the list of tests, which stay, out of every garbage collection."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
