@@ -16,8 +16,8 @@ SHELL = bash
 VENV = .venv-make
 IN_VENV = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 SANITIZED = build/sanitized
-SANITIZER_TESTS ?= robustness/test_bad_input.py numbers/test_layouts.py numbers/test_maximum.py \
-    numbers/test_double_backward.py numbers/test_gradients.py robustness/test_nasty_numbers.py
+SANITIZER_TESTS ?= robustness/test_bad_boxes.py robustness/test_bad_arguments.py robustness/test_nasty_numbers.py \
+    numbers/test_layouts.py numbers/test_maximum.py numbers/test_double_backward.py numbers/test_gradients.py
 CPP_FILES = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cuh csrc/*/*.cu tests/core/*.cpp \
     tests/core/*.cu tests/cuda/shim/*.cpp tests/cuda/shim/*.h tests/cuda/shim/include/*.h \
     tests/cuda/shim/include/torch/csrc/stable/*.h examples/cpp/*.cpp)

@@ -42,7 +42,7 @@ def _relative_error(case: Case, results: tuple[Tensor, ...], references: tuple[T
 
 
 def _by_norm(case: Case) -> bool:
-    return case.direction == "box_backward" or (case.mode == "max" and case.direction == "backward")
+    return case.direction == "grad_boxes" or (case.mode == "max" and case.direction == "backward")
 
 
 def check(case: Case, workload: Workload, data: Data, results: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from torch import Tensor
 from .contestants import own_boxes, pooling
 from .workloads import DTYPES, MAIN, NCHW_GRADIENT, SEED, WORKLOADS, Data, Workload
 
-# forward: without autograd. backward: gradient with respect to the features. box_backward: gradient with respect to the
+# forward: without autograd. backward: gradient with respect to the features. grad_boxes: gradient with respect to the
 # boxes. both, on a GPU only: forward and then backward, for a CUDA graph of both.
-DIRECTIONS = ("forward", "backward", "box_backward")
+DIRECTIONS = ("forward", "backward", "grad_boxes")
 
 # Workloads of the cases outside the main table, which is float32 and mode avg. They vary one setting at a time.
 _MAX_MODE = ("A", "B", "C")
-_BOX_GRADIENT = ("A", "B", "C", "D", "F")
+_GRAD_BOXES = ("A", "B", "C", "D", "F")
 _OTHER_DTYPES = ("A",)
 
 
@@ -34,10 +34,7 @@ class Case:
     @property
     def in_main_table(self) -> bool:
         return (
-            self.workload in MAIN
-            and self.direction != "box_backward"
-            and self.mode == "avg"
-            and self.dtype == "float32"
+            self.workload in MAIN and self.direction != "grad_boxes" and self.mode == "avg" and self.dtype == "float32"
         )
 
     def title(self) -> str:
@@ -53,9 +50,9 @@ def plan(workloads: Sequence[str], layouts: Sequence[str], extras: bool) -> Iter
                 yield Case(workload, direction, mode, "float32", layout)
     if not extras:
         return
-    for workload in (key for key in workloads if key in _BOX_GRADIENT):
+    for workload in (key for key in workloads if key in _GRAD_BOXES):
         for layout in layouts:
-            yield Case(workload, "box_backward", "avg", "float32", layout)
+            yield Case(workload, "grad_boxes", "avg", "float32", layout)
     for workload in (key for key in workloads if key in _MAX_MODE):
         for direction in ("forward", "backward"):
             for layout in layouts:
@@ -92,7 +89,7 @@ def prepare(name: str, case: Case, workload: Workload, data: Data) -> Callable[[
     pool = pooling(name, workload, case.mode, case.call)
     if case.direction == "forward":
         return lambda: pool(features, boxes)
-    if case.direction == "box_backward":
+    if case.direction == "grad_boxes":
         boxes = cast("Tensor", boxes).detach().requires_grad_()
         wanted: tuple[Tensor, ...] = (boxes,)
     else:

@@ -52,8 +52,8 @@ def pool_ours(features: Tensor, boxes: Tensor, scale: float, workload: Workload,
 
 
 def pool_torchvision(features: Tensor, boxes: Tensor, scale: float, workload: Workload, mode: str) -> Tensor:
-    """torchvision has no max mode. For g samples per bin, pooling to g times the size with one sample per bin, and then
-    a g x g max, gives the same numbers."""
+    """torchvision has no max mode. For g samples per bin it pools g times as many bins along each axis, with one sample
+    each. A g x g maximum then gives the same results."""
     if mode == "avg":
         result: Tensor = torchvision.ops.roi_align(
             features, boxes, workload.output_size, scale, workload.sampling_ratio
@@ -245,7 +245,7 @@ def pooling(name: str, workload: Workload, mode: str, call: str) -> Pool:
 def refusal(name: str, workload: Workload, direction: str, mode: str, dtype: str) -> str | None:
     """The reason why the contestant cannot run a case, or None."""
     if name == TORCHVISION:
-        if direction == "box_backward":
+        if direction == "grad_boxes":
             return "no gradient for boxes"
         if dtype == "bfloat16":
             return "no kernels for bfloat16"

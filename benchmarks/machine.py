@@ -32,8 +32,8 @@ def set_allocation(regime: str) -> None:
 
     `recycled` forbids malloc to map memory for a single request, and to return the end of the heap. A larger mmap
     threshold would do the same, but older versions of glibc limit the threshold. `recycled` then writes to a large
-    block and frees it. Without this reserve the heap would still grow in the first calls of each case, and cause page
-    faults, because small blocks split the holes that large blocks leave."""
+    block and frees it. Small blocks split the holes that large blocks leave. Without this reserve the heap would
+    therefore still grow in the first calls of each case, and cause page faults."""
     if regime == "stock":
         return
     libc = ctypes.CDLL(None)

@@ -31,8 +31,8 @@ def full_report(document: Document, image: str) -> str:
         "Max mode": tables.comparison_table(
             document, mode="max", dtypes=["float32"], directions=["forward", "backward"]
         ),
-        "Gradient of the boxes": tables.comparison_table(
-            document, mode="avg", dtypes=["float32"], directions=["box_backward"]
+        "Gradient with respect to the boxes": tables.comparison_table(
+            document, mode="avg", dtypes=["float32"], directions=["grad_boxes"]
         ),
         "Overhead of a call": tables.overhead_table(document),
         "Not taking part": tables.unsupported_list(document),

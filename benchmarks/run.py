@@ -35,7 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, min(2, os.cpu_count() or 1)}))
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--contestants", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--main-only", action="store_true", help="float32 averages only: no max, dtypes, box gradients")
+    parser.add_argument("--main-only", action="store_true", help="float32 averages only: no max, dtypes, grad_boxes")
     parser.add_argument(
         "--allocation", nargs="+", choices=ALLOCATION, default=list(ALLOCATION), help="see benchmarks/README.md"
     )

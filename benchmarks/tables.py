@@ -12,8 +12,6 @@ from .workloads import MAIN
 
 Document = dict[str, Any]
 
-_PASSES = {"forward": "forward", "backward": "backward", "box_backward": "box gradient"}
-
 
 def milliseconds(value: float) -> str:
     """Three digits; microseconds below a tenth of a millisecond."""
@@ -131,7 +129,7 @@ def main_table(document: Document) -> str:
     ):
         for layout in ("NCHW", "channels_last"):
             case = (workload, direction, "avg", dtype, layout)
-            row = [f"{workload} {regimes[0].workloads[workload]['name']}", _PASSES[direction], layout]
+            row = [f"{workload} {regimes[0].workloads[workload]['name']}", direction, layout]
             for cases in regimes:
                 row += [cases.times_cell(TORCHVISION, *case), cases.times_cell(OURS, *case)]
                 row.append(cases.ratio_cell(TORCHVISION, *case))
@@ -195,7 +193,7 @@ def other_operators_table(document: Document) -> str:
     for workload, direction, mode in cases.others():
         name, operator = cases.workloads[workload]["name"], cases.workloads[workload]["operator"]
         cells = _against_torchvision(cases, workload, direction, mode, stand_in=operator in STAND_INS)
-        rows.append([f"{workload} {name}", PEERS[operator], _PASSES[direction], *cells])
+        rows.append([f"{workload} {name}", PEERS[operator], direction, *cells])
     if not rows:
         return ""
     header = ["workload", "torchvision's part", "pass", *_AGAINST_TORCHVISION]
@@ -210,7 +208,7 @@ def comparison_table(document: Document, *, mode: str, dtypes: Sequence[str], di
     for workload, direction, dtype in cases.present(mode=mode, dtypes=dtypes, directions=directions):
         for layout in ("NCHW", "channels_last"):
             case = (workload, direction, mode, dtype, layout)
-            row = [workload, _PASSES[direction], dtype, layout, cases.times_cell(OURS, *case)]
+            row = [workload, direction, dtype, layout, cases.times_cell(OURS, *case)]
             for peer in (TORCHVISION, GRID_SAMPLE):
                 row += [cases.times_cell(peer, *case), cases.ratio_cell(peer, *case)]
             rows.append(row)

@@ -113,7 +113,7 @@ bool is_count(double number) {
   return number >= 1 && number <= static_cast<double>(kMaxSamplesOfAxis) && number == std::floor(number);
 }
 
-// Of position-sensitive rules, whose images are bins of images and whose boxes are bins of boxes.
+// Position-sensitive rules have one image for each bin of an image, and one box for each bin of a box (Parts).
 void check_parts(const Geometry& geometry, int64_t images, int64_t boxes, const Sizes& output_size) {
   if (!is_position_sensitive(geometry.rule)) return;
   const std::vector<double>& bins = geometry.canonical;
@@ -167,7 +167,7 @@ void check_directions(const OptionalTensor& u, const OptionalTensor& v, const Te
   check_direction("v", v, boxes, geometry);
 }
 
-// The arguments that both poolings share.
+// Checks the arguments that _pool and _pool_max share.
 void check_common_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry) {
   check_maps(input, geometry.rule);
   check_boxes(boxes, geometry.rule);

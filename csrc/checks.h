@@ -33,9 +33,6 @@ LevelRule level_rule(const Geometry& geometry);
 // The bins of a whole box, of position-sensitive rules.
 Parts parts_of(const Geometry& geometry);
 
-// (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
-constexpr int64_t box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
-
 void check_device(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
 // Two positive integers, each an int32.
 void check_output_size(const char* name, const Sizes& size);
@@ -43,7 +40,7 @@ void check_output_size(const char* name, const Sizes& size);
 void check_samples(const char* name, int64_t per_bin, const Sizes& bins);
 // Finite and positive, also after rounding to the type of the coordinates.
 void check_scale(const std::string& name, double scale, ScalarType coordinates);
-// float64 where the boxes or the maps are.
+// float64 if the boxes or the maps are, else float32.
 ScalarType coordinate_type(const Tensor& features, const Tensor& boxes);
 
 // _pool.
@@ -52,7 +49,7 @@ void check_pool_args(const Tensors& input, const Tensor& boxes, const OptionalTe
                      double extrapolation_value);
 // _pool_max.
 void check_pool_max_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry);
-// _pool_grad_input; the output size is that of grad. input_size is (N, C, H, W), H and W once more for each level.
+// _pool_grad_input. The output size is that of grad. input_size is (N, C, H, W), H and W once more for each level.
 void check_pool_grad_input_args(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
                                 const OptionalTensor& v, const OptionalTensor& argmax, const Sizes& input_size,
                                 const Geometry& geometry);
@@ -60,9 +57,9 @@ void check_pool_grad_input_args(const Tensor& grad, const Tensor& boxes, const O
 void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
                                 const OptionalTensor& argmax, const Geometry& geometry);
 
-// The values of boxes in the host's memory: [K, columns], contiguous, float32 or float64. Raises IndexError unless
-// every batch index is a whole number in [0, images), and ValueError for a negative size of a rotated box; both name
-// the row. Boxes and images of position-sensitive rules are counted without their parts.
+// Checks the values of boxes in the host's memory: [K, columns], contiguous, float32 or float64. Raises IndexError if a
+// batch index is not a whole number in [0, images). Raises ValueError if a rotated box has a negative size. Both errors
+// name the row. Boxes and images of position-sensitive rules are counted without their parts.
 void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const Parts& parts);
 
 }  // namespace roialign_ext

@@ -1,5 +1,5 @@
-// Errors that Python knows by kind: ValueError and IndexError are std::invalid_argument and std::out_of_range, which
-// pass through torch's stable ABI. Every other exception arrives as RuntimeError.
+// Errors that Python knows by type. std::invalid_argument becomes ValueError and std::out_of_range IndexError: torch's
+// stable ABI carries both. Every other exception arrives as RuntimeError.
 #pragma once
 
 #include <cstdint>

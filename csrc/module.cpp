@@ -1,4 +1,4 @@
-// The Python module: questions of the tests to the CPU library beside it. No operator needs it. Python's limited API
+// The Python module: functions by which the tests query the CPU library. No operator needs it. Python's limited API
 // serves every version from 3.10 on.
 #undef Py_LIMITED_API  // torch's build defines the oldest Python of torch
 #define Py_LIMITED_API 0x030a0000
@@ -31,7 +31,8 @@ PyObject* choose_pages(PyObject*, PyObject* arguments) {
   return PyUnicode_FromString(hooks::choose_pages(bytes, enabled, defrag, buddyinfo, stalled != 0).c_str());
 }
 
-// Of results one after another, of which those with huge pages stall ('1') or not ('0'): '1' for those that had them.
+// Plays the trials of huge pages through. Character i of the argument is '1' if result i stalls with huge pages, else
+// '0'. Character i of the result is '1' if result i got huge pages.
 PyObject* try_huge_pages(PyObject*, PyObject* arguments) {
   const char* stalls = nullptr;
   if (!PyArg_ParseTuple(arguments, "s", &stalls)) return nullptr;

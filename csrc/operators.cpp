@@ -1,6 +1,6 @@
-// The operators of one device as torch calls them: the private ones behind their checks, and the public ones, each a
-// choice of rule and mode, for programs without Python. With Python, roialign_ext/_operators.py composes the public
-// ones of the private ones, which have the derivatives.
+// The operators of one device as torch calls them: the private ones with their checks, and the public ones, which
+// programs without Python call. A public operator is a choice of rule and mode. With Python, roialign_ext/_operators.py
+// composes the public operators of the private ones, which have the derivatives.
 #include "operators.h"
 
 #include <utility>
@@ -42,7 +42,7 @@ Tensor private_pool_grad_boxes(const Tensor& grad, const Tensors& input, const T
   return pool_grad_boxes(grad, input, boxes, v, argmax, geometry);
 }
 
-// Canonical scale and level where there are no levels to choose from.
+// Canonical scale and level of a call with one level.
 const std::vector<double> kNoLevels = {224.0, 4.0};
 
 // Geometry of a single-level operator; the canonical level is a placeholder.
@@ -141,7 +141,7 @@ Tensor multiscale_roi_align_rotated(const Tensors& features, const Tensor& boxes
                  clockwise, take_text(angle_unit));
 }
 
-// Every bin of a box reads its own group of channels: channel c of bin p is channel c * PH * PW + p of the input. So a
+// Every bin of a box reads its own group of channels. Channel c of bin p is channel c * PH * PW + p of the input. So a
 // group is an image, and a bin is a box of one bin (Parts).
 Tensor position_sensitive(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
                           int64_t sampling_ratio, const char* rule) {

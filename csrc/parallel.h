@@ -10,8 +10,8 @@
 
 namespace roialign_ext {
 
-// Calls body(begin, end) on disjoint ranges that cover [0, count), and rethrows the first exception: the ABI itself
-// would replace it by an empty message.
+// Calls body(begin, end) on disjoint ranges that cover [0, count), and rethrows the first exception. The ABI itself
+// would replace the exception by an empty message.
 template <class Body>
 void parallel_for(int64_t count, const Body& body) {
   struct Loop {

@@ -3,8 +3,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(roialign_ext, m) {
-  // The public operators. Boxes are rows (batch index, x1, y1, x2, y2) in image pixels; rotated ones (batch index, cx,
-  // cy, w, h, angle); those of crops (y1, x1, y2, x2) in shares of the map.
+  // The public operators. Boxes are rows (batch index, x1, y1, x2, y2) in image pixels. Rotated boxes are rows (batch
+  // index, cx, cy, w, h, angle). Boxes of crops are rows (y1, x1, y2, x2), in fractions of the map's size.
   m.def(
       "roi_align(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
       "bool aligned=False, str mode=\"avg\") -> Tensor");
@@ -32,13 +32,15 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
       "crop_and_resize(Tensor input, Tensor boxes, Tensor box_indices, SymInt[2] crop_size, str method=\"bilinear\", "
       "float extrapolation_value=0.0, int samples_per_bin=1, str mode=\"avg\") -> Tensor");
 
-  // The four operators below are closed under differentiation. input has one map per level, and scales has their
-  // scales. canonical is (canonical_scale, canonical_level), which select the level of a box. For position-sensitive
-  // rules it is (PH, PW), the bins of a whole box, each of which has a box and an image of its own. u and v are
-  // directions in the space of boxes: A(b) F with none of them, its derivative along u with one, along u and v with
-  // two. argmax selects one sample per output element (max pooling) instead of the mean over all samples. input_size is
-  // (N, C, H, W), H and W once more for each further level. Samples of a crop outside the map have the value
-  // extrapolation_value, which has no effect on derivatives.
+  // The four operators below are closed under differentiation.
+  //   input                one map per level; scales are their scales
+  //   canonical            (canonical_scale, canonical_level), which select the level of a box; position-sensitive
+  //                        rules: (PH, PW), the bins of a whole box, each with a box and an image of its own
+  //   u, v                 directions in the space of boxes: A(b) F with none of them, its derivative along those that
+  //                        are defined
+  //   argmax               selects one sample per output element (max pooling) instead of the mean over all samples
+  //   input_size           (N, C, H, W), H and W once more for each further level
+  //   extrapolation_value  of the samples of a crop outside the map; derivatives do not depend on it
   m.def(
       "_pool(Tensor[] input, Tensor boxes, Tensor? u, Tensor? v, Tensor? argmax, SymInt[2] output_size, "
       "float[] scales, float[] canonical, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor");

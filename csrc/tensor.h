@@ -38,14 +38,14 @@ Sizes sizes_of(const Tensors& maps);
 Tensor empty(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last = false);
 Tensor zeros(const Sizes& sizes, ScalarType dtype, const Tensor& like);
 
-// The tensor itself where it has that dtype.
+// Returns the tensor itself if it has that dtype.
 Tensor as_dtype(const Tensor& tensor, ScalarType dtype);
 Tensor as_contiguous(const Tensor& tensor, ScalarType dtype);
 
 // A str argument of an operator. torch 2.11 converts one to std::string by a copy that it never frees.
 std::string take_text(StringHandle argument);
 
-// Calls an operator of torch that returns one tensor. Every argument of its schema has to be there.
+// Calls an operator of torch that returns one tensor. All arguments of its schema must be passed.
 template <class... Arguments>
 Tensor call_torch(const char* name, const char* overload, const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(Arguments)> stack{torch::stable::detail::from(arguments)...};

@@ -1,4 +1,4 @@
-"""What the operators accept: the shapes, dtypes, devices and numbers of their arguments.
+"""Checks of the operators' arguments: shapes, dtypes, devices and numbers.
 
 csrc/checks.cpp checks the same before a kernel accesses memory, and has the same texts. The checks stand twice because
 the stable ABI of torch has two gaps. It has no symbolic sizes, which shape functions need. It has no TypeError and no

@@ -41,8 +41,8 @@ def _poor_guess(finest: Tensor, scale: float, height: int, width: int) -> str:
     """The reason why the inferred scale of the finest level may be wrong; empty if it looks right.
 
     Only the finest level is examined. Padding enlarges all levels by the same factor, and the finest is rounded least.
-    A ratio of up to a tenth above a power of two is accepted, because padding to a multiple of 32 adds at most a tenth
-    to images of 310 pixels or more.
+    A ratio of up to a tenth above a power of two is accepted: padding to a multiple of 32 adds at most a tenth, for
+    images of 310 pixels or more.
     """
     by_height, by_width = finest.size(2) / height / scale, finest.size(3) / width / scale
     why = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import torch
@@ -67,3 +68,19 @@ def restore_threads() -> Iterator[None]:
 def one_thread(restore_threads: None) -> None:
     """For thousands of tiny calls: waking threads would take longer than the work."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fresh_dynamo() -> Iterator[None]:
+    """No function is compiled before the test, and none that it compiles is kept."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> ModuleType:
+    """torchvision with its detectors."""
+    pytest.importorskip("torchvision.models.detection", reason="torchvision is not installed")
+    found: ModuleType = pytest.importorskip("torchvision", reason="torchvision is not installed")
+    return found

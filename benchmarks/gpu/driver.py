@@ -1,7 +1,7 @@
 """Runs phases on a GPU against a deadline: `python -m benchmarks.gpu.driver FOLDER [--table sweep] [--dry-run]`.
 
-Every phase is a process group with a time limit: it is interrupted at the limit and killed soon after. If a phase
-fails, hangs or loses the device, if the disk is full, or if the run is interrupted, FOLDER still has the results so
+Every phase is a process group with a time limit: it is interrupted at the limit and killed soon after. A phase may
+fail, hang or lose the device, the disk may be full, and the run may be interrupted. FOLDER still has the results so
 far, and the summary is printed last.
 
 FOLDER gets `results.json` (see store.py; the phase "run" says how each phase ended) and `log.tar.gz`.

@@ -121,7 +121,7 @@ def fault(name: str) -> str:
     # A near tie may give another argmax, and with it the gradient of another pixel.
     allowed = 5e-2 if family in ("roi_align max", "roi_pool") else 1e-2
     for part, one, other, wanted in zip(
-        ("output", "gradient of the features", "gradient of the boxes"),
+        ("output", "grad_input", "grad_boxes"),
         found,
         again,
         passes(call, x, rows, by_boxes),

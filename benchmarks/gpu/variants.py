@@ -1,10 +1,10 @@
 """Variants of the CUDA kernels, each with one recompiled source file.
 
 `python -m benchmarks.gpu.variants --results FILE [--build]`. A variant has another value of a constant in a copy of
-csrc/cuda/tuning.cuh. With --build its .cu file is compiled with the command of the package's build and linked with the
-package's other objects, to a library with its own kernels and glue. Without --build, every library is loaded beside the
-package, in its own process. Its registration there replaces the package's, and it is timed on the cases that it
-concerns. The package itself runs first and last, which shows the noise. The package has no switch for variants: the
+csrc/cuda/tuning.cuh. With --build the command of the package's build compiles its .cu file. It is linked with the
+package's other objects, to a library with its own kernels and operators. Without --build, every library is loaded
+beside the package, in its own process. Its registration there replaces the package's, and it is timed on the cases that
+it concerns. The package itself runs first and last, which shows the noise. The package has no switch for variants: the
 better choice is written into the sources.
 """
 
@@ -36,7 +36,7 @@ WORKLOADS = ("A", "D")
 AGAIN = f"{AS_IT_IS}, again"
 # The kernels over features: forward and backward of averages, channels_last and NCHW.
 POOL_CHANNELS_LAST, POOL_NCHW, POOL = "average_pool_channels_last.cu", "average_pool_nchw.cu", "average_pool.cu"
-FORWARD, GRADIENT = (POOL_CHANNELS_LAST, POOL_NCHW, POOL), "average_grad_input.cu"
+FORWARD, GRAD_INPUT = (POOL_CHANNELS_LAST, POOL_NCHW, POOL), "average_grad_input.cu"
 CHANNELS_LAST, NCHW = ("channels_last",), ("NCHW",)
 BOTH = CHANNELS_LAST + NCHW
 
@@ -55,18 +55,20 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "gradient: 2 blocks": Variant(GRADIENT, BOTH, "kFeatureBlocks = 3", "kFeatureBlocks = 2"),
-    "gradient: 4 blocks": Variant(GRADIENT, BOTH, "kFeatureBlocks = 3", "kFeatureBlocks = 4"),
+    "grad_input: 2 blocks": Variant(GRAD_INPUT, BOTH, "kFeatureBlocks = 3", "kFeatureBlocks = 2"),
+    "grad_input: 4 blocks": Variant(GRAD_INPUT, BOTH, "kFeatureBlocks = 3", "kFeatureBlocks = 4"),
     "forward, channels_last: 3 blocks": Variant(
-        POOL_CHANNELS_LAST, CHANNELS_LAST, "kPoolBlocks = 4", "kPoolBlocks = 3"
+        POOL_CHANNELS_LAST, CHANNELS_LAST, "kAveragePoolBlocks = 4", "kAveragePoolBlocks = 3"
     ),
     "forward, channels_last: 5 blocks": Variant(
-        POOL_CHANNELS_LAST, CHANNELS_LAST, "kPoolBlocks = 4", "kPoolBlocks = 5"
+        POOL_CHANNELS_LAST, CHANNELS_LAST, "kAveragePoolBlocks = 4", "kAveragePoolBlocks = 5"
     ),
     "forward, NCHW: never copied": Variant(POOL, NCHW, "kCopyBelow = 0.35", "kCopyBelow = 0.0"),
-    "forward, NCHW: pieces of 24 KB": Variant(POOL_CHANNELS_LAST, NCHW, "kPoolPieceBytes = 36", "kPoolPieceBytes = 24"),
-    "gradient: 8 bins in tables": Variant(GRADIENT, BOTH, "kTableBins = 16", "kTableBins = 8"),
-    "gradient: few blocks of many channels": Variant(GRADIENT, BOTH, "kManyBlocks = 512", "kManyBlocks = 128"),
+    "forward, NCHW: pieces of 24 KB": Variant(
+        POOL_CHANNELS_LAST, NCHW, "kAveragePoolPieceBytes = 36", "kAveragePoolPieceBytes = 24"
+    ),
+    "grad_input: 8 bins in tables": Variant(GRAD_INPUT, BOTH, "kTableBins = 16", "kTableBins = 8"),
+    "grad_input: few blocks of many channels": Variant(GRAD_INPUT, BOTH, "kManyBlocks = 512", "kManyBlocks = 128"),
 }
 
 

@@ -1,5 +1,5 @@
-// A maximum with its argmax fixed: every output is one sample, and pooling is linear in the features (docs/math.md,
-// section 5). The samples of a bin, how the argmax names one of them, and its taps.
+// A maximum with its argmax fixed (docs/math.md, section 5): every output is one sample, so pooling is linear in the
+// features. The samples of a bin, how the argmax names one of them, and its taps.
 #pragma once
 
 #include "axis_weights.h"
@@ -23,7 +23,7 @@ ROI_HOST_DEVICE uint32_t argmax_x(int32_t argmax) { return static_cast<uint32_t>
 // One sample along one axis.
 template <class W>
 struct SampleTap {
-  int32_t low;    // pixels low and, where fraction or a slope is not 0, low + 1
+  int32_t low;    // pixel low; also pixel low + 1 if the fraction or a slope is not 0
   W fraction;     // weight of pixel low + 1
   W by_low_edge;  // derivatives of the position with respect to the box's edges, 0 where clamped
   W by_high_edge;
@@ -80,16 +80,16 @@ ROI_HOST_DEVICE bool follows_box(const SampleTap<W>& sample) {
 // The edges of a box are (x low, y low, x high, y high).
 constexpr int kLowX = 0, kLowY = 1;
 
-// The derivative of the taps along direction d of the box, for a sample of the axis of this low edge. rate(d, edge) are
-// the rates of the edges, which need not be finite.
+// The derivative of the taps along direction d of the box. `low` is the low edge of the sample's axis: kLowX or kLowY.
+// Function rate(d, edge) returns the rates of the edges, which need not be finite.
 template <class W, class Rate>
 ROI_HOST_DEVICE TwoTaps<W> taps_along(const SampleTap<W>& sample, int low, int d, Rate&& rate) {
   return moving_taps(follows_box(sample) ? sample.by_low_edge * rate(d, low) + sample.by_high_edge * rate(d, low + 2)
                                          : W(0));
 }
 
-// Calls visit(i, j, weight) for the pixels (low + i, low + j) of a product of y taps and x taps. A high tap of weight 0
-// may lie past the map, so it is never visited.
+// Calls visit(i, j, weight) for the pixels (low + i, low + j) of a product of y taps and x taps. A high tap without
+// weight may lie past the map, so it is never visited.
 template <class W, class Visit>
 ROI_HOST_DEVICE void for_each_pixel(const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   visit(0, 0, y.low * x.low);
@@ -99,8 +99,8 @@ ROI_HOST_DEVICE void for_each_pixel(const TwoTaps<W>& y, const TwoTaps<W>& x, Vi
   if (x.high != W(0)) visit(1, 1, y.high * x.high);
 }
 
-// Calls add(y taps, x taps) for the two products whose sum is the derivative of a sample along `order` directions, one
-// or two.
+// Calls add(y taps, x taps) for the two products whose sum is the derivative of a sample. `order` is the number of
+// directions: one or two.
 template <class W, class Rate, class Add>
 ROI_HOST_DEVICE void for_each_derived_product(int order, const SampleTap<W>& y, const SampleTap<W>& x, Rate&& rate,
                                               Add&& add) {
@@ -108,18 +108,18 @@ ROI_HOST_DEVICE void for_each_derived_product(int order, const SampleTap<W>& y, 
   add(order == 1 ? value_taps(y) : taps_along(y, kLowY, 1, rate), taps_along(x, kLowX, 0, rate));
 }
 
-// Adds to by_edge what a chosen sample with these taps contributes to the gradient with respect to the edges of its
-// box. apply(y taps, x taps) is the output's gradient times the product of the taps with the map.
+// Adds the contribution of a chosen sample with these taps to the gradient with respect to the edges of its box.
+// Function apply(y taps, x taps) returns the output's gradient times the product of the taps with the map.
 template <class W, class Apply>
-ROI_HOST_DEVICE void add_edge_gradient(const SampleTap<W>& y, const SampleTap<W>& x, const TwoTaps<W>& y_taps,
-                                       const TwoTaps<W>& x_taps, Apply&& apply, W (&by_edge)[4]) {
+ROI_HOST_DEVICE void add_grad_edges(const SampleTap<W>& y, const SampleTap<W>& x, const TwoTaps<W>& y_taps,
+                                    const TwoTaps<W>& x_taps, Apply&& apply, W (&grad_edges)[4]) {
   // A clamped sample has derivative 0: the pixel next to it may lie past the map.
   const W along_y = follows_box(y) ? apply(moving_taps(W(1)), x_taps) : W(0);
   const W along_x = follows_box(x) ? apply(y_taps, moving_taps(W(1))) : W(0);
-  by_edge[0] += x.by_low_edge * along_x;
-  by_edge[1] += y.by_low_edge * along_y;
-  by_edge[2] += x.by_high_edge * along_x;
-  by_edge[3] += y.by_high_edge * along_y;
+  grad_edges[0] += x.by_low_edge * along_x;
+  grad_edges[1] += y.by_low_edge * along_y;
+  grad_edges[2] += x.by_high_edge * along_x;
+  grad_edges[3] += y.by_high_edge * along_y;
 }
 
 }  // namespace roialign_ext

@@ -1,5 +1,5 @@
-// The samples of a bin on one axis of the map, or its pieces within one cell each, or whole cells (docs/math.md,
-// sections 3 and 12). Each of them is a weighted sample between two pixels.
+// The samples, pieces or cells that a bin takes from one axis of the map (docs/math.md, sections 3 and 12). A piece
+// lies within one cell. Each of them is a weighted sample between two pixels.
 #pragma once
 
 #include "box_axis.h"
@@ -11,7 +11,7 @@ struct AxisSample {
   int64_t index;  // number of the sample within its bin; of a run of equal ones, the first
   int64_t count;  // how many consecutive samples share this position
   int64_t low;    // the pixel at or before the sample
-  T fraction;     // weight of pixel low + 1, which is on the map wherever a sample has weight or slope there
+  T fraction;     // weight of pixel low + 1, which is on the map if a sample has weight or slope there
   T weight;       // its weight in the bin: the number of equal samples, or the length of the piece
   bool clamped;   // the range rule moved the sample to a border pixel: it does not follow the box
   T begin, end;   // of a piece: the shares of the bin before its begin and before its end
@@ -57,9 +57,9 @@ ROI_HOST_DEVICE int64_t first_beyond(int64_t begin, int64_t end, T bound, bool s
 }
 
 // Calls visit(i, count, position) for the samples of a grid, by ascending index i or `backwards`. If `bisects`, only
-// for those within [from, to], and once for a run of equal positions, i being its first: far from the origin
-// neighbouring samples round to one position. NaN positions are in no interval. Positions at(i) never decrease or, if
-// `descends`, never increase.
+// samples within [from, to] are visited, and `count` equal positions are visited once, with the first index. Far from
+// the origin neighbouring samples round to one position. NaN positions are in no interval. Positions at(i) never
+// decrease or, if `descends`, never increase.
 template <class T, class Position, class Visit>
 ROI_HOST_DEVICE void for_each_run(int64_t grid, bool bisects, bool descends, Position&& at, T from, T to,
                                   bool backwards, Visit&& visit) {
@@ -80,7 +80,7 @@ ROI_HOST_DEVICE void for_each_run(int64_t grid, bool bisects, bool descends, Pos
   }
 }
 
-// The part of bin p that lies on the map or within one pixel of it, cut at the pixels: on each piece the interpolated
+// The part of bin p that lies on the map or within one pixel of it is cut at the pixels. On each piece the interpolated
 // map is linear, so its integral is the length times the value in the middle.
 template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_piece(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
@@ -143,16 +143,16 @@ ROI_HOST_DEVICE void for_each_on_map(const BoxAxis<T>& axis, int64_t p, bool bac
       });
 }
 
-// Calls visit(sample) for the samples, or pieces, of an average in bin p, from the smallest position to the largest.
-// The map bounds the number of calls, and so does a positive sampling ratio; the size of the box does not.
+// Calls visit(sample) for the samples, or pieces, of an average in bin p, by ascending position. The number of calls is
+// bounded by the map and by a positive sampling ratio, not by the size of the box.
 template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
   if (axis.rule == Rule::kPrRoIPool) return for_each_piece(axis, p, visit);
   for_each_on_map(axis, p, /*backwards=*/axis.bin < T(0), visit);
 }
 
-// The same for a maximum, which chooses among samples in the order of their index: from the largest position to the
-// smallest in a reversed box.
+// The same for a maximum, which chooses among samples in the order of their index. In a reversed box that is by
+// descending position.
 template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_candidate(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
   if (axis.rule == Rule::kRoiPool) return for_each_cell(axis, p, visit);

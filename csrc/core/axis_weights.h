@@ -1,6 +1,6 @@
-// The table builder. The samples of a bin become a short list of taps (pixel, weight): neighbours merged, divided by
-// the number of samples or the size of the bin (docs/math.md, section 4). The derivatives with respect to the box's
-// edges come from the same loop.
+// The table of an axis (docs/math.md, section 4). The samples of a bin become a short list of taps (pixel, weight).
+// Samples next to a pixel are merged, and sums are divided by the number of samples or the size of the bin. The
+// derivatives with respect to the box's edges come from the same loop.
 #pragma once
 
 #include "axis_samples.h"
@@ -80,7 +80,7 @@ ROI_HOST_DEVICE void sample_weights(const BoxAxis<T>& axis, int64_t p, const Axi
 
 // The divisor of a bin's sums: the number of samples, or the size of the bin.
 template <class T>
-ROI_HOST_DEVICE T bin_measure(const BoxAxis<T>& axis, int64_t p) {
+ROI_HOST_DEVICE T bin_divisor(const BoxAxis<T>& axis, int64_t p) {
   if (!is_integral(axis.rule)) return static_cast<T>(axis.grid);
   const T size = bin_start(axis, p + 1) - bin_start(axis, p);
   return size == T(0) ? T(1) : size;
@@ -97,19 +97,19 @@ template <class W, class T, class Derivative, class Emit, class See = SeeNothing
 ROI_HOST_DEVICE void for_each_tap(const BoxAxis<T>& axis, int64_t p, const Derivative& derivative, Emit&& emit,
                                   See&& see = {}) {
   constexpr int M = Derivative::M;
-  // Positions are linear in the edges and the interpolated map is linear between pixels: means of samples have no
+  // Positions are linear in the edges, and the interpolated map is linear between pixels. So means of samples have no
   // second derivative.
   if (derivative.order == 2 && !is_integral(axis.rule)) return;
   W current[M] = {}, next[M] = {};  // sums for pixels `pixel` and `pixel + 1`
   int64_t pixel = -2;               // a piece may begin at pixel -1, whose weight is dropped
-  const W measure = static_cast<W>(bin_measure(axis, p));
+  const W divisor = static_cast<W>(bin_divisor(axis, p));
   // The sums of pixels before `low` are complete.
   const auto advance = [&](int64_t low) {
     for (int i = 0; i < 2 && pixel < low; ++i, ++pixel) {
       if (pixel >= 0 && pixel < axis.length) {
         bool used = false;
         for (int m = 0; m < M; ++m) {
-          current[m] /= measure;
+          current[m] /= divisor;
           used = used || current[m] != W(0);
         }
         if (used) emit(pixel, current);

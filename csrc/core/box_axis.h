@@ -1,4 +1,4 @@
-// One axis of one box: from the box's edges to a regular grid in map pixels (docs/math.md, sections 2 and 12).
+// One axis of one box: box edges become a regular grid in map pixels (docs/math.md, sections 2 and 12).
 #pragma once
 
 #include "host_device.h"
@@ -29,6 +29,8 @@ ROI_HOST_DEVICE constexpr bool is_rotated(Rule rule) { return rule >= Rule::kRot
 ROI_HOST_DEVICE constexpr bool is_position_sensitive(Rule rule) {
   return rule == Rule::kPsRoiAlign || rule == Rule::kPsRoiPool;
 }
+// Columns of a row: (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
+ROI_HOST_DEVICE constexpr int box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
 // The rounding of roi_pool and ps_roi_pool leaves no derivative; that of roi_warp counts as the identity.
 ROI_HOST_DEVICE constexpr bool has_box_derivative(Rule rule) {
   return rule != Rule::kRoiPool && rule != Rule::kPsRoiPool;
@@ -41,9 +43,9 @@ struct Part {
   int64_t number, count;
 };
 
-// The bins of a whole box, for position-sensitive rules: each bin is a box of its own and reads an image of its own.
-// Bin p of box k is box k * count() + p, and bin p of image n is image n * count() + p. Batch indices stay n. Other
-// rules have one part.
+// The bins of a whole box, for position-sensitive rules. Each bin is a box of its own, with an image of its own. Bin p
+// of box k is box k * count() + p. It reads image n * count() + p, where n is the batch index of box k. Other rules
+// have one part.
 struct Parts {
   int64_t y = 1, x = 1;
 
@@ -69,8 +71,8 @@ struct BoxAxis {
   Part part = {0, 1};  // position-sensitive rules: the bin of the box that this axis has
 };
 
-// Larger adaptive grids per bin would overflow 64 bits. They count as empty, because the samples that can lie on a map
-// weigh less than a rounding error of the mean.
+// Larger adaptive grids per bin would overflow 64 bits. They count as empty: the samples that can lie on a map weigh
+// less than a rounding error of the mean.
 constexpr double kMaxGrid = 4.0e18;
 
 // Samples per bin, (4): the ratio if positive, else the length of the bin in map pixels, rounded up.
@@ -157,8 +159,8 @@ ROI_HOST_DEVICE T bin_start(const BoxAxis<T>& axis, int64_t p) {
   return add(axis.start, multiply(static_cast<T>(p), axis.bin));
 }
 
-// Position of sample j of a crop, map pixels. The outer samples lie exactly on the edges of the box. Rounded steps
-// could move the last sample of a box that ends on the border off the map, and lose the border's pixels.
+// Position of sample j of a crop, map pixels. The outer samples lie exactly on the edges of the box. If a box ends on
+// the border, rounded steps could move its last sample off the map.
 template <class T>
 ROI_HOST_DEVICE T crop_position(const BoxAxis<T>& axis, int64_t j) {
   if (j == axis.bins * axis.grid - 1) return axis.last;

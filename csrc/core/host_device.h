@@ -13,7 +13,7 @@
 namespace roialign_ext {
 
 // Coordinates select the pixel of a sample, so every backend must round them alike. A compiler must not fuse these
-// operations into a multiply-add: -ffp-contract=off prevents it on the host, the intrinsics on the device.
+// operations into a multiply-add. On the host -ffp-contract=off prevents it, on the device the intrinsics do.
 ROI_HOST_DEVICE float multiply(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);

@@ -1,15 +1,15 @@
-// The product rule for averages as data: which tables of an axis a call needs, and the products of a y table and an x
-// table whose sum it is (docs/math.md, (20) to (22')).
+// The product rule for averages as data (docs/math.md, (20) to (22')). A call needs some tables of each axis, and is a
+// sum of terms. A term is one product of a y table and an x table.
 #pragma once
 
 #include "box_axis.h"
 
 namespace roialign_ext {
 
-// Along what a table is differentiated: a direction of the call, or one of the edges of the axis.
+// A table is differentiated along a direction of the call, or along one of the edges of the axis.
 enum Along { kAlongU, kAlongV, kAlongLowEdge, kAlongHighEdge };
 
-// Order 0 is the table itself. `first` and `second` say along what the derivatives of order 1 and 2 are.
+// Order 0 is the table itself, order 1 its derivative along `first`, order 2 that along `first` and `second`.
 struct TableKind {
   int order;
   Along first, second;
@@ -30,7 +30,8 @@ struct Products {
 };
 
 // A = Wy Wx        D_u A = Wy[u] Wx + Wy Wx[u]
-// D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v]; the last two exist only for integrals
+// D_u D_v A = Wy[u] Wx[v] + Wy[v] Wx[u] + Wy[u,v] Wx + Wy Wx[u,v]
+// The last two terms exist only for integrals.
 inline Products average_products(Rule rule, int directions) {
   if (directions == 0) return {1, {kValue}, 1, {{0, 0}}};
   if (directions == 1) return {2, {kValue, along(kAlongU)}, 2, {{1, 0}, {0, 1}}};
@@ -38,8 +39,11 @@ inline Products average_products(Rule rule, int directions) {
   return {4, {along(kAlongU), along(kAlongV), along(kAlongU, kAlongV), kValue}, 4, {{0, 1}, {1, 0}, {2, 3}, {3, 2}}};
 }
 
-// For grad_boxes, along a direction or along none. Tables come in threes: the factor that stays, then the other factor
-// differentiated along its low edge and along its high edge.
+// The tables of one term of grad_boxes, in their order. One axis keeps its table. The table of the other axis is
+// differentiated with respect to its low edge and its high edge.
+enum EdgeTable { kKept, kByLowEdge, kByHighEdge, kEdgeTables };
+
+// For grad_boxes, along a direction or along none: the EdgeTables of each term.
 inline Products grad_boxes_products(Rule rule, int directions) {
   const TableKind low = along(kAlongLowEdge), high = along(kAlongHighEdge);
   if (directions == 0) return {3, {kValue, low, high}, 0, {}};
@@ -47,8 +51,8 @@ inline Products grad_boxes_products(Rule rule, int directions) {
   return {6, {along(kAlongU), low, high, kValue, along(kAlongLowEdge, kAlongU), along(kAlongHighEdge, kAlongU)}, 0, {}};
 }
 
-// The contribution of samples outside the map, which have this value, to a bin of `samples` along each axis: their
-// share of the mean.
+// The contribution of samples outside the map, which have this value, to the mean of a bin. The bin has `samples`
+// samples along each axis.
 template <class W>
 ROI_HOST_DEVICE W extrapolated(double value, int64_t samples, double on_map_y, double on_map_x) {
   const double all = static_cast<double>(samples) * static_cast<double>(samples);

@@ -1,5 +1,5 @@
 // A box turned about its centre: the grid of an upright box of its size, rotated (docs/math.md, section 14). Both axes
-// depend on all of (cx, cy, w, h, angle), so there are no tables; each sample has its own four taps.
+// depend on all parameters (cx, cy, w, h, angle), so there are no tables. Each sample has its own four taps.
 #pragma once
 
 #include "axis_samples.h"
@@ -56,7 +56,7 @@ ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* parameters, T
   return box;
 }
 
-// One sample of a rotated grid: its place in the upright grid, and the two axes of its place on the map.
+// One sample of a rotated grid: its position in the upright grid, and on the two axes of the map.
 template <class T>
 struct RotatedSample {
   T up_y, up_x;        // map pixels from the centre, before the rotation
@@ -108,7 +108,7 @@ ROI_HOST_DEVICE UprightWindow<T> turn_back(const Window<T>& window, const Rotate
   return {reach_of(window, box, box.cosine, box.sine), reach_of(window, box, -box.sine, box.cosine)};
 }
 
-// Calls visit(sample) for the samples of bin (p, q) that fall on the map and may lie in the window.
+// Calls visit(sample) for the samples of bin (p, q) on the map that may lie in the window.
 template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const UprightWindow<T>& window, int64_t p,
                                              int64_t q, Visit&& visit) {

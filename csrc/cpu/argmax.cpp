@@ -48,9 +48,9 @@ class Rates {
     }
   }
 
-  // Calls run(pixels_of). pixels_of(sample, k, visit) calls visit(y, x, weight) for the pixels of the sample's value,
-  // or of its derivative along the directions. A derivative is a sum of two products, as for averages, and may visit a
-  // pixel twice.
+  // Calls run(pixels_of). Function pixels_of(sample, k, visit) calls visit(y, x, weight) for the pixels of the sample.
+  // The weights are those of its value, or of its derivative along the directions. A derivative is a sum of two
+  // products, as for averages, and may visit a pixel twice.
   template <class Run>
   void with_pixels(Run&& run) const {
     if (order_ == 0) {
@@ -76,8 +76,8 @@ class Rates {
   std::vector<W> rates_[kMaxDirections];
 };
 
-// Calls visit(p, q, sample) for the bins of one box and channel whose argmax is a sample on the map. Skips rejected
-// samples, which have no gradient, and an argmax that is out of range for its bin.
+// Calls visit(p, q, sample) for the bins of box k whose argmax in channel c is a sample on the map. Rejected samples,
+// which have no gradient, are skipped, and so is an argmax that is out of range for its bin.
 template <class W, class Visit>
 void for_each_chosen(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, int64_t k, int64_t c,
                      Visit&& visit) {
@@ -138,11 +138,11 @@ void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax,
   const int64_t stride_y = grad.stride_y, stride_x = grad.stride_x;
   Addend<W>* last = addends;
   for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
-    const W g = static_cast<W>(bins[p * stride_y + q * stride_x]);
+    const W grad_bin = static_cast<W>(bins[p * stride_y + q * stride_x]);
     W* const upper = sums.data + sample.y->low * sums.width + sample.x->low;
     __builtin_prefetch(upper, 1);
     __builtin_prefetch(sample.y->fraction != W(0) ? upper + sums.width : upper, 1);
-    pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) { *last++ = {y * sums.width + x, weight * g}; });
+    pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) { *last++ = {y * sums.width + x, weight * grad_bin}; });
   });
   for (const Addend<W>* addend = addends; addend != last; ++addend) sums.data[addend->pixel] += addend->value;
 }
@@ -198,7 +198,7 @@ void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& 
   const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
   const int64_t blocks = (grad.channels + width - 1) / width;
   const double elements = static_cast<double>(grad.elements() + grad_input.elements());
-  const auto spread = [&](auto storage, auto&& pixels_of, int64_t begin, int64_t end) {
+  const auto add_boxes = [&](auto storage, auto&& pixels_of, int64_t begin, int64_t end) {
     using S = decltype(storage);
     std::vector<W> buffer;
     std::vector<Addend<W>> addends(static_cast<size_t>(kPixelsPerSample * grad.pixels()));
@@ -222,7 +222,7 @@ void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& 
   with_storage<W>(grad.storage, [&](auto storage) {
     rates.with_pixels([&](auto&& pixels_of) {
       run_units(params.planes() * blocks, elements,
-                [&](int64_t begin, int64_t end) { spread(storage, pixels_of, begin, end); });
+                [&](int64_t begin, int64_t end) { add_boxes(storage, pixels_of, begin, end); });
     });
   });
 }
@@ -239,28 +239,28 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
       for (int64_t k = begin; k < end; ++k) {
         const int64_t plane = params.plane_of_box[k];
         const Input& map = maps.map(plane);
-        W by_edge[4] = {};
+        W grad_edges[4] = {};
         for (int64_t c = 0; c < grad.channels; ++c) {
           const S* pixels = map.template at<S>(maps.image(plane), c);
           const S* bins = grad.template at<S>(k, c);
           for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
-            const W g = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
+            const W grad_bin = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;
               for_each_weighted_pixel_of(sample, y_taps, x_taps, [&](int64_t y, int64_t x, W weight) {
                 sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
               });
-              return g * sum;
+              return grad_bin * sum;
             };
             TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
             if (rates.order() == 1) {
               y_taps = taps_along(*sample.y, kLowY, 0, rates.of_box(k));
               x_taps = taps_along(*sample.x, kLowX, 0, rates.of_box(k));
             }
-            add_edge_gradient(*sample.y, *sample.x, y_taps, x_taps, apply, by_edge);
+            add_grad_edges(*sample.y, *sample.x, y_taps, x_taps, apply, grad_edges);
           });
         }
-        for (int edge = 0; edge < 4; ++edge) grad_boxes[5 * k + 1 + edge] += static_cast<T>(by_edge[edge]);
+        for (int edge = 0; edge < 4; ++edge) grad_boxes[5 * k + 1 + edge] += static_cast<T>(grad_edges[edge]);
       }
     });
   });

@@ -1,5 +1,5 @@
-// Pooling with a fixed argmax: each output is one bilinear sample, so the operator is linear in the features
-// (docs/math.md, section 5). Also grad_input and grad_boxes, and the derivatives of all three along box directions.
+// Pooling with a fixed argmax, grad_input and grad_boxes, and their derivatives along box directions (docs/math.md,
+// section 5). Each output is one bilinear sample, so the operator is linear in the features.
 #pragma once
 
 #include "kernels.h"
@@ -14,8 +14,8 @@ template <class W, class T>
 void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
                        const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Output>& grad_input);
 
-// Adds to grad_boxes[k][1..4] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the edges of box
-// k.
+// Adds the gradient w.r.t. the edges of box k to grad_boxes[k][1..4]. It is that of <G, A F> or, along a direction v,
+// of <G, D_v A F>.
 template <class W, class T>
 void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
                        const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Input>& maps,

@@ -26,16 +26,16 @@ void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<
             [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
-// Tables of all boxes for one product of the gradient: the table of one axis, and the other one differentiated with
-// respect to its edges.
+// Tables of all boxes for one term of grad_boxes. `kinds` are its EdgeTables. The two derivatives with respect to the
+// edges have one order, so they are built together.
 template <class W, class T>
-EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const TableKind& stays, const TableKind& by_edge, const T* v) {
+EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const TableKind* kinds, const T* v) {
   EdgePlan<W> plan;
   TableBuilder<W, 1> builder;
   TableBuilder<W, 2> edge_builder;
   const auto append = [&](auto& table, auto& edge_table, const BoxAxis<T>& axis, const EdgeRates<T>& rates) {
-    append_table(builder, table, axis, stays, &rates);
-    if (by_edge.order == 1) {
+    append_table(builder, table, axis, kinds[kKept], &rates);
+    if (kinds[kByLowEdge].order == 1) {
       edge_builder.append(edge_table, axis, by_edges<T>());
     } else {
       edge_builder.append(edge_table, axis, by_edges_along(rates));
@@ -48,10 +48,10 @@ EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const TableKind& stays, c
   return plan;
 }
 
-// Adds one product to grad_boxes[k][1..4].
+// Adds one term to grad_boxes[k][1..4].
 template <class W, class T>
-void add_product(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& grad, const Pyramid<Input>& maps,
-                 T* grad_boxes) {
+void add_term(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& grad, const Pyramid<Input>& maps,
+              T* grad_boxes) {
   const Kernels<W> kernels = select_kernels<W>();
   const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
   std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * 4));
@@ -88,8 +88,8 @@ void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>&
                         const Pyramid<Input>& maps, T* grad_boxes) {
   const T* const v = directions.empty() ? nullptr : directions[0];
   const Products products = grad_boxes_products(params.rule, static_cast<int>(directions.size()));
-  for (int i = 0; i < products.tables; i += 3) {
-    add_product(params, make_edge_plan<W>(params, products.kinds[i], products.kinds[i + 1], v), grad, maps, grad_boxes);
+  for (int first = 0; first < products.tables; first += kEdgeTables) {
+    add_term(params, make_edge_plan<W>(params, products.kinds + first, v), grad, maps, grad_boxes);
   }
 }
 

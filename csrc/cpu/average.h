@@ -1,5 +1,5 @@
 // Average pooling over upright boxes, grad_input and grad_boxes, and their derivatives along box directions: tables
-// and units of work. The loops are in pool_body.h and grad_boxes_body.h.
+// and units of work. The loops are in average_body.h and average_grad_boxes_body.h.
 #pragma once
 
 #include "kernels.h"
@@ -15,8 +15,8 @@ template <class W, class T>
 void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Output>& grad_input);
 
-// Adds to grad_boxes[k][1..4] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the edges of box
-// k.
+// Adds the gradient w.r.t. the edges of box k to grad_boxes[k][1..4]. It is that of <G, A F> or, along a direction v,
+// of <G, D_v A F>.
 template <class W, class T>
 void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Input>& maps, T* grad_boxes);

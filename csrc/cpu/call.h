@@ -1,4 +1,4 @@
-// From the tensors of one operator call, checked before (checks.h), to the views and parameters that kernels take.
+// Converts the tensors of one operator call, checked before (checks.h), to the views and parameters of the kernels.
 #pragma once
 
 #include <vector>
@@ -8,10 +8,10 @@
 
 namespace roialign_ext {
 
-// The boxes of one call, read as float32, or as float64 where they or the features are.
+// The boxes of one call, read as float64 if they or the features are, else as float32.
 struct BoxCall {
   Tensor boxes;        // [K, columns], contiguous
-  Tensors directions;  // u, then v, as far as defined
+  Tensors directions;  // those of u and v that are defined
   Rule rule;
   Parts parts;
   int64_t sampling_ratio;
@@ -34,8 +34,7 @@ struct BoxCall {
   }
 };
 
-// `sizes` are (N, C, H, W), H and W once more for each further level. Raises IndexError unless every batch index is a
-// whole number in [0, N), and ValueError for a negative size of a rotated box; both name the row.
+// `sizes` are (N, C, H, W), H and W once more for each further level. Raises the errors of check_box_values().
 BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
                       const OptionalTensor& v, const Geometry& geometry);
 
@@ -46,8 +45,8 @@ ArgmaxView<int32_t> mutable_argmax_view(const Tensor& argmax);
 Pyramid<Input> input_pyramid(const Tensors& maps);
 Pyramid<Output> output_pyramid(const Tensors& maps);
 
-// Calls run(W(), T()) with the arithmetic type of the features and the type of the coordinates, which are float64
-// wherever the features are.
+// Calls run(W(), T()), where W is the arithmetic type of the features and T the type of the coordinates. Float64
+// features always have float64 coordinates.
 template <class Run>
 void dispatch_types(ScalarType features, ScalarType coordinates, Run&& run) {
   if (features == ScalarType::Double) return run(double(), double());

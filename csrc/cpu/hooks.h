@@ -1,4 +1,4 @@
-// Questions about the CPU library, for its Python module and the tests. They are the library's only exported functions,
+// Functions by which the Python module, and so the tests, query the CPU library. They are its only exported functions,
 // and use no type of torch.
 #pragma once
 
@@ -14,7 +14,7 @@ std::string cpu_capability();
 // The number of threads that take part in a parallel loop.
 int64_t num_threads_seen();
 
-// How results get their memory (results.h); `pages` are named as in ROIALIGN_EXT_PAGES.
+// Memory of results (results.h). `pages` are named as in ROIALIGN_EXT_PAGES.
 std::string choose_pages(int64_t bytes, const std::string& enabled, const std::string& defrag,
                          const std::string& buddyinfo, bool stalled);
 bool is_stall(int64_t bytes, int64_t nanoseconds);

@@ -7,7 +7,7 @@
 namespace roialign_ext {
 namespace {
 
-// torch's conditions for the names that it gives the instruction sets.
+// The conditions of torch for its names of the instruction sets.
 InstructionSet widest() {
 #if defined(__x86_64__)
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return InstructionSet::kDefault;

@@ -1,5 +1,5 @@
-// The instruction set of the kernels: the widest one of the processor, or a narrower one that the environment variable
-// ATEN_CPU_CAPABILITY (default, avx2, avx512) names. The first call chooses it.
+// The instruction set of the kernels: the widest one of the processor. The environment variable ATEN_CPU_CAPABILITY
+// (default, avx2, avx512) names a narrower one. The first call chooses it.
 #pragma once
 
 #include "kernels.h"

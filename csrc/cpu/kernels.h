@@ -1,7 +1,8 @@
 // The vectorised loops of one instruction set, as a table of functions on ranges of independent units of work.
 #pragma once
 
-// Those of the standard library that the bodies use, which are included in target regions, have to come before these.
+// Headers of the standard library that the bodies use. They have to come before the target regions, which include the
+// bodies.
 #include <algorithm>
 #include <limits>
 #include <type_traits>
@@ -38,9 +39,10 @@ struct Pyramid {
   }
 };
 
-// The features or bins of a plane are touched in one of two orders, with the same sums in the same order:
-//   box by box, where a block of the map stays in the cache (or lies there ready to be read in place);
-//   row by row of the map, all boxes of a row at once, where it does not.
+// A kernel visits the boxes of a plane in one of two orders. Both add the same terms in the same order.
+//   Box by box, if a block of the map stays in the cache.
+//   Row by row of the map, all boxes of a row at once, if it does not.
+//
 // Parts write disjoint results. Pooling may split the boxes of a plane; grad_input never does.
 template <class W, class MapView, class BinsView>
 struct AverageJob {
@@ -58,10 +60,10 @@ using AverageGradInputJob = AverageJob<W, Output, Input>;
 // grad_boxes of averages: the form with one table replaced by its derivative with respect to each edge.
 template <class W>
 struct EdgePlan {
-  TablesByBin<W, 1> x;  // tables of the other axis: values, or derivatives along a direction
-  TablesByPixel<W, 1> y;
-  TablesByBin<W, 2> x_edges;
-  TablesByPixel<W, 2> y_edges;
+  AxisTapsByBin<W, 1> x;  // tables that are kept: values, or derivatives along a direction
+  AxisTapsByPixel<W, 1> y;
+  AxisTapsByBin<W, 2> x_edges;
+  AxisTapsByPixel<W, 2> y_edges;
 };
 
 template <class W>
@@ -71,7 +73,7 @@ struct AverageGradBoxesJob {
   const EdgePlan<W>* plan;
   const int64_t* plane_of_box;
   ChannelBlocks blocks;
-  W* partial;  // [K, blocks, 4]: w.r.t. low x, low y, high x, high y edge, summed over the block's channels
+  W* partial;  // [K, blocks, 4]: w.r.t. (x low, y low, x high, y high), summed over the block's channels
 };
 
 template <class W>

@@ -2,10 +2,10 @@
 // kernels_*.cpp, after the macro ROI_VECTOR_BYTES is defined.
 
 #include "vector_body.h"
-// The loops, on top of it.
-#include "grad_boxes_body.h"
+// The loops, which use it.
+#include "average_body.h"
+#include "average_grad_boxes_body.h"
 #include "max_body.h"
-#include "pool_body.h"
 #include "rotated_body.h"
 
 template <class W>

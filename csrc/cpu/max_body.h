@@ -45,8 +45,8 @@ struct Best {
 
 // Running maxima of all bins of one box, [bins][B].
 //
-// A rejected sample is a candidate of value 0, in the order of its index: before all samples on the map, after their
-// first line, or after all of them.
+// A rejected sample is a candidate of value 0. In the order of indices it comes before all samples on the map, after
+// their first line, or after all of them.
 template <int NV, class W>
 class MaxOfBox {
   using Index = lane_index_t<W>;
@@ -133,7 +133,7 @@ class MaxOfBox {
   }
 
   const MaxPoolJob<W>& job_;
-  const SampleTables<W>&x_, &y_;
+  const AxisSamples<W>&x_, &y_;
   int64_t k_;
   W* values_;
   Index* argmax_;

@@ -1,5 +1,5 @@
-// The data of the boxes of one call, independent of the features: tables per axis, in the two orders in which kernels
-// read them, and the boxes of each plane.
+// The data of the boxes of one call, independent of the features: tables of each axis, and the boxes of each plane.
+// Kernels read the x tables by bin and the y tables by pixel (on CUDA: csrc/cuda/axis_tables.cuh).
 #pragma once
 
 #include <vector>
@@ -51,13 +51,13 @@ struct BoxParams {
 
 template <class W, int M>
 struct Tap {
-  int32_t index;  // a pixel in tables by bin, a bin in tables by pixel
+  int32_t index;  // of the pixel in taps by bin, of the bin in taps by pixel
   W weight[M];
 };
 
-// Tables of the x axis: the taps of each bin of each term, in ascending pixels.
+// Tables of the x axis: the taps of each bin of each term, by ascending pixel.
 template <class W, int M>
-struct TablesByBin {
+struct AxisTapsByBin {
   int64_t bins;
   std::vector<int64_t> begin;  // [terms * bins + 1] into taps
   std::vector<Tap<W, M>> taps;
@@ -66,14 +66,16 @@ struct TablesByBin {
   const int64_t* term(int64_t i) const { return begin.data() + i * bins; }
 };
 
-// Tables of the y axis: for each touched row of the map, the bins of a term that it contributes to.
+// The taps of one pixel of the axis.
 struct PixelTaps {
   int32_t pixel;
   int64_t begin, end;  // into taps
 };
 
+// Tables of the y axis: the taps of each touched pixel, a row of the map, of each term.
+
 template <class W, int M>
-struct TablesByPixel {
+struct AxisTapsByPixel {
   std::vector<int64_t> begin{0};  // [terms + 1] into pixels
   std::vector<PixelTaps> pixels;  // ascending within a term
   std::vector<Tap<W, M>> taps;
@@ -84,7 +86,7 @@ template <class W, int M>
 class TableBuilder {
  public:
   template <class T, int ORDER>
-  static void append(TablesByBin<W, M>& tables, const BoxAxis<T>& axis,
+  static void append(AxisTapsByBin<W, M>& tables, const BoxAxis<T>& axis,
                      const TableDerivative<T, M, ORDER>& derivative) {
     if (tables.begin.empty()) tables.begin.push_back(0);
     tables.bins = axis.bins;
@@ -102,7 +104,7 @@ class TableBuilder {
   }
 
   template <class T, int ORDER>
-  void append(TablesByPixel<W, M>& tables, const BoxAxis<T>& axis, const TableDerivative<T, M, ORDER>& derivative) {
+  void append(AxisTapsByPixel<W, M>& tables, const BoxAxis<T>& axis, const TableDerivative<T, M, ORDER>& derivative) {
     entries_.clear();
     // Starts at the end with the lowest positions: pixels then nearly ascend, and insertion costs almost nothing.
     for (int64_t step = 0; step < axis.bins; ++step) {
@@ -146,7 +148,7 @@ struct RowRange {
   int32_t begin, end;
 };
 
-// One row of the map in one product of tables: the taps of the x table by bin, and those of the y table.
+// One row of the map in one term: the taps of the x table by bin, and those of the y table at the row.
 template <class W>
 struct RowProduct {
   const int64_t* x_begin;  // [bins_x + 1] into x_taps
@@ -178,10 +180,10 @@ inline BoxesByPlane group_by_plane(const std::vector<int64_t>& plane_of_box, int
 template <class W>
 struct AveragePlan {
   int64_t terms;  // per box, those of a box side by side
-  TablesByBin<W, 1> x;
-  TablesByPixel<W, 1> y;
+  AxisTapsByBin<W, 1> x;
+  AxisTapsByPixel<W, 1> y;
   BoxesByPlane by_plane;
-  std::vector<W> outside;  // [K][bins] sum of the samples outside the map, the same in all channels; or empty
+  std::vector<W> outside;  // [K][bins] contribution of the samples outside the map, for all channels; or empty
 
   RowProduct<W> on_row(int64_t term, const PixelTaps& row) const {
     return {x.term(term), x.bins, x.taps.data(), y.taps.data() + row.begin, y.taps.data() + row.end};
@@ -214,7 +216,7 @@ void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double 
   }
 }
 
-// Appends the table of one axis, or its derivative along the directions with these rates.
+// Appends the table of one axis, or its derivative of that kind. `rates` are those of the directions.
 template <class W, class Tables, class T>
 void append_table(TableBuilder<W, 1>& builder, Tables& tables, const BoxAxis<T>& axis, const TableKind& kind,
                   const EdgeRates<T>* rates) {

@@ -20,18 +20,19 @@ namespace {
 constexpr int64_t kMiB = 1 << 20;
 // Allocators keep smaller blocks, and supplying their pages would save little time.
 constexpr int64_t kWorthPopulating = 8 * kMiB;
-// glibc maps every larger block on its own, so that the advice ends with the block and never covers other memory.
+// glibc maps every larger block separately. So the advice ends with the block and never covers other memory.
 constexpr int64_t kWorthHugePages = 32 * kMiB;
 constexpr int64_t kHugePage = 2 * kMiB;
 constexpr int64_t kSmallPage = 4096;      // other sizes have other huge pages, and none is smaller
 constexpr int kSmallPagesOfHugePage = 9;  // log2
-// Blocks that have to be free for each that is needed: the kernel keeps a reserve, and others take some meanwhile.
+// Free blocks that are required for each block that is needed. The kernel keeps a reserve, and other processes may take
+// blocks at the same time.
 constexpr int64_t kFreeBlocksPerBlock = 4;
 // Pages that one thread populates, or looks up, at a time.
 constexpr int64_t kChunk = 2 * kMiB;
-// Nanoseconds for a MiB in which one thread gets it in small pages: huge ones that take longer are a loss.
+// Nanoseconds in which one thread gets a MiB in small pages. Huge pages that take longer are a loss.
 constexpr int64_t kStall = 350'000;
-// Older headers lack the name of Linux 5.14.
+// MADV_POPULATE_WRITE of Linux 5.14, a name that older headers lack.
 constexpr int kPopulateWrite = 23;
 
 std::string contents_of(const char* path) {
@@ -45,7 +46,7 @@ std::string chosen_word(const std::string& words) {
   return begin == std::string::npos || end == std::string::npos ? "" : words.substr(begin + 1, end - begin - 1);
 }
 
-// Free blocks of the size of a huge page on the node with the fewest: a thread takes those of its own node first.
+// Free blocks of the size of a huge page on the node that has the fewest. A thread takes blocks of its own node first.
 int64_t free_huge_pages(const std::string& buddyinfo) {
   std::map<std::string, int64_t> by_node;
   std::istringstream lines(buddyinfo);
@@ -65,7 +66,7 @@ int64_t free_huge_pages(const std::string& buddyinfo) {
   return fewest;
 }
 
-// Memory between two bounds of pages.
+// Whole pages of memory.
 struct PageRange {
   uintptr_t begin, end;
 
@@ -73,8 +74,8 @@ struct PageRange {
   void advise(int advice) const { madvise(reinterpret_cast<void*>(begin), end - begin, advice); }
 };
 
-// The whole pages inside a block of memory, in chunks that end where huge pages do, so that no two threads ask for the
-// same one.
+// The whole pages inside a block of memory, in chunks. Chunks end at the bounds of huge pages, so that no two threads
+// ask for the same huge page.
 class WholePages {
  public:
   WholePages(void* data, int64_t bytes) : page_(sysconf(_SC_PAGESIZE)) {
@@ -146,12 +147,13 @@ bool is_stall(int64_t bytes, int64_t nanoseconds) { return nanoseconds / kStall 
 
 Pages choose_pages(int64_t bytes, const HugePageFacts& facts) {
   if (bytes < kWorthPopulating) return Pages::kTouched;
-  // `always` needs no advice, and advice would let the kernel stop the process to make huge pages; `never` has none.
+  // `always` needs no advice: with advice the kernel may stop the process to make huge pages. `never` has no huge
+  // pages.
   if (bytes < kWorthHugePages || facts.enabled != "madvise" || facts.stalled) return Pages::kPopulated;
-  // Under these two nobody waits for a huge page: where none is free, small ones come.
+  // With these two settings no thread waits for a huge page: if none is free, it gets small pages.
   if (facts.defrag == "never" || facts.defrag == "defer") return Pages::kHuge;
-  // Under the others whoever asks for a huge page moves memory until there is one, which has taken a second. So ask
-  // only where they are at hand.
+  // With the others a thread that asks for a huge page moves memory until there is one, which has taken a second. So
+  // huge pages are requested only if enough of them are free.
   const int64_t needed = bytes / kHugePage * kFreeBlocksPerBlock;
   return free_huge_pages(facts.buddyinfo) >= needed ? Pages::kHuge : Pages::kPopulated;
 }

@@ -9,26 +9,25 @@
 
 namespace roialign_ext {
 
-// How a fresh result gets its pages: one by one as they are written, all before the loops, or huge ones before the
-// loops.
+// A fresh result gets its pages one by one as they are written, or before the loops, as small or as huge pages.
 enum class Pages { kTouched, kPopulated, kHuge };
 
-// The system's settings for huge pages, in its own words; empty where it has none.
+// The settings of the system for huge pages and its free memory, in the words of the system; empty if it has none.
 struct HugePageFacts {
-  std::string enabled;    // /sys/kernel/mm/transparent_hugepage/enabled, one word: when memory gets them
-  std::string defrag;     // /sys/kernel/mm/transparent_hugepage/defrag, one word: who waits until one has been made
+  std::string enabled;    // /sys/kernel/mm/transparent_hugepage/enabled, one word: the memory that gets them
+  std::string defrag;     // /sys/kernel/mm/transparent_hugepage/defrag, one word: whether threads wait for one
   std::string buddyinfo;  // /proc/buddyinfo: free blocks of 2^0, 2^1, ... pages, by node and zone
   bool stalled = false;   // HugePageTrials::waits()
 };
 HugePageFacts read_huge_page_facts();
 
-// Whether huge pages took longer to come than small ones. A virtual machine may have them free while its host has given
-// their memory to others: the first touch then waits for the host, which no fact above tells.
+// Whether huge pages took longer than small ones. A virtual machine may have them free although its host has given
+// their memory to other machines. The first touch then waits for the host. None of the facts above shows this.
 bool is_stall(int64_t bytes, int64_t nanoseconds);
 
-// Decides by past results whether the next one asks for huge pages. After two stalls in a row 4 results do without,
-// then 8, then 16: stalls become rare where they recur. One stall alone decides nothing, because the first touch of
-// free memory may wait for the host where memory that the process has just given back comes at once.
+// Decides by past results whether the next result asks for huge pages. After two stalls in a row 4 results get small
+// pages, then 8, then 16, so stalls that recur become rare. One stall alone decides nothing: the first touch of free
+// memory may wait for the host. Memory that the process has just returned is available at once.
 class HugePageTrials {
  public:
   bool waits() const { return left_ > 0; }
@@ -41,14 +40,14 @@ class HugePageTrials {
   std::atomic<int64_t> left_{0}, next_{4};
 };
 
-// The rule.
+// The rule for one result.
 Pages choose_pages(int64_t bytes, const HugePageFacts& facts);
 
-// Gives the whole pages inside a block to the process, in parallel, unless they are there. A hint: where the kernel
-// refuses, pages come as they are touched, so errors mean nothing.
+// Gives the whole pages inside a block to the process, in parallel, unless it has them. This is a hint: if the kernel
+// refuses, pages come as they are touched. So errors are ignored.
 void supply_pages(void* data, int64_t bytes, Pages pages);
 
-// empty() with its pages supplied. The environment variable ROIALIGN_EXT_PAGES takes the place of the rule.
+// empty() with its pages supplied. The environment variable ROIALIGN_EXT_PAGES replaces the rule.
 Tensor empty_result(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last);
 
 // The names of the choices: touched, populated, huge. Raises ValueError for another one.

@@ -13,8 +13,8 @@ template <class W, class T>
 void rotated_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Output>& grad_input);
 
-// Adds to grad_boxes[k][1..5] the gradient of <G, A F>, or of <G, D_v A F> along a direction, w.r.t. the parameters of
-// box k.
+// Adds the gradient w.r.t. the parameters of box k to grad_boxes[k][1..5]. It is that of <G, A F> or, along a direction
+// v, of <G, D_v A F>.
 template <class W, class T>
 void rotated_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
                         const Pyramid<Input>& maps, T* grad_boxes);

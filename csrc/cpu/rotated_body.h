@@ -1,5 +1,5 @@
 // Average pooling over rotated boxes, grad_input and grad_boxes (docs/math.md, section 14). Included like
-// vector_body.h. A unit of work is a plane and a channel block: the block of the map is packed once and its boxes are
+// vector_body.h. A unit of work is a plane and a channel block. The block of the map is packed once, and its boxes are
 // visited in order.
 
 // A block of one plane; rows are packed on first use or read in place.
@@ -80,17 +80,17 @@ inline void rotated_grad_boxes_plane(const RotatedGradBoxesJob<W>& job, int64_t 
     const int64_t k = boxes.boxes[b];
     job.plan->taps_of_box(k, taps);
     pack_plane<B>(job.bins, k, c, channels, bins.data());
-    Vec<W> by[M] = {};
+    Vec<W> grad_parameters[M] = {};
     for (int64_t bin = 0; bin < job.bins.pixels(); ++bin) {
       for (int64_t t = taps.begin[bin]; t < taps.begin[bin + 1]; ++t) {
         const W* pixel = map.pixel(taps.y[t], taps.x[t]);
         Vec<W> product = {};
         for (int v = 0; v < NV; ++v) product += load(bins.data() + bin * B + v * L) * load(pixel + v * L);
-        for (int m = 0; m < M; ++m) by[m] += taps.weight[t * M + m] * product;
+        for (int m = 0; m < M; ++m) grad_parameters[m] += taps.weight[t * M + m] * product;
       }
     }
     W* partial = job.partial + (k * job.blocks.count + c / job.blocks.width) * M;
-    for (int m = 0; m < M; ++m) partial[m] = sum_of_lanes<W>(by[m]);
+    for (int m = 0; m < M; ++m) partial[m] = sum_of_lanes<W>(grad_parameters[m]);
   }
 }
 

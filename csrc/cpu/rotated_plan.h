@@ -1,4 +1,4 @@
-// Taps for the loops over rotated boxes, one box at a time, because the taps of a whole call would not fit in memory.
+// Taps for the loops over rotated boxes, one box at a time. The taps of a whole call would not fit in memory.
 #pragma once
 
 #include <functional>
@@ -9,12 +9,12 @@
 
 namespace roialign_ext {
 
-// Taps of one box, bin by bin, with `many` weights each: one, or one per parameter of the box.
+// Taps of one box, bin by bin, with M weights each: one, or one per parameter of the box.
 template <class W>
 struct PointTaps {
   std::vector<int64_t> begin;  // [bins + 1] into y and x
   std::vector<int32_t> y, x;
-  std::vector<W> weight;  // [taps][many]
+  std::vector<W> weight;  // [taps][M]
 };
 
 template <class W>

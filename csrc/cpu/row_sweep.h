@@ -1,5 +1,5 @@
-// Schedule of a row sweep: the rows of a plane from top to bottom, and on each row the boxes that touch it. A box holds
-// a scratch slot from its first row to its last, so the boxes alive on one row bound the scratch memory.
+// Schedule of a row sweep. It visits the rows of a plane from top to bottom, and on each row the boxes that touch it. A
+// box holds a scratch slot from its first row to its last. So the boxes that share a row bound the scratch memory.
 #pragma once
 
 #include <algorithm>
@@ -45,8 +45,8 @@ inline std::vector<PlanePart> split_planes(const BoxesByPlane& by_plane, int64_t
   return split;
 }
 
-// The plan has the uses [first_use(k), first_use(k + 1)) of box k, and the columns [first_column(k), last_column(k))
-// that it touches. rows(use) are the map rows that a use reads; it is visited on the first of them.
+// Box k has the uses [first_use(k), first_use(k + 1)) of the plan, and touches the columns [first_column(k),
+// last_column(k)). A use reads the map rows rows(use), and is visited on the first of them.
 template <class Plan>
 PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes, int64_t height) {
   PlaneSweep sweep;

@@ -1,4 +1,5 @@
-// Tables of single samples for the maximum, which cannot merge them into taps as averages do.
+// Tables of single samples for the maximum, which cannot merge samples into taps as averages do (on CUDA:
+// csrc/cuda/axis_samples.cuh).
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,7 @@
 namespace roialign_ext {
 
 template <class W>
-struct SampleTables {
+struct AxisSamples {
   int64_t bins;
   std::vector<int64_t> begin{0};      // [boxes * bins + 1] into samples
   std::vector<SampleTap<W>> samples;  // those on the map, in the order of their index
@@ -33,7 +34,7 @@ struct SampleTables {
 
 template <class W>
 struct SamplePlan {
-  SampleTables<W> x, y;
+  AxisSamples<W> x, y;
 };
 
 template <class W, class T>
@@ -46,7 +47,7 @@ SamplePlan<W> make_sample_plan(const BoxParams<T>& params) {
   return plan;
 }
 
-// The same with what a row sweep needs to know (row_sweep.h): a use is one sample of a box along y.
+// The same with the interface for a row sweep (row_sweep.h). A use is one sample of a box along y.
 template <class W>
 struct MaxPlan {
   SamplePlan<W> samples;
@@ -62,10 +63,10 @@ struct MaxPlan {
 
   bool touches_map(int64_t k) const { return first_use(k) < first_use(k + 1) && first_column(k) < last_column(k); }
 
-  // True if a sweep from top to bottom meets the samples of each bin in the order of their index: not in a reversed
+  // True if a sweep from top to bottom visits the samples of each bin in the order of their index. False for a reversed
   // box.
   bool descends(int64_t k) const {
-    const SampleTables<W>& y = samples.y;
+    const AxisSamples<W>& y = samples.y;
     for (int64_t bin = k * y.bins; bin < (k + 1) * y.bins; ++bin) {
       const bool has_samples = y.begin[bin] < y.begin[bin + 1];
       if (has_samples && y.samples[y.begin[bin]].low > y.samples[y.begin[bin + 1] - 1].low) return false;
@@ -77,7 +78,7 @@ struct MaxPlan {
 template <class W, class T>
 MaxPlan<W> make_max_plan(const BoxParams<T>& params) {
   MaxPlan<W> plan = {make_sample_plan<W>(params), {}, {}};
-  const SampleTables<W>& x = plan.samples.x;
+  const AxisSamples<W>& x = plan.samples.x;
   for (int64_t k = 0; k < params.boxes; ++k) {
     int32_t first = INT32_MAX, last = 0;
     for (int64_t i = x.begin[k * x.bins]; i < x.begin[(k + 1) * x.bins]; ++i) {

@@ -15,8 +15,8 @@ inline ChannelBlocks choose_blocks(int64_t lanes, int64_t channels, int64_t unit
   return {width, (channels + width - 1) / width};
 }
 
-// Does a block of the map stay in a core's second-level cache while boxes are visited one by one? Larger ones are swept
-// row by row.
+// Whether a block of the map stays in the second-level cache of a core while boxes are visited one by one. Larger
+// blocks are swept row by row.
 template <class W>
 bool stays_in_cache(const Extents& map, const ChannelBlocks& blocks) {
   return map.pixels() * blocks.width * static_cast<int64_t>(sizeof(W)) <= 1 << 20;
@@ -28,7 +28,7 @@ inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
   return {width, (channels + width - 1) / width};
 }
 
-// Calls that touch fewer elements do not pay for waking threads.
+// For calls that touch fewer elements, waking threads takes longer than it saves.
 constexpr double kWorthThreads = 1 << 16;
 
 // Number of parts into which the boxes of a plane are split, so that every thread has a unit.
@@ -37,8 +37,8 @@ inline int64_t parts_of_plane(const ChannelBlocks& blocks, int64_t planes, doubl
   return elements_touched < kWorthThreads ? 1 : (threads + units - 1) / units;
 }
 
-// Runs kernel(begin, end) over the units, in parallel if the call is large enough to pay for waking threads. Units
-// are independent and each runs the same way wherever it runs, so results do not depend on the number of threads.
+// Runs kernel(begin, end) over the units, in parallel if the call touches enough elements. Units are independent, and
+// every thread runs a unit in the same way. So results do not depend on the number of threads.
 template <class Kernel>
 void run_units(int64_t units, double elements_touched, Kernel&& kernel) {
   if (elements_touched < kWorthThreads) {

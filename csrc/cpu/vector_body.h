@@ -1,7 +1,7 @@
 // Vectors of one instruction set, and copies between strided storage and channel blocks. Included by kernels_body.h.
 //
 // A channel block is an array [pixels][B] of the arithmetic type. The B channels of a pixel are contiguous and fill NV
-// vectors. Channels past the tensor's last are zeros.
+// vectors of L lanes. Channels past the tensor's last are zeros.
 
 template <class W>
 struct VectorType {
@@ -75,8 +75,8 @@ inline void store(c10::Half* p, Vec<float> v) {
 #endif
 }
 
-// Non-temporal stores, one 64-byte aligned line at a time. Results larger than the caches are not read back soon, and
-// a plain store would first read the line that it overwrites.
+// Non-temporal stores, one 64-byte aligned line at a time. Results larger than the caches are not read back soon. A
+// plain store would first read the line that it overwrites.
 inline void stream(float* p, Vec<float> v) {
 #if ROI_VECTOR_BYTES == 64
   _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
@@ -91,8 +91,8 @@ inline void stream(int32_t* p, Vec<int32_t> v) { stream(reinterpret_cast<float*>
 
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; }
 
-// Transposition of an L x L tile in registers: log2(L) steps, each exchanging the off-diagonal halves of all squares
-// of side 2 * s. The two functions give the lane of the pair (a, b) for lane l of the two results of a step.
+// Transposition of an L x L tile in registers, in log2(L) steps. A step exchanges the off-diagonal quarters of all
+// squares of side 2 * s. The two functions return the lane of the pair (a, b) for lane l of the results of a step.
 template <int s, int L>
 constexpr int transposed_low(int l) {
   return (l & s) == 0 ? l : L + l - s;
@@ -110,8 +110,8 @@ inline void transpose_pair(V& a, V& b, std::index_sequence<l...>) {
   a = low;
 }
 
-// Always inline: a call keeps the tile in memory, and whether GCC inlines it depends on the other functions of the
-// file.
+// Always inline: a call would keep the tile in memory. Otherwise the other functions of the file would decide whether
+// GCC inlines this one.
 template <int s, int L, class V>
 [[gnu::always_inline]] inline void transpose_step(V (&tile)[L]) {
   if constexpr (s < L) {
@@ -127,8 +127,8 @@ template <int B, class S, class W>
 inline void pack(const S* source, int64_t stride_c, int64_t stride_i, int64_t channels, int64_t count, W* block) {
   constexpr int L = VectorType<W>::lanes;
   if (stride_c == 1 && channels == B) {
-    // Pixel by pixel: lines a power of two apart map to few cache sets, and would be evicted from one vector of
-    // channels to the next.
+    // Pixel by pixel. Cache lines a power of two apart map to few cache sets. They would be evicted between one vector
+    // of channels and the next.
     for (int64_t i = 0; i < count; ++i) {
       for (int c = 0; c < B; c += L) store(block + i * B + c, load(source + i * stride_i + c));
     }
@@ -237,8 +237,8 @@ struct Row {
   int64_t pitch;
 };
 
-// True if the kernels can read this block of channels in place. Pixels a multiple of 4 KiB apart map to so few cache
-// sets that even a small block of them would be evicted.
+// True if the kernels can read this block of channels in place. Pixels a multiple of 4 KiB apart map to few cache sets,
+// so even a small block of them would be evicted.
 template <int B, class W>
 inline bool readable_in_place(const Input& view, int64_t channels) {
   constexpr Storage own = std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat;
@@ -274,7 +274,7 @@ inline W sum_of_lanes(Vec<W> v) {
   return sum;
 }
 
-// Calls run(NV, part of a plane or box, first channel, channels) for units [begin, end), with NV as a constant.
+// Calls run(NV, part or box, first channel, channels) for units [begin, end), with NV as a constant.
 template <class W, class Run>
 inline void for_each_unit(const ChannelBlocks& blocks, int64_t channels, int64_t begin, int64_t end, Run&& run) {
   for (int64_t unit = begin; unit < end; ++unit) {

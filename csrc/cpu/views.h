@@ -11,7 +11,8 @@
 
 namespace roialign_ext {
 
-// Sizes and strides of a feature map [N, C, H, W] or of pooled bins [K, C, PH, PW]; any strides, zero included.
+// Sizes and strides of a feature map [N, C, H, W] or of pooled bins [K, C, PH, PW]. Strides may have any value, zero
+// included.
 struct Extents {
   int64_t count, channels, height, width;  // `count` images or boxes
   int64_t stride_n, stride_c, stride_y, stride_x;
@@ -19,7 +20,7 @@ struct Extents {
   int64_t offset(int64_t n, int64_t c) const { return n * stride_n + c * stride_c; }
   int64_t pixels() const { return height * width; }
   int64_t elements() const { return count * channels * pixels(); }
-  // Rows follow each other without a gap: the plane is one run of pixels() elements, stride_x apart.
+  // True if rows follow each other without a gap, so that the pixels of a plane are stride_x apart.
   bool flat() const { return height <= 1 || stride_y == width * stride_x; }
 };
 
@@ -35,10 +36,7 @@ struct View : Extents {
     return static_cast<Pointer>(data) + offset(n, c);
   }
   // Results this large are not in any cache when they are read back.
-  bool past_caches() const {
-    const int64_t size = storage == Storage::kDouble ? 8 : storage == Storage::kFloat ? 4 : 2;
-    return elements() * size > (int64_t(8) << 20);
-  }
+  bool past_caches() const { return elements() * bytes_of(storage) > (int64_t(8) << 20); }
 };
 using Input = View<const void>;
 using Output = View<void>;

@@ -1,10 +1,9 @@
-// Pooling with a fixed argmax. Each output is one bilinear sample, so the operator is linear in the features
-// (docs/math.md, section 5). It has grad_input, grad_boxes, and derivatives along box
-// directions.
+// Pooling with a fixed argmax (docs/math.md, section 5): code that argmax_pool.cu, argmax_grad_input.cu and
+// argmax_grad_boxes.cu share. Each output is one bilinear sample, so the operator is linear in the features.
 #pragma once
 
 #include "axis_samples.cuh"
-#include "kernels.h"
+#include "families.cuh"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
@@ -20,8 +19,7 @@ template <class W>
 __device__ __forceinline__ ChosenSample<W> chosen_sample(const CallArgs& args, const Samples<W>& samples,
                                                          const Bin& bin, int64_t channel) {
   const Elements<int32_t>& argmax = args.argmax;
-  const int32_t index = argmax.data[bin.box * argmax.stride_n + channel * argmax.stride_c + bin.p * argmax.stride_y +
-                                    bin.q * argmax.stride_x];
+  const int32_t index = argmax.data[argmax.offset(bin.box, channel, bin.p, bin.q)];
   const Band y = samples.y.band(bin.box, bin.p), x = samples.x.band(bin.box, bin.q);
   const unsigned sample_y = argmax_y(index), sample_x = argmax_x(index);
   if (sample_y >= static_cast<unsigned>(y.samples) || sample_x >= static_cast<unsigned>(x.samples)) return {};
@@ -34,12 +32,13 @@ template <class W>
 __device__ __forceinline__ auto rates_of(const CallArgs& args, int64_t box) {
   return [&args, box](int d, int edge) {
     const int64_t at = 5 * box + 1 + edge;
-    return args.wide_boxes ? static_cast<W>(static_cast<const double*>(args.directions[d])[at])
-                           : static_cast<W>(static_cast<const float*>(args.directions[d])[at]);
+    return args.boxes_are_double ? static_cast<W>(static_cast<const double*>(args.directions[d])[at])
+                                 : static_cast<W>(static_cast<const float*>(args.directions[d])[at]);
   };
 }
 
-// The four pixels of a sample with their weights: one product of y taps and x taps, or the sum of two along directions.
+// The weights of the four pixels of a sample. Those of its value are one product of y taps and x taps. Those of its
+// derivative along directions are the sum of two products.
 template <class W>
 struct Stencil {
   W weight[2][2];
@@ -61,7 +60,7 @@ __device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t b
   return stencil;
 }
 
-// The weighted sum of a stencil over one plane of the map; `at` is the offset of its upper left pixel.
+// The sum of the map's pixels, weighted by a stencil. `at` is the offset of its upper left pixel.
 template <class S>
 __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Access<S>::W>& stencil,
                                                        const Elements<void>& pixels, int64_t at) {
@@ -80,12 +79,12 @@ __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Ac
   return sum;
 }
 
+// The offset of the upper left pixel of a sample.
 template <class W>
 __device__ __forceinline__ int64_t offset_of(const CallArgs& args, int plane, int64_t channel,
                                              const ChosenSample<W>& chosen) {
   const Elements<void>& pixels = args.maps[plane / args.images].pixels;
-  return plane % args.images * pixels.stride_n + channel * pixels.stride_c + chosen.y.low * pixels.stride_y +
-         chosen.x.low * pixels.stride_x;
+  return pixels.offset(plane % args.images, channel, chosen.y.low, chosen.x.low);
 }
 
 }  // namespace roialign_ext::cuda

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kThreads)
   ROI_SHARED_BYTES(shared);
   const int64_t box = blockIdx.x;
   const int plane = samples.plane_of_box[box];
-  W by_edge[4] = {};
+  W grad_edges[4] = {};
   const int64_t threads = plane < 0 ? 0 : map.threads();
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
     const Work work = work_of(map, thread, 1, args.channels);
@@ -30,16 +30,15 @@ __global__ void __launch_bounds__(kThreads)
     }
     const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
     const int64_t at = offset_of(args, plane, channel, chosen);
-    const W grad = Access<S>::load(
-        bins.data, box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x);
+    const W grad = Access<S>::load(bins.data, bins.offset(box, channel, bin.p, bin.q));
     const auto apply_taps = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
       Stencil<W> stencil = {};
       stencil.add_product(y, x);
       return grad * apply<S>(stencil, pixels, at);
     };
-    add_edge_gradient(chosen.y, chosen.x, y_taps, x_taps, apply_taps, by_edge);
+    add_grad_edges(chosen.y, chosen.x, y_taps, x_taps, apply_taps, grad_edges);
   }
-  const W sum = sum_over_block(by_edge, reinterpret_cast<W*>(shared));
+  const W sum = sum_over_block(grad_edges, reinterpret_cast<W*>(shared));
   store_grad_boxes<4>(args, box, sum);
 }
 
@@ -49,9 +48,9 @@ void enqueue_argmax_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher&
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const auto samples = take_samples<W>(args, /*by_pixel=*/false, scratch);
+    const auto samples = take_samples<W>(args, /*bins_of_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, Groups{}, launcher);
+    build_samples(args, samples, BoxesByPlane{}, launcher);
     const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, 1);
     launcher.launch("argmax_grad_boxes", argmax_grad_boxes<S>, args.boxes, kThreads, kWarps * 4 * sizeof(W), args,
                     samples, map);

@@ -1,6 +1,4 @@
 // grad_input of pooling with a fixed argmax, and of its derivatives along box directions.
-#include <climits>
-
 #include "argmax.cuh"
 #include "tile_gather.cuh"
 #include "transpose.cuh"
@@ -8,11 +6,11 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// grad_input. A warp has a tile of kTilePixels pixels of one plane and 32 channels, one per lane; sums are in
-// shared memory. It visits every bin near the tile once, finds the sample of the argmax, and adds to the pixels inside
-// the tile. So the cost depends on the number of bins, not on the size of the boxes. Each lane adds to its own sums, in
-// the order of boxes and bins. With fewer chunks of channels than warps, the warps share a higher tile, whose list of
-// boxes is made once.
+// A warp has a tile of kTilePixels pixels of one plane and 32 channels, one per lane. Sums are in shared memory. The
+// warp visits every bin near the tile once, and adds the contribution of the argmax to the pixels inside the tile. So
+// the cost depends on the number of bins, not on the size of the boxes. Each lane adds to its own sums, in the order of
+// boxes and bins. With fewer chunks of channels than warps, the warps share a higher tile, whose list of boxes is made
+// once.
 constexpr int kPitch = kWarp + 1;
 template <class W>
 constexpr int kTileColumns = sizeof(W) == 8 ? kArgmaxTileColumnsWide : kArgmaxTileColumns;
@@ -22,7 +20,7 @@ constexpr int kTilePixels = kArgmaxTileRows * kTileColumns<W>;
 template <class S>
 __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
     argmax_grad_input(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, int chunks_of_block,
-                      const Groups groups, const __grid_constant__ Samples<typename Access<S>::W> samples) {
+                      const BoxesByPlane by_plane, const __grid_constant__ Samples<typename Access<S>::W> samples) {
   using W = typename Access<S>::W;
   constexpr int kColumns = kTileColumns<W>, kPixels = kTilePixels<W>, kLanesOfAxis = kWarp / 2;
   ROI_SHARED_BYTES(shared);
@@ -33,21 +31,16 @@ __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
   const int top = tile.y.begin + warp / chunks_of_block * kArgmaxTileRows, left = tile.x.begin;
   const int64_t first = (tile.chunk * chunks_of_block + warp % chunks_of_block) * kWarp, channel = first + lane;
   for (int i = 0; i < kPixels; ++i) sums[i * kPitch + lane] = W(0);
-  for_each_near_box(args, groups, tile, NearBoxes<Samples<W>>{samples}, shared, [&](int box) {
+  for_each_near_box(args, by_plane, tile, NearBoxes<Samples<W>>{samples}, shared, [&](int box) {
     // One lane finds the bins of each pixel row or column of the tile; the spans are then united.
     const bool is_y = lane < kLanesOfAxis;
     const int own = lane % kLanesOfAxis;
-    Span bins = {INT_MAX, 0};
+    Span bins = nothing();
     if (is_y ? own < kArgmaxTileRows : own < kColumns) {
       const Span found = is_y ? samples.y.bins_at(box, top + own) : samples.x.bins_at(box, left + own);
       if (found.begin < found.end) bins = found;
     }
-#pragma unroll
-    for (int other = 1; other < kLanesOfAxis; other *= 2) {
-      const int begin = __shfl_xor_sync(kAllLanes, bins.begin, other);
-      const int end = __shfl_xor_sync(kAllLanes, bins.end, other);
-      bins = {begin < bins.begin ? begin : bins.begin, end > bins.end ? end : bins.end};
-    }
+    bins = unite_lanes<kLanesOfAxis>(bins);
     const Span y_bins = {__shfl_sync(kAllLanes, bins.begin, 0), __shfl_sync(kAllLanes, bins.end, 0)};
     const Span x_bins = {__shfl_sync(kAllLanes, bins.begin, kLanesOfAxis),
                          __shfl_sync(kAllLanes, bins.end, kLanesOfAxis)};
@@ -59,8 +52,7 @@ __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
         if (!chosen.found || y < -1 || y >= kArgmaxTileRows || x < -1 || x >= kColumns) continue;
         const Stencil<W> stencil = stencil_of(args, box, chosen);
         const Elements<void>& grads = args.bins;
-        const W grad = Access<S>::load(
-            grads.data, box * grads.stride_n + channel * grads.stride_c + p * grads.stride_y + q * grads.stride_x);
+        const W grad = Access<S>::load(grads.data, grads.offset(box, channel, p, q));
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -81,35 +73,32 @@ __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
     const int pixel = lanes_are_channels ? i / kWarp : i % kPixels, c = lanes_are_channels ? lane : i / kPixels;
     const int64_t y = top + pixel / kColumns, x = left + pixel % kColumns;
     if (y >= level.height || x >= level.width || first + c >= args.channels) continue;
-    Access<S>::store(
-        pixels.data,
-        tile.image * pixels.stride_n + (first + c) * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x,
-        sums[pixel * kPitch + c]);
+    Access<S>::store(pixels.data, pixels.offset(tile.image, first + c, y, x), sums[pixel * kPitch + c]);
   }
 }
 
 }  // namespace
 
-void enqueue_argmax_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
-  with_storage(given.storage, [&](auto element) {
+void enqueue_argmax_grad_input(const CallArgs& original, Scratch& scratch, Launcher& launcher) {
+  with_storage(original.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const auto samples = take_samples<W>(given, /*by_pixel=*/true, scratch);
-    const Groups groups = take_groups(given, scratch);
-    CallArgs args = given;
-    const Sizes sizes = {args.boxes, args.channels, args.bins_y, args.bins_x};
+    const auto samples = take_samples<W>(original, /*bins_of_pixel=*/true, scratch);
+    const BoxesByPlane by_plane = take_boxes_by_plane(original, scratch);
+    CallArgs args = original;
+    const Shape shape = {args.boxes, args.channels, args.bins_y, args.bins_x};
     const bool copies = reads_channels_last(args) && args.bins.stride_c != 1;
-    if (copies) args.bins = take_channels_last(args.storage, sizes, scratch);
+    if (copies) args.bins = take_channels_last(args.storage, shape, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, groups, launcher);
-    if (copies) build_channels_last(args.storage, sizes, given.bins, args.bins, launcher);
+    build_samples(args, samples, by_plane, launcher);
+    if (copies) build_channels_last(args.storage, shape, original.bins, args.bins, launcher);
     const int64_t chunks = (args.channels + kWarp - 1) / kWarp;
     int chunks_of_block = 1;
     while (chunks_of_block < kWarps && chunks_of_block < chunks) chunks_of_block *= 2;
     const TileMap map = make_tile_map(args, kWarps / chunks_of_block * kArgmaxTileRows, kTileColumns<W>);
     launcher.launch("argmax_grad_input", argmax_grad_input<S>,
                     map.tiles * ((chunks + chunks_of_block - 1) / chunks_of_block), kThreads,
-                    kNearBytes + kWarps * kTilePixels<W> * kPitch * sizeof(W), args, map, chunks_of_block, groups,
+                    kNearBytes + kWarps * kTilePixels<W> * kPitch * sizeof(W), args, map, chunks_of_block, by_plane,
                     samples);
   });
 }

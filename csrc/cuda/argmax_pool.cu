@@ -24,9 +24,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   const Elements<void>& bins = args.bins;
-  Access<S>::store(bins.data,
-                   bin.box * bins.stride_n + channel * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x,
-                   value);
+  Access<S>::store(bins.data, bins.offset(bin.box, channel, bin.p, bin.q), value);
 }
 
 }  // namespace
@@ -34,9 +32,9 @@ __global__ void __launch_bounds__(kThreads)
 void enqueue_argmax_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
-    const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
+    const auto samples = take_samples<typename Access<S>::W>(args, /*bins_of_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, Groups{}, launcher);
+    build_samples(args, samples, BoxesByPlane{}, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, 1);
     launcher.launch("argmax_pool", argmax_pool<S>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
   });

@@ -17,6 +17,10 @@ template <class Void>
 struct Elements {
   Void* data;
   int64_t stride_n, stride_c, stride_y, stride_x;
+
+  ROI_HOST_DEVICE int64_t offset(int64_t n, int64_t c, int64_t y, int64_t x) const {
+    return n * stride_n + c * stride_c + y * stride_y + x * stride_x;
+  }
 };
 
 // One feature map of the call: all images of one pyramid level.
@@ -32,9 +36,9 @@ struct CallArgs {
   Parts parts;
   int64_t images, channels, boxes, bins_y, bins_x;
 
-  // Rows (index, x1, y1, x2, y2) or (index, cx, cy, w, h, angle) in image pixels, contiguous. Directions have the same
-  // columns. All of them are float64 if `wide_boxes`, else float32. Float64 features always have float64 rows.
-  bool wide_boxes;
+  // Rows in image pixels (box_columns), contiguous. Directions have the same columns. All of them are float64 if
+  // `boxes_are_double`, else float32. Float64 features always have float64 rows.
+  bool boxes_are_double;
   const void* box_data;
   int direction_count;
   const void* directions[kMaxDirections];  // u, v; gradients w.r.t. the boxes have only v
@@ -78,9 +82,10 @@ constexpr int64_t kMaxBins = 1 << 20, kMaxPixels = 1 << 24;
 int64_t max_samples_of_bin(const CallArgs& args);
 
 // Enqueues the operation on a stream (a cudaStream_t) of the current device, without waiting. Returns an empty string,
-// or the name of the kernel that could not be launched, with the reason; no kernel follows a failed launch.
-// A row is invalid if its batch index is not a whole number in [0, images), or if a rotated box has a negative size.
-// Invalid rows read nothing: their bins become NaN, their argmax -1, their gradients 0.
+// or the kernel that could not be launched and the reason. No kernel follows a failed launch.
+//
+// A row is invalid if its batch index is not a whole number in [0, images). Rotated boxes of negative size are invalid
+// too. Invalid rows read nothing: their bins become NaN, their argmax -1, their gradients 0.
 std::string enqueue(Operation operation, const CallArgs& args, void* scratch, void* stream);
 
 }  // namespace roialign_ext::cuda

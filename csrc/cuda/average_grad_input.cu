@@ -5,7 +5,7 @@
 #include <climits>
 
 #include "axis_tables.cuh"
-#include "kernels.h"
+#include "families.cuh"
 #include "tile_gather.cuh"
 #include "transpose.cuh"
 #include "tuning.cuh"
@@ -25,11 +25,11 @@ struct alignas(16) Quad {
   }
 };
 
-// Weights of one box in one tile, for one product of a y table and an x table, and at most kTableBins bins per axis.
+// Weights of one box in one tile, for one term (core/products.h) and at most kTableBins bins per axis.
 template <class W>
 struct BoxWeights {
   int64_t grads;              // offset of bin row 0 in the first bin column, in elements
-  int columns, row_quads;     // bin columns of the tile; the most bin rows of a pixel row, in quads
+  int columns, row_quads;     // bin columns of the tile; largest number of bin rows of a pixel row, in quads
   unsigned rows;              // bit y: pixel row y has weight (0 if no column has)
   int first_bin[kTileRows];   // first bin row of each pixel row
   unsigned used[kTableBins];  // bit x: pixel column x has weight in this bin column
@@ -37,29 +37,30 @@ struct BoxWeights {
   Quad<W> y[kTableBins / kQuad][kTileRows];
 };
 
-// A warp writes the weights of one box. Several products of tables, or more than kTableBins bins, take several rounds.
-// Returns whether another round follows.
+// A warp writes the weights of one box. Several terms, or more than kTableBins bins, take several rounds. Returns
+// whether another round follows.
 template <class W>
-__device__ __forceinline__ bool build_weights(const CallArgs& args, const Products& products, const Tables<W>& tables,
-                                              const Tile& tile, int64_t box, int round, BoxWeights<W>& weights) {
+__device__ __forceinline__ bool build_weights(const CallArgs& args, const Products& products,
+                                              const WeightsByPixel<W>& tables, const Tile& tile, int64_t box, int round,
+                                              BoxWeights<W>& weights) {
   const int lane = threadIdx.x % kWarp, own = lane % kTileColumns, own_bin = lane / kTileColumns;
   const int x = tile.x.begin + own, y = tile.y.begin + own;
-  // Lanes 0 to 7 find the bins of the pixel columns, lanes 8 to 15 those of the pixel rows; lanes 16 to 31 repeat this.
+  // Lanes 0 to 7 find the bins of the pixel columns, lanes 8 to 15 those of the pixel rows. Lanes 16 to 31 repeat this.
   const bool is_y = own_bin % 2 != 0;
   const AxisBands& axis = is_y ? static_cast<const AxisBands&>(tables.y) : tables.x;
   const Span found = axis.bins_at(box, is_y ? y : x);
-  int begin = found.begin < found.end ? found.begin : INT_MAX, end = found.end, most = found.end - found.begin;
+  int begin = found.begin < found.end ? found.begin : INT_MAX, end = found.end, count = found.end - found.begin;
 #pragma unroll
   for (int other = 1; other < kTileColumns; other *= 2) {
     begin = min(begin, __shfl_xor_sync(kAllLanes, begin, other));
     end = max(end, __shfl_xor_sync(kAllLanes, end, other));
-    most = max(most, __shfl_xor_sync(kAllLanes, most, other));
+    count = max(count, __shfl_xor_sync(kAllLanes, count, other));
   }
   Span columns = {__shfl_sync(kAllLanes, begin, 0), __shfl_sync(kAllLanes, end, 0)};  // bins of all pixel columns
   if (columns.begin >= columns.end) columns = {0, 0};
   Span row = {__shfl_sync(kAllLanes, found.begin, kTileColumns + own),
               __shfl_sync(kAllLanes, found.end, kTileColumns + own)};  // bins of pixel row `own`
-  int rows = __shfl_sync(kAllLanes, most, kTileColumns);               // the most bins of a pixel row
+  int rows = __shfl_sync(kAllLanes, count, kTileColumns);              // the largest number of bins of a pixel row
   const int x_rounds = (columns.end - columns.begin + kTableBins - 1) / kTableBins;
   const int rounds = products.terms * x_rounds * ((rows + kTableBins - 1) / kTableBins);
   int term = 0;
@@ -151,8 +152,8 @@ __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* g
 
 // Adds all boxes to the tile. A warp has one pixel row, a lane VEC channels from `channel` on.
 template <class S, class Offset, int VEC, class W>
-__device__ __forceinline__ void add_boxes(const CallArgs& args, const Groups& groups, const Products& products,
-                                          const Tables<W>& tables, const Tile& tile, Offset channel,
+__device__ __forceinline__ void add_boxes(const CallArgs& args, const BoxesByPlane& by_plane, const Products& products,
+                                          const WeightsByPixel<W>& tables, const Tile& tile, Offset channel,
                                           unsigned char* shared, W (&sums)[kTileColumns][VEC]) {
   static_assert(kTableBoxes == kWarps && kTileRows == kWarps);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -161,7 +162,7 @@ __device__ __forceinline__ void add_boxes(const CallArgs& args, const Groups& gr
   const Image<S, Offset> bins(args.bins, 0);
   const S* const grads = static_cast<const S*>(bins.data) + (channel < args.channels ? channel : 0);
   for_each_near_batch<kTableBoxes>(
-      args, groups, tile, NearBoxes<Tables<W>>{tables}, shared, [&](const int* boxes, int count) {
+      args, by_plane, tile, NearBoxes<WeightsByPixel<W>>{tables}, shared, [&](const int* boxes, int count) {
         for (int round = 0;; ++round) {
           bool has_more = false;
           if (warp < count) {
@@ -182,14 +183,14 @@ __device__ __forceinline__ void add_boxes(const CallArgs& args, const Groups& gr
 template <class S, class Offset, int VEC>
 __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
     average_grad_input_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
-                                     const Groups groups, const __grid_constant__ Products products,
-                                     const __grid_constant__ Tables<typename Access<S>::W> tables) {
+                                     const BoxesByPlane by_plane, const __grid_constant__ Products products,
+                                     const __grid_constant__ WeightsByPixel<typename Access<S>::W> tables) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
   const Tile tile = tile_of(args, map, blockIdx.x);
   const Offset channel = static_cast<Offset>((tile.chunk * kWarp + threadIdx.x % kWarp) * VEC);
   W sums[kTileColumns][VEC] = {};
-  add_boxes<S>(args, groups, products, tables, tile, channel, shared, sums);
+  add_boxes<S>(args, by_plane, products, tables, tile, channel, shared, sums);
   const MapArgs& level = args.maps[tile.level];
   const int y = tile.y.begin + static_cast<int>(threadIdx.x) / kWarp;
   if (y >= level.height || channel >= args.channels) return;
@@ -204,39 +205,39 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
 }
 
 // Results go through shared memory: eight lanes store the eight pixels of one channel, in float32 one whole sector.
-constexpr int kPitch = kTileColumns + 1;  // of one lane's pixels; odd, so lanes write to different banks
+constexpr int kPitch = kTileColumns + 1;  // of the pixels of a lane; odd, so that lanes write to different banks
 template <class W>
-constexpr size_t kTurnedBytes = kThreads * kPitch * sizeof(W);
+constexpr size_t kTransposedBytes = kThreads * kPitch * sizeof(W);
 
 template <class S, class Offset, int VEC>
 __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
     average_grad_input_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
-                            const Groups groups, const __grid_constant__ Products products,
-                            const __grid_constant__ Tables<typename Access<S>::W> tables) {
+                            const BoxesByPlane by_plane, const __grid_constant__ Products products,
+                            const __grid_constant__ WeightsByPixel<typename Access<S>::W> tables) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
   const Tile tile = tile_of(args, map, blockIdx.x);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const Offset first = static_cast<Offset>(tile.chunk * kWarp * VEC);
   W sums[kTileColumns][VEC] = {};
-  add_boxes<S>(args, groups, products, tables, tile, first + lane * VEC, shared, sums);
+  add_boxes<S>(args, by_plane, products, tables, tile, first + lane * VEC, shared, sums);
   const MapArgs& level = args.maps[tile.level];
   const int y = tile.y.begin + warp, x = tile.x.begin + lane % kTileColumns;
   if (y >= level.height) return;
   const Image<S, Offset> pixels(level.pixels, tile.image);
-  W* const turned = reinterpret_cast<W*>(shared) + warp * kWarp * kPitch;
+  W* const transposed = reinterpret_cast<W*>(shared) + warp * kWarp * kPitch;
   const Offset at = y * pixels.stride_y + x * pixels.stride_x;
 #pragma unroll
   for (int c = 0; c < VEC; ++c) {
 #pragma unroll
-    for (int i = 0; i < kTileColumns; ++i) turned[lane * kPitch + i] = sums[i][c];
+    for (int i = 0; i < kTileColumns; ++i) transposed[lane * kPitch + i] = sums[i][c];
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kWarp; i += kWarp / kTileColumns) {
       const int other = i + lane / kTileColumns;
       const Offset channel = first + other * VEC + c;
       if (x < level.width && channel < args.channels) {
-        Access<S>::store(pixels.data, at + channel * pixels.stride_c, turned[other * kPitch + lane % kTileColumns]);
+        Access<S>::store(pixels.data, at + channel * pixels.stride_c, transposed[other * kPitch + lane % kTileColumns]);
       }
     }
     __syncwarp();
@@ -245,23 +246,23 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
 
 }  // namespace
 
-void enqueue_average_grad_input(const CallArgs& given, Scratch& scratch, Launcher& launcher) {
-  if (given.channels < kWarp) return enqueue_average_grad_input_few_channels(given, scratch, launcher);
-  with_storage(given.storage, [&](auto element) {
+void enqueue_average_grad_input(const CallArgs& original, Scratch& scratch, Launcher& launcher) {
+  if (original.channels < kWarp) return enqueue_average_grad_input_few_channels(original, scratch, launcher);
+  with_storage(original.storage, [&](auto element) {
     using S = decltype(element);
     using W = typename Access<S>::W;
-    const Products products = average_products(given.rule, given.direction_count);
-    const auto tables = take_tables<W>(given, products, /*by_pixel=*/true, scratch);
-    const Groups groups = take_groups(given, scratch);
-    // Lanes are channels, so an NCHW gradient is copied to channels_last: reading it per channel would be uncoalesced
+    const Products products = average_products(original.rule, original.direction_count);
+    const auto tables = take_weights_by_pixel<W>(original, products, /*bins_of_pixel=*/true, scratch);
+    const BoxesByPlane by_plane = take_boxes_by_plane(original, scratch);
+    // Lanes are channels, so an NCHW gradient is copied to channels_last. Reading it per channel would be uncoalesced
     // in every tile.
-    CallArgs args = given;
-    const Sizes sizes = {args.boxes, args.channels, args.bins_y, args.bins_x};
+    CallArgs args = original;
+    const Shape shape = {args.boxes, args.channels, args.bins_y, args.bins_x};
     const bool copies = args.bins.stride_c != 1;
-    if (copies) args.bins = take_channels_last(args.storage, sizes, scratch);
+    if (copies) args.bins = take_channels_last(args.storage, shape, scratch);
     if (scratch.counts_only()) return;
-    build_tables(args, products, tables, groups, launcher);
-    if (copies) build_channels_last(args.storage, sizes, given.bins, args.bins, launcher);
+    build_weights_by_pixel(args, products, tables, by_plane, launcher);
+    if (copies) build_channels_last(args.storage, shape, original.bins, args.bins, launcher);
     const bool is_nchw = args.maps[0].pixels.stride_c != 1;
     CallArgs packed = args;
     if (is_nchw) packed.levels = 0;  // NCHW maps are stored element by element
@@ -275,11 +276,11 @@ void enqueue_average_grad_input(const CallArgs& given, Scratch& scratch, Launche
         const size_t shared_bytes = kNearBytes + kTableBoxes * sizeof(BoxWeights<W>);
         if (is_nchw) {
           launcher.launch("average_grad_input_nchw", average_grad_input_nchw<S, Offset, kVec>, blocks, kThreads,
-                          shared_bytes > kTurnedBytes<W> ? shared_bytes : kTurnedBytes<W>, args, map, groups, products,
-                          tables);
+                          shared_bytes > kTransposedBytes<W> ? shared_bytes : kTransposedBytes<W>, args, map, by_plane,
+                          products, tables);
         } else {
           launcher.launch("average_grad_input_channels_last", average_grad_input_channels_last<S, Offset, kVec>, blocks,
-                          kThreads, shared_bytes, args, map, groups, products, tables);
+                          kThreads, shared_bytes, args, map, by_plane, products, tables);
         }
       };
       with_pack<S>(packed, [&](auto vec) {

@@ -1,7 +1,7 @@
 // grad_input of average pooling for fewer channels than a warp has lanes; average_grad_input.cu has the others.
 // Lanes are pixels.
 #include "axis_tables.cuh"
-#include "kernels.h"
+#include "families.cuh"
 #include "tile_gather.cuh"
 
 namespace roialign_ext::cuda {
@@ -13,7 +13,7 @@ struct AverageSource {
   using W = typename Access<S>::W;
   static constexpr int kChannels = kGatherChannels;
   Products products;
-  Tables<W> tables;
+  WeightsByPixel<W> tables;
 
   __device__ Span touched_y(int64_t box) const { return tables.y.pixels[box]; }
   __device__ Span touched_x(int64_t box) const { return tables.x.pixels[box]; }
@@ -46,8 +46,9 @@ struct AverageSource {
 template <class S, class Offset>
 __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
     average_grad_input_few_channels(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
-                                    const Groups groups, const __grid_constant__ AverageSource<S, Offset> source) {
-  gather_pixels<S>(args, map, groups, source);
+                                    const BoxesByPlane by_plane,
+                                    const __grid_constant__ AverageSource<S, Offset> source) {
+  gather_pixels<S>(args, map, by_plane, source);
 }
 
 }  // namespace
@@ -57,13 +58,13 @@ void enqueue_average_grad_input_few_channels(const CallArgs& args, Scratch& scra
     using S = decltype(element);
     using W = typename Access<S>::W;
     const Products products = average_products(args.rule, args.direction_count);
-    const auto tables = take_tables<W>(args, products, /*by_pixel=*/true, scratch);
-    const Groups groups = take_groups(args, scratch);
+    const auto tables = take_weights_by_pixel<W>(args, products, /*bins_of_pixel=*/true, scratch);
+    const BoxesByPlane by_plane = take_boxes_by_plane(args, scratch);
     if (scratch.counts_only()) return;
-    build_tables(args, products, tables, groups, launcher);
+    build_weights_by_pixel(args, products, tables, by_plane, launcher);
     with_offset(args, [&](auto offset) {
       using Offset = decltype(offset);
-      launch_gather("average_grad_input_few_channels", average_grad_input_few_channels<S, Offset>, args, groups,
+      launch_gather("average_grad_input_few_channels", average_grad_input_few_channels<S, Offset>, args, by_plane,
                     AverageSource<S, Offset>{products, tables}, launcher);
     });
   });

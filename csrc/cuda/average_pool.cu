@@ -5,11 +5,11 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// Whether an NCHW map is copied to channels_last before pooling. Bins of a large box take few pixels of a row, so an
-// NCHW load moves a sector of eight floats per pixel; a channels_last load uses its whole sector. The copy moves every
-// element twice. That pays off if the boxes read many more pixels than the map has. A box of P x P bins with n x n
-// samples reads at most (2 n P)^2 pixels, and at most the map. Adaptive grids count as n = 2. Pyramids are read in
-// place, since their boxes are about as wide as their samples.
+// Whether an NCHW map is copied to channels_last before pooling. Bins of a large box take few pixels of a row. So an
+// NCHW load moves a sector of eight floats per pixel, whereas a channels_last load uses its whole sector. The copy
+// moves every element twice. That pays off if the boxes read many more pixels than the map has. A box of P x P bins
+// with n x n samples reads at most (2 n P)^2 pixels, and at most the map. Adaptive grids count as n = 2. Pyramids are
+// read in place, since their boxes are about as wide as their samples.
 bool pays_to_copy(const CallArgs& args) {
   if (args.levels > 1 || args.channels < kWarp) return false;
   const MapArgs& map = args.maps[0];
@@ -28,17 +28,17 @@ void enqueue_average_pool(const CallArgs& args, Scratch& scratch, Launcher& laun
     using S = decltype(element);
     using W = typename Access<S>::W;
     const Products products = average_products(args.rule, args.direction_count);
-    const auto taps = take_taps<W>(args, products, scratch);
-    const bool together = reads_channels_last(args), copied = !together && pays_to_copy(args);
+    const auto taps = take_taps_by_bin<W>(args, products, scratch);
+    const bool is_channels_last = reads_channels_last(args), copies = !is_channels_last && pays_to_copy(args);
     const MapArgs& map = args.maps[0];
-    const Sizes sizes = {args.images, args.channels, map.height, map.width};
-    CallArgs read = args;
-    if (copied) read.maps[0].pixels = take_channels_last(args.storage, sizes, scratch);
+    const Shape shape = {args.images, args.channels, map.height, map.width};
+    CallArgs channels_last = args;
+    if (copies) channels_last.maps[0].pixels = take_channels_last(args.storage, shape, scratch);
     if (scratch.counts_only()) return;
-    build_taps(args, products, taps, launcher);
-    if (copied) build_channels_last(args.storage, sizes, map.pixels, read.maps[0].pixels, launcher);
-    if (together || copied) return launch_average_pool_channels_last<S>(read, products, taps, launcher);
-    launch_average_pool_nchw<S>(args, products, taps, launcher);
+    build_taps_by_bin(args, products, taps, launcher);
+    if (copies) build_channels_last(args.storage, shape, map.pixels, channels_last.maps[0].pixels, launcher);
+    if (!is_channels_last && !copies) return launch_average_pool_nchw<S>(args, products, taps, launcher);
+    launch_average_pool_channels_last<S>(channels_last, products, taps, launcher);
   });
 }
 

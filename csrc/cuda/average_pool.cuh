@@ -1,19 +1,26 @@
-// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its derivatives along box directions: code that the
-// kernels of both layouts share.
+// Average pooling, out = Wy F Wx^T (docs/math.md, section 4), and its derivatives along box directions. This is code
+// that the kernels of both layouts share.
 #pragma once
 
 #include <algorithm>
 
 #include "axis_tables.cuh"
-#include "kernels.h"
+#include "families.cuh"
 #include "tuning.cuh"
 #include "work.cuh"
 
 namespace roialign_ext::cuda {
 
-// Contribution of samples outside the map to a bin: their share of the extrapolation value.
+// The image of a plane. An invalid row, whose plane is -1, has that of plane 0, and reads nothing.
+template <class S, class Offset>
+__device__ __forceinline__ Image<S, Offset> image_of_plane(const CallArgs& args, int plane) {
+  const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
+  return Image<S, Offset>(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images);
+}
+
+// Contribution of samples outside the map to a bin.
 template <class W>
-__device__ __forceinline__ W outside(const CallArgs& args, const Taps<W>& taps, const Bin& bin) {
+__device__ __forceinline__ W outside(const CallArgs& args, const TapsByBin<W>& taps, const Bin& bin) {
   if (taps.y.on_map == nullptr) return W(0);
   return extrapolated<W>(args.extrapolation_value, args.sampling_ratio, taps.y.on_map[bin.box * taps.y.bins + bin.p],
                          taps.x.on_map[bin.box * taps.x.bins + bin.q]);
@@ -31,7 +38,7 @@ struct StagedTaps {
 
 // A warp copies the lists of an axis, one bin per lane. `ends` also counts taps that exceed the room.
 template <class W>
-__device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int table, int room,
+__device__ __forceinline__ void stage(const AxisTapsByBin<W>& axis, int box, int table, int room,
                                       const StagedTaps<W>& staged) {
   const int lane = threadIdx.x % kWarp, bins = static_cast<int>(axis.bins);
   int before = 0;
@@ -52,8 +59,9 @@ __device__ __forceinline__ void stage(const AxisTaps<W>& axis, int box, int tabl
   }
 }
 
-// Channels of one row that a lane loads at once. Row addresses are integers: nvcc splits sums of pointers and adds the
-// parts again for each load, 13 of 70 instructions for a column of four rows.
+// ContiguousChannels and StridedChannels are the channels of one row that a lane loads at once. Row addresses are
+// integers: nvcc splits sums of pointers and adds their terms again for each load. These were 13 of 70 instructions for
+// a column of four rows.
 
 // VEC contiguous channels, `bytes` after the begin of the row.
 template <class S, int VEC>
@@ -153,7 +161,7 @@ struct ListedRows {
   }
 };
 
-// Calls run(rows) with HeldRows for two to four rows, as two samples of a bin take, and else with ListedRows.
+// Calls run(rows): with HeldRows for two to four rows, as two samples of a bin take, and otherwise with ListedRows.
 template <class S, int AT_ONCE, class Offset, class W, class Run>
 __device__ __forceinline__ void with_rows(const S* map, Offset stride_y, const TapList<W>& taps, Run&& run) {
   if (taps.count == 2) return run(HeldRows<S, Offset, 2>(map, stride_y, taps));
@@ -191,36 +199,36 @@ struct BlockPlan {
 
 // The largest number of bins of a block whose results fit in `bytes` of shared memory, `bin_bytes` per bin. The pitch
 // is odd, so the channels of one bin use different banks.
-constexpr int64_t most_bins_collected(int64_t bytes, int64_t bin_bytes) { return (bytes / bin_bytes - 1) | 1; }
+constexpr int64_t max_bins_collected(int64_t bytes, int64_t bin_bytes) { return (bytes / bin_bytes - 1) | 1; }
 
 // Whether results are collected in shared memory: the bins of a box must be contiguous NCHW.
-inline bool collects(const CallArgs& args, int64_t most_bins) {
+inline bool collects(const CallArgs& args, int64_t max_bins) {
   const Elements<void>& bins = args.bins;
   return bins.stride_c != 1 && bins.stride_x == 1 && bins.stride_y == args.bins_x &&
-         bins.stride_c == args.bins_y * args.bins_x && args.bins_x <= most_bins;
+         bins.stride_c == args.bins_y * args.bins_x && args.bins_x <= max_bins;
 }
 
-// Room for the taps of an axis: the maximum of a fixed grid, or enough for most boxes of other grids.
+// Room for the taps of an axis. For a fixed grid it is the maximum; for other grids it is enough for most boxes.
 template <class W>
 int room_for_taps(const CallArgs& args, int64_t bins, int64_t MapArgs::* length) {
-  constexpr int64_t kMost = kPoolListBytes / sizeof(Tap<W>);
+  constexpr int64_t kMaxTaps = kAveragePoolListBytes / sizeof(Tap<W>);
   const bool fixed = args.sampling_ratio > 0 && !is_integral(args.rule);
-  const int64_t of_grid = fixed ? 2 * bins * std::min(args.sampling_ratio, kMost) : kMost;
+  const int64_t of_grid = fixed ? 2 * bins * std::min(args.sampling_ratio, kMaxTaps) : kMaxTaps;
   int64_t of_map = 0;
   for (int i = 0; i < args.levels; ++i) of_map = std::max(of_map, args.maps[i].*length + 2 * bins);
-  return static_cast<int>(std::min({of_grid, of_map, kMost}));
+  return static_cast<int>(std::min({of_grid, of_map, kMaxTaps}));
 }
 
 template <class W>
-BlockPlan plan_block(const CallArgs& args, const Products& products, const Taps<W>& taps, int64_t most_bins) {
+BlockPlan plan_block(const CallArgs& args, const Products& products, const TapsByBin<W>& taps, int64_t max_bins) {
   BlockPlan plan = {};
-  const bool collected = collects(args, most_bins);
-  const int64_t most = collected ? std::min<int64_t>(kPoolRows, most_bins / args.bins_x) : kPoolRows;
-  const int64_t rounds = (args.bins_y + most - 1) / most;
+  const bool collected = collects(args, max_bins);
+  const int64_t max_rows = collected ? std::min<int64_t>(kAveragePoolRows, max_bins / args.bins_x) : kAveragePoolRows;
+  const int64_t rounds = (args.bins_y + max_rows - 1) / max_rows;
   plan.warps = static_cast<int>((args.bins_y + rounds - 1) / rounds);  // rounds are equal, or nearly
   if (collected) plan.pitch = static_cast<int>(plan.warps * args.bins_x) | 1;
-  // Tables of derivatives and of values outside the map are not staged.
-  if (products.terms == 1 && taps.y.on_map == nullptr && std::max(args.bins_y, args.bins_x) <= kPoolListedBins) {
+  // Tables of derivatives, and those of a call with values outside the map, are not staged.
+  if (products.terms == 1 && taps.y.on_map == nullptr && std::max(args.bins_y, args.bins_x) <= kAveragePoolListedBins) {
     plan.y_taps = room_for_taps<W>(args, args.bins_y, &MapArgs::height);
     plan.x_taps = room_for_taps<W>(args, args.bins_x, &MapArgs::width);
   }
@@ -230,9 +238,9 @@ BlockPlan plan_block(const CallArgs& args, const Products& products, const Taps<
 // Enqueues the kernel of a layout, after the tables: channels_last, and all other strides.
 template <class S>
 void launch_average_pool_channels_last(const CallArgs& args, const Products& products,
-                                       const Taps<typename Access<S>::W>& taps, Launcher& launcher);
+                                       const TapsByBin<typename Access<S>::W>& taps, Launcher& launcher);
 template <class S>
-void launch_average_pool_nchw(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
-                              Launcher& launcher);
+void launch_average_pool_nchw(const CallArgs& args, const Products& products,
+                              const TapsByBin<typename Access<S>::W>& taps, Launcher& launcher);
 
 }  // namespace roialign_ext::cuda

@@ -7,9 +7,9 @@ namespace roialign_ext::cuda {
 namespace {
 
 template <class S, class Offset, int VEC>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kPoolBlocks - (VEC == 8);
+constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kAveragePoolBlocks - (VEC == 8);
 template <class S, int VEC>
-constexpr int64_t kMostBinsCollected = most_bins_collected(kPoolPieceBytes, kWarp * VEC * sizeof(S));
+constexpr int64_t kMaxBinsCollected = max_bins_collected(kAveragePoolPieceBytes, kWarp * VEC * sizeof(S));
 
 // Pools a row of bins from taps in shared memory. Neighbouring bins share at most two columns, so the last two are
 // kept.
@@ -48,10 +48,9 @@ __device__ __forceinline__ void pool_staged(const Rows& rows, const StagedTaps<W
   }
 }
 
-// The general case: sums of several products, samples outside the map, invalid rows, and more taps than shared memory
-// holds.
+// The general case: several terms, samples outside the map, invalid rows, and more taps than shared memory holds.
 template <class S, int VEC, class W, class Offset, class Store>
-__device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const Taps<W>& taps,
+__device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const TapsByBin<W>& taps,
                                             const S* map, Offset stride_y, Offset stride_x, int box, int p, int plane,
                                             Store&& store) {
 #pragma unroll 1
@@ -62,7 +61,8 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
     for (int c = 0; c < VEC; ++c) sums[c] = start;
 #pragma unroll 1
     for (int t = 0; plane >= 0 && t < products.terms; ++t) {
-      const ListedRows<S, Offset, kPoolRowsAtOnce> rows = {map, stride_y, taps.y.list(box, products.term[t].y, p)};
+      const ListedRows<S, Offset, kAveragePoolRowsAtOnce> rows = {map, stride_y,
+                                                                  taps.y.list(box, products.term[t].y, p)};
       const TapList<W> xs = taps.x.list(box, products.term[t].x, q);
       if (rows.taps.count == 0) continue;  // nothing is read; avoids 0 * infinity
 #pragma unroll 1
@@ -78,12 +78,11 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
   }
 }
 
-// Boxes vary faster than chunks: blocks that run concurrently share a slice of the channels, which may fit the L2
-// cache.
+// Boxes vary faster than chunks. So blocks that run concurrently share a range of channels, which may fit the L2 cache.
 template <class S, class Offset, int VEC>
-__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset, VEC>)
+__global__ void __launch_bounds__(kAveragePoolRows* kWarp, kBlocks<S, Offset, VEC>)
     average_pool_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
-                               const __grid_constant__ Taps<typename Access<S>::W> taps, const BlockPlan plan) {
+                               const __grid_constant__ TapsByBin<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;
   constexpr int kChunk = kWarp * VEC;
   ROI_SHARED_BYTES(shared);
@@ -102,8 +101,7 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset, VEC>)
     __syncthreads();
     staged = y.ends[bins_y - 1] <= plan.y_taps && x.ends[bins_x - 1] <= plan.x_taps;
   }
-  const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
-  const Image<S, Offset> pixels(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images), bins(args.bins, box);
+  const Image<S, Offset> pixels = image_of_plane<S, Offset>(args, plane), bins(args.bins, box);
   const int64_t first_channel = int64_t(chunk) * kChunk, left = args.channels - first_channel;
   const int own_channel = lane * VEC;
   const Offset channel = static_cast<Offset>(first_channel + own_channel);
@@ -119,7 +117,7 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset, VEC>)
         for (int c = 0; c < VEC; ++c) own[c * plan.pitch] = static_cast<S>(sums[c]);
       };
       if (staged) {
-        with_rows<S, kPoolRowsAtOnce>(map, pixels.stride_y, y.list(p), [&](const auto& rows) {
+        with_rows<S, kAveragePoolRowsAtOnce>(map, pixels.stride_y, y.list(p), [&](const auto& rows) {
           pool_staged<S, VEC>(rows, x, pixels.stride_x, bins_x, store);
         });
       } else {
@@ -136,13 +134,14 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocks<S, Offset, VEC>)
 }
 
 template <class S, class Offset, int VEC>
-void launch(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
+void launch(const CallArgs& args, const Products& products, const TapsByBin<typename Access<S>::W>& taps,
             Launcher& launcher) {
   using W = typename Access<S>::W;
   constexpr int64_t kChunk = kWarp * VEC;
-  const BlockPlan plan = plan_block(args, products, taps, kMostBinsCollected<S, VEC>);
+  const BlockPlan plan = plan_block(args, products, taps, kMaxBinsCollected<S, VEC>);
   // A block has 48 KB without cudaFuncSetAttribute.
-  static_assert(kPoolPieceBytes + 2 * kPoolListBytes + 2 * kPoolListedBins * sizeof(int) <= 48 * 1024);
+  static_assert(kAveragePoolPieceBytes + 2 * kAveragePoolListBytes + 2 * kAveragePoolListedBins * sizeof(int) <=
+                48 * 1024);
   const size_t bytes = kChunk * sizeof(S) * plan.pitch + (plan.y_taps + plan.x_taps) * sizeof(Tap<W>) +
                        (plan.y_taps > 0 ? (args.bins_y + args.bins_x) * sizeof(int) : 0);
   launcher.launch("average_pool_channels_last", average_pool_channels_last<S, Offset, VEC>,
@@ -150,18 +149,12 @@ void launch(const CallArgs& args, const Products& products, const Taps<typename 
                   plan);
 }
 
-// Calls run(vec) with the number of channels that a lane loads at once: 16 or 8 bytes, or one channel.
+// Calls run(vec) with the number of channels that a lane loads at once: those of 16 or 8 bytes, or one.
 template <class S, class Run>
 void with_widest_pack(const CallArgs& args, Run&& run) {
   const auto fits = [&](auto vec) {
-    const auto is_aligned = [&](const Elements<void>& elements) {
-      return elements.stride_c == 1 && elements.stride_n % vec == 0 && elements.stride_y % vec == 0 &&
-             elements.stride_x % vec == 0 && reinterpret_cast<uintptr_t>(elements.data) % (vec * sizeof(S)) == 0;
-    };
-    bool all = args.channels % vec == 0 && args.channels >= kWarp * vec &&
-               (is_aligned(args.bins) || collects(args, kMostBinsCollected<S, vec.value>));
-    for (int i = 0; i < args.levels; ++i) all = all && is_aligned(args.maps[i].pixels);
-    return all;
+    return maps_have_packs<S>(args, vec) &&
+           (has_packs<S>(args.bins, vec) || collects(args, kMaxBinsCollected<S, vec.value>));
   };
   constexpr std::integral_constant<int, 16 / sizeof(S)> kWidest{};
   constexpr std::integral_constant<int, 4> kFour{};
@@ -176,18 +169,19 @@ void with_widest_pack(const CallArgs& args, Run&& run) {
 
 template <class S>
 void launch_average_pool_channels_last(const CallArgs& args, const Products& products,
-                                       const Taps<typename Access<S>::W>& taps, Launcher& launcher) {
+                                       const TapsByBin<typename Access<S>::W>& taps, Launcher& launcher) {
   with_offset(args, [&](auto offset) {
     with_widest_pack<S>(args,
                         [&](auto vec) { launch<S, decltype(offset), vec.value>(args, products, taps, launcher); });
   });
 }
-template void launch_average_pool_channels_last<float>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);
-template void launch_average_pool_channels_last<double>(const CallArgs&, const Products&, const Taps<double>&,
+template void launch_average_pool_channels_last<float>(const CallArgs&, const Products&, const TapsByBin<float>&,
+                                                       Launcher&);
+template void launch_average_pool_channels_last<double>(const CallArgs&, const Products&, const TapsByBin<double>&,
                                                         Launcher&);
-template void launch_average_pool_channels_last<__half>(const CallArgs&, const Products&, const Taps<float>&,
+template void launch_average_pool_channels_last<__half>(const CallArgs&, const Products&, const TapsByBin<float>&,
                                                         Launcher&);
-template void launch_average_pool_channels_last<__nv_bfloat16>(const CallArgs&, const Products&, const Taps<float>&,
-                                                               Launcher&);
+template void launch_average_pool_channels_last<__nv_bfloat16>(const CallArgs&, const Products&,
+                                                               const TapsByBin<float>&, Launcher&);
 
 }  // namespace roialign_ext::cuda

@@ -6,18 +6,20 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// A lane sums kPoolSetChannels channels of a column at once. Each bin has kPoolGroups lanes, which split the channels.
-// Narrow boxes leave lanes idle, so a warp then sums up to kPoolGroups sets of channels side by side.
-constexpr int kBinsAtOnce = kWarp / kPoolGroups, kOfLane = kPoolSetChannels / kPoolGroups;
+// A lane sums kAveragePoolSetChannels channels of a column at once. Each bin has kAveragePoolGroups lanes, which split
+// the channels. Narrow boxes leave lanes idle, so a warp then sums up to kAveragePoolGroups sets of channels side by
+// side.
+constexpr int kBinsAtOnce = kWarp / kAveragePoolGroups, kOfLane = kAveragePoolSetChannels / kAveragePoolGroups;
 constexpr int kColumnPitch = kWarp + 1;  // of one channel's columns in shared memory; groups then use different banks
-constexpr int kColumnsOfWarp = kPoolSetChannels * kColumnPitch;
+constexpr int kColumnsOfWarp = kAveragePoolSetChannels * kColumnPitch;
 
 // Neighbouring bins whose taps touch at most kWarp distinct columns.
 struct Run {
   int first_bin, first_column;
 };
 
-// In shared memory: the runs of a box with an end marker, and the pixels of their columns, one slot each.
+// In shared memory: the runs of a box with an end marker, and the pixel of each column. A slot is an index into
+// columns.
 struct Runs {
   Run* runs;
   int* columns;
@@ -28,11 +30,11 @@ struct Runs {
 template <class W>
 __device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, int room, const Runs& runs) {
   const int lane = threadIdx.x % kWarp, rounds = (bins + kBinsAtOnce - 1) / kBinsAtOnce;
-  const int most = (bins + rounds - 1) / rounds;  // bins per run, so that runs are equally long
+  const int bins_of_run = (bins + rounds - 1) / rounds;  // at most; runs are equally long
   int count = 0, column = 0;
   for (int first = 0; first < bins; ++count) {
     const int begin = x.begin(first);
-    const bool fits = lane < most && first + lane < bins && x.ends[first + lane] - begin <= kWarp;
+    const bool fits = lane < bins_of_run && first + lane < bins && x.ends[first + lane] - begin <= kWarp;
     const int own = __popc(__ballot_sync(kAllLanes, fits));
     if (own == 0 || x.ends[bins - 1] > room) {
       if (lane == 0) *runs.count = 0;
@@ -78,22 +80,23 @@ struct Results {
   }
 };
 
-// Sums kPoolSetChannels channels of a column, `offset` elements after the row's begin. If fewer are left the last one
-// is repeated; none gives 0.
+// Sums kAveragePoolSetChannels channels of a column, `offset` elements after the row's begin. If fewer channels are
+// left, the last one is repeated. If none is left, the sums are 0.
 template <class S, class Offset, class W, class Rows>
 __device__ __forceinline__ void sum_columns(const Rows& rows, Offset stride_c, Offset offset, int count, W* columns) {
 #pragma unroll 1
-  for (int c = 0; c < kPoolSetChannels; c += kPoolLoadsAtOnce) {
-    W sums[kPoolLoadsAtOnce] = {};
+  for (int c = 0; c < kAveragePoolSetChannels; c += kAveragePoolLoadsAtOnce) {
+    W sums[kAveragePoolLoadsAtOnce] = {};
     if (c < count) {
-      rows.add(StridedChannels<S, Offset, kPoolLoadsAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
+      rows.add(StridedChannels<S, Offset, kAveragePoolLoadsAtOnce>(offset + c * stride_c, stride_c, count - c), sums);
     }
 #pragma unroll
-    for (int i = 0; i < kPoolLoadsAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
+    for (int i = 0; i < kAveragePoolLoadsAtOnce; ++i) columns[(c + i) * kColumnPitch] = sums[i];
   }
 }
 
-// Pools a row of bins, one run at a time. `columns` is the warp's shared memory for sums of kPoolSetChannels channels.
+// Pools a row of bins, one run at a time. `columns` is the warp's shared memory for sums of kAveragePoolSetChannels
+// channels.
 template <class S, class Offset, class W>
 __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>& pixels, const TapList<W>& ys,
                                             const StagedTaps<W>& x, const Runs& runs, int chunk, W* columns,
@@ -103,7 +106,7 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
   for (int r = 0; r < *runs.count; ++r) {
     const Run run = runs.runs[r], next = runs.runs[r + 1];
     const int distinct = next.first_column - run.first_column;
-    int sets = kPoolGroups;
+    int sets = kAveragePoolGroups;
     while (sets > 1 && kWarp / sets < distinct) sets /= 2;
     const int width = kWarp / sets, set = lane / width, own = lane % width;  // the lane's set and its column
     const bool has_column = own < distinct;
@@ -111,22 +114,22 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
     const int q = run.first_bin + lane % kBinsAtOnce;
     const bool has_bin = q < next.first_bin;
     const TapList<W> xs = has_bin ? x.list(q) : TapList<W>{};
-    with_rows<S, kPoolRowsAtOnceNchw>(top, pixels.stride_y, ys, [&](const auto& rows) {
+    with_rows<S, kAveragePoolRowsAtOnceNchw>(top, pixels.stride_y, ys, [&](const auto& rows) {
 #pragma unroll 1
-      for (int channel = 0; channel < chunk; channel += sets * kPoolSetChannels) {
-        const int own_channel = channel + set * kPoolSetChannels;
-        const int count = chunk - own_channel < kPoolSetChannels ? chunk - own_channel : kPoolSetChannels;
+      for (int channel = 0; channel < chunk; channel += sets * kAveragePoolSetChannels) {
+        const int own_channel = channel + set * kAveragePoolSetChannels;
+        const int count = chunk - own_channel < kAveragePoolSetChannels ? chunk - own_channel : kAveragePoolSetChannels;
         sum_columns<S>(rows, pixels.stride_c, own_channel * pixels.stride_c, has_column ? count : 0, columns + lane);
         __syncwarp();
-        W sums[kPoolGroups][kOfLane] = {};  // of channels group, group + kPoolGroups, ... in every set
+        W sums[kAveragePoolGroups][kOfLane] = {};  // of channels group, group + kAveragePoolGroups, ... in every set
         const auto add = [&](const Tap<W>& tap) {
           const W* const summed = columns + group * kColumnPitch + tap.pixel;
 #pragma unroll
-          for (int s = 0; s < kPoolGroups; ++s) {
+          for (int s = 0; s < kAveragePoolGroups; ++s) {
             if (s >= sets) break;
 #pragma unroll
             for (int i = 0; i < kOfLane; ++i) {
-              sums[s][i] += tap.weight * summed[s * width + i * kPoolGroups * kColumnPitch];
+              sums[s][i] += tap.weight * summed[s * width + i * kAveragePoolGroups * kColumnPitch];
             }
           }
         };
@@ -134,11 +137,11 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
         __syncwarp();
         if (!has_bin) continue;
 #pragma unroll
-        for (int s = 0; s < kPoolGroups; ++s) {
+        for (int s = 0; s < kAveragePoolGroups; ++s) {
           if (s >= sets) break;
 #pragma unroll
           for (int i = 0; i < kOfLane; ++i) {
-            const int c = channel + s * kPoolSetChannels + group + i * kPoolGroups;
+            const int c = channel + s * kAveragePoolSetChannels + group + i * kAveragePoolGroups;
             if (c < chunk) results.store(c, q, sums[s][i]);
           }
         }
@@ -147,22 +150,22 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
   }
 }
 
-// The general case: sums of several products, samples outside the map, invalid rows, and more taps than a run or shared
-// memory holds. Columns are all pixels of the box's window, 32 at a time.
+// The general case: several terms, samples outside the map, invalid rows, and more taps than a run or shared memory
+// holds. Columns are all pixels of the box's window, 32 at a time.
 template <class S, class Offset, class W>
-__device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const Taps<W>& taps,
+__device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const TapsByBin<W>& taps,
                                             const S* map, const Image<S, Offset>& pixels, int box, int p, int plane,
                                             int chunk, W* columns, const Results<S, Offset>& results) {
   const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
   const Span window = plane < 0 ? Span{} : taps.x.pixels[box];
 #pragma unroll 1
-  for (int channel = 0; channel < chunk; channel += kPoolSetChannels) {
-    const int count = chunk - channel < kPoolSetChannels ? chunk - channel : kPoolSetChannels;
+  for (int channel = 0; channel < chunk; channel += kAveragePoolSetChannels) {
+    const int count = chunk - channel < kAveragePoolSetChannels ? chunk - channel : kAveragePoolSetChannels;
 #pragma unroll 1
     for (int first_bin = 0; first_bin < args.bins_x; first_bin += kBinsAtOnce) {
       const Bin bin = {box, p, first_bin + lane % kBinsAtOnce};
       const bool has_bin = bin.q < args.bins_x;
-      W sums[kOfLane];  // of channels group, group + kPoolGroups, ...
+      W sums[kOfLane];  // of channels group, group + kAveragePoolGroups, ...
       const W start = plane < 0 ? W(NAN) : has_bin ? outside(args, taps, bin) : W(0);
 #pragma unroll
       for (int i = 0; i < kOfLane; ++i) sums[i] = start;
@@ -175,7 +178,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
 #pragma unroll 1
         for (int tile = window.begin; tile < window.end; tile += kWarp) {
           if (!__any_sync(kAllLanes, k < xs.count && xs.taps[k].pixel < tile + kWarp)) continue;
-          const ListedRows<S, Offset, kPoolRowsAtOnceNchw> rows = {map, pixels.stride_y, ys};
+          const ListedRows<S, Offset, kAveragePoolRowsAtOnceNchw> rows = {map, pixels.stride_y, ys};
           sum_columns<S>(rows, pixels.stride_c, channel * pixels.stride_c + (tile + lane) * pixels.stride_x,
                          tile + lane < window.end ? count : 0, columns + lane);
           __syncwarp();
@@ -184,7 +187,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
             if (tap.pixel >= tile + kWarp) break;
             const W* const summed = columns + group * kColumnPitch + tap.pixel - tile;
 #pragma unroll
-            for (int i = 0; i < kOfLane; ++i) sums[i] += tap.weight * summed[i * kPoolGroups * kColumnPitch];
+            for (int i = 0; i < kOfLane; ++i) sums[i] += tap.weight * summed[i * kAveragePoolGroups * kColumnPitch];
           }
           __syncwarp();
         }
@@ -192,25 +195,24 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
       if (!has_bin) continue;
 #pragma unroll
       for (int i = 0; i < kOfLane; ++i) {
-        const int c = channel + group + i * kPoolGroups;
+        const int c = channel + group + i * kAveragePoolGroups;
         if (c < chunk) results.store(c, bin.q, sums[i]);
       }
     }
   }
 }
 
-// Boxes vary faster than chunks: blocks that run concurrently share a slice of the channels, which may fit the L2
-// cache.
+// Boxes vary faster than chunks. So blocks that run concurrently share a range of channels, which may fit the L2 cache.
 template <class S, class Offset>
-__global__ void __launch_bounds__(kPoolRows* kWarp, kBlocksFor<S, Offset>)
+__global__ void __launch_bounds__(kAveragePoolRows* kWarp, kBlocksFor<S, Offset>)
     average_pool_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
-                      const __grid_constant__ Taps<typename Access<S>::W> taps, const BlockPlan plan) {
+                      const __grid_constant__ TapsByBin<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
   const int bins_y = static_cast<int>(args.bins_y), bins_x = static_cast<int>(args.bins_x);
   const int warp = threadIdx.x / kWarp;
   S* const piece = reinterpret_cast<S*>(shared);
-  W* const columns = reinterpret_cast<W*>(piece + kPoolChunkNchw * plan.pitch);
+  W* const columns = reinterpret_cast<W*>(piece + kAveragePoolChunkNchw * plan.pitch);
   Tap<W>* const lists = reinterpret_cast<Tap<W>*>(columns + plan.warps * kColumnsOfWarp);
   int* const ends = reinterpret_cast<int*>(lists + plan.y_taps + plan.x_taps);
   const StagedTaps<W> y = {lists, ends}, x = {lists + plan.y_taps, ends + bins_y};
@@ -230,10 +232,9 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocksFor<S, Offset>)
     __syncthreads();
     staged = y.ends[bins_y - 1] <= plan.y_taps && *runs.count > 0;
   }
-  const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
-  const Image<S, Offset> pixels(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images), bins(args.bins, box);
-  const int64_t first_channel = int64_t(chunk) * kPoolChunkNchw, left = args.channels - first_channel;
-  const int channels = static_cast<int>(left < kPoolChunkNchw ? left : kPoolChunkNchw);
+  const Image<S, Offset> pixels = image_of_plane<S, Offset>(args, plane), bins(args.bins, box);
+  const int64_t first_channel = int64_t(chunk) * kAveragePoolChunkNchw, left = args.channels - first_channel;
+  const int channels = static_cast<int>(left < kAveragePoolChunkNchw ? left : kAveragePoolChunkNchw);
   const S* const map = static_cast<const S*>(pixels.data) + static_cast<Offset>(first_channel) * pixels.stride_c;
   S* const out = static_cast<S*>(bins.data) + static_cast<Offset>(first_channel) * bins.stride_c;
   for (int first = 0; first < bins_y; first += plan.warps) {
@@ -259,30 +260,31 @@ __global__ void __launch_bounds__(kPoolRows* kWarp, kBlocksFor<S, Offset>)
 }  // namespace
 
 template <class S>
-void launch_average_pool_nchw(const CallArgs& args, const Products& products, const Taps<typename Access<S>::W>& taps,
-                              Launcher& launcher) {
+void launch_average_pool_nchw(const CallArgs& args, const Products& products,
+                              const TapsByBin<typename Access<S>::W>& taps, Launcher& launcher) {
   using W = typename Access<S>::W;
-  const BlockPlan plan =
-      plan_block(args, products, taps, most_bins_collected(kPoolPieceBytesNchw, kPoolChunkNchw * sizeof(S)));
+  const BlockPlan plan = plan_block(args, products, taps,
+                                    max_bins_collected(kAveragePoolPieceBytesNchw, kAveragePoolChunkNchw * sizeof(S)));
   // A block has 48 KB without cudaFuncSetAttribute.
-  static_assert(kPoolPieceBytesNchw + kPoolRows * kColumnsOfWarp * sizeof(W) + 2 * kPoolListBytes +
-                    (2 * kPoolListedBins + 1) * sizeof(int) + (kPoolListedBins + 1) * sizeof(Run) +
-                    kPoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
+  static_assert(kAveragePoolPieceBytesNchw + kAveragePoolRows * kColumnsOfWarp * sizeof(W) + 2 * kAveragePoolListBytes +
+                    (2 * kAveragePoolListedBins + 1) * sizeof(int) + (kAveragePoolListedBins + 1) * sizeof(Run) +
+                    kAveragePoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
                 48 * 1024);
-  size_t bytes = kPoolChunkNchw * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
+  size_t bytes = kAveragePoolChunkNchw * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
   if (plan.y_taps > 0) {
     bytes += (plan.y_taps + plan.x_taps) * sizeof(Tap<W>) + (args.bins_y + args.bins_x) * sizeof(int) +
              (args.bins_x + 1) * sizeof(Run) + (plan.x_taps + 1) * sizeof(int);
   }
   with_offset(args, [&](auto offset) {
     launcher.launch("average_pool_nchw", average_pool_nchw<S, decltype(offset)>,
-                    args.boxes * ((args.channels + kPoolChunkNchw - 1) / kPoolChunkNchw), plan.warps * kWarp, bytes,
-                    args, products, taps, plan);
+                    args.boxes * ((args.channels + kAveragePoolChunkNchw - 1) / kAveragePoolChunkNchw),
+                    plan.warps * kWarp, bytes, args, products, taps, plan);
   });
 }
-template void launch_average_pool_nchw<float>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);
-template void launch_average_pool_nchw<double>(const CallArgs&, const Products&, const Taps<double>&, Launcher&);
-template void launch_average_pool_nchw<__half>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);
-template void launch_average_pool_nchw<__nv_bfloat16>(const CallArgs&, const Products&, const Taps<float>&, Launcher&);
+template void launch_average_pool_nchw<float>(const CallArgs&, const Products&, const TapsByBin<float>&, Launcher&);
+template void launch_average_pool_nchw<double>(const CallArgs&, const Products&, const TapsByBin<double>&, Launcher&);
+template void launch_average_pool_nchw<__half>(const CallArgs&, const Products&, const TapsByBin<float>&, Launcher&);
+template void launch_average_pool_nchw<__nv_bfloat16>(const CallArgs&, const Products&, const TapsByBin<float>&,
+                                                      Launcher&);
 
 }  // namespace roialign_ext::cuda

@@ -1,5 +1,7 @@
-// The pixels of each bin, and the bins of each pixel, on one axis; and the slots of their table entries.
+// The pixels of each bin and the bins of each pixel on one axis, and the slots of their table entries.
 #pragma once
+
+#include <climits>
 
 #include "portable.cuh"
 
@@ -12,6 +14,24 @@ struct alignas(8) Span {
 
 ROI_HOST_DEVICE bool contains(Span span, int i) { return span.begin <= i && i < span.end; }
 ROI_HOST_DEVICE bool overlap(Span a, Span b) { return a.begin < b.end && b.begin < a.end; }
+
+// The neutral element of unite().
+__device__ __forceinline__ Span nothing() { return {INT_MAX, 0}; }
+
+__device__ __forceinline__ Span unite(Span a, Span b) {
+  return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end};
+}
+
+// The union over groups of LANES neighbouring lanes. The whole warp must call it.
+template <int LANES>
+__device__ __forceinline__ Span unite_lanes(Span span) {
+#pragma unroll
+  for (int other = 1; other < LANES; other *= 2) {
+    const int begin = __shfl_xor_sync(kAllLanes, span.begin, other), end = __shfl_xor_sync(kAllLanes, span.end, other);
+    span = unite(span, {begin, end});
+  }
+  return span;
+}
 
 // One bin on one axis of the map.
 struct alignas(16) Band {
@@ -41,13 +61,13 @@ struct AxisBands : AxisSpans {
 // Within a half, pixel i of bin p has slot i + kPerBin * (p / 2). So bin p must end at most kPerBin pixels after bin p
 // + 2 begins.
 //
-// Let u be the last place of a position. A rounded position is off by u / 2, at most half a pixel on kMaxPixels
-// pixels, and by at most an eighth of a bin, as there are at most kMaxBins. So the positions of bin p end before bin p
-// + 2 begins, with one exception: bins smaller than 0.54 u can round to one place, and then bin p ends u later, which
-// is one pixel. A position has two taps, which adds one pixel, and `end` is exclusive: 3 in all.
+// Let u be the last place of a position. The rounding error of a position is u / 2. On kMaxPixels pixels it is at most
+// half a pixel, and with kMaxBins bins at most an eighth of a bin. So the positions of bin p end before bin p + 2
+// begins, with one exception. Bins smaller than 0.54 u can round to one place. Then bin p ends u later, which is one
+// pixel. A position has two taps, which adds one pixel, and `end` is exclusive: 3 in all.
 //
-// A maximum's bin of n > 1 samples is at least n / 2 pixels long. So its samples fit in the pixels of bins p and p + 1,
-// and the 3 further slots hold samples that are clamped to a border.
+// A maximum's bin of n > 1 samples is at least n / 2 pixels long. So its samples fit in the pixels of bins p and p + 1.
+// The 3 further slots hold samples that are clamped to a border.
 struct Slots {
   static constexpr int kPerBin = 3;
 

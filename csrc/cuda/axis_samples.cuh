@@ -23,10 +23,10 @@ struct Samples {
 };
 
 template <class W>
-Samples<W> take_samples(const CallArgs& args, bool by_pixel, Scratch& scratch);
+Samples<W> take_samples(const CallArgs& args, bool bins_of_pixel, Scratch& scratch);
 
-// If `groups` is requested, the same launch lists the boxes of each plane.
+// If `by_plane` is requested, the same launch lists the boxes of each plane.
 template <class W>
-void build_samples(const CallArgs& args, const Samples<W>& samples, const Groups& groups, Launcher& launcher);
+void build_samples(const CallArgs& args, const Samples<W>& samples, const BoxesByPlane& by_plane, Launcher& launcher);
 
 }  // namespace roialign_ext::cuda

@@ -6,20 +6,20 @@ namespace roialign_ext::cuda {
 namespace {
 
 template <class W>
-void take_axis(AxisTables<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
+void take_axis(AxisWeightsByPixel<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
   axis.slots = Slots::count(axis.length, axis.bins);
   axis.weights = scratch.take<W>(args.boxes * axis.tables * axis.slots);
 }
 
 template <class W>
-void take_axis(AxisTaps<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
+void take_axis(AxisTapsByBin<W>& axis, const CallArgs& args, const Products& products, Scratch& scratch) {
   axis.tables = products.tables;
-  const int64_t by_pixel = Slots::count(axis.length, axis.bins);
+  const int64_t slots_by_pixel = Slots::count(axis.length, axis.bins);
   // A sample has two taps.
-  const int64_t of_bin = is_adaptive(args) || is_integral(args.rule) ? 0 : 2 * args.sampling_ratio;
-  axis.slots_of_bin = of_bin * axis.bins < by_pixel ? of_bin : 0;
-  axis.slots = axis.slots_of_bin > 0 ? of_bin * axis.bins : by_pixel;
+  const int64_t slots_of_bin = is_adaptive(args) || is_integral(args.rule) ? 0 : 2 * args.sampling_ratio;
+  axis.slots_of_bin = slots_of_bin * axis.bins < slots_by_pixel ? slots_of_bin : 0;
+  axis.slots = axis.slots_of_bin > 0 ? slots_of_bin * axis.bins : slots_by_pixel;
   axis.taps = scratch.take<Tap<W>>(args.boxes * axis.tables * axis.slots);
   axis.lists = scratch.take<Span>(args.boxes * axis.tables * axis.bins);
   axis.on_map = args.extrapolation_value != 0 ? scratch.take<double>(args.boxes * axis.bins) : nullptr;
@@ -33,7 +33,7 @@ __device__ __forceinline__ EdgeRates<T> rates_along(const CallArgs& args, Along 
   return {rates[0], rates[2]};
 }
 
-// A derivative of an axis' table whose order is known only at run time: all orders share one loop over samples.
+// A derivative of a table whose order is known only at run time, so that all orders share one loop over samples.
 template <class T>
 struct AnyDerivative {
   static constexpr int M = 1;
@@ -56,9 +56,9 @@ class Writer;
 
 // Writes a weight to the slot of its pixel, and zeros between.
 template <class W>
-class Writer<AxisTables<W>> {
+class Writer<AxisWeightsByPixel<W>> {
  public:
-  __device__ Writer(const AxisTables<W>& axis, int64_t box, int t, int64_t, int offset)
+  __device__ Writer(const AxisWeightsByPixel<W>& axis, int64_t box, int t, int64_t, int offset)
       : weights_(axis.weights + (box * axis.tables + t) * axis.slots + offset) {}
   __device__ void put(Span pixels, int64_t pixel, W weight) {
     fill_up(pixels.begin, static_cast<int>(pixel));
@@ -77,9 +77,9 @@ class Writer<AxisTables<W>> {
 
 // Writes taps one after another.
 template <class W>
-class Writer<AxisTaps<W>> {
+class Writer<AxisTapsByBin<W>> {
  public:
-  __device__ Writer(const AxisTaps<W>& axis, int64_t box, int t, int64_t p, int offset)
+  __device__ Writer(const AxisTapsByBin<W>& axis, int64_t box, int t, int64_t p, int offset)
       : taps_(axis.taps + (box * axis.tables + t) * axis.slots),
         list_(axis.lists + (box * axis.tables + t) * axis.bins + p),
         own_(static_cast<int>(axis.slots_of_bin * p)),
@@ -99,17 +99,18 @@ class Writer<AxisTaps<W>> {
   bool by_pixel_;
 };
 
-// Stores the other results of a bin: the slot of its weights, or the number of its samples on the map.
+// Stores the other result of a bin: the slot of its weights, or the number of its samples on the map.
 template <class W>
-__device__ __forceinline__ void store_bin(const AxisTables<W>& axis, int64_t bin, Span pixels, int offset, int64_t) {
+__device__ __forceinline__ void store_bin(const AxisWeightsByPixel<W>& axis, int64_t bin, Span pixels, int offset,
+                                          int64_t) {
   axis.bands[bin] = {pixels, offset, 0};
 }
 template <class W>
-__device__ __forceinline__ void store_bin(const AxisTaps<W>& axis, int64_t bin, Span, int, int64_t on_map) {
+__device__ __forceinline__ void store_bin(const AxisTapsByBin<W>& axis, int64_t bin, Span, int, int64_t on_map) {
   if (axis.on_map != nullptr) axis.on_map[bin] = static_cast<double>(on_map);
 }
 
-// Writes the tables of one bin; Axis is AxisTables or AxisTaps.
+// Writes the tables of one bin; Axis is AxisWeightsByPixel or AxisTapsByBin.
 template <class T, template <class> class Axis, class W>
 __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& products, const Axis<W>& target,
                                          int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
@@ -127,19 +128,19 @@ __device__ __forceinline__ Span fill_bin(const CallArgs& args, const Products& p
           pixels = unite(pixels, touched(sample, axis.length));
           on_map += sample.count;
         });
-    pixels = proper(pixels);
+    pixels = normalized(pixels);
     writer.end(pixels);
   }
   store_bin(target, box * axis.bins + p, pixels, offset, on_map);
   return pixels;
 }
 
-// Target is Tables or Taps.
+// Target is WeightsByPixel or TapsByBin.
 template <class T, class Target>
 __global__ void __launch_bounds__(kThreads, kMeasureBlocks)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
-                const __grid_constant__ Target tables, const Groups groups) {
-  build_box<T>(args, groups, tables.plane_of_box, tables.y, tables.x,
+                const __grid_constant__ Target tables, const BoxesByPlane by_plane) {
+  build_box<T>(args, by_plane, tables.plane_of_box, tables.y, tables.x,
                [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
                  return fill_bin(args, products, target, box, axis, is_y, p);
                });
@@ -148,19 +149,20 @@ __global__ void __launch_bounds__(kThreads, kMeasureBlocks)
 }  // namespace
 
 template <class W>
-Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pixel, Scratch& scratch) {
-  Tables<W> tables;
+WeightsByPixel<W> take_weights_by_pixel(const CallArgs& args, const Products& products, bool bins_of_pixel,
+                                        Scratch& scratch) {
+  WeightsByPixel<W> tables;
   tables.plane_of_box = scratch.take<int>(args.boxes);
-  take_bands(tables.y, args, args.bins_y, longest(args, &MapArgs::height), by_pixel, scratch);
-  take_bands(tables.x, args, args.bins_x, longest(args, &MapArgs::width), by_pixel, scratch);
+  take_bands(tables.y, args, args.bins_y, longest(args, &MapArgs::height), bins_of_pixel, scratch);
+  take_bands(tables.x, args, args.bins_x, longest(args, &MapArgs::width), bins_of_pixel, scratch);
   take_axis(tables.y, args, products, scratch);
   take_axis(tables.x, args, products, scratch);
   return tables;
 }
 
 template <class W>
-Taps<W> take_taps(const CallArgs& args, const Products& products, Scratch& scratch) {
-  Taps<W> taps;
+TapsByBin<W> take_taps_by_bin(const CallArgs& args, const Products& products, Scratch& scratch) {
+  TapsByBin<W> taps;
   taps.plane_of_box = scratch.take<int>(args.boxes);
   take_spans(taps.y, args, args.bins_y, longest(args, &MapArgs::height), scratch);
   take_spans(taps.x, args, args.bins_x, longest(args, &MapArgs::width), scratch);
@@ -170,13 +172,13 @@ Taps<W> take_taps(const CallArgs& args, const Products& products, Scratch& scrat
 }
 
 template <class Target>
-void launch_fill(const CallArgs& args, const Products& products, const Target& target, const Groups& groups,
+void launch_fill(const CallArgs& args, const Products& products, const Target& target, const BoxesByPlane& by_plane,
                  Launcher& launcher) {
   const auto launch = [&](auto kernel) {
-    launcher.launch("fill_tables", kernel, blocks_for_boxes(args, groups), kThreads, kGroupsBytes, args, products,
-                    target, groups);
+    launcher.launch("fill_tables", kernel, blocks_for_boxes(args, by_plane), kThreads, kBoxesByPlaneBytes, args,
+                    products, target, by_plane);
   };
-  if (args.wide_boxes) {
+  if (args.boxes_are_double) {
     launch(fill_tables<double, Target>);
   } else if constexpr (sizeof(typename Target::Weight) == sizeof(float)) {
     launch(fill_tables<float, Target>);
@@ -184,21 +186,22 @@ void launch_fill(const CallArgs& args, const Products& products, const Target& t
 }
 
 template <class W>
-void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, const Groups& groups,
-                  Launcher& launcher) {
-  launch_fill(args, products, tables, groups, launcher);
+void build_weights_by_pixel(const CallArgs& args, const Products& products, const WeightsByPixel<W>& tables,
+                            const BoxesByPlane& by_plane, Launcher& launcher) {
+  launch_fill(args, products, tables, by_plane, launcher);
 }
 
 template <class W>
-void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, Launcher& launcher) {
-  launch_fill(args, products, taps, Groups{}, launcher);
+void build_taps_by_bin(const CallArgs& args, const Products& products, const TapsByBin<W>& taps, Launcher& launcher) {
+  launch_fill(args, products, taps, BoxesByPlane{}, launcher);
 }
 
-#define INSTANTIATE(W)                                                                                      \
-  template Tables<W> take_tables<W>(const CallArgs&, const Products&, bool, Scratch&);                      \
-  template Taps<W> take_taps<W>(const CallArgs&, const Products&, Scratch&);                                \
-  template void build_tables(const CallArgs&, const Products&, const Tables<W>&, const Groups&, Launcher&); \
-  template void build_taps(const CallArgs&, const Products&, const Taps<W>&, Launcher&);
+#define INSTANTIATE(W)                                                                                   \
+  template WeightsByPixel<W> take_weights_by_pixel<W>(const CallArgs&, const Products&, bool, Scratch&); \
+  template TapsByBin<W> take_taps_by_bin<W>(const CallArgs&, const Products&, Scratch&);                 \
+  template void build_weights_by_pixel(const CallArgs&, const Products&, const WeightsByPixel<W>&,       \
+                                       const BoxesByPlane&, Launcher&);                                  \
+  template void build_taps_by_bin(const CallArgs&, const Products&, const TapsByBin<W>&, Launcher&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

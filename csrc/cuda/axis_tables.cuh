@@ -1,5 +1,5 @@
-// Weights of all boxes of a call, by pixel (Tables) or as lists (Taps). One launch writes them to scratch memory, and
-// the kernels over features only read them (on the CPU: csrc/cpu/plan.h).
+// Tables of all boxes of a call: WeightsByPixel or TapsByBin. One launch writes them to scratch memory, and the kernels
+// over features only read them (on the CPU: csrc/cpu/plan.h).
 #pragma once
 
 #include "../core/axis_weights.h"
@@ -10,9 +10,9 @@
 
 namespace roialign_ext::cuda {
 
-// Weights by pixel, for threads that own pixels. Gaps between samples hold zeros.
+// The tables of one axis for threads that own pixels. Gaps between samples hold zeros.
 template <class W>
-struct AxisTables : AxisBands {
+struct AxisWeightsByPixel : AxisBands {
   W* weights;  // [boxes][tables][slots]
   int64_t tables, slots;
 
@@ -26,13 +26,12 @@ struct AxisTables : AxisBands {
 };
 
 template <class W>
-struct Tables {
+struct WeightsByPixel {
   using Weight = W;
   int* plane_of_box;  // level * images + image; -1 for an invalid row
-  AxisTables<W> y, x;
+  AxisWeightsByPixel<W> y, x;
 };
 
-// Weights as a list without zeros, for threads that own bins.
 template <class W>
 struct alignas(2 * sizeof(W)) Tap {
   int pixel;
@@ -45,8 +44,9 @@ struct TapList {
   int count;
 };
 
+// The tables of one axis for threads that own bins: lists without zeros.
 template <class W>
-struct AxisTaps : AxisSpans {
+struct AxisTapsByBin : AxisSpans {
   Tap<W>* taps;    // [boxes][tables][slots]
   Span* lists;     // [boxes][tables][bins] slots of each list
   double* on_map;  // [boxes][bins] number of samples on the map; null if not requested
@@ -62,22 +62,23 @@ struct AxisTaps : AxisSpans {
 };
 
 template <class W>
-struct Taps {
+struct TapsByBin {
   using Weight = W;
   int* plane_of_box;
-  AxisTaps<W> y, x;
+  AxisTapsByBin<W> y, x;
 };
 
 template <class W>
-Tables<W> take_tables(const CallArgs& args, const Products& products, bool by_pixel, Scratch& scratch);
+WeightsByPixel<W> take_weights_by_pixel(const CallArgs& args, const Products& products, bool bins_of_pixel,
+                                        Scratch& scratch);
 template <class W>
-Taps<W> take_taps(const CallArgs& args, const Products& products, Scratch& scratch);
+TapsByBin<W> take_taps_by_bin(const CallArgs& args, const Products& products, Scratch& scratch);
 
-// If `groups` is requested, the same launch lists the boxes of each plane.
+// If `by_plane` is requested, the same launch lists the boxes of each plane.
 template <class W>
-void build_tables(const CallArgs& args, const Products& products, const Tables<W>& tables, const Groups& groups,
-                  Launcher& launcher);
+void build_weights_by_pixel(const CallArgs& args, const Products& products, const WeightsByPixel<W>& tables,
+                            const BoxesByPlane& by_plane, Launcher& launcher);
 template <class W>
-void build_taps(const CallArgs& args, const Products& products, const Taps<W>& taps, Launcher& launcher);
+void build_taps_by_bin(const CallArgs& args, const Products& products, const TapsByBin<W>& taps, Launcher& launcher);
 
 }  // namespace roialign_ext::cuda

@@ -1,5 +1,5 @@
 // Chooses the family of kernels for an operation.
-#include "kernels.h"
+#include "families.cuh"
 
 namespace roialign_ext::cuda {
 namespace {

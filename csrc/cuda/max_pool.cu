@@ -1,6 +1,6 @@
 // Maximum of the interpolated samples of each bin, and its argmax (docs/math.md, section 5).
 #include "axis_samples.cuh"
-#include "kernels.h"
+#include "families.cuh"
 #include "tuning.cuh"
 #include "work.cuh"
 
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     for (int c = 0; c < VEC; ++c) bests[c].consider(candidates[c], sample);
   };
   // Rejected samples are candidates of value 0. By their index they come before all samples on the map, after the first
-  // row of them, or after all.
+  // line of them, or after all.
   const auto consider_zero = [&] {
     const W zeros[VEC] = {};
 #pragma unroll
@@ -113,10 +113,8 @@ __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
   }
   const Elements<void>& bins = args.bins;
   const Elements<int32_t>& argmax = args.argmax;  // aligned as the values are, so packs fit
-  const int64_t at =
-      bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
-  const int64_t at_argmax =
-      bin.box * argmax.stride_n + channels.first * argmax.stride_c + bin.p * argmax.stride_y + bin.q * argmax.stride_x;
+  const int64_t at = bins.offset(bin.box, channels.first, bin.p, bin.q);
+  const int64_t at_argmax = argmax.offset(bin.box, channels.first, bin.p, bin.q);
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
     if (k >= channels.count) continue;
@@ -139,9 +137,9 @@ __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
 void enqueue_max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher) {
   with_storage(args.storage, [&](auto element) {
     using S = decltype(element);
-    const auto samples = take_samples<typename Access<S>::W>(args, /*by_pixel=*/false, scratch);
+    const auto samples = take_samples<typename Access<S>::W>(args, /*bins_of_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
-    build_samples(args, samples, Groups{}, launcher);
+    build_samples(args, samples, BoxesByPlane{}, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kMaxPoolChannels);
     with_pack<S>(args, [&](auto vec) {
       launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(map.threads()), kThreads, 0, args, samples, map);

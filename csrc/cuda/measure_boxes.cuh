@@ -2,8 +2,6 @@
 // share.
 #pragma once
 
-#include <climits>
-
 #include "../core/axis_samples.h"
 #include "planes.cuh"
 #include "tuning.cuh"
@@ -26,16 +24,16 @@ inline void take_spans(AxisSpans& axis, const CallArgs& args, int64_t bins, int6
   axis.pixels = scratch.take<Span>(args.boxes);
 }
 
-inline void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t length, bool by_pixel,
+inline void take_bands(AxisBands& axis, const CallArgs& args, int64_t bins, int64_t length, bool bins_of_pixel,
                        Scratch& scratch) {
   take_spans(axis, args, bins, length, scratch);
   axis.bands = scratch.take<Band>(args.boxes * bins);
-  axis.bins_of_pixel = by_pixel ? scratch.take<Span>(args.boxes * length) : nullptr;
+  axis.bins_of_pixel = bins_of_pixel ? scratch.take<Span>(args.boxes * length) : nullptr;
 }
 
 // Blocks that list planes, then one warp per box.
-inline int64_t blocks_for_boxes(const CallArgs& args, const Groups& groups) {
-  return list_blocks(args, groups) + blocks_for(args.boxes * kWarp);
+inline int64_t blocks_for_boxes(const CallArgs& args, const BoxesByPlane& by_plane) {
+  return list_blocks(args, by_plane) + blocks_for(args.boxes * kWarp);
 }
 
 // One axis of one box, in map pixels.
@@ -48,25 +46,8 @@ __device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, int64_t k, c
                           is_y ? args.parts.along_y(k) : args.parts.along_x(k));
 }
 
-// The neutral element of unite().
-__device__ __forceinline__ Span nothing() { return {INT_MAX, 0}; }
-
-__device__ __forceinline__ Span unite(Span a, Span b) {
-  return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end};
-}
-
-// The union over all lanes. The whole warp must call it.
-__device__ __forceinline__ Span unite_lanes(Span span) {
-#pragma unroll
-  for (int other = 1; other < kWarp; other *= 2) {
-    const int begin = __shfl_xor_sync(kAllLanes, span.begin, other), end = __shfl_xor_sync(kAllLanes, span.end, other);
-    span = unite(span, {begin, end});
-  }
-  return span;
-}
-
 // The stored form of a span: {0, 0} if empty.
-__device__ __forceinline__ Span proper(Span span) { return span.begin < span.end ? span : Span{0, 0}; }
+__device__ __forceinline__ Span normalized(Span span) { return span.begin < span.end ? span : Span{0, 0}; }
 
 // Pixels that a sample may touch.
 template <class T>
@@ -86,25 +67,25 @@ __device__ __forceinline__ void store_bins_of_pixels(const AxisBands& axis, int6
     for (int p = 0; p < axis.bins; ++p) {
       if (contains(bands[p].pixels, i)) bins = unite(bins, {p, p + 1});
     }
-    axis.bins_of_pixel[box * axis.length + i] = proper(bins);
+    axis.bins_of_pixel[box * axis.length + i] = normalized(bins);
   }
 }
 
 // Stores the pixels that the bins of a box touch together. The whole warp must call it.
 template <class Axis>
 __device__ __forceinline__ void summarise(const Axis& axis, int64_t box, Span of_lane) {
-  const Span pixels = proper(unite_lanes(of_lane));
+  const Span pixels = normalized(unite_lanes<kWarp>(of_lane));
   if (threadIdx.x % kWarp == 0) axis.pixels[box] = pixels;
   store_bins_of_pixels(axis, box, pixels);
 }
 
-// Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, one per lane; fill returns the
-// pixels that the bin may touch. A warp has one box. Blocks that write lists come first.
+// Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, one per lane. Function fill returns
+// the pixels that the bin may touch. A warp has one box. Blocks that write lists come first.
 template <class T, class Axis, class Fill>
-__device__ __forceinline__ void build_box(const CallArgs& args, const Groups& groups, int* plane_of_box, const Axis& y,
-                                          const Axis& x, Fill&& fill) {
-  const int64_t block = blockIdx.x - list_blocks(args, groups);
-  if (block < 0) return list_boxes<T>(args, groups, static_cast<int>(blockIdx.x));
+__device__ __forceinline__ void build_box(const CallArgs& args, const BoxesByPlane& by_plane, int* plane_of_box,
+                                          const Axis& y, const Axis& x, Fill&& fill) {
+  const int64_t block = blockIdx.x - list_blocks(args, by_plane);
+  if (block < 0) return list_boxes<T>(args, by_plane, static_cast<int>(blockIdx.x));
   const int64_t box = (block * kThreads + threadIdx.x) / kWarp;
   if (box >= args.boxes) return;
   const int lane = threadIdx.x % kWarp;

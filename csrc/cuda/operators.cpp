@@ -1,5 +1,6 @@
-// The private operators on CUDA: tensors become the kernels' arguments (args.h), on the device of the features and its
-// current stream. Nothing here waits for the device, except the row checks that ROIALIGN_EXT_CHECK=1 requests.
+// The private operators on CUDA: tensors become the kernels' arguments (args.h). Launches go to the device of the
+// features and its current stream. Nothing here waits for the device, except the row checks that ROIALIGN_EXT_CHECK=1
+// requests.
 #define USE_CUDA  // torch's headers then declare the stream functions
 #include "../operators.h"
 
@@ -44,9 +45,9 @@ class Call {
        const OptionalTensor& v, int64_t bins_y, int64_t bins_x, const Geometry& geometry)
       : name_(name), rule_name_(geometry.name), coordinates_(coordinate_type(like, boxes)) {
     // Kernels number boxes and planes with 32-bit integers.
-    const int64_t levels = static_cast<int64_t>(geometry.scales.size()), most_images = INT32_MAX / levels;
+    const int64_t levels = static_cast<int64_t>(geometry.scales.size()), max_images = INT32_MAX / levels;
     ROI_CHECK_VALUE(boxes.size(0) <= INT32_MAX, "boxes: on CUDA at most ", INT32_MAX, ", got ", boxes.size(0));
-    ROI_CHECK_VALUE(images <= most_images, "input: on CUDA at most ", most_images, " images at each of ", levels,
+    ROI_CHECK_VALUE(images <= max_images, "input: on CUDA at most ", max_images, " images at each of ", levels,
                     " levels, got ", images);
     args_.rule = geometry.rule;
     args_.sampling_ratio = geometry.sampling_ratio;
@@ -56,7 +57,7 @@ class Call {
     args_.boxes = boxes.size(0);
     args_.bins_y = bins_y;
     args_.bins_x = bins_x;
-    args_.wide_boxes = coordinates_ == ScalarType::Double;
+    args_.boxes_are_double = coordinates_ == ScalarType::Double;
     args_.storage = storage_of(like);
     args_.level_rule = level_rule(geometry);
     args_.box_data = keep(boxes);

@@ -20,31 +20,31 @@ __device__ __forceinline__ int find_plane(const CallArgs& args, int64_t k, const
   return static_cast<int>(level * args.images + args.parts.image(static_cast<int64_t>(index), k));
 }
 
-// The boxes of each plane, in ascending order.
-struct Groups {
+// Boxes grouped by plane, in ascending order.
+struct BoxesByPlane {
   Span* segments = nullptr;  // [planes] intervals of `boxes`; null if not requested
   int* boxes = nullptr;
 };
 
-inline Groups take_groups(const CallArgs& args, Scratch& scratch) {
+inline BoxesByPlane take_boxes_by_plane(const CallArgs& args, Scratch& scratch) {
   Span* const segments = scratch.take<Span>(planes_of(args));
   return {segments, scratch.take<int>(args.boxes)};
 }
 
-constexpr size_t kGroupsBytes = kWarps * sizeof(int);  // of shared memory
+constexpr size_t kBoxesByPlaneBytes = kWarps * sizeof(int);  // of shared memory
 
 // Number of blocks that write lists; they come first in the launch. Zero if no lists are requested.
-ROI_HOST_DEVICE int64_t list_blocks(const CallArgs& args, const Groups& groups) {
-  return groups.segments == nullptr ? 0 : planes_of(args);
+ROI_HOST_DEVICE int64_t list_blocks(const CallArgs& args, const BoxesByPlane& by_plane) {
+  return by_plane.segments == nullptr ? 0 : planes_of(args);
 }
 
-// A block lists the boxes of one plane, in ascending order. Lists are ordered by image, then by level, so a block
+// A block lists the boxes of one plane, in ascending order. Lists are ordered by image, then by level. So a block
 // computes the level only for boxes of its own image. Every thread handles one contiguous share of the boxes.
 template <class T>
-__device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& groups, int plane) {
+__device__ __forceinline__ void list_boxes(const CallArgs& args, const BoxesByPlane& by_plane, int plane) {
   ROI_SHARED_BYTES(shared);
   int* const partial = reinterpret_cast<int*>(shared);
-  const int columns = is_rotated(args.rule) ? 6 : 5;
+  const int columns = box_columns(args.rule);
   const T* const boxes = static_cast<const T*>(args.box_data);
   const T image = static_cast<T>(plane % args.images);
   const bool has_levels = args.levels > 1;  // otherwise a plane is an image
@@ -60,11 +60,11 @@ __device__ __forceinline__ void list_boxes(const CallArgs& args, const Groups& g
   int begin, listed;
   int place = sum_before_in_block(own, partial, listed);
   sum_before_in_block(before, partial, begin);
-  if (threadIdx.x == 0) groups.segments[plane] = {begin, begin + listed};
+  if (threadIdx.x == 0) by_plane.segments[plane] = {begin, begin + listed};
   for (int64_t k = first; own > 0 && k < end; ++k) {
     const T* const box = boxes + k * columns;
     const bool is_near = !has_levels || box[0] == image;
-    if (is_near && find_plane(args, k, box) == plane) groups.boxes[begin + place++] = static_cast<int>(k);
+    if (is_near && find_plane(args, k, box) == plane) by_plane.boxes[begin + place++] = static_cast<int>(k);
   }
 }
 

@@ -36,7 +36,7 @@ class Launcher {
   void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {
     if (blocks == 0 || !error_.empty()) return;
-    if (blocks > kMostBlocks) return fail(name, std::to_string(blocks) + " blocks are more than a launch can have");
+    if (blocks > kMaxBlocks) return fail(name, std::to_string(blocks) + " blocks are more than a launch can have");
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(blocks));
     config.blockDim = dim3(static_cast<unsigned>(threads));
@@ -52,7 +52,7 @@ class Launcher {
   const std::string& error() const { return error_; }
 
  private:
-  static constexpr int64_t kMostBlocks = INT32_MAX;
+  static constexpr int64_t kMaxBlocks = INT32_MAX;
 
   void fail(const char* name, const std::string& reason) { error_ = std::string(name) + ": " + reason; }
 
@@ -165,7 +165,7 @@ template <>
 struct Access<AnyFloat> {
   using W = float;
   Storage storage;
-  ROI_HOST_DEVICE explicit Access(Storage given) : storage(given) {}
+  ROI_HOST_DEVICE explicit Access(Storage type) : storage(type) {}
   __device__ __forceinline__ W load(const void* data, int64_t i) const {
     if (storage == Storage::kHalf) return Access<__half>::load(data, i);
     if (storage == Storage::kBFloat16) return Access<__nv_bfloat16>::load(data, i);

@@ -15,9 +15,10 @@ __device__ __forceinline__ Span pixels_near(T centre, T half, int64_t length) {
 // A thread has one box. Blocks that write lists come first.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    fill_rotated_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const Groups groups) {
-  const int64_t block = blockIdx.x - list_blocks(args, groups);
-  if (block < 0) return list_boxes<T>(args, groups, static_cast<int>(blockIdx.x));
+    fill_rotated_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes,
+                       const BoxesByPlane by_plane) {
+  const int64_t block = blockIdx.x - list_blocks(args, by_plane);
+  if (block < 0) return list_boxes<T>(args, by_plane, static_cast<int>(blockIdx.x));
   const int64_t k = block * kThreads + threadIdx.x;
   if (k >= args.boxes) return;
   const T* data = static_cast<const T*>(args.box_data) + kRotatedColumns * k;
@@ -36,12 +37,13 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <class T>
-void build_rotated_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, const Groups& groups, Launcher& launcher) {
-  launcher.launch("fill_rotated_boxes", fill_rotated_boxes<T>, list_blocks(args, groups) + blocks_for(args.boxes),
-                  kThreads, kGroupsBytes, args, boxes, groups);
+void build_rotated_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, const BoxesByPlane& by_plane,
+                         Launcher& launcher) {
+  launcher.launch("fill_rotated_boxes", fill_rotated_boxes<T>, list_blocks(args, by_plane) + blocks_for(args.boxes),
+                  kThreads, kBoxesByPlaneBytes, args, boxes, by_plane);
 }
 
-template void build_rotated_boxes(const CallArgs&, const RotatedBoxes<float>&, const Groups&, Launcher&);
-template void build_rotated_boxes(const CallArgs&, const RotatedBoxes<double>&, const Groups&, Launcher&);
+template void build_rotated_boxes(const CallArgs&, const RotatedBoxes<float>&, const BoxesByPlane&, Launcher&);
+template void build_rotated_boxes(const CallArgs&, const RotatedBoxes<double>&, const BoxesByPlane&, Launcher&);
 
 }  // namespace roialign_ext::cuda

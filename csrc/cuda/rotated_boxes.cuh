@@ -1,10 +1,10 @@
 // Average pooling of rotated boxes and its derivatives (docs/math.md, section 14). Both axes depend on all parameters
-// of a box, so there are no tables. Threads walk the samples of their bins; the geometry of each box is computed once
-// per call. This arithmetic dominates, so the feature type is chosen at run time.
+// of a box, so there are no tables. The geometry of each box is computed once per call, and threads visit the samples
+// of their bins. This arithmetic dominates, so the feature type is chosen at run time.
 #pragma once
 
 #include "../core/rotated_box.h"
-#include "kernels.h"
+#include "families.cuh"
 #include "planes.cuh"
 #include "tuning.cuh"
 
@@ -30,15 +30,16 @@ RotatedBoxes<T> take_rotated_boxes(const CallArgs& args, Scratch& scratch) {
   return boxes;
 }
 
-// If `groups` is requested, the same launch lists the boxes of each plane.
+// If `by_plane` is requested, the same launch lists the boxes of each plane.
 template <class T>
-void build_rotated_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, const Groups& groups, Launcher& launcher);
+void build_rotated_boxes(const CallArgs& args, const RotatedBoxes<T>& boxes, const BoxesByPlane& by_plane,
+                         Launcher& launcher);
 
 // Calls run(S(), T()), where S is the feature type and T the coordinate type.
 template <class Run>
 void with_rotated_types(const CallArgs& args, Run&& run) {
   if (args.storage == Storage::kDouble) return run(double(), double());
-  if (args.wide_boxes) return run(AnyFloat(), double());
+  if (args.boxes_are_double) return run(AnyFloat(), double());
   run(AnyFloat(), float());
 }
 
@@ -55,7 +56,7 @@ __device__ __forceinline__ const T* direction_of(const CallArgs& args, int d, in
   return static_cast<const T*>(args.directions[d]) + kRotatedColumns * box + 1;
 }
 
-// The taps to compute: the value's, or those of its derivative along the ORDER directions of the call.
+// The taps to compute: those of the value, or of its derivative along the ORDER directions of the call.
 template <int ORDER, class T>
 __device__ __forceinline__ PointDerivative<T, 1, ORDER> derivative_of(const CallArgs& args, int64_t box) {
   PointDerivative<T, 1, ORDER> derivative = {};

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
     derivative.first[m] = unit[m];
     if constexpr (ORDER > 1) derivative.second[m] = direction_of<T>(args, 0, k);
   }
-  W by_parameter[M] = {};
+  W grad_parameters[M] = {};
   const int images = static_cast<int>(args.images), level = plane < 0 ? 0 : plane / images;
   const Elements<void>& pixels = args.maps[level].pixels;
   const int64_t at_image = (plane - level * images) * pixels.stride_n;
@@ -32,8 +32,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
     const Elements<void>& bins = args.bins;
-    const int64_t at_bin =
-        k * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+    const int64_t at_bin = bins.offset(k, channels.first, bin.p, bin.q);
     const int64_t at_map = at_image + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     W grad[kRotatedChannels];
@@ -50,10 +49,10 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
                               for (int c = 0; c < kRotatedChannels; ++c) {
                                 if (c < channels.count) product += grad[c] * access.load(pixels.data, at + c * step);
                               }
-                              for (int m = 0; m < M; ++m) by_parameter[m] += weight[m] * product;
+                              for (int m = 0; m < M; ++m) grad_parameters[m] += weight[m] * product;
                             });
   }
-  const W sum = sum_over_block(by_parameter, reinterpret_cast<W*>(shared));
+  const W sum = sum_over_block(grad_parameters, reinterpret_cast<W*>(shared));
   store_grad_boxes<M>(args, k, sum);
 }
 
@@ -65,7 +64,7 @@ void enqueue_rotated_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher
     using T = decltype(coordinate);
     const auto boxes = take_rotated_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
-    build_rotated_boxes(args, boxes, Groups{}, launcher);
+    build_rotated_boxes(args, boxes, BoxesByPlane{}, launcher);
     const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kRotatedChannels);
     const size_t shared_bytes = kWarps * kRotatedParameters * sizeof(typename Access<S>::W);
     const auto kernel = args.direction_count == 0 ? rotated_grad_boxes<S, T, 1> : rotated_grad_boxes<S, T, 2>;

@@ -95,18 +95,18 @@ struct RotatedSource {
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
     rotated_grad_input_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
-                            const Groups groups, const __grid_constant__ RotatedSource<S, T, ORDER> source) {
-  gather_pixels<S>(args, map, groups, source);
+                            const BoxesByPlane by_plane, const __grid_constant__ RotatedSource<S, T, ORDER> source) {
+  gather_pixels<S>(args, map, by_plane, source);
 }
 
-// channels_last maps: a warp has one pixel. Its lanes first have one bin each and compute the pixel's
-// weights. Then lanes are channels, and shuffles broadcast one weight after another.
+// channels_last maps: a warp has one pixel. Its lanes first have one bin each and compute the weights of the pixel.
+// Then lanes are channels, and shuffles broadcast one weight after another.
 constexpr int kTileColumns = kWarps / kRotatedTileRows;
 
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
     rotated_grad_input_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
-                                     const Groups groups, const RotatedSource<S, T, ORDER> source) {
+                                     const BoxesByPlane by_plane, const RotatedSource<S, T, ORDER> source) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
   const bool has_pixel = y < level.height && x < level.width;
   const Elements<void>&pixels = level.pixels, &bins = args.bins;
   W sums[kRotatedChannels] = {};
-  for_each_near_box(args, groups, tile, source, shared, [&](int box) {
+  for_each_near_box(args, by_plane, tile, source, shared, [&](int box) {
     if (!has_pixel) return;
     const PixelOfBox<T, ORDER> pixel(args, source.boxes, box, y, x);
     const int width = pixel.columns.end - pixel.columns.begin;
@@ -137,8 +137,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
   });
   if (!has_pixel) return;
   const Access<S> access(args.storage);
-  const int64_t at =
-      tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
+  const int64_t at = pixels.offset(tile.image, channels.first, y, x);
   for_each_channel<kRotatedChannels>(
       channels.count, [&](int c) { access.store(pixels.data, at + c * channels.step * pixels.stride_c, sums[c]); });
 }
@@ -150,19 +149,19 @@ void enqueue_rotated_grad_input(const CallArgs& args, Scratch& scratch, Launcher
     using S = decltype(element);
     using T = decltype(coordinate);
     const auto boxes = take_rotated_boxes<T>(args, scratch);
-    const Groups groups = take_groups(args, scratch);
+    const BoxesByPlane by_plane = take_boxes_by_plane(args, scratch);
     if (scratch.counts_only()) return;
-    build_rotated_boxes(args, boxes, groups, launcher);
+    build_rotated_boxes(args, boxes, by_plane, launcher);
     with_order(args, [&](auto order) {
       const RotatedSource<S, T, order.value> source{boxes};
       if (!reads_channels_last(args)) {
-        return launch_gather("rotated_grad_input_nchw", rotated_grad_input_nchw<S, T, order.value>, args, groups,
+        return launch_gather("rotated_grad_input_nchw", rotated_grad_input_nchw<S, T, order.value>, args, by_plane,
                              source, launcher);
       }
       const TileMap map = make_tile_map(args, kRotatedTileRows, kTileColumns);
       launcher.launch("rotated_grad_input_channels_last", rotated_grad_input_channels_last<S, T, order.value>,
                       map.tiles * make_work_map(args, 0, kRotatedChannels).chunks, kThreads, kNearBytes, args, map,
-                      groups, source);
+                      by_plane, source);
     });
   });
 }

@@ -35,8 +35,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
                             });
   }
   const Elements<void>& bins = args.bins;
-  const int64_t at =
-      bin.box * bins.stride_n + channels.first * bins.stride_c + bin.p * bins.stride_y + bin.q * bins.stride_x;
+  const int64_t at = bins.offset(bin.box, channels.first, bin.p, bin.q);
 #pragma unroll
   for (int c = 0; c < kRotatedChannels; ++c) {
     if (c < channels.count) access.store(bins.data, at + c * channels.step * bins.stride_c, sums[c]);
@@ -51,7 +50,7 @@ void enqueue_rotated_pool(const CallArgs& args, Scratch& scratch, Launcher& laun
     using T = decltype(coordinate);
     const auto boxes = take_rotated_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
-    build_rotated_boxes(args, boxes, Groups{}, launcher);
+    build_rotated_boxes(args, boxes, BoxesByPlane{}, launcher);
     const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kRotatedChannels);
     with_order(args, [&](auto order) {
       launcher.launch("rotated_pool", rotated_pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, args,

@@ -1,6 +1,6 @@
-// grad_input as a gather, for every rule. One thread owns each element, sums the contributions of the bins, box
-// by box, and writes it once. So sums have a fixed order and one rounding, need no atomics and no zero fill, and are
-// equal in every run.
+// grad_input as a gather, for every rule. One thread owns each element, sums the contributions of the bins, box by box,
+// and writes the sum once. So sums have a fixed order and one rounding, and are equal in every run. They need no
+// atomics and no zero fill.
 #pragma once
 
 #include "planes.cuh"
@@ -54,10 +54,10 @@ __device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map
 }
 
 // Shared memory of for_each_near_batch.
-constexpr int kLongestBatch = 8;
-constexpr size_t kNearBytes = (kWarps + kThreads + kLongestBatch) * sizeof(int);
+constexpr int kMaxBatch = 8;
+constexpr size_t kNearBytes = (kWarps + kThreads + kMaxBatch) * sizeof(int);
 
-// The Source of boxes that are measured by axis: Boxes is Tables or Samples.
+// The Source of boxes that are measured by axis: Boxes is WeightsByPixel or Samples.
 template <class Boxes>
 struct NearBoxes {
   const Boxes& boxes;
@@ -67,19 +67,20 @@ struct NearBoxes {
 };
 
 // Calls add(boxes, count) for the boxes of the tile's plane that may touch the tile, in ascending order and in batches
-// of N; the last batch may be shorter. All threads of the block must call it, and all see the same boxes. If N > 1,
+// of N. The last batch may be shorter. All threads of the block must call it, and all get the same boxes. If N > 1,
 // `add` must end with a barrier. `Source` returns the pixels that a box may touch (touched_y, touched_x).
 template <int N, class Source, class Add>
-__device__ __forceinline__ void for_each_near_batch(const CallArgs& args, const Groups& groups, const Tile& tile,
-                                                    const Source& source, unsigned char* shared, Add&& add) {
-  static_assert(N <= kLongestBatch);
+__device__ __forceinline__ void for_each_near_batch(const CallArgs& args, const BoxesByPlane& by_plane,
+                                                    const Tile& tile, const Source& source, unsigned char* shared,
+                                                    Add&& add) {
+  static_assert(N <= kMaxBatch);
   int* const counts = reinterpret_cast<int*>(shared);
   int* const near = counts + kWarps;  // [kThreads + N]: boxes that wait for a batch, then those of this round
   int waiting = 0;
-  const Span segment = groups.segments[tile.level * args.images + tile.image];
+  const Span segment = by_plane.segments[tile.level * args.images + tile.image];
   for (int first = segment.begin; first < segment.end; first += kThreads) {
     const int i = first + static_cast<int>(threadIdx.x);
-    const int candidate = i < segment.end ? groups.boxes[i] : -1;
+    const int candidate = i < segment.end ? by_plane.boxes[i] : -1;
     const bool touches =
         candidate >= 0 && overlap(source.touched_y(candidate), tile.y) && overlap(source.touched_x(candidate), tile.x);
     int listed;
@@ -100,17 +101,17 @@ __device__ __forceinline__ void for_each_near_batch(const CallArgs& args, const 
 
 // The same for single boxes: add(box).
 template <class Source, class Add>
-__device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Groups& groups, const Tile& tile,
+__device__ __forceinline__ void for_each_near_box(const CallArgs& args, const BoxesByPlane& by_plane, const Tile& tile,
                                                   const Source& source, unsigned char* shared, Add&& add) {
-  for_each_near_batch<1>(args, groups, tile, source, shared, [&](const int* box, int) { add(*box); });
+  for_each_near_batch<1>(args, by_plane, tile, source, shared, [&](const int* box, int) { add(*box); });
 }
 
 static_assert(kGatherTile * kGatherTile == kThreads);
 
-// grad_input of NCHW maps: a thread has one pixel of a tile and up to Source::kChannels channels. Source adds
-// the contribution of a box to the pixel (add).
+// grad_input of NCHW maps: a thread has one pixel of a tile and up to Source::kChannels channels. Source adds the
+// contribution of a box to the pixel (add).
 template <class S, class Source>
-__device__ __forceinline__ void gather_pixels(const CallArgs& args, const TileMap& map, const Groups& groups,
+__device__ __forceinline__ void gather_pixels(const CallArgs& args, const TileMap& map, const BoxesByPlane& by_plane,
                                               const Source& source) {
   using W = typename Access<S>::W;
   constexpr int kChannels = Source::kChannels;
@@ -121,25 +122,24 @@ __device__ __forceinline__ void gather_pixels(const CallArgs& args, const TileMa
   const Channels channels = channels_of(false, tile.chunk, 0, kChannels, args.channels);
   const bool has_pixel = y < level.height && x < level.width && channels.count > 0;
   W sums[kChannels] = {};
-  for_each_near_box(args, groups, tile, source, shared, [&](int box) {
+  for_each_near_box(args, by_plane, tile, source, shared, [&](int box) {
     if (has_pixel) source.add(args, box, y, x, channels, sums);
   });
   if (!has_pixel) return;
   const Elements<void>& pixels = level.pixels;
   const Access<S> access(args.storage);
-  const int64_t at =
-      tile.image * pixels.stride_n + channels.first * pixels.stride_c + y * pixels.stride_y + x * pixels.stride_x;
+  const int64_t at = pixels.offset(tile.image, channels.first, y, x);
   for_each_channel<kChannels>(channels.count,
                               [&](int c) { access.store(pixels.data, at + c * pixels.stride_c, sums[c]); });
 }
 
 // Enqueues a kernel whose threads call gather_pixels.
 template <class Source>
-void launch_gather(const char* name, void (*kernel)(CallArgs, TileMap, Groups, Source), const CallArgs& args,
-                   const Groups& groups, const Source& source, Launcher& launcher) {
+void launch_gather(const char* name, void (*kernel)(CallArgs, TileMap, BoxesByPlane, Source), const CallArgs& args,
+                   const BoxesByPlane& by_plane, const Source& source, Launcher& launcher) {
   const TileMap map = make_tile_map(args, kGatherTile, kGatherTile);
   const int64_t chunks = (args.channels + Source::kChannels - 1) / Source::kChannels;
-  launcher.launch(name, kernel, map.tiles * chunks, kThreads, kNearBytes, args, map, groups, source);
+  launcher.launch(name, kernel, map.tiles * chunks, kThreads, kNearBytes, args, map, by_plane, source);
 }
 
 }  // namespace roialign_ext::cuda

@@ -8,11 +8,11 @@ namespace {
 
 constexpr int kVectorBytes = 16, kVectorsOfRow = 8;  // eight lanes write 128 bytes of one place
 
-// How a tile is read: by elements; by vectors within a channel; or by vectors of one contiguous piece that holds all
+// A tile is read by elements, by vectors within a channel, or by vectors of one contiguous piece. The piece holds all
 // channels of the tile.
 enum class Reading { kElements, kVectors, kPiece };
 
-// A tile is `channels` channels of `places` pixels of one image; the last two fields count tiles per image.
+// A tile is `channels` channels of `places` pixels of one image. The last two fields count tiles per image.
 struct TransposeMap {
   Reading reading;
   int channels, places;
@@ -60,7 +60,7 @@ struct Division {
 // Word is an unsigned integer of the element size: elements are copied as bits.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
-    transpose_channels(const TransposeMap map, const Sizes sizes, const __grid_constant__ Elements<void> source,
+    transpose_channels(const TransposeMap map, const Shape shape, const __grid_constant__ Elements<void> source,
                        const __grid_constant__ Elements<void> copy) {
   constexpr int kGroup = TileLayout<Word>::kGroup;
   ROI_SHARED_BYTES(shared);
@@ -71,15 +71,15 @@ __global__ void __launch_bounds__(kThreads)
   const unsigned row = blockIdx.x / map.channel_tiles, image = row / map.place_tiles;
   const int64_t first_channel = int64_t(blockIdx.x - row * map.channel_tiles) * map.channels;
   const int64_t first_place = int64_t(row - image * map.place_tiles) * map.places;
-  const int channels = static_cast<int>(min(sizes.c - first_channel, int64_t(map.channels)));
-  const int places = static_cast<int>(min(sizes.h * sizes.w - first_place, int64_t(map.places)));
+  const int channels = static_cast<int>(min(shape.c - first_channel, int64_t(map.channels)));
+  const int places = static_cast<int>(min(shape.h * shape.w - first_place, int64_t(map.places)));
   const TileLayout<Word> layout(places);
   const Word* const from =
       static_cast<const Word*>(source.data) + image * source.stride_n + first_channel * source.stride_c;
   if (map.reading == Reading::kElements) {
-    const unsigned width = static_cast<unsigned>(sizes.w);
-    const int64_t first_y = first_place / sizes.w;
-    const unsigned first_x = static_cast<unsigned>(first_place - first_y * sizes.w);
+    const unsigned width = static_cast<unsigned>(shape.w);
+    const int64_t first_y = first_place / shape.w;
+    const unsigned first_x = static_cast<unsigned>(first_place - first_y * shape.w);
     Division own(places);  // quotient: channel; rest: place
     for (int i = threadIdx.x; i < channels * places; i += kThreads, own.next()) {
       const unsigned x = first_x + own.rest, rows = x / width;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   __syncthreads();
-  // Eight lanes have the groups of one place; the four eights of a warp have neighbouring places.
+  // Eight lanes have the groups of one place. The four sets of eight lanes of a warp have neighbouring places.
   const int groups = (channels + kGroup - 1) / kGroup, lane = threadIdx.x % kVectorsOfRow;
   Word* const to = static_cast<Word*>(copy.data) + image * copy.stride_n + first_channel;
   for (int place = threadIdx.x / kVectorsOfRow; place < places; place += kThreads / kVectorsOfRow) {
@@ -116,19 +116,19 @@ __global__ void __launch_bounds__(kThreads)
 unsigned tiles_of(int64_t length, int64_t size) { return static_cast<unsigned>((length + size - 1) / size); }
 
 template <class Word>
-TransposeMap make_map(const Sizes& sizes, const Elements<void>& source) {
+TransposeMap make_map(const Shape& shape, const Elements<void>& source) {
   constexpr int kGroup = TileLayout<Word>::kGroup;
-  const int64_t places = sizes.h * sizes.w;
+  const int64_t places = shape.h * shape.w;
   TransposeMap map;
-  map.places = static_cast<int>(places <= kMostPlacesOfTile ? places : kPlacesOfTile);
+  map.places = static_cast<int>(places <= kMaxPlacesOfTile ? places : kPlacesOfTile);
   map.channels = kVectorsOfRow * kGroup * (map.places <= kNarrowTile ? 2 : 1);
-  map.channel_tiles = tiles_of(sizes.c, map.channels);
+  map.channel_tiles = tiles_of(shape.c, map.channels);
   map.place_tiles = tiles_of(places, map.places);
   const auto aligned = [](int64_t elements) { return elements % kGroup == 0; };
-  const bool planes_are_contiguous = source.stride_x == 1 && (sizes.h == 1 || source.stride_y == sizes.w) &&
+  const bool planes_are_contiguous = source.stride_x == 1 && (shape.h == 1 || source.stride_y == shape.w) &&
                                      reinterpret_cast<uintptr_t>(source.data) % kVectorBytes == 0 &&
                                      aligned(source.stride_n);
-  const bool is_piece = map.places == places && source.stride_c == places && aligned(sizes.c);
+  const bool is_piece = map.places == places && source.stride_c == places && aligned(shape.c);
   map.reading = !planes_are_contiguous                        ? Reading::kElements
                 : is_piece                                    ? Reading::kPiece
                 : aligned(places) && aligned(source.stride_c) ? Reading::kVectors
@@ -137,34 +137,32 @@ TransposeMap make_map(const Sizes& sizes, const Elements<void>& source) {
 }
 
 template <class Word>
-void launch(const Sizes& sizes, const Elements<void>& source, const Elements<void>& copy, Launcher& launcher) {
-  const TransposeMap map = make_map<Word>(sizes, source);
-  const int64_t blocks = sizes.n * map.place_tiles * map.channel_tiles;
+void launch(const Shape& shape, const Elements<void>& source, const Elements<void>& copy, Launcher& launcher) {
+  const TransposeMap map = make_map<Word>(shape, source);
+  const int64_t blocks = shape.n * map.place_tiles * map.channel_tiles;
   const int64_t groups = map.channels / TileLayout<Word>::kGroup;
   launcher.launch("transpose_channels", transpose_channels<Word>, blocks, kThreads,
-                  groups * (map.places + 1) * kVectorBytes, map, sizes, source, copy);
+                  groups * (map.places + 1) * kVectorBytes, map, shape, source, copy);
 }
-
-int64_t bytes_of(Storage storage) { return storage == Storage::kDouble ? 8 : storage == Storage::kFloat ? 4 : 2; }
 
 }  // namespace
 
-Elements<void> take_channels_last(Storage storage, const Sizes& sizes, Scratch& scratch) {
+Elements<void> take_channels_last(Storage storage, const Shape& shape, Scratch& scratch) {
   const int64_t bytes = bytes_of(storage), group = kVectorBytes / bytes;
-  const int64_t pixel = (sizes.c + group - 1) / group * group;
-  void* const data = scratch.take<char>(sizes.n * sizes.h * sizes.w * pixel * bytes);
-  return {data, sizes.h * sizes.w * pixel, 1, sizes.w * pixel, pixel};
+  const int64_t pixel = (shape.c + group - 1) / group * group;
+  void* const data = scratch.take<char>(shape.n * shape.h * shape.w * pixel * bytes);
+  return {data, shape.h * shape.w * pixel, 1, shape.w * pixel, pixel};
 }
 
-void build_channels_last(Storage storage, const Sizes& sizes, const Elements<void>& source, const Elements<void>& copy,
+void build_channels_last(Storage storage, const Shape& shape, const Elements<void>& source, const Elements<void>& copy,
                          Launcher& launcher) {
   switch (bytes_of(storage)) {
     case 2:
-      return launch<uint16_t>(sizes, source, copy, launcher);
+      return launch<uint16_t>(shape, source, copy, launcher);
     case 4:
-      return launch<uint32_t>(sizes, source, copy, launcher);
+      return launch<uint32_t>(shape, source, copy, launcher);
     default:
-      return launch<uint64_t>(sizes, source, copy, launcher);
+      return launch<uint64_t>(shape, source, copy, launcher);
   }
 }
 

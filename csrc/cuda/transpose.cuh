@@ -7,15 +7,15 @@
 
 namespace roialign_ext::cuda {
 
-struct Sizes {
+struct Shape {
   int64_t n, c, h, w;
 };
 
-// Scratch memory and strides of such a copy [N, H, W, C]. Pixels are aligned to 16 bytes: up to 15 bytes after the
-// channels of a pixel are padding, which may be read.
-Elements<void> take_channels_last(Storage storage, const Sizes& sizes, Scratch& scratch);
+// Scratch memory and strides of such a copy [N, H, W, C]. Pixels are aligned to 16 bytes. The padding after the
+// channels of a pixel, up to 15 bytes, may be read.
+Elements<void> take_channels_last(Storage storage, const Shape& shape, Scratch& scratch);
 
-void build_channels_last(Storage storage, const Sizes& sizes, const Elements<void>& source, const Elements<void>& copy,
+void build_channels_last(Storage storage, const Shape& shape, const Elements<void>& source, const Elements<void>& copy,
                          Launcher& launcher);
 
 }  // namespace roialign_ext::cuda

@@ -6,10 +6,10 @@
 namespace roialign_ext::cuda {
 
 // A thread has one place (a bin or a pixel) and WIDTH channels, so that weights are computed once for WIDTH channels.
-// There are two mappings of lanes, both coalesced:
-//   channels_last: a warp has one place, and its lanes have 32 WIDTH channels;
+// There are two mappings of lanes, both coalesced.
+//   channels_last: a warp has one place, and its lanes have 32 WIDTH channels.
 //   NCHW: a warp has 32 places, and every lane has the same WIDTH channels.
-// Places vary faster than channels: blocks that run concurrently share a slice of the channels, which may fit the L2
+// Places vary faster than channels. So blocks that run concurrently share a range of channels, which may fit the L2
 // cache.
 struct WorkMap {
   bool lanes_are_channels;
@@ -22,18 +22,26 @@ inline bool reads_channels_last(const CallArgs& args) {
   return args.maps[0].pixels.stride_c == 1 && args.channels >= kWarp;
 }
 
-// Calls run(vec) with the number of channels that a lane loads at once, as a compile-time constant. It is 1 unless all
-// addresses, strides and the number of channels are multiples of the vector size.
+// Whether `vec` channels are contiguous and aligned to their total size, at every pixel or bin.
+template <class S>
+bool has_packs(const Elements<void>& elements, int vec) {
+  return elements.stride_c == 1 && elements.stride_n % vec == 0 && elements.stride_y % vec == 0 &&
+         elements.stride_x % vec == 0 && reinterpret_cast<uintptr_t>(elements.data) % (vec * sizeof(S)) == 0;
+}
+
+// Whether the lanes of a warp can read the maps by packs of `vec` channels.
+template <class S>
+bool maps_have_packs(const CallArgs& args, int vec) {
+  bool all = args.channels % vec == 0 && args.channels >= kWarp * vec;
+  for (int i = 0; i < args.levels; ++i) all = all && has_packs<S>(args.maps[i].pixels, vec);
+  return all;
+}
+
+// Calls run(vec) with the number of channels that a lane loads at once, as a compile-time constant.
 template <class S, class Run>
 void with_pack(const CallArgs& args, Run&& run) {
   constexpr int kVec = sizeof(S) == 8 ? 2 : 4;
-  const auto fits = [&](const Elements<void>& elements) {
-    return elements.stride_c == 1 && elements.stride_n % kVec == 0 && elements.stride_y % kVec == 0 &&
-           elements.stride_x % kVec == 0 && reinterpret_cast<uintptr_t>(elements.data) % (kVec * sizeof(S)) == 0;
-  };
-  bool all = args.channels % kVec == 0 && args.channels >= kWarp * kVec && fits(args.bins);
-  for (int i = 0; i < args.levels; ++i) all = all && fits(args.maps[i].pixels);
-  if (all) return run(std::integral_constant<int, kVec>());
+  if (maps_have_packs<S>(args, kVec) && has_packs<S>(args.bins, kVec)) return run(std::integral_constant<int, kVec>());
   run(std::integral_constant<int, 1>());
 }
 
@@ -196,7 +204,7 @@ __device__ __forceinline__ void store_grad_boxes(const CallArgs& args, int64_t b
   if (m > M) return;
   const int64_t at = box * (M + 1) + (m == M ? 0 : m + 1);
   const W value = m == M ? W(0) : sum;
-  if (args.wide_boxes) {
+  if (args.boxes_are_double) {
     static_cast<double*>(args.grad_boxes)[at] = static_cast<double>(value);
   } else {
     static_cast<float*>(args.grad_boxes)[at] = static_cast<float>(value);

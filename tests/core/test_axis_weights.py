@@ -1,4 +1,4 @@
-"""The table builder of csrc/core by itself: compiled alone, compared with plain loops over the samples."""
+"""The tables of an axis: csrc/core compiled alone, compared with plain loops over the samples."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from oracle.reference_sampled import round_half_away
 from support.kept import headers, kept
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,7 @@ def core() -> ctypes.CDLL:
 def build(
     core: ctypes.CDLL, axis: Axis, kind: int = VALUE, rates: tuple[float, float] = (0, 0), single: int = 0
 ) -> Table:
-    """The builder's taps as {(bin, pixel): weights}; checks that pixels ascend and that none has no weight."""
+    """The taps of the table as {(bin, pixel): weights}; checks that pixels ascend and that none has no weight."""
     capacity = 1 << 14
     taps = (TapStruct * capacity)()
     count = core.build_taps(single, *axis, kind, *rates, taps, capacity)
@@ -158,7 +159,7 @@ def test_single_precision_takes_the_same_floor_decisions(core: ctypes.CDLL, axis
 
 
 @given(axis=axes)
-def test_derivatives_by_the_edges(core: ctypes.CDLL, axis: Axis) -> None:
+def test_derivatives_with_respect_to_the_edges(core: ctypes.CDLL, axis: Axis) -> None:
     assert_same(build(core, axis, EDGES), expected(axis, EDGES), 1e-12)
 
 
@@ -208,15 +209,10 @@ def test_weights_move_with_the_box(core: ctypes.CDLL, axis: Axis, shift: int) ->
 # Rules whose tables come from something else than the samples of a regular grid.
 
 
-def whole(number: float) -> float:
-    """Rounded half away from zero."""
-    return math.copysign(math.floor(abs(number) + 0.5), number)
-
-
 @given(axis=axes)
 def test_warped_edges_are_rounded_first(core: ctypes.CDLL, axis: Axis) -> None:
     real = np.float64
-    low, high = (whole(float(real(edge) * real(axis.scale))) for edge in (axis.low, axis.high))
+    low, high = (float(round_half_away(real(edge) * real(axis.scale))) for edge in (axis.low, axis.high))
     rounded = axis._replace(rule=LEGACY, low=low, high=high, scale=1.0)
     assert build(core, axis._replace(rule=WARP)) == build(core, rounded)
     straight_through = {key: (a * axis.scale, b * axis.scale) for key, (a, b) in build(core, rounded, EDGES).items()}
@@ -249,7 +245,7 @@ def test_integral_weights(core: ctypes.CDLL, axis: Axis) -> None:
 
 
 def kinks(axis: Axis) -> list[float]:
-    """Where bins begin and end, map pixels."""
+    """The edges of the bins, map pixels."""
     return [axis.scale * (axis.low + p * (axis.high - axis.low) / axis.bins) for p in range(axis.bins + 1)]
 
 
@@ -288,7 +284,7 @@ def test_second_derivatives_of_means_are_zero(core: ctypes.CDLL) -> None:
 
 
 def crop_position(axis: Axis, number: int, real: type) -> float:
-    """Where a sample of a crop lies in map pixels, by the definition."""
+    """The position of a sample of a crop in map pixels, by the definition."""
     low, high, last, count = real(axis.low), real(axis.high), real(axis.length - 1), axis.bins * axis.ratio
     if count == 1:
         return float((real(0.5) * (low + high)) * last)
@@ -317,7 +313,7 @@ crops = st.builds(
 @example(axis=Axis(CROP, 1.0, 1 - 2**-24, 1.0, 1, 4, 50), single=1)
 @example(axis=Axis(CROP, 1 - 2**-24, 1.0, 1.0, 1, 200, 50), single=1)
 def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, single: int) -> None:
-    """And not beyond: also where the two edges are a few roundings apart."""
+    """No sample lies beyond an edge, also where the two edges are a few roundings apart."""
     nearest = axis.rule == CROP_NEAREST
     count, last = axis.bins * axis.ratio, axis.length - 1
     table: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -327,7 +323,7 @@ def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, single: int)
         along = i / (count - 1) if count > 1 else 0.5
         if not 0 <= position <= last:
             continue
-        at = whole(position) if nearest else position
+        at = round_half_away(position) if nearest else position
         low, key = int(at), (i // axis.ratio, int(at))
         table[key][0] += (1 - (at - low)) / axis.ratio
         table[key[0], low + 1][0] += (at - low) / axis.ratio
@@ -360,7 +356,7 @@ def test_outer_samples_of_crops_lie_on_the_edges(core: ctypes.CDLL, single: int)
 def test_samples_of_crops_lie_between_the_edges_in_order(
     core: ctypes.CDLL, axis: Axis, count: int, single: int, near_end: int
 ) -> None:
-    """To the last bit where the definition says, in one direction, however many there are."""
+    """Positions are those of the definition to the last bit and run in one direction, for any number of samples."""
     axis, real = axis._replace(bins=1, ratio=count), np.float32 if single else np.float64
     numbers = sorted({0, 1, count // 2, *range(max(count - near_end, 0), count)})
     positions = [core.crop_position_of(single, axis.low, axis.high, count, axis.length, j) for j in numbers]
@@ -372,7 +368,7 @@ def test_samples_of_crops_lie_between_the_edges_in_order(
 @pytest.mark.parametrize("single", [0, 1])
 @pytest.mark.parametrize("ratio", [2, 50])
 def test_crops_of_steps_that_are_not_finite_have_no_samples(core: ctypes.CDLL, single: int, ratio: int) -> None:
-    """Also where one of the edges lies on the map; whether they are visited or found by bisection."""
+    """An edge on the map changes nothing, and neither does the search for samples: one by one, or by bisection."""
     edges = [
         (-math.inf, 1.0),
         (0.0, math.inf),

@@ -284,8 +284,8 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
     variants.build(name)
     library = variants.library(name).read_text()
     constants = source.with_name("tuning.cuh").read_text()
-    assert "kPoolBlocks = 4" in constants
-    assert library == source.read_text() + constants.replace("kPoolBlocks = 4", "kPoolBlocks = 3")
+    assert "kAveragePoolBlocks = 4" in constants
+    assert library == source.read_text() + constants.replace("kAveragePoolBlocks = 4", "kAveragePoolBlocks = 3")
     assert [path.name for path in linked] == [f"{unit}.o", "axis_tables.o", "operators.o", *variants.ANY_DEVICE]
     assert not linked[0].is_relative_to(tmp_path / "objects")
     assert all(path.is_relative_to(tmp_path / "objects") for path in linked[1:])
@@ -294,4 +294,4 @@ def test_a_variant_is_one_file_compiled_as_the_package_was(
         variants.build(name)
     assert not variants.library(name).exists()
     with pytest.raises(variants.BuildError, match="ninja knows no command"):
-        variants.build("gradient: 4 blocks")
+        variants.build("grad_input: 4 blocks")

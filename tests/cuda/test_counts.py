@@ -32,9 +32,9 @@ def probe() -> Iterator[Probe]:
     first = memory.data_ptr() + -memory.data_ptr() % 128
     pointers = [ctypes.c_void_p(first + 4 * 4096 * i) for i in range(3)]
 
-    def run(name: str, blocks: int = 1, threads: int = 32, most_blocks: int = 1 << 40) -> Launch:
+    def run(name: str, blocks: int = 1, threads: int = 32, max_blocks: int = 1 << 40) -> Launch:
         call = lambda: counter.library.run_counted_probe(name.encode(), blocks, threads, *pointers)  # noqa: E731
-        (launch,) = counter.launches(call, most_blocks)
+        (launch,) = counter.launches(call, max_blocks)
         return launch
 
     yield run
@@ -116,7 +116,7 @@ def test_sectors_of_a_block_are_counted_once(probe: Probe) -> None:
 
 
 def test_a_part_of_the_blocks_stands_for_all(probe: Probe) -> None:
-    launch = probe("read_twice", blocks=1000, threads=64, most_blocks=7)
+    launch = probe("read_twice", blocks=1000, threads=64, max_blocks=7)
     assert (launch.blocks, launch.counted_blocks, launch.threads) == (1000, 7, 64)
     assert launch.requests("maps", write=False).requests == 8 * 1000
     assert launch.name == launch.kernel == "read_twice"

@@ -1,4 +1,4 @@
-"""Forward and backward are adjoint: <A F, G> = <F, A^T G>, also for the derivatives with respect to the boxes."""
+"""Are forward and backward adjoint, <A F, G> = <F, A^T G>, also in the derivatives with respect to the boxes?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which code runs is a matter of speed: any number of threads gives the same bits, any instruction set the numbers."""
+"""Does any number of threads give the same bits, and any instruction set the numbers of the definitions?"""
 
 from __future__ import annotations
 

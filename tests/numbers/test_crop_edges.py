@@ -1,4 +1,4 @@
-"""Crops end on the edges of their boxes: no sample is rounded off a map that its box ends on."""
+"""Does a crop end on the edges of its box, so that rounding moves no sample off a map on which the box ends?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_last_row() -> None:
 @pytest.mark.parametrize("method", ["bilinear", "nearest"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_pair_of_sizes(dtype: torch.dtype, method: str) -> None:
-    """Along either axis and in either direction; all of the gradient reaches the map."""
+    """Crops run along either axis and in either direction; all of the gradient reaches the map."""
     for length, samples in pairs_that_round_up(dtype == torch.float64)[:: 1 if dtype == torch.float32 else 7]:
         for shape, size in (((length, 1), (samples, 1)), ((1, length), (1, samples))):
             features = torch.full((1, 1, *shape), 5.0, dtype=dtype, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Second derivatives, pure and mixed: finite differences where it is smooth, autograd of the definition elsewhere."""
+"""Are second derivatives right, by finite differences and by autograd of the definition?"""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_grad_input_depends_on_the_output_gradient_only(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize("ratio", [-1, 2])
 def test_roi_warp_passes_straight_through_the_rounding(mode: str, ratio: int) -> None:
-    """It is roi_align on rounded corners, with the derivative of the rounding taken to be 1; twice too."""
+    """roi_warp is roi_align on rounded corners; the rounding has the derivative 1, in second derivatives too."""
     results = []
     for rounded in (False, True):
         features, corners = NAMED["roi_warp"].leaves()

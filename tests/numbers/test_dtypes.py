@@ -1,4 +1,4 @@
-"""Every pair of dtypes: float16 and bfloat16 are storage, sums run in float32, results are rounded once."""
+"""Are results right for every pair of dtypes, with sums in float32 and one rounding to float16 or bfloat16?"""
 
 from __future__ import annotations
 

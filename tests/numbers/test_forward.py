@@ -1,13 +1,10 @@
-"""Forward: the package's numbers are the definitions', for every operator."""
+"""Are the package's numbers those of the definitions, for every operator, size and kind of box?"""
 
 from __future__ import annotations
 
-import doctest
-import inspect
 import itertools
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +13,6 @@ from torch import Tensor
 
 from roialign_ext import crop_and_resize, roi_align, roi_pool
 from support.inputs import (
-    BOX_SETS,
     DTYPES,
     FORMATS,
     INF,
@@ -26,16 +22,10 @@ from support.inputs import (
     formatted,
     large_boxes,
     large_map,
-    listed,
     random_tensor,
-    rows,
 )
-from support.operator_calls import (
-    OperatorCall,
-    RoIAlignCall,
-    RoIPoolCall,
-)
-from support.operators import ON_ONE_MAP, OPERATORS, each_function, each_operator
+from support.operator_calls import OperatorCall, RoIAlignCall, RoIPoolCall
+from support.operators import ON_ONE_MAP, OPERATORS, each_operator
 from support.tolerance import assert_matches_oracle, assert_within_rounding
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=1)
@@ -129,7 +119,7 @@ def test_box_counts(count: int, channels: int, layout: torch.memory_format) -> N
 
 LARGE_MAPS = [(torch.float32, 70, FORMATS[0]), (torch.bfloat16, 64, FORMATS[1])]
 LARGE = [(name, *large) for name in ON_ONE_MAP for large in LARGE_MAPS]
-"""Of every operator, and of the average with more types and widths of blocks."""
+"""Calls of every operator, and of the average with more types and widths of blocks."""
 LARGE += [
     ("roi_align", dtype, channels, layout)
     for (dtype, channels), layout in itertools.product(
@@ -176,9 +166,6 @@ def test_ends_of_bins_equal_torchvision(dtype: torch.dtype) -> None:
         assert torch.equal(roi_pool(features, boxes, (1, bins)), ops.roi_pool(features, boxes, (1, bins)))
 
 
-# --- identities of the definitions
-
-
 @pytest.mark.parametrize(("aligned", "expected"), [(False, [15.5, 16.5, 21.5, 22.5]), (True, [12.0, 13.0, 18.0, 19.0])])
 def test_ramp_of_36(aligned: bool, expected: list[float]) -> None:
     box = torch.tensor([[0.0, 0.0, 2.0, 2.0, 4.0]])
@@ -195,7 +182,7 @@ def test_five_by_five_by_two() -> None:
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30])
 def test_extrapolation_value_stays_outside(value: float) -> None:
-    """Any value: inside, the numbers are those of any other value."""
+    """Inside the map, the numbers are the same for any value."""
     boxes, index = torch.tensor([[0.25, 0.25, 0.75, 0.75], [-0.5, 0.25, 0.5, 0.75]]), torch.tensor([0, 1])
     out = crop_and_resize(FEATURES.float(), boxes, index, 3, extrapolation_value=value)
     plain = crop_and_resize(FEATURES.float(), boxes, index, 3)
@@ -208,7 +195,7 @@ def test_extrapolation_value_stays_outside(value: float) -> None:
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("scale", [1.0, 0.37, 2.5])
 def test_roi_pool_is_exact(dtype: torch.dtype, layout: torch.memory_format, scale: float) -> None:
-    """It takes values from the map and rounds nothing."""
+    """The operator takes values from the map and rounds nothing."""
     call, features = RoIPoolCall((3, 2), scale), FEATURES.to(dtype)
     boxes = call.boxes(dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     out = call(features.contiguous(memory_format=layout), boxes)
@@ -247,90 +234,3 @@ def test_nan_and_infinite_pixels_reach_only_outputs_that_use_them(
         assert bool(finite.any())
         assert torch.equal(out[~finite].nan_to_num(), expected[~finite].float().nan_to_num())
         torch.testing.assert_close(out[finite].double(), expected[finite], atol=1e-5, rtol=0)
-
-
-def test_worked_examples_of_the_documentation() -> None:
-    page = Path(__file__).resolve().parents[2] / "docs" / "math.md"
-    if not page.is_file():
-        pytest.skip(f"{page} is not part of this copy")
-    result = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
-    assert result.attempted > 15
-    assert result.failed == 0
-
-
-# --- ways to call them
-
-
-def rows_by_image(call: OperatorCall) -> Tensor:
-    """Boxes of every kind, those of the first image first, as the layers of pyramids take them."""
-    boxes = call.boxes()
-    return boxes[boxes[:, 0].argsort(stable=True)]
-
-
-@each_function
-def test_defaults_and_argument_order(call: OperatorCall) -> None:
-    """The fields of a call say both: its arguments by position and by name give what the defaults give."""
-    call = type(call)((3, 3))
-    arguments = call.arguments(call.input_of(FEATURES), call.boxes())
-    parameters = inspect.signature(call.function).parameters
-    required = {name: arguments[name] for name in arguments if parameters[name].default is inspect.Parameter.empty}
-    expected = call.function(**arguments)
-    for size in (3, [3, 3], torch.Size([3, 3])):
-        assert torch.equal(call.function(**{**required, call.size_name: size}), expected)
-    assert torch.equal(call.function(*arguments.values()), expected)
-
-
-@each_operator
-def test_modules_call_the_functions(call: OperatorCall) -> None:
-    """With the arguments of their constructor and of ``forward`` by name and, where they may be, by position."""
-    features, boxes = call.input_of(FEATURES), rows_by_image(call)
-    expected, inputs, arguments = call(features, boxes), call.layer_inputs(features, boxes), call.layer_arguments()
-    assert torch.equal(call.module(**arguments)(**inputs), expected)
-    kinds = inspect.signature(call.module).parameters
-    named = {name: arguments[name] for name in arguments if kinds[name].kind == inspect.Parameter.KEYWORD_ONLY}
-    layer = call.module(*(arguments[name] for name in arguments if name not in named), **named)
-    assert torch.equal(layer(*inputs.values()), expected)
-
-
-@pytest.mark.parametrize("name", [name for name, call in OPERATORS.items() if call.takes_lists])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_list_of_boxes_equals_rows(name: str, dtype: torch.dtype) -> None:
-    call = OPERATORS[name]
-    features, boxes = call.input_of(FEATURES.to(dtype)), call.boxes(dtype=dtype)
-    boxes = boxes[boxes[:, 0].argsort(stable=True)]
-    expected = call(features, boxes)
-    assert torch.equal(call(features, listed(boxes)), expected)
-    assert torch.equal(call(features, tuple(listed(boxes))), expected)
-
-
-def test_list_with_images_without_boxes() -> None:
-    features = random_tensor(3, 2, 7, 9)
-    boxes = BOX_SETS["inside"]
-    expected = roi_align(features, boxes + torch.tensor([2.0, 0, 0, 0, 0]), 2)
-    empty = torch.zeros(0, 4, dtype=torch.float64)
-    assert torch.equal(roi_align(features, [empty, empty, boxes[:, 1:]], 2), expected)
-    assert roi_align(features, [empty, empty, empty], 2).shape == (0, 2, 2, 2)
-
-
-def test_same_box_in_every_image() -> None:
-    features = random_tensor(300, 1, 2, 2, dtype=torch.float32)
-    boxes = torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0]]).repeat(300, 1)
-    boxes[:, 0] = torch.arange(300).flip(0)
-    assert torch.equal(roi_align(features, boxes, 2, sampling_ratio=1, aligned=True), features.flip(0))
-
-
-@each_function
-@pytest.mark.parametrize("box_dtype", DTYPES)
-def test_index_of_an_image_is_exact(call: OperatorCall, box_dtype: torch.dtype) -> None:
-    """The index is a count, not a number in the dtype of the boxes: bfloat16 has no 257, float16 no 2049."""
-    images, call = 2060, replace(call, output_size=(1, 1))
-    expected = (torch.arange(images) % 251).to(torch.bfloat16)
-    features = call.input_of(expected[:, None, None, None].expand(-1, 2, 3, 3))
-    boxes = call.from_corners(rows((0.0, 0.0, 2.0, 2.0)).repeat(images, 1), 3, 3)
-    boxes[:, 0] = torch.arange(images)
-    if call.takes_lists:
-        out = call(features, list(boxes[:, 1:].to(box_dtype).split(1)))
-    else:
-        arguments = call.arguments(features, boxes)
-        out = call.function(**{**arguments, "boxes": arguments["boxes"].to(box_dtype)})
-    assert torch.equal(out[:, 0, 0, 0], expected)

@@ -1,4 +1,4 @@
-"""First derivatives with respect to the input and the boxes: finite differences, oracles, and the rules at borders."""
+"""Are first derivatives right, by finite differences, by the oracles, and by hand at borders?"""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_rotated_gradient_of_one_sample_off_the_centre() -> None:
 
 
 def test_minimum_size_passes_no_gradient_to_the_size() -> None:
-    """Of a warped box without width, or a legacy one below 1, the second corner has no say; rotated ones likewise."""
+    """The second corner of a warped box without width, or of a legacy one below 1, has no effect."""
     for box, expected in (((2.2, 3.1, 2.6, 6.1), [0, 1, 5, 0, 5]), ((3.1, 2.2, 6.1, 2.6), [0, 0.5, 10, 0.5, 0])):
         assert by_boxes(RoIAlignCall((1, 1), 1.0, 1), rows(box), RAMP) == pytest.approx(expected)
     warp = RoIWarpCall((1, 1), 1.0, 1)
@@ -268,7 +268,7 @@ def test_first_of_equal_pixels_gets_the_gradient(layout: torch.memory_format) ->
 
 @each_operator
 def test_gradients_only_where_required(call: OperatorCall) -> None:
-    """Every map alone, the boxes alone."""
+    """The gradient of each map alone, and of the boxes alone, is that of all together."""
     boxes, plain = call.boxes("inside", "crossing"), call.input_of(FEATURES)
     features, leaf = call.leaves(plain, boxes)
     assert not call(plain, boxes).requires_grad

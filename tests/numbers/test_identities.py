@@ -68,9 +68,9 @@ def test_constant_is_kept_inside(form: Form, call: OperatorCall) -> None:
 # --- torchvision
 
 
-@pytest.fixture(scope="module")
-def ops() -> ModuleType:
-    found: ModuleType = pytest.importorskip("torchvision.ops", reason="torchvision is not installed")
+@pytest.fixture
+def ops(torchvision: ModuleType) -> ModuleType:
+    found: ModuleType = torchvision.ops
     return found
 
 
@@ -174,7 +174,7 @@ def test_crop_and_pool_recipe(form: Form, method: str, mode: str, grid: int) -> 
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("channels", [4, 20])
 def test_roi_pool_of_whole_bins_is_max_pool2d(form: Form, layout: torch.memory_format, channels: int) -> None:
-    """Value and gradient, also of NaN and infinite pixels: the gradient goes to a NaN."""
+    """Values and gradients are equal, also of NaN and infinite pixels: the gradient goes to a NaN."""
     call, box = RoIPoolCall((2, 3)), rows((0.0, 0.0, 8.0, 5.0)).float()
     for dtype in form.dtypes:
         features = random_tensor(1, channels, 6, 9, seed=8, dtype=dtype)

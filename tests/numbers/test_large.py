@@ -1,4 +1,4 @@
-"""More than 2^31 elements: results, maps and gradients whose offsets do not fit 32 bits.
+"""Are results, maps and gradients of more than 2^31 elements right, whose offsets do not fit 32 bits?
 
 Off by default. ``ROIALIGN_EXT_LARGE=1 pytest tests/numbers/test_large.py`` runs them; they need about 10 GB of memory.
 ``-m large`` selects and ``-m "not large"`` leaves out these tests.

@@ -1,4 +1,4 @@
-"""Strides are a matter of speed only: any layout gives the contiguous result, and a dense map is not copied."""
+"""Does any layout give the numbers of the contiguous one, without a copy of a dense map?"""
 
 from __future__ import annotations
 
@@ -260,8 +260,10 @@ def test_backward_allocates_one_map(layout: torch.memory_format) -> None:
 @pytest.mark.parametrize(("dtype", "channels"), [(torch.float32, 70), (torch.float64, 19), (torch.bfloat16, 19)])
 @pytest.mark.parametrize("operator", ["avg", "max", "roi_pool"])
 def test_order_of_boxes_and_rows(layout: torch.memory_format, dtype: torch.dtype, channels: int, operator: str) -> None:
-    """A large map is swept row by row, of a small one boxes are visited one by one: the same bits, argmax too, among
-    equal samples and NaN, whichever way round a box is and wherever it leaves the map."""
+    """A large map is swept row by row, a small one is visited box by box: both give the same bits, of the argmax too.
+
+    There are equal samples and NaN, boxes in either direction, and boxes that leave the map on any side.
+    """
 
     def pool(features: Tensor, boxes: Tensor) -> Tensor:
         if operator == "roi_pool":

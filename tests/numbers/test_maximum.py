@@ -1,4 +1,4 @@
-"""Max mode: interpolate, then take the maximum; rejected samples take part as 0; the first of equals wins."""
+"""Does mode max take the largest sample, 0 for samples off the map, and the first of equal ones?"""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_the_argmax_is_a_place_among_the_inside_samples(
 
 
 def test_as_many_samples_as_an_argmax_can_name() -> None:
-    """Of 65535 samples along x the last one wins; with one more the call raises."""
+    """The last one of 65535 samples along x wins; with one more the call raises."""
     features = torch.arange(4, dtype=torch.float64).reshape(1, 1, 1, 4).requires_grad_()
     boxes = torch.tensor([[0.0, 0.0, -1e6, 3.0, 1e6]], dtype=torch.float64)  # one row of samples on the map
     out = roi_align(features, boxes, 1, 1.0, 65535, False, "max")

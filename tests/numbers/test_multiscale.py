@@ -1,4 +1,4 @@
-"""``multiscale_roi_align``: every box from its level, in one call, with the numbers of one ``roi_align`` per level."""
+"""Does each box of a pyramid come from its level, with the numbers of one call per level?"""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_equals_one_call_per_level_bit_for_bit(dtype: torch.dtype, layout: str, 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 5, 8])
 def test_any_number_of_levels(levels: int) -> None:
-    """Up to eight, of any size, whatever the coarsest has left."""
+    """There may be up to eight levels, of any size, down to a single pixel."""
     features = [random_tensor(2, 5, max(40 >> level, 1), max(52 >> level, 1), seed=level) for level in range(levels)]
     call = Pooler((2, 2), tuple(0.5**level for level in range(levels)), 2, True, "avg", 4.0, 0.5)
     boxes = pyramid_boxes(60)
@@ -237,7 +237,7 @@ def test_rotated_matches_oracle(call: MultiscaleRotatedCall, dtype: torch.dtype,
 
 
 def test_rotated_equals_a_loop_over_levels() -> None:
-    """To the last bit, as function and layer, of rows and lists."""
+    """Function and layer, of rows and lists, give the bits of the loop."""
     features, boxes = pyramid(), turned(pyramid_boxes(80))
     boxes = boxes[boxes[:, 0].argsort(stable=True)]
     levels = torch.tensor(ROTATED.levels_of(features, boxes))
@@ -252,7 +252,7 @@ def test_rotated_equals_a_loop_over_levels() -> None:
 
 
 def test_rotated_boxes_of_angle_0_are_upright_ones() -> None:
-    """On the same levels."""
+    """Both go to the same levels."""
     features, boxes = pyramid(), pyramid_boxes(60)
     rotated = turned(boxes)
     rotated[:, 5] = 0.0

@@ -1,4 +1,4 @@
-"""``ps_roi_align`` and ``ps_roi_pool`` beside what they are made of: torchvision, ``roi_align``, groups of channels."""
+"""Do ``ps_roi_align`` and ``ps_roi_pool`` give each bin the numbers of its own channels?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEATURES = random_tensor(2, 18, 7, 9, seed=1)
 
 
 def own_groups(pooled: Tensor) -> Tensor:
-    """Of the bins of all channels, of every bin those of its group: [K, C * P, PH, PW] -> [K, C, PH, PW]."""
+    """The channels of each bin that belong to its group: [K, C * P, PH, PW] -> [K, C, PH, PW]."""
     count, channels, *size = pooled.shape
     bins = size[0] * size[1]
     return pooled.reshape(count, channels // bins, bins, bins).diagonal(dim1=2, dim2=3).reshape(count, -1, *size)
@@ -28,7 +28,7 @@ def own_groups(pooled: Tensor) -> Tensor:
 @pytest.mark.parametrize("ratio", [-1, 1, 2, 5])
 @pytest.mark.parametrize("layout", FORMATS)
 def test_equals_roi_align_of_all_channels(dtype: torch.dtype, ratio: int, layout: torch.memory_format) -> None:
-    """To the last bit: positions and numbers of samples are those of the whole box, in adaptive grids too."""
+    """Both give the same bits: positions and numbers of samples are those of the whole box, in adaptive grids too."""
     whole = torch.arange(1, 30).double() / 3  # bins of whole pixels, or a rounding beside them
     regular = torch.stack([torch.zeros(29).double(), whole / 7, whole / 11, whole / 7 + whole, whole / 11 + 3.0], 1)
     for boxes in (all_boxes(2), spread(regular, 2)):

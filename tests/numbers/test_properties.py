@@ -1,4 +1,4 @@
-"""Properties of every operator over drawn shapes, boxes, strides and dtypes."""
+"""Does every operator keep the definition and its properties, for any shapes, options, boxes, strides and dtypes?"""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_pooling_identities(case: Drawn, grid: int) -> None:
 
 @given(drawn(ROTATED, DOUBLE, False))
 def test_a_whole_number_of_turns_changes_nothing(case: Drawn) -> None:
-    """Nor does a half turn of the box and of the result."""
+    """A half turn of the box turns the result by half a turn."""
     call, boxes = case.call, case.boxes
     turn = 360.0 if call.angle_unit == "degree" else 2.0 * torch.pi
     whole, half = boxes.clone(), boxes.clone()

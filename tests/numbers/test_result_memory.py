@@ -1,4 +1,4 @@
-"""Memory of large results: the rule that chooses pages, each choice by itself, and equal results under all of them."""
+"""Does the rule for the memory of large results choose as it should, and does no choice change a result?"""
 
 from __future__ import annotations
 

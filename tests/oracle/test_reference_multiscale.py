@@ -1,4 +1,4 @@
-"""The oracle of ``multiscale_roi_align``: levels by hand, torchvision's layer, one level."""
+"""Is the oracle of ``multiscale_roi_align`` right: levels by hand, torchvision's layer, a single level?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracles of ``ps_roi_align`` and ``ps_roi_pool``: by hand, torchvision, ``roi_align``, means of slices."""
+"""Are the oracles of ``ps_roi_align`` and ``ps_roi_pool`` right: by hand, by ``roi_align``, by means of slices?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FINITE = {name: boxes for name, boxes in BOX_SETS.items() if name != "not_finite
 
 @pytest.mark.parametrize("ratio", [-1, 0, 1, 2, 3])
 def test_align_is_roi_align_of_every_group(ratio: int) -> None:
-    """Of all channels, of which every bin keeps its own; reversed and empty boxes too."""
+    """``roi_align`` pools all channels, of which every bin keeps its own; boxes may be reversed or empty."""
     boxes = spread(torch.cat(list(FINITE.values())), 2)
     out = PSRoIAlignCall(SIZE, 0.8, ratio).forward(FEATURES, boxes)
     params = reference.Params(SIZE, 0.8, ratio, aligned=True)
@@ -38,7 +38,7 @@ def test_pool_is_the_mean_of_slices() -> None:
 
 
 def test_pool_of_the_last_row_and_column() -> None:
-    """They belong to no bin: a box on them gives 0, and one that reaches them ends before them."""
+    """The last row and column belong to no bin: a box on them gives 0, and one that reaches them ends before them."""
     ramp = torch.arange(20.0).reshape(1, 1, 4, 5).double()
     call = PSRoIPoolCall((1, 1))
     assert call.forward(ramp, rows((4.0, 0.0, 5.0, 2.0), (0.0, 3.0, 3.0, 4.0))).flatten().tolist() == [0.0, 0.0]

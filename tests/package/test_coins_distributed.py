@@ -1,4 +1,4 @@
-"""The coins detector trained in two processes: gradients of one process, and training that survives a killed one."""
+"""Does the coins detector in two processes have the gradients of one, and does it survive a killed process?"""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def torchrun(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """What a run that has to succeed prints."""
+    """The output of a run that has to succeed."""
     try:
         output, errors = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Saved models with every operator: in a program without Python (examples/cpp), and in a fresh process of Python."""
+"""Does a saved model with every operator run in a program without Python, and in a fresh process of Python?"""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ torch.save(results, f"{folder}/results.pt")
 
 
 def test_saved_models_in_a_fresh_process(saved: Path) -> None:
-    """For other numbers of boxes than exported: the package's numbers, and the program's with its gradients."""
+    """For other numbers of boxes than exported, the program has the numbers and gradients of the package."""
     for count in COUNTS:
         torch.save((FEATURES, boxes_of(count)), saved / f"{count}.pt")
     run(sys.executable, "-c", USE, saved, *map(str, COUNTS))

@@ -1,8 +1,9 @@
-"""The documentation holds: its code runs, it has all files and public names, and links between files have targets."""
+"""Does the documentation hold: does its code run, are all files and names there, do links have targets?"""
 
 from __future__ import annotations
 
 import ast
+import doctest
 import inspect
 import re
 import runpy
@@ -26,7 +27,7 @@ OPTIONAL = {"torchvision": "torchvision", "onnx": "onnxscript", "roialign_ext.vi
 
 
 def python_blocks(page: Path) -> list[str]:
-    """The code blocks of a page that are programs; doctests have a test of their own (numbers/test_forward.py)."""
+    """The code blocks of a page that are programs; doctests have a test of their own."""
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     return [block for block in blocks if not block.startswith(">>>")]
 
@@ -55,6 +56,16 @@ needs_readme = pytest.mark.skipif(not README.is_file(), reason="the README is no
 def test_code_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # what a block writes
     run(block)
+
+
+def test_worked_examples() -> None:
+    """The doctests of docs/math.md."""
+    page = ROOT / "docs" / "math.md"
+    if not page.is_file():
+        pytest.skip(f"{page} is not part of this copy")
+    result = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert result.attempted > 15
+    assert result.failed == 0
 
 
 def block_with(page: str, words: str) -> str:
@@ -107,7 +118,7 @@ def test_the_version_for_uv() -> None:
 
 
 def expanded(entry: str) -> list[str]:
-    """What a shell makes of braces."""
+    """The names that a shell makes of braces."""
     if (braces := re.search(r"\{([^}]*)\}", entry)) is None:
         return [entry]
     return [

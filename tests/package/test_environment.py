@@ -1,4 +1,4 @@
-"""The environment report, and the sentence of an import that cannot load the compiled parts."""
+"""Does the environment report tell the truth, and does an import that fails say why in one sentence?"""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ COMMAND = "import runpy; runpy._run_module_as_main('roialign_ext')"  # what pyth
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Ended]]:
-    """Of packages that cannot be imported: an import, and the command."""
+    """The ends of an import and of the command, for packages that cannot be imported."""
     programs = []
     for _, files in BROKEN.values():
         folder = tmp_path_factory.mktemp("broken")

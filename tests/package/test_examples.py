@@ -1,4 +1,4 @@
-"""The scripts in examples/ run and end in the numbers and pictures that they promise."""
+"""Do the scripts in examples/ run, with the numbers and pictures that they promise?"""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_two_scales(example: Example) -> None:
 
 @pytest.mark.slow
 def test_train_coins(tmp_path: Path) -> None:
-    """As a program of its own, because it handles ctrl-C from its first line on."""
+    """The example is a program of its own, because it handles ctrl-C from its first line on."""
     command = [sys.executable, EXAMPLES / "train_coins.py", "--steps", "2", "--threads", "1", "--outputs", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

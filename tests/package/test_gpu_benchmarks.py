@@ -1,4 +1,4 @@
-"""benchmarks/gpu without a GPU: its phases on a device that only answers, and tables made of invented results."""
+"""Do the GPU benchmarks measure and publish the right things, on a device that only answers?"""
 
 from __future__ import annotations
 
@@ -256,11 +256,11 @@ def test_the_kernels_as_they_are_stand_beside_the_variants(
     monkeypatch.setattr(variants, "WORKLOADS", ("F",))
     monkeypatch.setattr(variants, "FOLDER", tmp_path)
     assert [name for name, _ in variants.turns(list(variants.VARIANTS))] == [variants.AS_IT_IS, variants.AGAIN]
-    library = variants.library("gradient: 2 blocks")
+    library = variants.library("grad_input: 2 blocks")
     library.parent.mkdir()
     library.touch()
     assert [variant for _, variant in variants.turns(list(variants.VARIANTS))][1] == variants.VARIANTS[
-        "gradient: 2 blocks"
+        "grad_input: 2 blocks"
     ]
     store = importlib.import_module("benchmarks.gpu.store").Store(tmp_path / "results.json")
     variants.measure_variant(variants.AS_IT_IS, None, ["float32"], store, quick=False)
@@ -303,7 +303,7 @@ assert multiply_adds.count == 3 * before.numel()
 
 
 def python(program: str, **variables: str) -> str:
-    """What a program prints that imports the benchmarks, and the installed package before its sources."""
+    """The output of a program that imports the benchmarks, and the installed package before its sources."""
     path = os.pathsep.join(filter(None, [*sys.path[1:], str(ROOT)]))
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -360,8 +360,8 @@ def test_kernels_are_known_by_their_names() -> None:
     summary = importlib.import_module("benchmarks.gpu.summary")
     short_name = importlib.import_module("benchmarks.gpu.device").short_name
     cuda = "roialign_ext::cuda::"
-    assert short_name(f"void {cuda}(anonymous namespace)::fill_tables<float, {cuda}Tables<float> >(X)") == (
-        "fill_tables<float, Tables<float> >"
+    assert short_name(f"void {cuda}(anonymous namespace)::fill_tables<float, {cuda}WeightsByPixel<float> >(X)") == (
+        "fill_tables<float, WeightsByPixel<float> >"
     )
     assert short_name("void vision::ops::(anonymous namespace)::roi_align_forward_kernel_impl<float>(int)") == (
         "roi_align_forward_kernel_impl<float>"

@@ -1,4 +1,4 @@
-"""The index pages that .ci/index.py writes beside wheels lead pip to the wheel of the device."""
+"""Do the index pages that .ci/index.py writes lead pip to the wheel of the device?"""
 
 from __future__ import annotations
 

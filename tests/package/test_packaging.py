@@ -1,4 +1,4 @@
-"""The installed files, the contents of the source archive, and the errors of setup.py if it cannot build."""
+"""Are the right files installed and archived, and does setup.py say why it cannot build?"""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ Path("roialign_ext/lost.py").unlink()
 
 
 class Built(NamedTuple):
-    """What setup.py made of a copy of the sources, and what it printed each time."""
+    """The files that setup.py made of a copy of the sources, and its output each time."""
 
     sources: Path
     before: set[Path]  # what was there
@@ -186,13 +186,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def lines(built: Built, name: str) -> list[str]:
-    """What was printed, where there was no error."""
+    """The output of a program that ended without an error."""
     assert built.ended[name].returncode == 0, built.ended[name].stderr
     return built.ended[name].stdout.splitlines()
 
 
 def test_an_editable_install_lies_in_its_environment(built: Built, tmp_path: Path) -> None:
-    """What is compiled goes with the wheel, so that `pip uninstall` takes it away; the sources stay as they are."""
+    """Compiled files belong to the wheel, so that `pip uninstall` removes them; the sources stay as they are."""
     assert lines(built, "editable")
     there = {built.sources / name for name in json.loads(lines(built, "without a file")[0])}
     assert {path for path in there - built.before if "build" not in path.parts} == set()
@@ -241,7 +241,7 @@ def test_setup_names_a_missing_compiler(built: Built) -> None:
 
 
 def test_source_archive_holds_everything(built: Built) -> None:
-    """And nothing of the builds before it."""
+    """Files of builds before it are not in it."""
     assert built.ended["archive"].returncode == 0, built.ended["archive"].stderr
     with tarfile.open(built.folder / f"roialign_ext-{roialign_ext.__version__}.tar.gz") as archive:
         found = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}

@@ -1,21 +1,20 @@
-"""replace_roi_layers on models of torchvision, and on stand-ins with the class paths and attributes of the others.
+"""Does replace_roi_layers give each layer of another library the one that equals it, and leave the others alone?
 
-And restore_roi_layers, which leads back to torchvision."""
+The layers are stand-ins with the class paths and attributes of the libraries.
+"""
 
 from __future__ import annotations
 
 import copy
 import subprocess
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import roialign_ext
 from roialign_ext import (
@@ -28,12 +27,8 @@ from roialign_ext import (
     RoIAlignRotated,
     RoIPool,
     replace_roi_layers,
-    restore_roi_layers,
 )
-from support.detectors import detector
-from support.inputs import all_boxes, generator, random_tensor
-
-SINGLE = torch.finfo(torch.float32).eps
+from support.inputs import all_boxes, random_tensor
 
 # What the constructors of the libraries keep, under the names of their own attributes.
 ROI_ALIGN_PATHS = ("torchvision.ops.roi_align.RoIAlign", "detectron2.layers.roi_align.ROIAlign")
@@ -331,263 +326,3 @@ def test_no_library_is_imported() -> None:
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-
-
-def test_restoring_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ImportError, match=r"^restore_roi_layers puts back layers of torchvision, which is not there: "):
-        restore_roi_layers(nn.Sequential(RoIAlign(2, 0.5, 2)))
-
-
-@pytest.fixture(scope="module")
-def torchvision() -> ModuleType:
-    found: ModuleType = pytest.importorskip("torchvision", reason="torchvision is not installed")
-    pytest.importorskip("torchvision.models.detection", reason="torchvision is not installed")
-    return found
-
-
-POOLS = {
-    "FasterRCNN": ["roi_heads.box_roi_pool"],
-    "MaskRCNN": ["roi_heads.box_roi_pool", "roi_heads.mask_roi_pool"],
-    "KeypointRCNN": ["roi_heads.box_roi_pool", "roi_heads.keypoint_roi_pool"],
-}
-IMAGES = [random_tensor(3, 128, 160, seed=1), random_tensor(3, 100, 150, seed=2)]
-
-
-def targets() -> list[dict[str, Tensor]]:
-    boxes = torch.tensor([[10.0, 12.0, 70.0, 60.0], [40.0, 5.0, 140.0, 95.0], [3.0, 50.0, 30.0, 90.0]]).double()
-    masks = torch.zeros(3, 128, 160, dtype=torch.uint8)
-    keypoints = torch.ones(3, 4, 3)  # torchvision takes them in float32 alone
-    for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        masks[index, int(y1) : int(y2), int(x1) : int(x2)] = 1
-        steps = torch.rand(4, 2, generator=generator(index))
-        keypoints[index, :, 0] = x1 + steps[:, 0] * (x2 - x1)
-        keypoints[index, :, 1] = y1 + steps[:, 1] * (y2 - y1)
-    labels = torch.tensor([1, 2, 1])
-    return [
-        {"boxes": boxes, "labels": labels, "masks": masks[:, :height, :width], "keypoints": keypoints}
-        for _, height, width in (image.shape for image in IMAGES)
-    ]
-
-
-@pytest.fixture(params=POOLS)
-def models(torchvision: ModuleType, request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
-    """A detector and a copy of it with its layers replaced."""
-    model = detector(torchvision, request.param)
-    replaced = copy.deepcopy(model)
-    records = replace_roi_layers(replaced)
-    assert [record.name for record in records] == POOLS[request.param]
-    assert all(type(record.new_layer) is MultiScaleRoIAlign for record in records)
-    return model, replaced
-
-
-def test_torchvision_detections(models: tuple[nn.Module, nn.Module]) -> None:
-    """In float64, where no near tie flips: what comes out differs by less than one rounding of float32."""
-    with torch.no_grad():
-        before, after = (model.eval()(IMAGES) for model in models)
-    assert all(len(image["boxes"]) == 8 for image in before)
-    torch.testing.assert_close(after, before, rtol=SINGLE, atol=SINGLE)
-
-
-def test_torchvision_losses_and_gradients(models: tuple[nn.Module, nn.Module]) -> None:
-    losses = []
-    for model in models:
-        torch.manual_seed(0)  # both draw the same sample of proposals
-        losses.append(model.train()(IMAGES, targets()))
-        sum(losses[-1].values()).backward()
-    torch.testing.assert_close(losses[1], losses[0], rtol=SINGLE, atol=SINGLE)
-    before, after = ({name: parameter.grad for name, parameter in model.named_parameters()} for model in models)
-    assert all(gradient is not None and bool(gradient.any()) for gradient in before.values())
-    torch.testing.assert_close(after, before, rtol=SINGLE, atol=SINGLE)
-
-
-def test_torchvision_after_a_forward(torchvision: ModuleType) -> None:
-    """A model that has run keeps the scales that its first images led to."""
-    model = detector(torchvision, "FasterRCNN").eval()
-    with torch.no_grad():
-        before = model(IMAGES)
-        (record,) = replace_roi_layers(model)
-        after = model(IMAGES)
-    assert record.new_layer is not None
-    assert record.new_layer.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
-    torch.testing.assert_close(after, before, rtol=SINGLE, atol=SINGLE)
-
-
-@pytest.mark.filterwarnings("ignore:RCNN always returns")
-def test_torchvision_scripted(models: tuple[nn.Module, nn.Module]) -> None:
-    """A swapped detector can be scripted as before, with the numbers of the scripted original."""
-    with torch.no_grad():
-        before, after = (torch.jit.script(model.eval())(IMAGES)[1] for model in models)
-    torch.testing.assert_close(after, before, rtol=SINGLE, atol=SINGLE)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        *(("RoIAlign", ((3, 2), 0.5, ratio, aligned)) for ratio in (-1, 0, 2) for aligned in (False, True)),
-        ("RoIAlign", (3, 0.5, 2)),
-        ("RoIPool", ((3, 2), 0.5)),
-        ("RoIPool", (3, 0.5)),
-        ("PSRoIAlign", ((3, 2), 0.5, 2)),
-    ],
-)
-@pytest.mark.parametrize("as_list", [False, True], ids=["rows", "list"])
-def test_torchvision_layers(torchvision: ModuleType, name: str, arguments: tuple[Any, ...], as_list: bool) -> None:
-    """In float32: output and grad_input within a few roundings of the largest term."""
-    old = getattr(torchvision.ops, name)(*arguments)
-    model = nn.Sequential(old)
-    replace_roi_layers(model)
-    features = random_tensor(2, 6, 7, 9, dtype=torch.float32).requires_grad_()
-    rows = all_boxes(2).float()
-    # torchvision has no result for a reversed box in an adaptive grid.
-    rows = rows[rows.isfinite().all(1) & (rows[:, 3:] >= rows[:, 1:3]).all(1)]
-    boxes = [rows[rows[:, 0] == image, 1:] for image in range(2)] if as_list else rows
-    results = [layer(features, boxes) for layer in (old, model[0])]
-    grad = random_tensor(*results[0].shape, dtype=torch.float32)
-    gradients = [torch.autograd.grad(result, features, grad)[0] for result in results]
-    for before, after in (results, gradients):
-        scale = float(before.detach().abs().max())
-        torch.testing.assert_close(after, before, rtol=0, atol=16 * SINGLE * scale)
-
-
-def pyramid() -> tuple[dict[str, Tensor], list[Tensor], list[tuple[int, int]]]:
-    """Maps of strides 4 to 32, boxes that spread over all of them, and the sizes of the images."""
-    features = OrderedDict(
-        (str(level), random_tensor(2, 3, 64 >> level, 48 >> level, seed=level, dtype=torch.float32))
-        for level in range(4)
-    )
-    corners = torch.rand(2, 40, 2, 2, generator=generator(5)).mul(torch.tensor([192.0, 256.0])).sort(dim=2).values
-    return features, list(corners.flatten(2)), [(256, 192), (250, 180)]
-
-
-@pytest.mark.parametrize("names", [["0", "1", "2", "3"], ["2", "1"], ["2"]])
-def test_torchvision_multiscale(torchvision: ModuleType, names: list[str]) -> None:
-    old = torchvision.ops.MultiScaleRoIAlign(names, (3, 2), 2, canonical_scale=56)
-    model = nn.Sequential(old)
-    replace_roi_layers(model)
-    arguments = pyramid()
-    torch.testing.assert_close(model[0](*arguments), old(*arguments), rtol=0, atol=64 * SINGLE)
-
-
-def test_torchvision_loses_boxes_where_a_level_is_left_out(torchvision: ModuleType) -> None:
-    """The one difference in numbers: such boxes are zeros there, and pooled from the coarsest map here."""
-    old = torchvision.ops.MultiScaleRoIAlign(["1", "3"], (3, 2), 2, canonical_scale=56)
-    model = nn.Sequential(old)
-    replace_roi_layers(model)
-    features, boxes, sizes = pyramid()
-    before, after = old(features, boxes, sizes), model[0](features, boxes, sizes)
-    lost = old.map_levels(boxes) > 1
-    assert bool(lost.any())
-    assert not bool(lost.all())
-    assert not bool(before[lost].any())
-    torch.testing.assert_close(after[~lost], before[~lost], rtol=0, atol=64 * SINGLE)
-    coarsest = roialign_ext.roi_align(features["3"], boxes, (3, 2), 1 / 32, 2)
-    assert torch.equal(after[lost], coarsest[lost])
-
-
-# --- restore_roi_layers
-
-
-def test_a_detector_there_and_back(models: tuple[nn.Module, nn.Module]) -> None:
-    original, model = models
-    records = restore_roi_layers(model)
-    assert [record.old_class for record in records] == ["roialign_ext.modules.MultiScaleRoIAlign"] * len(records)
-    pools = [name for name, layer in original.named_modules() if type(layer).__name__ == "MultiScaleRoIAlign"]
-    assert [record.name for record in records] == pools
-    assert [type(layer) for layer in model.modules()] == [type(layer) for layer in original.modules()]
-    with torch.no_grad():
-        before, after = (one.eval()(IMAGES) for one in (original, model))
-        torch.testing.assert_close(after, before, rtol=0, atol=0)
-    assert repr(model) == repr(original)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "attributes"),
-    [
-        ("RoIAlign", ((3, 2), 0.5, 0, True), ("output_size", "spatial_scale", "sampling_ratio", "aligned")),
-        ("RoIPool", (3, 0.25), ("output_size", "spatial_scale")),
-        ("PSRoIAlign", (3, 0.25, 2), ("output_size", "spatial_scale", "sampling_ratio")),
-        ("PSRoIPool", (3, 0.25), ("output_size", "spatial_scale")),
-        (
-            "MultiScaleRoIAlign",
-            (["0", "2"], 3, 2),
-            ("featmap_names", "output_size", "sampling_ratio", "canonical_scale", "canonical_level", "scales"),
-        ),
-    ],
-)
-@pytest.mark.parametrize("training", [False, True])
-def test_layers_there_and_back(
-    torchvision: ModuleType, name: str, arguments: tuple[Any, ...], attributes: tuple[str, ...], training: bool
-) -> None:
-    """Shared, with a hook, in or out of training."""
-    old = getattr(torchvision.ops, name)(*arguments).train(training)
-    seen: list[nn.Module] = []
-    old.register_forward_hook(lambda module, args, result: seen.append(module))
-    model = nn.Sequential(old, old)
-    replace_roi_layers(model)
-    records = restore_roi_layers(model)
-    assert [record.name for record in records] == ["0", "1"]
-    assert type(model[0]) is type(old)
-    assert model[0] is model[1] is records[0].new_layer
-    assert model[0].training is training
-    assert {one: getattr(model[0], one) for one in attributes} == {one: getattr(old, one) for one in attributes}
-    features, boxes, sizes = pyramid()
-    single = features["0"].repeat(1, 6, 1, 1)  # a multiple of the bins
-    call: tuple[Any, ...] = (features, boxes, sizes) if name == "MultiScaleRoIAlign" else (single, boxes)
-    assert torch.equal(model[0](*call), old(*call))
-    assert seen == [model[0], old]
-    assert restore_roi_layers(model) == []
-
-
-@pytest.mark.parametrize("scales", [[1 / 4, 1 / 8, 1 / 16, 1 / 32], [0.23, 0.13, 0.0627, 0.04]], ids=str)
-def test_scales_are_those_of_a_layer_that_has_run(torchvision: ModuleType, scales: list[float]) -> None:
-    ours = MultiScaleRoIAlign(["0", "1", "2", "3"], (3, 2), 2, scales=scales, canonical_scale=56, canonical_level=4.0)
-    model = nn.Sequential(ours)
-    restore_roi_layers(model)
-    features, boxes, sizes = pyramid()
-    torch.testing.assert_close(model[0](features, boxes, sizes), ours(features, boxes, sizes), rtol=0, atol=64 * SINGLE)
-    assert model[0].scales == scales
-    torch.jit.script(model[0])
-    (record,) = replace_roi_layers(model)
-    assert (record.reason, model[0].scales) == ("", scales)
-
-
-class OfAProject(RoIAlign):
-    """A subclass."""
-
-
-def patched() -> nn.Module:
-    layer = RoIAlign(3, 0.5, 2)
-    layer.forward = lambda input, rois: rois  # type: ignore[method-assign]
-    return layer
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: RoIAlign(3, 0.5, 2, mode="max"), "torchvision's layers have no mode 'max'"),
-        (lambda: MultiScaleRoIAlign(["0"], 3, 2, mode="max"), "torchvision's layers have no mode 'max'"),
-        (lambda: MultiScaleRoIAlign(["0"], 3, 2, aligned=True), "has no argument aligned"),
-        (lambda: MultiScaleRoIAlign(["0", "1"], 3, 2, scales=[0.5, 0.125]), "zeros for boxes of the levels"),
-        (lambda: PrRoIPool(3, 0.5), "torchvision has no layer of this kind"),
-        (lambda: roialign_ext.RoIWarp(3, 0.5, 2), "torchvision has no layer of this kind"),
-        (lambda: roialign_ext.CropAndResize(3), "torchvision has no layer of this kind"),
-        (lambda: RoIAlignRotated(3, 0.5, 2), "torchvision has no layer of this kind"),
-        (lambda: OfAProject(3, 0.5, 2), "a subclass of roialign_ext.modules.RoIAlign"),
-        (patched, "forward was replaced on the instance"),
-    ],
-)
-def test_not_restored_and_said_why(torchvision: ModuleType, make: Callable[[], nn.Module], words: str) -> None:
-    layer = make()
-    model = nn.Sequential(layer, nn.ReLU())
-    (record,) = restore_roi_layers(model)
-    assert model[0] is layer
-    assert (record.name, record.new_layer) == ("0", None)
-    assert words in record.reason
-
-
-def test_errors_of_restoring(torchvision: ModuleType) -> None:
-    with pytest.raises(ValueError, match=r"use torchvision\.ops\.RoIAlign\(output_size=3"):
-        restore_roi_layers(RoIAlign(3, 0.5, 2))
-    with pytest.raises(TypeError, match=r"^model: expected a torch\.nn\.Module, got list"):
-        restore_roi_layers([])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The pictures show what the operators compute: the geometry that is drawn gives the operators' numbers."""
+"""Do the pictures show what the operators compute?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ROIALIGN_EXT_CHECK=1: which boxes are reported as a mistake, in which words, and that nothing else changes."""
+"""Does ROIALIGN_EXT_CHECK=1 report the boxes that are a mistake, in the right words, and change nothing else?"""
 
 from __future__ import annotations
 

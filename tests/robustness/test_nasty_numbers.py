@@ -1,4 +1,4 @@
-"""Nasty numbers are no errors but the definition, at no more cost than others, for every operator."""
+"""Do huge, far and not finite numbers give what the definition says, at no more cost than others?"""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FEATURES = random_tensor(2, 3, 7, 9, seed=1, dtype=torch.float32)
 @pytest.mark.parametrize("size", [1e4, 1e5, 1e6, 1e7, 1e8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_adaptive_grids_of_huge_boxes(size: float, dtype: torch.dtype) -> None:
-    """Up to 1.4e7 samples per bin and axis: every one of them counts, few are on the map."""
+    """A bin has up to 1.4e7 samples per axis: every one of them counts, few are on the map."""
     features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
     boxes = rows((2.0, 1.5, 7.5, size), (-size / 2 + 3.3, 1.0, size / 2 + 1.7, 6.0), (-size, -1.0, 4.0, 5.5)).to(dtype)
     boxes = boxes[: 3 if size <= 1e6 else 1]  # the oracle visits every sample of an axis
@@ -70,7 +70,7 @@ def test_adaptive_grids_of_huge_boxes(size: float, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("size", [1e4, 1e5, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_huge_boxes_equal_the_definition(size: float, dtype: torch.dtype) -> None:
-    """Every sample of adaptive grids of up to 1e12 counts, few are on the map; and so for integrals and cells."""
+    """Every one of up to 1e12 samples of an adaptive grid counts, few are on the map; so do integrals and cells."""
     features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
     upright = rows((-size / 2 + 3.3, 1.0, size / 2 + 1.7, 6.0), (2.0, 1.5, 7.5, size), (-size, -1.0, 4.0, 5.5)).to(
         dtype
@@ -192,7 +192,7 @@ def test_large_grids_of_reversed_and_empty_boxes(ratio: int) -> None:
 
 @pytest.mark.parametrize("ratio", [2, 33, 40])
 def test_coinciding_samples_each_have_their_place_in_the_box(ratio: int) -> None:
-    """Of a box without size all samples are at one point; how far each moves with an edge differs."""
+    """All samples of a box without size are at one point, and each moves by another amount with an edge."""
     features = random_tensor(1, 2, 7, 9, seed=6, dtype=torch.float32)
     boxes = rows((3.3, 2.4, 3.3, 2.4), (1.7, 4.2, 5.1, 4.2)).float()
     turned = rotated_rows((3.3, 2.4, 0.0, 0.0, 20.0), (4.2, 3.1, 2.0, 0.0, 30.0)).float()
@@ -202,7 +202,7 @@ def test_coinciding_samples_each_have_their_place_in_the_box(ratio: int) -> None
 
 
 def test_samples_without_a_place_take_no_time() -> None:
-    """Of 1e9 samples at one point, or at none, each costs nothing; this would not end otherwise."""
+    """1e9 samples at one point, or at none, cost nothing each; the call would not end otherwise."""
     features, many = FEATURES[:1], 10**9
     nowhere = rows((NAN, 4.0, 3.0, 4.0), (3.0, NAN, 3.0, 4.0), (1.0, 4.0, INF, 4.0), (-INF, -INF, INF, INF)).float()
     out = roi_align(features, nowhere, 2, 1.0, many, aligned=True)
@@ -232,7 +232,7 @@ def test_rotated_boxes_far_away_cost_no_more_than_near_ones(dtype: torch.dtype, 
 
 @each_operator
 def test_coordinates_are_rounded_step_by_step(call: OperatorCall) -> None:
-    """Thousands of pixels from the origin a float32 coordinate has steps of 1e-4: one fused or reordered step shows."""
+    """Float32 coordinates of thousands of pixels have steps of 1e-4, so that one fused or reordered step shows."""
     call = replace(call, output_size=(1, 7))
     features = call.input_of(random_tensor(1, 2, 3, 4000, seed=9, dtype=torch.float32))
     length = random_tensor(24, 1, seed=10).abs() * 40.0 + 1.0
@@ -270,7 +270,7 @@ def test_float64_boxes_are_not_rounded_to_float32() -> None:
 
 @each_operator
 def test_coordinates_that_are_not_finite(call: OperatorCall) -> None:
-    """They touch nothing: the value of what is outside, gradients of 0."""
+    """Such boxes touch no pixel: they have the value of what is outside, and gradients of 0."""
     boxes, features = call.boxes("not_finite", dtype=torch.float32), call.input_of(FEATURES)
     out = assert_matches_oracle(call, features, boxes)
     for gradient in assert_gradients_match_oracle(call, features, boxes, torch.ones_like(out)):
@@ -281,7 +281,7 @@ def test_coordinates_that_are_not_finite(call: OperatorCall) -> None:
 
 @each_operator
 def test_boxes_beside_the_map_read_nothing_of_it(call: OperatorCall) -> None:
-    """Forward and backward."""
+    """The result is that of what is outside, and every gradient is 0."""
     boxes = call.boxes("outside", images=1, dtype=torch.float32)
     for layout in FORMATS:
         features = formatted(call.input_of(torch.full((1, 20, 7, 9), NAN)), layout)

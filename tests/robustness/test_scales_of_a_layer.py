@@ -1,4 +1,4 @@
-"""The scales that ``MultiScaleRoIAlign`` infers from sizes: right for padded images, and where it has doubts."""
+"""Does ``MultiScaleRoIAlign`` infer the right scales from sizes, also of padded images, and warn where it cannot?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOXES = [torch.tensor([[3.0, 4.0, 60.0, 61.0], [0.0, 0.0, 41.0, 30.0]])]
 
 
 def maps(image: tuple[int, int], strides: list[int], multiple: int = 32) -> dict[str, Tensor]:
-    """What a network of these strides makes of an image that is padded to a multiple; it rounds up."""
+    """The maps of a network of these strides, which rounds up, for an image that is padded to a multiple."""
     padded = [math.ceil(size / multiple) * multiple for size in image]
     return {
         str(stride): random_tensor(1, 2, *(math.ceil(size / stride) for size in padded), dtype=torch.float32)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from support.small_calls import SIZE, Case, each_case, each_function
+from support.small_calls import SIZE, SmallCall, each_case, each_function
 
 CALLS = 100
 PER_CALL = 16  # bytes; the smallest block of malloc, which one that is lost in each call would exceed
@@ -53,7 +53,7 @@ def test_counter_sees_a_lost_string() -> None:
 
 
 @each_function
-def test_calls_and_derivatives(case: Case) -> None:
+def test_calls_and_derivatives(case: SmallCall) -> None:
     leaves = case.leaves(2)
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
 
@@ -67,7 +67,7 @@ def test_calls_and_derivatives(case: Case) -> None:
 
 
 @each_case
-def test_calls_without_gradients(case: Case) -> None:
+def test_calls_without_gradients(case: SmallCall) -> None:
     leaves = case.leaves(2)
 
     def call() -> None:
@@ -78,7 +78,7 @@ def test_calls_without_gradients(case: Case) -> None:
 
 
 @each_function
-def test_refused_calls(case: Case) -> None:
+def test_refused_calls(case: SmallCall) -> None:
     *maps, boxes = case.leaves(2)
     features, (*rows, images) = case.features(*maps), case.rows(boxes.detach())
     images = images.clone()

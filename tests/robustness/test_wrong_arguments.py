@@ -1,4 +1,4 @@
-"""Any value of an argument works, or the error names the argument: no error of torch's own, no crash."""
+"""Does any value of an argument work, or raise an error of this package that names the argument?"""
 
 from __future__ import annotations
 

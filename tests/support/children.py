@@ -50,7 +50,7 @@ print(json.dumps(statuses))
 
 @dataclass(frozen=True)
 class Program:
-    """What ``python -c code arguments...`` runs in a folder, with these first on the path and these variables set."""
+    """A call of ``python -c code arguments...`` in a folder, with these first on the path and these variables set."""
 
     code: str
     arguments: list[str] = field(default_factory=list)

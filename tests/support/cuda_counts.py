@@ -78,9 +78,9 @@ class Counter:
         symbols = (line.split(" ", 2) for line in listed.splitlines() if not line.startswith(" "))
         self._names = {int(place, 16): name for place, kind, name in symbols if kind.lower() in "tw"}
 
-    def launches(self, run: Callable[[], object], most_blocks: int = 1 << 40) -> list[Launch]:
-        """The launches of ``run``; of each, `blocks` blocks spread over the launch are counted."""
-        self.library.shim_count(ctypes.c_int64(most_blocks))
+    def launches(self, run: Callable[[], object], max_blocks: int = 1 << 40) -> list[Launch]:
+        """The launches of ``run``; of each, at most ``max_blocks`` blocks spread over the launch are counted."""
+        self.library.shim_count(ctypes.c_int64(max_blocks))
         run()
         result = []
         for launch in json.loads(self.library.shim_counts()):

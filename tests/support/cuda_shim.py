@@ -77,7 +77,7 @@ def needs_gcc() -> pytest.MarkDecorator:
 
 @cache
 def version() -> str:
-    """Of the compiler."""
+    """The flags of the compiler."""
     return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
 
 

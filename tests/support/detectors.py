@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from roialign_ext import MultiScaleRoIAlign, replace_roi_layers
+from support.inputs import generator, random_tensor
 
 
 class Pyramid(nn.Module):
@@ -56,3 +60,32 @@ def detector(torchvision: ModuleType, name: str, **layers: nn.Module) -> nn.Modu
     torch.manual_seed(3)
     model: nn.Module = getattr(detection, name)(Pyramid(), **arguments)
     return model.double()
+
+
+POOLS = {
+    "FasterRCNN": ["roi_heads.box_roi_pool"],
+    "MaskRCNN": ["roi_heads.box_roi_pool", "roi_heads.mask_roi_pool"],
+    "KeypointRCNN": ["roi_heads.box_roi_pool", "roi_heads.keypoint_roi_pool"],
+}
+IMAGES = [random_tensor(3, 128, 160, seed=1), random_tensor(3, 100, 150, seed=2)]
+"""Two images in float64."""
+
+
+def with_replaced_layers(torchvision: ModuleType, name: str) -> tuple[nn.Module, nn.Module]:
+    """A detector and a copy of it with its layers replaced."""
+    model = detector(torchvision, name)
+    replaced = copy.deepcopy(model)
+    records = replace_roi_layers(replaced)
+    assert [record.name for record in records] == POOLS[name]
+    assert all(type(record.new_layer) is MultiScaleRoIAlign for record in records)
+    return model, replaced
+
+
+def pyramid() -> tuple[dict[str, Tensor], list[Tensor], list[tuple[int, int]]]:
+    """Maps of strides 4 to 32, boxes that spread over all of them, and the sizes of the images."""
+    features = OrderedDict(
+        (str(level), random_tensor(2, 3, 64 >> level, 48 >> level, seed=level, dtype=torch.float32))
+        for level in range(4)
+    )
+    corners = torch.rand(2, 40, 2, 2, generator=generator(5)).mul(torch.tensor([192.0, 256.0])).sort(dim=2).values
+    return features, list(corners.flatten(2)), [(256, 192), (250, 180)]

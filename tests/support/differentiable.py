@@ -1,4 +1,4 @@
-"""The definition of ``roi_align`` once more, as differentiable torch operations in float64.
+"""The definition of ``roi_align`` once more, as differentiable torch operations in float64; torch's interpolation.
 
 Samples are gathered one by one with their four taps (equation (10)); every derivative, of any order, is then
 autograd's. The tests use it where finite differences cannot go: on clamped and rejected samples, on cell borders, under
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from oracle.reference import Params
 
@@ -53,3 +54,11 @@ def roi_align(features: Tensor, boxes: Tensor, params: Params, mode: str) -> Ten
         samples = value.reshape(channels, bins_y, grid_y, bins_x, grid_x).transpose(2, 3).flatten(3)
         outputs.append(samples.sum(-1) / (grid_y * grid_x) if mode == "avg" else samples.max(-1).values)
     return torch.stack(outputs)
+
+
+def surface(features: Tensor, y: Tensor, x: Tensor, padding: str) -> Tensor:
+    """torch's own bilinear interpolation at map pixels ``y``, ``x``, shaped alike: ``[C, *y.shape]``."""
+    height, width = features.shape[1:]
+    grid = torch.stack([2.0 * x / (width - 1) - 1.0, 2.0 * y / (height - 1) - 1.0], -1).reshape(1, 1, -1, 2)
+    values = functional.grid_sample(features[None], grid, "bilinear", padding, align_corners=True)
+    return values.reshape(features.shape[0], *y.shape)

@@ -210,6 +210,14 @@ def smooth_boxes(
     return torch.tensor(found, dtype=torch.float64)
 
 
+def smooth_rows(call: OperatorCall, count: int) -> Tensor:
+    """Random boxes over and around a map of 9 x 9 pixels; none of their samples lies on the border of a cell."""
+    random = np.random.default_rng(5)
+    low, size = random.uniform(-1.0, 5.0, (count, 2)), random.uniform(1.5, 6.0, (count, 2))
+    corners = torch.from_numpy(np.concatenate([np.arange(count)[:, None] % 2, low, low + size], 1))
+    return call.from_corners(corners, 9, 9)
+
+
 LARGE_CORNERS = rows(
     (3.0, 5.0, 40.3, 37.0),
     (250.3, 220.1, 299.9, 299.0),

@@ -1,4 +1,4 @@
-"""What the tests know of each operator: how to call it as a function and as a layer, its oracle, its boxes."""
+"""Each operator for the tests: its call as a function and as a layer, its oracle, its boxes."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class OperatorCall:
 
     @property
     def columns(self) -> int:
-        """Of a row of boxes."""
+        """How many columns a row of boxes has."""
         return next(iter(self.box_sets.values())).shape[1]
 
     def boxes(self, *names: str, images: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -26,7 +26,7 @@ DIRECTION_SEED = 7
 
 
 @dataclass(frozen=True)
-class Case:
+class SmallCall:
     """An operator of the table as a function of maps and coordinates, and the module of the same meaning."""
 
     name: str
@@ -80,7 +80,7 @@ class Case:
         return list(maps) if self.levels > 1 else maps[0]
 
     def forward_arguments(self, *tensors: Tensor) -> tuple[Any, ...]:
-        """Of the module."""
+        """The arguments of the module."""
         *maps, boxes = tensors
         if self.is_pyramid_by_name:
             parts = [boxes[0::2], boxes[1::2]]  # the images of rows() in order
@@ -139,11 +139,11 @@ VARIANTS = (
 """Rows of the table that take other ways through Python than the first one of their function."""
 
 
-def small(name: str) -> Case:
+def small(name: str) -> SmallCall:
     """The row for a map of ``SHAPE``."""
     scale = {"spatial_scale": 0.8} if "spatial_scale" in OPERATORS[name].options else {}
     call = replace(OPERATORS[name], output_size=SIZE, **scale)
-    return Case(name, call, call.function, call.options, call.box_order, call.levels)
+    return SmallCall(name, call, call.function, call.options, call.box_order, call.levels)
 
 
 CASES = [small(name) for name in OPERATORS if name in FIRST or name in VARIANTS]
@@ -153,7 +153,7 @@ BY_FUNCTION = [case for case in CASES if case.name in FIRST]
 DIFFERENTIABLE_IN_BOXES = [case for case in CASES if case.box_order > 0]
 
 
-def name_of(case: Case) -> str:
+def name_of(case: SmallCall) -> str:
     return case.name
 
 
@@ -169,8 +169,8 @@ def close(actual: Any, expected: Any) -> None:
     assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
-def value_and_gradients(function: Callable[..., Tensor], case: Case, count: int = 2) -> tuple[Tensor, ...]:
-    """Of the module of ``case``, or what stands for it, with so many boxes."""
+def value_and_gradients(function: Callable[..., Tensor], case: SmallCall, count: int = 2) -> tuple[Tensor, ...]:
+    """The result and gradients of the module of ``case``, or of its replacement, with so many boxes."""
     leaves = case.leaves(count)
     value = function(*case.forward_arguments(*leaves))
     return value, *torch.autograd.grad(value.square().sum(), [leaf for leaf in leaves if leaf.requires_grad])

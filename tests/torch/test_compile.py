@@ -1,8 +1,8 @@
-"""torch.compile in full graphs, with backward, and with a number of boxes that changes."""
+"""Does torch.compile make one full graph, with backward, for any number of boxes?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from support.small_calls import (
     NAMED,
     SHAPE,
     SIZE,
-    Case,
+    SmallCall,
     close,
     each_mode,
     name_of,
@@ -30,16 +30,9 @@ from support.small_calls import (
 )
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("one_thread", "fresh_dynamo"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # dynamo looks at it
 ]
-
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -48,7 +41,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
 # A legacy or adaptive grid is another number in the same graph.
 @pytest.mark.parametrize("case", [case for case in CASES if "legacy" not in case.name], ids=name_of)
-def test_dynamic_number_of_boxes(case: Case) -> None:
+def test_dynamic_number_of_boxes(case: SmallCall) -> None:
     layer = case.module()
     counter = CompileCounterWithBackend("aot_eager")
     dynamic = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
@@ -61,7 +54,7 @@ def test_dynamic_number_of_boxes(case: Case) -> None:
 
 @each_mode
 @pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True)])
-def test_what_requires_grad(case: Case, wanted: tuple[bool, bool]) -> None:
+def test_what_requires_grad(case: SmallCall, wanted: tuple[bool, bool]) -> None:
     results = []
     for function in (compiled(case.module()), case.module()):
         leaves = [tensor.requires_grad_(by) for tensor, by in zip(case.point(), wanted, strict=True)]
@@ -73,7 +66,7 @@ def test_what_requires_grad(case: Case, wanted: tuple[bool, bool]) -> None:
 
 
 @each_mode
-def test_number_of_boxes_becomes_dynamic(case: Case) -> None:
+def test_number_of_boxes_becomes_dynamic(case: SmallCall) -> None:
     """By default the second number compiles a graph for all that follow, no boxes included."""
     layer = case.module()
     counter = CompileCounterWithBackend("aot_eager")
@@ -86,7 +79,7 @@ def test_number_of_boxes_becomes_dynamic(case: Case) -> None:
 
 
 @each_mode
-def test_bad_batch_index(case: Case) -> None:
+def test_bad_batch_index(case: SmallCall) -> None:
     layer = compiled(case.module())
     features, rows = case.forward_arguments(*case.maps(), case.boxes(6))
     for index in (2.0, -1.0, 0.5, float("nan")):
@@ -97,7 +90,7 @@ def test_bad_batch_index(case: Case) -> None:
 
 @each_mode
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_layouts_and_half_precision(case: Case, dtype: torch.dtype) -> None:
+def test_layouts_and_half_precision(case: SmallCall, dtype: torch.dtype) -> None:
     results = []
     for function in (compiled(case.module()), case.module()):
         features = case.maps()[0].to(dtype).to(memory_format=torch.channels_last).requires_grad_()
@@ -151,7 +144,7 @@ def test_the_function(rest: tuple[Any, ...], trains: bool) -> None:
 
 
 @pytest.mark.parametrize("case", [*BY_FUNCTION, NAMED["roi_align-max"]], ids=name_of)
-def test_around_torch_func(case: Case) -> None:
+def test_around_torch_func(case: SmallCall) -> None:
     call, scalar, point = case.varied(case), case.varied(case.scalar), case.varied_point()
     batch = tuple(torch.stack([tensor, tensor + 1e-4]) for tensor in point)
     for function, arguments in (
@@ -164,7 +157,7 @@ def test_around_torch_func(case: Case) -> None:
 
 @each_mode
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_dual_numbers(case: Case, backend: str) -> None:
+def test_dual_numbers(case: SmallCall, backend: str) -> None:
     """Graphs open the level of forward mode on their own, past torch.autograd.forward_ad."""
 
     def tangent(x: Tensor, along: Tensor, boxes: Tensor) -> Tensor:
@@ -179,7 +172,7 @@ def test_dual_numbers(case: Case, backend: str) -> None:
 
 
 @each_mode
-def test_compiled_autograd(case: Case) -> None:
+def test_compiled_autograd(case: SmallCall) -> None:
     leaves = case.leaves()
     value = case(*leaves).square().sum()
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):

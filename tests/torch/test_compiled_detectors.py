@@ -1,4 +1,4 @@
-"""torch.compile of detectors of torchvision: the layers break no graph, and one graph takes any number of boxes."""
+"""Do compiled detectors of torchvision have no graph break in a layer, and one graph for any number of boxes?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers in models that several processes train together, on the CPU over gloo: DistributedDataParallel, FSDP2.
+"""Do layers train in models that several processes share, on the CPU over gloo: DistributedDataParallel, FSDP2?
 
 Two processes run all cases once and store gradients. Each test compares those of one case with one process that has
 both batches.
@@ -20,7 +20,7 @@ from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from support.small_calls import BY_FUNCTION, NAMED, Case, close
+from support.small_calls import BY_FUNCTION, NAMED, SmallCall, close
 
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
@@ -36,7 +36,7 @@ Gradients = dict[str, Tensor]
 class Model(nn.Module):
     """Convolutions of the maps, learned boxes, and the layer of a case."""
 
-    def __init__(self, case: Case, checkpointed: bool = False, unused: bool = False) -> None:
+    def __init__(self, case: SmallCall, checkpointed: bool = False, unused: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.case, self.checkpointed = case, checkpointed
@@ -61,7 +61,7 @@ class Model(nn.Module):
 
 
 def gradients(model: nn.Module) -> Gradients:
-    """By name, without the prefix of a wrapper, and whole where each process holds a part."""
+    """Gradients by name, without the prefix of a wrapper, and whole where each process holds a part."""
     found = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
@@ -70,7 +70,7 @@ def gradients(model: nn.Module) -> Gradients:
     return found
 
 
-def steps(model: nn.Module, case: Case, batch: int) -> Gradients:
+def steps(model: nn.Module, case: SmallCall, batch: int) -> Gradients:
     """The gradients of the last step; the parameters stay, so each step has the same ones."""
     for _ in range(STEPS):
         model.zero_grad()
@@ -78,11 +78,13 @@ def steps(model: nn.Module, case: Case, batch: int) -> Gradients:
     return gradients(model)
 
 
-def replicated(rank: int, case: Case, checkpointed: bool = False, unused: bool = False, **options: Any) -> Gradients:
+def replicated(
+    rank: int, case: SmallCall, checkpointed: bool = False, unused: bool = False, **options: Any
+) -> Gradients:
     return steps(DistributedDataParallel(Model(case, checkpointed, unused), **options), case, rank)
 
 
-def sharded(rank: int, case: Case, checkpointed: bool = False) -> Gradients:
+def sharded(rank: int, case: SmallCall, checkpointed: bool = False) -> Gradients:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -1,4 +1,4 @@
-"""Forward-mode differentiation by dual numbers, and forward mode over backward (Hessian-vector products)."""
+"""Are derivatives by dual numbers right, and those of forward mode over backward?"""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 import roialign_ext
 from roialign_ext import RoIAlignFunction, roi_align
 from support.inputs import MODES, random_tensor
-from support.small_calls import SHAPE, SIZE, WEIGHTS, Case, close, each_case, each_mode
+from support.small_calls import SHAPE, SIZE, WEIGHTS, SmallCall, close, each_case, each_mode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def tangents_of(case: Case) -> Iterator[tuple[Tensor, ...]]:
+def tangents_of(case: SmallCall) -> Iterator[tuple[Tensor, ...]]:
     """A direction of everything, then one for each argument alone, the others zero."""
     along = case.directions()
     yield along
@@ -27,7 +27,7 @@ def tangents_of(case: Case) -> Iterator[tuple[Tensor, ...]]:
 
 
 def duals(primals: tuple[Tensor, ...] | list[Tensor], tangents: tuple[Tensor, ...]) -> list[Tensor]:
-    """Where the tangent is zero, the primal alone."""
+    """Dual numbers; a primal alone if its tangent is zero."""
     return [
         forward_ad.make_dual(primal, tangent) if tangent.any() else primal
         for primal, tangent in zip(primals, tangents, strict=True)
@@ -42,7 +42,7 @@ def tangent_of(result: Tensor) -> Tensor:
 
 @each_case
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_dual_numbers(case: Case, requires_grad: bool) -> None:
+def test_dual_numbers(case: SmallCall, requires_grad: bool) -> None:
     for tangents in tangents_of(case):
         value, expected = torch.autograd.functional.jvp(case.varied(case.defined), case.varied_point(), tangents)
         with forward_ad.dual_level():
@@ -53,7 +53,7 @@ def test_dual_numbers(case: Case, requires_grad: bool) -> None:
 
 
 @each_case
-def test_tangent_under_no_grad(case: Case) -> None:
+def test_tangent_under_no_grad(case: SmallCall) -> None:
     point, tangents = case.varied_point(), case.directions()
     _, expected = torch.autograd.functional.jvp(case.varied(case.defined), point, tangents)
     with torch.no_grad(), forward_ad.dual_level():
@@ -64,13 +64,13 @@ def test_tangent_under_no_grad(case: Case) -> None:
 
 
 @each_case
-def test_no_tangent_without_a_dual_argument(case: Case) -> None:
+def test_no_tangent_without_a_dual_argument(case: SmallCall) -> None:
     with forward_ad.dual_level():
         assert forward_ad.unpack_dual(case(*case.point())).tangent is None
 
 
 @each_case
-def test_forward_over_backward(case: Case) -> None:
+def test_forward_over_backward(case: SmallCall) -> None:
     """The tangents of all gradients along a direction are a product of the Hessian with it."""
     for tangents in tangents_of(case):
         _, expected = torch.autograd.functional.vhp(case.varied(case.defined_scalar), case.varied_point(), tangents)
@@ -81,7 +81,7 @@ def test_forward_over_backward(case: Case) -> None:
                 close(tangent_of(gradient), product)
 
 
-def linear_loss_products(case: Case) -> tuple[Tensor, ...]:
+def linear_loss_products(case: SmallCall) -> tuple[Tensor, ...]:
     """Products of the Hessian of a weighted sum with the directions."""
 
     def loss(*tensors: Tensor) -> Tensor:
@@ -93,8 +93,8 @@ def linear_loss_products(case: Case) -> tuple[Tensor, ...]:
 
 
 @each_case
-def test_forward_over_backward_of_a_linear_loss(case: Case) -> None:
-    """With a gradient that does not depend on the result: only what backward saved carries tangents."""
+def test_forward_over_backward_of_a_linear_loss(case: SmallCall) -> None:
+    """The gradient does not depend on the result, so that only the tensors saved for backward carry tangents."""
     with forward_ad.dual_level():
         leaves = [primal.clone().requires_grad_() for primal in case.varied_point()]
         out = case.varied(case)(*duals(leaves, case.directions()))
@@ -105,7 +105,7 @@ def test_forward_over_backward_of_a_linear_loss(case: Case) -> None:
 
 
 @each_case
-def test_backward_over_forward(case: Case) -> None:
+def test_backward_over_forward(case: SmallCall) -> None:
     """The tangent is differentiable itself. The gradients have tangents too, which are third derivatives."""
     with forward_ad.dual_level():
         leaves = [primal.clone().requires_grad_() for primal in case.varied_point()]
@@ -123,7 +123,7 @@ def test_backward_over_forward(case: Case) -> None:
 
 
 @each_case
-def test_finite_differences(case: Case) -> None:
+def test_finite_differences(case: SmallCall) -> None:
     """roi_warp in its maps alone: derivatives with respect to the boxes pass straight through the rounding."""
     *maps, boxes = case.point()
     exact = case.box_order > 0 and case.function is not roialign_ext.roi_warp
@@ -159,7 +159,7 @@ def test_tangent_has_the_dtype_and_layout_of_the_result(
 
 
 @each_mode
-def test_function_has_forward_mode(case: Case) -> None:
+def test_function_has_forward_mode(case: SmallCall) -> None:
     (rows,), along = case.rows(case.boxes()), case.directions()
     with forward_ad.dual_level():
         dual_features = forward_ad.make_dual(case.maps()[0], along[0])

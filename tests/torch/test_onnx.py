@@ -1,4 +1,4 @@
-"""ONNX export: onnxruntime has the oracles' numbers for every kind of box; what cannot be exported says why."""
+"""Does an exported model give the oracles' numbers in onnxruntime, and does a refused export say why?"""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def traced_function(
 
 
 def operators(program: Any) -> list[str]:
-    """What the graph is made of, but for constants."""
+    """The operators of the graph, without constants."""
     return [node.op_type for node in program.model_proto.graph.node if node.op_type != "Constant"]
 
 

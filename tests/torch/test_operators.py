@@ -1,4 +1,4 @@
-"""The registered operators by themselves: opcheck, shapes without data, first derivatives, under every rule."""
+"""Are the registered operators right by themselves: opcheck, shapes without data, first derivatives of every rule?"""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ import roialign_ext
 from support.inputs import FORMATS, MODES, SWAPPED, random_tensor
 from support.operator_calls import OperatorCall
 from support.operators import FIRST, OPERATORS
-from support.small_calls import SIZE, each_case
-from support.small_calls import Case as PublicCase
+from support.small_calls import SIZE, SmallCall, each_case
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -45,7 +44,7 @@ each_variant = pytest.mark.parametrize(("name", "directions"), VARIANTS)
 
 
 @dataclass(frozen=True)
-class Case:
+class RuleCall:
     """A rule on so many levels, with the argmax of the maximum fixed or not."""
 
     rule: str
@@ -71,7 +70,7 @@ class Case:
 class Arguments:
     """The tensors that the operators take, at a point where all of them are smooth."""
 
-    def __init__(self, case: Case, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, case: RuleCall, dtype: torch.dtype = torch.float64) -> None:
         levels, self.channels_last = case.levels, case.layout == torch.channels_last
         scales = [1.0 / 2**level for level in range(levels)]
         if levels == 1 and "spatial_scale" in case.call.options:
@@ -128,17 +127,17 @@ def with_grad(arguments: Sequence[Any], which: str) -> tuple[Any, ...]:
 
 
 ROI_ALIGN = [
-    (Case(HALF_PIXEL, True, layout=FORMATS[1]), "none"),
-    (Case(HALF_PIXEL, layout=FORMATS[1]), "all"),
-    (Case(LEGACY, True), "all"),
-    (Case(LEGACY), "even"),
-    (Case(HALF_PIXEL, True), "odd"),
+    (RuleCall(HALF_PIXEL, True, layout=FORMATS[1]), "none"),
+    (RuleCall(HALF_PIXEL, layout=FORMATS[1]), "all"),
+    (RuleCall(LEGACY, True), "all"),
+    (RuleCall(LEGACY), "even"),
+    (RuleCall(HALF_PIXEL, True), "odd"),
 ]
 """Every factor takes each of its values with each variant; the full product would only repeat the same code."""
 LEVELS = {HALF_PIXEL: 2, LEGACY: 3}
 ROWS = [(call, rule) for call in FIRST.values() if call.levels == 1 for rule in call.rules]
-MEANS = [Case(rule, levels=LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_mean]
-MAXIMA = [Case(rule, True, LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_argmax]
+MEANS = [RuleCall(rule, levels=LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_mean]
+MAXIMA = [RuleCall(rule, True, LEVELS.get(rule, 1)) for call, rule in ROWS if call.has_argmax]
 
 
 # --- opcheck
@@ -146,7 +145,7 @@ MAXIMA = [Case(rule, True, LEVELS.get(rule, 1)) for call, rule in ROWS if call.h
 
 @each_variant
 @pytest.mark.parametrize(("case", "which"), ROI_ALIGN, ids=str)
-def test_opcheck(name: str, directions: int, case: Case, which: str) -> None:
+def test_opcheck(name: str, directions: int, case: RuleCall, which: str) -> None:
     opcheck(getattr(ops, name).default, with_grad(Arguments(case).of(name, directions), which))
 
 
@@ -161,7 +160,7 @@ OF_EVERY_RULE = [
 
 
 @pytest.mark.parametrize(("case", "name"), OF_EVERY_RULE, ids=str)
-def test_opcheck_of_every_rule(case: Case, name: str) -> None:
+def test_opcheck_of_every_rule(case: RuleCall, name: str) -> None:
     arguments = Arguments(case)
     if case.box_order > 0:
         given = with_grad(arguments.of(name, 0 if name == "_pool_grad_boxes" else 1), "all")
@@ -176,20 +175,20 @@ def test_opcheck_of_every_rule(case: Case, name: str) -> None:
 @pytest.mark.parametrize(
     ("case", "which"),
     [
-        (Case(HALF_PIXEL, layout=FORMATS[1]), "none"),
-        (Case(HALF_PIXEL), "even"),
-        (Case(LEGACY, layout=FORMATS[1]), "odd"),
+        (RuleCall(HALF_PIXEL, layout=FORMATS[1]), "none"),
+        (RuleCall(HALF_PIXEL), "even"),
+        (RuleCall(LEGACY, layout=FORMATS[1]), "odd"),
         *((case, "all" if case.box_order > 0 else "even") for case in MAXIMA),
     ],
     ids=str,
 )
-def test_opcheck_of_maximum(case: Case, which: str) -> None:
+def test_opcheck_of_maximum(case: RuleCall, which: str) -> None:
     opcheck(ops._pool_max.default, with_grad(Arguments(case).of("_pool_max", 0), which))
 
 
 @each_case
 @pytest.mark.parametrize(("requires_grad", "layout"), [(True, FORMATS[0]), (False, FORMATS[1])])
-def test_opcheck_of_public_operators(case: PublicCase, requires_grad: bool, layout: torch.memory_format) -> None:
+def test_opcheck_of_public_operators(case: SmallCall, requires_grad: bool, layout: torch.memory_format) -> None:
     *maps, boxes = case.leaves() if requires_grad else case.point()
     maps = [one.detach().to(memory_format=layout).requires_grad_(one.requires_grad) for one in maps]
     arguments = (case.features(*maps), *case.rows(boxes), SIZE)
@@ -271,9 +270,9 @@ def refused_calls() -> list[tuple[str, int, dict[int, Any]]]:
 
 
 def test_kernels_and_shape_functions_refuse_in_the_same_words() -> None:
-    """Without the Autograd key the kernel has the word, of meta tensors the shape function."""
+    """Without the Autograd key the kernel raises the error; for meta tensors the shape function raises it."""
     for name, directions, places in refused_calls():
-        arguments = list(Arguments(Case(HALF_PIXEL)).of(name, directions))
+        arguments = list(Arguments(RuleCall(HALF_PIXEL)).of(name, directions))
         for place, value in places.items():
             arguments[place] = value
         arguments = tree_map_only(Tensor, lambda one: one.float() if one.is_floating_point() else one, arguments)
@@ -301,7 +300,7 @@ def test_fake_tensors_are_differentiable(mode: str) -> None:
 Function = Callable[..., Any]
 
 
-def differentiable_form(name: str, directions: int, case: Case) -> tuple[Function, tuple[Tensor, ...]]:
+def differentiable_form(name: str, directions: int, case: RuleCall) -> tuple[Function, tuple[Tensor, ...]]:
     """An operator as a function of its differentiable arguments; the batch indices are held fixed.
 
     So are the boxes where their derivative would be a third one that the rule does not have. Steps of the index column
@@ -340,14 +339,14 @@ CHECKS: dict[str, Any] = {"check_batched_grad": True, "check_undefined_grad": Tr
 @pytest.mark.parametrize(
     "case",
     [
-        Case(HALF_PIXEL, ratio=-1),
-        Case(LEGACY, layout=FORMATS[1], ratio=-1),
-        Case(LEGACY, True, ratio=-1),
-        Case(HALF_PIXEL, True, layout=FORMATS[1], ratio=-1),
+        RuleCall(HALF_PIXEL, ratio=-1),
+        RuleCall(LEGACY, layout=FORMATS[1], ratio=-1),
+        RuleCall(LEGACY, True, ratio=-1),
+        RuleCall(HALF_PIXEL, True, layout=FORMATS[1], ratio=-1),
     ],
     ids=str,
 )
-def test_first_order(name: str, directions: int, case: Case) -> None:
+def test_first_order(name: str, directions: int, case: RuleCall) -> None:
     function, tensors = differentiable_form(name, directions, case)
     assert gradcheck(function, tensors, check_forward_ad=True, check_batched_forward_grad=True, **CHECKS)
 
@@ -357,26 +356,26 @@ def test_first_order(name: str, directions: int, case: Case) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        Case("prroi_pool"),
-        Case("crop_bilinear"),
-        Case("crop_bilinear", True),
-        Case("rotated_half_pixel"),
-        Case("rotated_legacy_radian"),
-        Case(HALF_PIXEL, levels=2),
-        Case(LEGACY, True, levels=3),
+        RuleCall("prroi_pool"),
+        RuleCall("crop_bilinear"),
+        RuleCall("crop_bilinear", True),
+        RuleCall("rotated_half_pixel"),
+        RuleCall("rotated_legacy_radian"),
+        RuleCall(HALF_PIXEL, levels=2),
+        RuleCall(LEGACY, True, levels=3),
     ],
     ids=str,
 )
-def test_first_order_of_other_rules(name: str, directions: int, case: Case) -> None:
+def test_first_order_of_other_rules(name: str, directions: int, case: RuleCall) -> None:
     function, tensors = differentiable_form(name, directions, case)
     assert gradcheck(
         function, tensors, check_forward_ad=True, check_batched_forward_grad=True, fast_mode=True, **CHECKS
     )
 
 
-@pytest.mark.parametrize("case", [Case("prroi_pool"), Case("rotated_half_pixel")], ids=str)
+@pytest.mark.parametrize("case", [RuleCall("prroi_pool"), RuleCall("rotated_half_pixel")], ids=str)
 @pytest.mark.parametrize(("name", "directions"), [("_pool", 2), ("_pool_grad_input", 2), ("_pool_grad_boxes", 1)])
-def test_third_derivatives_that_do_not_exist(name: str, directions: int, case: Case) -> None:
+def test_third_derivatives_that_do_not_exist(name: str, directions: int, case: RuleCall) -> None:
     """Only those with respect to the boxes are refused, and only when they are asked for."""
     function, tensors = differentiable_form(name, directions, case)
     gradients = torch.autograd.grad(function(*tensors).sum() if name != "_pool_grad_input" else
@@ -388,8 +387,8 @@ def test_third_derivatives_that_do_not_exist(name: str, directions: int, case: C
         (result[0] if name == "_pool_grad_input" else result).sum().backward()
 
 
-@pytest.mark.parametrize("case", [Case(HALF_PIXEL, layout=FORMATS[1]), Case(LEGACY)], ids=str)
-def test_maximum(case: Case) -> None:
+@pytest.mark.parametrize("case", [RuleCall(HALF_PIXEL, layout=FORMATS[1]), RuleCall(LEGACY)], ids=str)
+def test_maximum(case: RuleCall) -> None:
     arguments = Arguments(case)
     image = arguments.boxes[:, :1]
 
@@ -407,11 +406,11 @@ def test_maximum(case: Case) -> None:
     assert gradgradcheck(gradients, tensors, fast_mode=True)
 
 
-each_maximum = pytest.mark.parametrize("case", [*MAXIMA, Case(LEGACY, True, layout=FORMATS[1])], ids=str)
+each_maximum = pytest.mark.parametrize("case", [*MAXIMA, RuleCall(LEGACY, True, layout=FORMATS[1])], ids=str)
 
 
 @each_maximum
-def test_the_argmax_selects_the_maximum(case: Case) -> None:
+def test_the_argmax_selects_the_maximum(case: RuleCall) -> None:
     arguments = Arguments(case)
     values, argmax = ops._pool_max(*arguments.of("_pool_max", 0))
     assert argmax.dtype == torch.int32
@@ -423,7 +422,7 @@ def test_the_argmax_selects_the_maximum(case: Case) -> None:
 
 @each_variant
 @pytest.mark.parametrize("case", [case for case in MEANS + MAXIMA if case.box_order > 0], ids=str)
-def test_index_column_of_directions_is_ignored(name: str, directions: int, case: Case) -> None:
+def test_index_column_of_directions_is_ignored(name: str, directions: int, case: RuleCall) -> None:
     arguments = Arguments(case)
     expected = getattr(ops, name)(*arguments.of(name, directions))
     arguments.u[:, 0] = arguments.v[:, 0] = float("nan")
@@ -435,10 +434,10 @@ def test_index_column_of_directions_is_ignored(name: str, directions: int, case:
 
 
 @pytest.mark.parametrize(
-    "case", [Case(rule, argmax) for rule in (HALF_PIXEL, LEGACY) for argmax in (False, True)], ids=str
+    "case", [RuleCall(rule, argmax) for rule in (HALF_PIXEL, LEGACY) for argmax in (False, True)], ids=str
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_gradient_dtypes(case: Case, dtype: torch.dtype) -> None:
+def test_gradient_dtypes(case: RuleCall, dtype: torch.dtype) -> None:
     """Each gradient has the dtype of its argument, with boxes and directions of three dtypes."""
     arguments = Arguments(case, dtype=torch.bfloat16)
     arguments.boxes, arguments.u, arguments.v = arguments.boxes.float(), arguments.u.to(dtype), arguments.v.double()

@@ -1,4 +1,4 @@
-"""How the operators sit in PyTorch: kernels per dispatch key, lean import, no work nobody asked for, no GIL held."""
+"""Are the operators registered as they should be, and does a call run only the kernels that it needs?"""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_kernels_run_without_the_gil() -> None:
 @pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
 @pytest.mark.parametrize("operator", ["roi_align", "_pool", "_pool_grad_input", "_pool_grad_boxes"])
 def test_cuda_memory_that_runs_out_raises_the_exception_of_torch(operator: str) -> None:
-    """Without and with derivatives, and backward. Kernels can only raise RuntimeError; others replace them here."""
+    """Kernels can only raise RuntimeError; others replace them here, with and without derivatives, and backward."""
     words = "CUDA out of memory. Tried to allocate 8.00 GiB (a Float tensor of shape [2] on cuda:0)"
     features, boxes = FEATURES.clone(), BOXES.clone()
     if operator != "roi_align":  # whose kernel runs if nothing is differentiated

@@ -1,4 +1,4 @@
-"""TorchScript (deprecated upstream, still deployed), torch.fx, and tensor subclasses: what sees the call."""
+"""Do TorchScript, torch.fx and tensor subclasses see each call as one, with its numbers?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.small_calls import (
     CASES,
     NAMED,
     SIZE,
-    Case,
+    SmallCall,
     close,
     each_case,
     each_function,
@@ -36,8 +36,8 @@ PYRAMID = [torch.tensor([[3.0, 4.0, 40.0, 61.0], [0.0, 0.0, 250.0, 200.0]]), tor
 
 
 @each_case
-def test_script(case: Case) -> None:
-    """It trains, before it is saved and after it is loaded."""
+def test_script(case: SmallCall) -> None:
+    """A scripted layer trains, before it is saved and after it is loaded."""
     scripted, buffer = torch.jit.script(case.module()), io.BytesIO()
     torch.jit.save(scripted, buffer)
     buffer.seek(0)
@@ -47,7 +47,7 @@ def test_script(case: Case) -> None:
 
 
 @each_function
-def test_scripted_function(case: Case) -> None:
+def test_scripted_function(case: SmallCall) -> None:
     *maps, boxes = case.point()
     arguments = (case.features(*maps), *case.rows(boxes), SIZE)
     close(torch.jit.script(case.function)(*arguments, **case.options), case(*case.point()))
@@ -74,7 +74,7 @@ def test_a_list_of_maps_keeps_them(name: str, inference: bool) -> None:
 
 @each_mode
 @pytest.mark.parametrize("output_size", [3, SIZE])
-def test_scripted_layer_takes_boxes_in_a_list(case: Case, output_size: int | tuple[int, int]) -> None:
+def test_scripted_layer_takes_boxes_in_a_list(case: SmallCall, output_size: int | tuple[int, int]) -> None:
     layer = RoIAlign(output_size, *case.options.values())
     scripted = torch.jit.script(layer)
     for boxes in (*case.rows(BOXES), LISTED):
@@ -88,8 +88,8 @@ def test_scripted_layer_checks_boxes() -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.levels == 1], ids=name_of)
-def test_trace(case: Case) -> None:
-    """Any number of boxes, and nothing of the example's in the graph."""
+def test_trace(case: SmallCall) -> None:
+    """A trace takes any number of boxes and keeps nothing of the example in its graph."""
     layer = case.module()
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)
@@ -125,8 +125,8 @@ def test_fx_keeps_each_call_as_one_node() -> None:
 
 
 @each_function
-def test_fx_keeps_the_call_as_one_node(case: Case) -> None:
-    """With whatever is traced: maps or boxes, alone or in a list."""
+def test_fx_keeps_the_call_as_one_node(case: SmallCall) -> None:
+    """The traced arguments are maps or boxes, alone or in a list."""
     *maps, boxes = case.point()
 
     def by_maps(first: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def test_pyramids_in_fx_and_script() -> None:
 
 
 @each_function
-def test_tensor_subclasses_see_the_call(case: Case) -> None:
+def test_tensor_subclasses_see_the_call(case: SmallCall) -> None:
     seen = []
 
     class Recorder(Tensor):

@@ -1,4 +1,4 @@
-"""torchvision's classes with this package: the pooler that its detectors expect, its tensors, its boxes."""
+"""Do tensors, boxes and detectors of torchvision take this package's functions and layers?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.detectors import detector
 from support.inputs import random_tensor
 from support.operator_calls import OperatorCall
 from support.operators import FIRST
-from support.small_calls import Case, each_function
+from support.small_calls import SmallCall, each_function
 
 # --- tensor subclasses
 
@@ -45,7 +45,7 @@ class Picture(Image):
 
 
 @each_function
-def test_where_every_override_declines_tensors_are_plain(case: Case) -> None:
+def test_where_every_override_declines_tensors_are_plain(case: SmallCall) -> None:
     *maps, boxes = case.point()
     features = case.features(*(one.as_subclass(Picture) for one in maps))
     rows = case.rows(boxes)
@@ -89,7 +89,7 @@ def test_a_mode_that_declines_has_the_last_word() -> None:
 
 
 def test_under_a_default_device() -> None:
-    """It is a mode, which passes the call on."""
+    """A default device is a mode, which passes the call on."""
     features, boxes = random_tensor(1, 2, 6, 6), torch.tensor([[1.0, 1, 4, 5]]).double()
     with torch.device("cpu"):
         out = roi_align(features.as_subclass(Picture), [boxes.as_subclass(Corners)], 2)
@@ -190,7 +190,7 @@ IMPORTS = {
 
 
 def test_order_of_imports() -> None:
-    """In processes of their own, with a class of torchvision's name and place."""
+    """Imports run in processes of their own, with a class of torchvision's name and place."""
     silent = "import warnings; warnings.simplefilter('ignore')"
     programs = [Program(silent + STAND_IN.format(first=first)) for first in IMPORTS.values()]
     for name, result in zip(IMPORTS, run_all(programs), strict=True):
@@ -198,7 +198,7 @@ def test_order_of_imports() -> None:
 
 
 def test_detectors_take_the_layer() -> None:
-    """Of boxes, masks and keypoints."""
+    """The detectors of boxes, masks and keypoints."""
     torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     for name, pool in (("FasterRCNN", "box"), ("MaskRCNN", "mask"), ("KeypointRCNN", "keypoint")):
         sizes = {"box": 7, "mask": 14, "keypoint": 14}

@@ -2,13 +2,13 @@
 //
 // The build is compiled for the thread sanitizer, whose runtime this file replaces. Every load, store, call and basic
 // block of a kernel calls a function below, which records the lane's next step. When lanes meet, the steps of a warp
-// are merged as a device would run them: lanes that are furthest back in the program go first, and lanes at one place
+// are merged as a device would run them. Lanes that are furthest back in the program go first, and lanes at one place
 // go together. So diverged lanes meet again where their paths do. This needs basic blocks in the order of the program,
 // hence the flags in tests/support/cuda_shim.py.
 //
-// A request is one instruction of a warp. Counted are its lanes, its bytes, and the sectors of 32 bytes and lines of
-// 128 bytes that it touches; in shared memory its wavefronts, of 32 banks of 4 bytes. Parameters, constants and the
-// stack are not counted.
+// A request is one instruction of a warp. Its lanes and bytes are counted, and the sectors of 32 bytes and lines of 128
+// bytes that it touches. In shared memory its wavefronts are counted, of 32 banks of 4 bytes. Parameters, constants and
+// the stack are not counted.
 #include "counter.h"
 
 #include <link.h>
@@ -29,12 +29,11 @@
 namespace shim::counter {
 namespace {
 
-using roialign_ext::Storage;
 using roialign_ext::cuda::CallArgs;
 using roialign_ext::cuda::Elements;
 
 constexpr int kLanes = 32;
-constexpr size_t kMostEvents = 1 << 14;  // of a lane before it waits for the others; bounds memory
+constexpr size_t kMaxEvents = 1 << 14;  // of a lane before it waits for the others; bounds memory
 constexpr uint64_t kSector = 32, kLine = 128, kBank = 4, kBanks = 32;
 
 enum class Step : uint8_t { kBlock, kRead, kWrite, kCall, kReturn };
@@ -83,7 +82,7 @@ enum class Mode { kOff, kPlanning, kRunning };
 
 struct Counter {
   Mode mode = Mode::kOff;
-  uint64_t most_blocks = 0;
+  uint64_t max_blocks = 0;
   int64_t planned = -1;  // launches of the call, if that is known
   std::vector<Region> regions;
   std::vector<Launch> launches;
@@ -114,7 +113,7 @@ inline void note(Step step, const void* place, uintptr_t address, size_t bytes) 
   }
   lane->events.push_back({static_cast<uint32_t>(reinterpret_cast<uintptr_t>(place) - image_begin), step,
                           static_cast<uint8_t>(bytes), address});
-  if (lane->events.size() < kMostEvents) return;
+  if (lane->events.size() < kMaxEvents) return;
   lane->goes_on = true;
   pause();
 }
@@ -183,9 +182,9 @@ uint64_t wavefronts_of(const std::array<Access, kLanes>& accesses, unsigned mask
         if (served.count(word) == 0) words.insert(word);
       }
     }
-    uint64_t of_bank[kBanks] = {}, most = 0;
-    for (uintptr_t word : words) most = std::max(most, ++of_bank[word % kBanks]);
-    wavefronts += most;
+    uint64_t of_bank[kBanks] = {}, largest = 0;
+    for (uintptr_t word : words) largest = std::max(largest, ++of_bank[word % kBanks]);
+    wavefronts += largest;
     served.insert(words.begin(), words.end());
   }
   return wavefronts;
@@ -288,8 +287,6 @@ void run_warp(Counter& c, unsigned warp) {
 
 unsigned warps_of(const Counter& c) { return static_cast<unsigned>((c.lanes.size() + kLanes - 1) / kLanes); }
 
-uint64_t bytes_of(Storage storage) { return storage == Storage::kDouble ? 8 : storage == Storage::kFloat ? 4 : 2; }
-
 void add_region(Counter& c, const Elements<void>& elements, const int64_t (&sizes)[4], uint64_t bytes, Space space) {
   const int64_t strides[4] = {elements.stride_n, elements.stride_c, elements.stride_y, elements.stride_x};
   int64_t last = 0;
@@ -321,7 +318,7 @@ void end_plan() {
 void argument(const CallArgs& args) {
   Counter& c = counter();
   if (c.mode == Mode::kOff) return;
-  const uint64_t bytes = bytes_of(args.storage);
+  const uint64_t bytes = static_cast<uint64_t>(bytes_of(args.storage));
   for (int i = 0; i < args.levels; ++i) {
     const auto& map = args.maps[i];
     add_region(c, map.pixels, {args.images, args.channels, map.height, map.width}, bytes, kMaps);
@@ -348,7 +345,7 @@ bool begin_launch(const void* kernel, const dim3& grid, const dim3& block) {
   c.launches.push_back(launch);
   c.runs_others = static_cast<int64_t>(c.launches.size()) != c.planned;
   c.chosen.clear();
-  const uint64_t wanted = std::min(launch.blocks, c.most_blocks);
+  const uint64_t wanted = std::min(launch.blocks, c.max_blocks);
   uint64_t random = 88172645463325252u;
   for (uint64_t i = 0; i < wanted; ++i) {
     // One block from each of equal parts of the launch.
@@ -455,11 +452,11 @@ std::string text_of(const shim::counter::Launch& launch) {
 
 }  // namespace
 
-// Starts counting. Of each later launch at most `blocks` blocks are counted, spread over the launch.
-extern "C" void shim_count(int64_t most_blocks) {
+// Starts counting. Of each later launch at most `max_blocks` blocks are counted, spread over the launch.
+extern "C" void shim_count(int64_t max_blocks) {
   auto& c = counter();
   c.mode = shim::counter::Mode::kRunning;
-  c.most_blocks = static_cast<uint64_t>(most_blocks);
+  c.max_blocks = static_cast<uint64_t>(max_blocks);
   c.planned = -1;
   c.launches.clear();
   c.regions.clear();

@@ -1,8 +1,8 @@
 // The scheduler of the host shim: one fiber per CUDA thread, the blocks of a grid one after another.
 //
-// A fiber runs until it has to wait for others. Behaviour that hardware leaves undefined is an error here: barriers
-// that not every thread reaches, collectives with disagreeing lanes, shuffles from lanes outside the mask, launches
-// beyond the limits. A seed other than 0 shuffles the order of blocks and threads.
+// A fiber runs until it has to wait for others. Behaviour that hardware leaves undefined is an error here. Examples are
+// barriers that not every thread reaches, collectives with disagreeing lanes, and launches beyond the limits. A seed
+// other than 0 shuffles the order of blocks and threads.
 //
 // This file is compiled without sanitizers, but it tells them of its fibers. For the thread sanitizer a CUDA thread is
 // a fiber that is switched without synchronisation. Barriers, __syncwarp and launches order memory; shuffles and

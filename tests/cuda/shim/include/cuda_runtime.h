@@ -1,6 +1,6 @@
-// Replaces CUDA's header of that name, so that g++ compiles the kernels unchanged and they run on the CPU: one fiber
-// per CUDA thread, blocks one after another (tests/cuda/shim/scheduler.cpp). Only the parts of CUDA that the kernels
-// use are emulated.
+// Replaces CUDA's header of that name, so that g++ compiles the kernels unchanged and they run on the CPU. A CUDA
+// thread is a fiber, and blocks run one after another (tests/cuda/shim/scheduler.cpp). Only the parts of CUDA that the
+// kernels use are emulated.
 #pragma once
 
 #include <cmath>

@@ -3,9 +3,9 @@
 // Both walk rows of the map. On a row the x tables reduce pixels to PW sums. Each sum is added, weighted, to the bins
 // that the row contributes to. The adjoint runs the same steps backwards.
 
-// acc[bin][B] += contribution of one row of the map to one box.
+// bins[bin][B] += contribution of one row of the map to one box.
 template <int NV, class W>
-inline void pool_row(Row<W> row, const RowProduct<W>& product, W* acc) {
+inline void pool_row(Row<W> row, const RowProduct<W>& product, W* bins) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
   const auto [x_begin, bins_x, x_taps, y_begin, y_end] = product;
   for (int64_t q = 0; q < bins_x; ++q) {
@@ -18,7 +18,7 @@ inline void pool_row(Row<W> row, const RowProduct<W>& product, W* acc) {
       for (int v = 0; v < NV; ++v) sum[v] += tap->weight[0] * load(pixel + v * L);
     }
     for (const Tap<W, 1>* y = y_begin; y != y_end; ++y) {
-      W* bin = acc + (y->index * bins_x + q) * B;
+      W* bin = bins + (y->index * bins_x + q) * B;
       for (int v = 0; v < NV; ++v) store(bin + v * L, load(bin + v * L) + y->weight[0] * sum[v]);
     }
   }
@@ -45,11 +45,11 @@ inline void grad_input_row(const W* grad, const RowProduct<W>& product, W* row) 
   }
 }
 
-// Initial values of the bins of box k: the share of samples outside the map, or 0.
+// Initial values of the bins of box k: the contribution of samples outside the map, or 0.
 template <int B, class W>
-inline void begin_bins(const AveragePlan<W>& plan, int64_t k, int64_t bins, W* acc) {
-  if (plan.outside.empty()) return std::fill(acc, acc + bins * B, W(0));
-  for (int64_t i = 0; i < bins; ++i) std::fill(acc + i * B, acc + (i + 1) * B, plan.outside[k * bins + i]);
+inline void begin_bins(const AveragePlan<W>& plan, int64_t k, int64_t count, W* bins) {
+  if (plan.outside.empty()) return std::fill(bins, bins + count * B, W(0));
+  for (int64_t i = 0; i < count; ++i) std::fill(bins + i * B, bins + (i + 1) * B, plan.outside[k * count + i]);
 }
 
 // Calls visit(row of the map, its product) for all rows of all terms of box k.
@@ -57,13 +57,13 @@ template <class W, class Visit>
 inline void for_each_row_of_box(const AveragePlan<W>& plan, int64_t k, Visit&& visit) {
   for (int64_t term = k * plan.terms; term < (k + 1) * plan.terms; ++term) {
     if (plan.x.first[term] >= plan.x.last[term]) continue;
-    for (int64_t r = plan.y.begin[term]; r < plan.y.begin[term + 1]; ++r) {
-      visit(plan.y.pixels[r].pixel, plan.on_row(term, plan.y.pixels[r]));
+    for (int64_t i = plan.y.begin[term]; i < plan.y.begin[term + 1]; ++i) {
+      visit(plan.y.pixels[i].pixel, plan.on_row(term, plan.y.pixels[i]));
     }
   }
 }
 
-// For blocks of the map that stay in the cache: packed row by row on first use, or read in place.
+// For blocks of the map that stay in the cache. Rows are packed on first use, or read in place.
 template <int NV, class W>
 inline void pool_by_box(const AveragePoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
@@ -72,17 +72,17 @@ inline void pool_by_box(const AveragePoolJob<W>& job, const PlanePart& part, int
   const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
   std::vector<W> map(reader.in_place ? 0 : view.pixels() * B);
   std::vector<bool> packed(view.height, reader.in_place);
-  std::vector<W> acc(job.bins.pixels() * B);
+  std::vector<W> bins(job.bins.pixels() * B);
   for (int64_t k : part.boxes) {
-    begin_bins<B>(plan, k, job.bins.pixels(), acc.data());
+    begin_bins<B>(plan, k, job.bins.pixels(), bins.data());
     for_each_row_of_box(plan, k, [&](int32_t y, const RowProduct<W>& product) {
       W* row_of_map = map.data() + (reader.in_place ? 0 : y * view.width * B);
       Row<W> row = {row_of_map, B};
       if (reader.in_place || !packed[y]) row = reader.read(y, 0, view.width, row_of_map);
       packed[y] = true;
-      pool_row<NV>(row, product, acc.data());
+      pool_row<NV>(row, product, bins.data());
     });
-    unpack_plane<B>(acc.data(), job.bins, k, c, channels);
+    unpack_plane<B>(bins.data(), job.bins, k, c, channels);
   }
 }
 
@@ -107,10 +107,10 @@ inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
       const SweepEntry& entry = sweep.entries[e];
       const RowProduct<W> product = plan.on_row(entry.box, plan.y.pixels[entry.use]);
-      W* acc = slots.data() + entry.slot * size;
-      if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.pixels(), acc);
-      pool_row<NV>(row, product, acc);
-      if (entry.closes) unpack_plane<B>(acc, job.bins, entry.box, c, channels);
+      W* bins = slots.data() + entry.slot * size;
+      if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.pixels(), bins);
+      pool_row<NV>(row, product, bins);
+      if (entry.closes) unpack_plane<B>(bins, job.bins, entry.box, c, channels);
     }
   }
 }

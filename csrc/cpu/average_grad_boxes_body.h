@@ -1,7 +1,7 @@
-// Gradient of <G, Wy F Wx^T> with respect to the edges of each box: one table is replaced by its derivative
-// (docs/math.md, section 6). Included like vector_body.h.
+// Gradient of <G, Wy F Wx^T> with respect to the edges of each box (docs/math.md, section 6). One table is replaced by
+// its derivative. Included like vector_body.h.
 
-// Taps from one row of the map to bins: those of the y table and those of its derivatives.
+// Taps of one row of the map: those of the y table, and those of its derivatives with respect to the edges.
 template <class W>
 struct RowTaps {
   const Tap<W, 1>*begin, *end;
@@ -22,12 +22,12 @@ inline void weighted_sums(const Tap<W, M>* tap, const Tap<W, M>* end, const W* b
   }
 }
 
-// Contribution of one row of the map, lane by lane, to the derivatives with respect to the two edges of each axis. For
-// every column of bins, the x tables reduce the row and the y tables reduce the bins of the gradient. Each product
-// pairs a table with a derivative of the other table.
+// Adds the contribution of one row of the map, lane by lane, to the gradient with respect to the edges. For every
+// column of bins, the x tables reduce the row, and the y tables reduce the gradient of the bins. Each product pairs a
+// table with a derivative of the other table.
 template <int NV, class W>
-inline void gradient_of_row(const EdgePlan<W>& plan, int64_t k, Row<W> row, const RowTaps<W>& y, const W* grad,
-                            Vec<W> (&by_x)[2], Vec<W> (&by_y)[2]) {
+inline void add_row_to_grad_edges(const EdgePlan<W>& plan, int64_t k, Row<W> row, const RowTaps<W>& y, const W* grad,
+                                  Vec<W> (&grad_x)[2], Vec<W> (&grad_y)[2]) {
   constexpr int B = NV * VectorType<W>::lanes;
   const int64_t bins_x = plan.x.bins;
   const int64_t *x = plan.x.term(k), *x_edges = plan.x_edges.term(k);
@@ -40,21 +40,22 @@ inline void gradient_of_row(const EdgePlan<W>& plan, int64_t k, Row<W> row, cons
       weighted_sums<NV>(taps + x[q], taps + x[q + 1], row.data, row.pitch, map);
       weighted_sums<NV>(y.edges_begin, y.edges_end, grad + q * B, bins_x * B, bins_edges);
       for (int v = 0; v < NV; ++v) {
-        for (int edge = 0; edge < 2; ++edge) by_y[edge] += bins_edges[edge][v] * map[0][v];
+        for (int edge = 0; edge < 2; ++edge) grad_y[edge] += bins_edges[edge][v] * map[0][v];
       }
     }
     if (y.begin != y.end && x_edges[q] != x_edges[q + 1]) {
       weighted_sums<NV>(edge_taps + x_edges[q], edge_taps + x_edges[q + 1], row.data, row.pitch, map_edges);
       weighted_sums<NV>(y.begin, y.end, grad + q * B, bins_x * B, bins);
       for (int v = 0; v < NV; ++v) {
-        for (int edge = 0; edge < 2; ++edge) by_x[edge] += bins[0][v] * map_edges[edge][v];
+        for (int edge = 0; edge < 2; ++edge) grad_x[edge] += bins[0][v] * map_edges[edge][v];
       }
     }
   }
 }
 
 template <int NV, class W>
-inline void gradient_of_box(const AverageGradBoxesJob<W>& job, int64_t k, int64_t c, int64_t channels, W* by_edge) {
+inline void grad_edges_of_box(const AverageGradBoxesJob<W>& job, int64_t k, int64_t c, int64_t channels,
+                              W* grad_edges) {
   constexpr int B = NV * VectorType<W>::lanes;
   const EdgePlan<W>& plan = *job.plan;
   const int64_t plane = job.plane_of_box[k];
@@ -64,30 +65,30 @@ inline void gradient_of_box(const AverageGradBoxesJob<W>& job, int64_t k, int64_
   pack_plane<B>(job.grad, k, c, channels, grad.data());
   const int64_t first = std::min(plan.x.first[k], plan.x_edges.first[k]);
   const int64_t last = std::max(plan.x.last[k], plan.x_edges.last[k]);
-  Vec<W> by_x[2] = {}, by_y[2] = {};
+  Vec<W> grad_x[2] = {}, grad_y[2] = {};
 
   // Merges the rows of both y tables, which are mostly the same.
-  int64_t r = plan.y.begin[k], e = plan.y_edges.begin[k];
-  const int64_t r_end = plan.y.begin[k + 1], e_end = plan.y_edges.begin[k + 1];
-  while (first < last && (r < r_end || e < e_end)) {
-    const int32_t at_r = r < r_end ? plan.y.pixels[r].pixel : INT32_MAX;
-    const int32_t at_e = e < e_end ? plan.y_edges.pixels[e].pixel : INT32_MAX;
+  int64_t i = plan.y.begin[k], i_edges = plan.y_edges.begin[k];
+  const int64_t end = plan.y.begin[k + 1], edges_end = plan.y_edges.begin[k + 1];
+  while (first < last && (i < end || i_edges < edges_end)) {
+    const int32_t y = i < end ? plan.y.pixels[i].pixel : INT32_MAX;
+    const int32_t y_edges = i_edges < edges_end ? plan.y_edges.pixels[i_edges].pixel : INT32_MAX;
     RowTaps<W> taps = {};
-    if (at_r <= at_e) {
-      taps.begin = plan.y.taps.data() + plan.y.pixels[r].begin;
-      taps.end = plan.y.taps.data() + plan.y.pixels[r++].end;
+    if (y <= y_edges) {
+      taps.begin = plan.y.taps.data() + plan.y.pixels[i].begin;
+      taps.end = plan.y.taps.data() + plan.y.pixels[i++].end;
     }
-    if (at_e <= at_r) {
-      taps.edges_begin = plan.y_edges.taps.data() + plan.y_edges.pixels[e].begin;
-      taps.edges_end = plan.y_edges.taps.data() + plan.y_edges.pixels[e++].end;
+    if (y_edges <= y) {
+      taps.edges_begin = plan.y_edges.taps.data() + plan.y_edges.pixels[i_edges].begin;
+      taps.edges_end = plan.y_edges.taps.data() + plan.y_edges.pixels[i_edges++].end;
     }
-    const Row<W> row = reader.read(std::min(at_r, at_e), first, last, buffer.data());
-    gradient_of_row<NV>(plan, k, row, taps, grad.data(), by_x, by_y);
+    const Row<W> row = reader.read(std::min(y, y_edges), first, last, buffer.data());
+    add_row_to_grad_edges<NV>(plan, k, row, taps, grad.data(), grad_x, grad_y);
   }
-  by_edge[0] = sum_of_lanes<W>(by_x[0]);
-  by_edge[1] = sum_of_lanes<W>(by_y[0]);
-  by_edge[2] = sum_of_lanes<W>(by_x[1]);
-  by_edge[3] = sum_of_lanes<W>(by_y[1]);
+  grad_edges[0] = sum_of_lanes<W>(grad_x[0]);
+  grad_edges[1] = sum_of_lanes<W>(grad_y[0]);
+  grad_edges[2] = sum_of_lanes<W>(grad_x[1]);
+  grad_edges[3] = sum_of_lanes<W>(grad_y[1]);
 }
 
 template <class W>
@@ -95,6 +96,6 @@ void average_grad_boxes(const AverageGradBoxesJob<W>& job, int64_t begin, int64_
   for_each_unit<W>(job.blocks, job.grad.channels, begin, end,
                    [&](auto vectors, int64_t k, int64_t c, int64_t channels) {
                      const int64_t unit = k * job.blocks.count + c / job.blocks.width;
-                     gradient_of_box<vectors.value>(job, k, c, channels, job.partial + 4 * unit);
+                     grad_edges_of_box<vectors.value>(job, k, c, channels, job.partial + 4 * unit);
                    });
 }

@@ -1,5 +1,4 @@
-// The families of kernels. Each function enqueues one operation; without scratch memory it only counts the bytes it
-// needs.
+// The families of kernels. Each function enqueues one operation, or only counts the bytes that it needs (Scratch).
 #pragma once
 
 #include "portable.cuh"
