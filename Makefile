@@ -73,7 +73,7 @@ bench: installed
 test: installed
 	@cd tests && ../$(VENV)/bin/python -m roialign_ext
 	@echo "== Running the tests"
-	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadgroup -m "not sanitizers" $(TEST_ARGS)
+	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not sanitizers" $(TEST_ARGS)
 
 installed: $(VENV)/installed
 ifeq ($(WHEEL),)
@@ -110,7 +110,7 @@ format: .venv-lint/installed
 	.venv-lint/bin/clang-format -i $(CPP_FILES)
 
 sanitize-kernels: installed
-	cd tests && ../$(VENV)/bin/python -m pytest -q -m sanitizers $(TEST_OPTIONS) cuda/test_kernels.py
+	cd tests && ../$(VENV)/bin/python -m pytest -q $(TEST_OPTIONS) -n 2 --dist load -m sanitizers cuda/test_kernels.py
 
 sanitize: export ROIALIGN_EXT_SANITIZE = 1
 sanitize: $(VENV)/installed
@@ -119,9 +119,12 @@ sanitize: $(VENV)/installed
 	@$(INSTALL) --target $(SANITIZED)
 	bash .ci/sanitize.sh $(VENV)/bin/python $(SANITIZED) $(SANITIZER_TESTS)
 
-# Compiles the CUDA kernels for every architecture of a release (minutes; needs nvcc, no GPU).
+# Compiles the CUDA kernels for every architecture of a release (minutes; needs nvcc, no GPU). A warning is an error.
+cuda-architectures: export FORCE_CUDA = 1
+cuda-architectures: export NVCC_APPEND_FLAGS = --Werror all-warnings
+cuda-architectures: TORCH_CUDA_ARCH_LIST = release
 cuda-architectures: installed
-	cd tests && ROIALIGN_EXT_TEST_ARCHITECTURES=release ../$(VENV)/bin/python -m pytest cuda/test_budget.py
+	cd tests && ../$(VENV)/bin/python -m pytest cuda/test_budget.py
 
 clean:
 	rm -rf .venv-make .venv-lint .venv-docs .venv-torch-* build dist outputs *.egg-info .pytest_cache .mypy_cache \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from types import ModuleType
@@ -37,6 +38,7 @@ KNOWN_WARNINGS = (
 
 def pytest_configure() -> None:
     """Processes of pytest-xdist share the processors out, or they would wait for each other's threads."""
+    gc.disable()  # until the tests are collected, none of which becomes garbage
     if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
@@ -46,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for known in KNOWN_WARNINGS:
             item.add_marker(pytest.mark.filterwarnings(known))
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the modules and the list of tests, which stay, out of every garbage collection."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

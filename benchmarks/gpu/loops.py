@@ -1,7 +1,8 @@
-"""Instructions of the loops that load features: `python -m benchmarks.gpu.loops --json FILE`. Needs nvcc and cuobjdump
-(the toolkit's or Triton's), no GPU.
+"""Instructions of the loops that load features: `python -m benchmarks.gpu.loops --json FILE`. Needs a build with CUDA
+kernels and cuobjdump (the toolkit's or Triton's), no GPU.
 
-The kernels of averages in float32 and bfloat16, with 32-bit offsets, compiled for one architecture.
+The kernels of averages in float32 and bfloat16, with 32-bit offsets, as the installed library has them for one
+architecture.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import sys
 from pathlib import Path
 
+from roialign_ext import _build_info, _environment
+
 from ..markdown import table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +21,7 @@ sys.path.append(str(ROOT / "tests"))
 
 from support import cuda_sass  # noqa: E402
 
-SOURCES = ("average*.cu", "transpose.cu")
+FILES = ("average", "transpose")  # how their names begin
 
 
 def main() -> None:
@@ -29,13 +32,19 @@ def main() -> None:
     tool = cuda_sass.cuobjdump()
     if tool is None:
         raise SystemExit("there is no cuobjdump, neither beside nvcc nor in a package of Triton")
-    found: dict[str, list[list[int]]] = {}
-    for source in sorted(path for pattern in SOURCES for path in (ROOT / "csrc" / "cuda").glob(pattern)):
-        target, kernels = cuda_sass.compile_kernels(source, [options.architecture])
-        wanted = [kernel for kernel in kernels if not cuda_sass.RARE.search(kernel.name)]
-        for kernel, loops in cuda_sass.loops_of_kernels(tool, target, wanted):
-            if loops:
-                found[kernel.name] = [list(loop) for loop in loops]
+    if options.architecture not in _build_info.CUDA_ARCHITECTURES:
+        built = _build_info.CUDA_ARCHITECTURES or "the CPU alone"
+        raise SystemExit(f"this build is for {built}: rebuild with TORCH_CUDA_ARCH_LIST={options.architecture}")
+    library, architecture = _environment.library("cuda"), options.architecture.replace(".", "")
+    wanted = [
+        kernel
+        for kernel in cuda_sass.kernels_of(tool, library)
+        if kernel.architecture == architecture
+        and kernel.file.startswith(FILES)
+        and not cuda_sass.RARE.search(kernel.name)
+    ]
+    loops_of_each = cuda_sass.loops_of_kernels(tool, library, wanted)
+    found = {kernel.name: [list(loop) for loop in loops] for kernel, loops in loops_of_each if loops}
     if options.json:
         lines = (f" {json.dumps(name)}: {json.dumps(loops)}" for name, loops in sorted(found.items()))
         options.json.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import mmap
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 
 from roialign_ext import _C, roi_align
+from support.children import Program, run_all
 
 MIB = 1 << 20
 CHOICES = ("touched", "populated", "huge")
@@ -187,7 +186,7 @@ def digest(results: dict[str, torch.Tensor]) -> str:
 
 
 CHILD = """
-import os, sys, torch, test_result_memory as test
+import os, sys, test_result_memory as test
 try:
     test.large_results(1)
 except ValueError as error:
@@ -203,13 +202,9 @@ def test_results_do_not_depend_on_pages_nor_threads() -> None:
     threads = torch.get_num_threads()
     expected = digest(large_results(2))
     torch.set_num_threads(threads)
-    environment = dict(os.environ, ROIALIGN_EXT_PAGES="sometimes")
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    children = [
-        subprocess.Popen([sys.executable, "-c", CHILD, choice], env=environment, stdout=subprocess.PIPE, text=True)
-        for choice in CHOICES
-    ]
-    for child in children:
-        output, _ = child.communicate(timeout=300)
-        assert child.returncode == 0
-        assert output.split() == [expected, expected]
+    path = [str(Path(__file__).parent), *sys.path]
+    variables = {"ROIALIGN_EXT_PAGES": "sometimes"}
+    programs = [Program(CHILD, [choice], path=path, variables=variables) for choice in CHOICES]
+    for child in run_all(programs):
+        assert child.returncode == 0, child.stderr
+        assert child.stdout.split() == [expected, expected]

@@ -1,4 +1,4 @@
-"""Fixtures for tests of benchmarks/gpu: a machine whose tools and devices are stand-ins."""
+"""Fixtures for tests of benchmarks/gpu: a machine whose tools and devices are stand-ins, the path to the modules."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from support.gpu_phases import LATE, Tool
-
-ROOT = Path(__file__).resolve().parents[2]
+from support.gpu_phases import LATE, ROOT, Tool
 
 
 @pytest.fixture
@@ -61,3 +59,11 @@ def module(
     yield lambda name: importlib.import_module(f"benchmarks.gpu.{name}")
     for name in [name for name in sys.modules if name.startswith("benchmarks.gpu")]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def path_to_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the benchmarks importable; a copy without them has none to test."""
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("the benchmarks are not part of this copy")
+    monkeypatch.syspath_prepend(ROOT)

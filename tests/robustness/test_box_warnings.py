@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +23,7 @@ from roialign_ext import (
     roi_align,
     roi_align_rotated,
 )
+from support.children import Program, run_all
 from support.inputs import random_tensor, rows
 from support.operator_calls import OperatorCall
 from support.operators import each_function
@@ -155,11 +153,10 @@ def test_the_variable_is_read_by_the_import() -> None:
         "import torch, roialign_ext\n"
         "roialign_ext.roi_align(torch.rand(1, 1, 8, 8), [torch.tensor([[5.0, 5.0, 2.0, 3.0]])], 2, sampling_ratio=2)\n"
     )
-    for value, warns in (("", False), ("0", False), ("1", True)):
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "ROIALIGN_EXT_CHECK": value}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+    values = {"": False, "0": False, "1": True}
+    programs = [Program(program, variables={"ROIALIGN_EXT_CHECK": value}) for value in values]
+    for done, warns in zip(run_all(programs), values.values(), strict=True):
+        assert done.returncode == 0, done.stderr
         assert ("<string>:2: UserWarning: boxes[0]: row 0 is reversed" in done.stderr) == warns
 
 

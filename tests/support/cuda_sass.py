@@ -1,4 +1,4 @@
-"""Compiled kernels: registers and spills as ptxas reports them, inner loops as cuobjdump lists them."""
+"""Compiled kernels of a library, as cuobjdump lists them: registers, local memory, inner loops."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from support.kept import headers, kept
-
 NAMESPACES = re.compile(r"\(anonymous namespace\)::|roialign_ext::cuda::")
 FEATURES = re.compile(r"\bLDG\.\S*CONSTANT")  # __ldg: maps and bins, which kernels do not write
 BRANCH = re.compile(r"(?P<condition>@\S+ +)?BRA\S*\s+(?P<more>!?U?P\d+,\s*)*(?P<target>0x[0-9a-f]+)")
@@ -19,11 +17,10 @@ DIVERGENT = "BRA.DIV"  # to out-of-line code for divergent lanes
 ENDS = re.compile(r"(EXIT|RET|BRX|JMX|BPT)\b")
 RARE = re.compile(r"\b(double|__half|long)\b")  # types whose loops have no budget
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.+?)\s*;", re.MULTILINE)
-REPORT = re.compile(
-    r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'"
-    r".*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
-    re.DOTALL,
-)
+SECTION = re.compile(r"^arch = sm_(?P<architecture>\w+)$", re.MULTILINE)
+USAGE = re.compile(r"Function (?P<symbol>\w+):\s+REG:(?P<registers>\d+) STACK:(?P<stack>\d+) ")
+# nvcc names unnamed namespaces after the file.
+FILE = re.compile(r"_GLOBAL__N__[0-9a-f]{8}_\d+_(\w+)_cu_[0-9a-f]{8}")
 
 
 class Loop(NamedTuple):
@@ -40,36 +37,31 @@ class Kernel(NamedTuple):
     name: str  # with its template arguments
     architecture: str  # "90"
     registers: int
-    spilled_bytes: int  # stored plus loaded
+    stack_bytes: int  # of local memory: spilled values, arrays with computed indices, frames of calls
+
+    @property
+    def file(self) -> str:
+        """The source, without its suffix."""
+        found = FILE.search(self.symbol)
+        assert found is not None, self.symbol
+        return found[1]
 
 
-def compile_kernels(source: Path, architectures: Iterable[str]) -> tuple[Path, list[Kernel]]:
-    """The device code of a file of kernels for all architectures ("9.0"), and its kernels; a warning is an error.
-
-    The host's part is left out: g++ compiles it for the shim.
-    """
-    numbers = [architecture.replace(".", "") for architecture in architectures]
-    command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "--Werror", "all-warnings"]
-    command += [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
-    command += ["-Xptxas", "-v", str(source)]
-    version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-
-    def make(folder: Path) -> None:
-        done = subprocess.run([*command, "-o", folder / "kernels.fatbin"], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        (folder / "report.txt").write_text(done.stderr)
-
-    depends_on = [version, *command, source, *headers()]
-    folder = kept(f"nvcc.{source.stem}.{'.'.join(numbers)}", depends_on, make)
-    report = (folder / "report.txt").read_text()
-    found = [match.groupdict() for match in REPORT.finditer(report)]
-    assert len(found) == report.count("Compiling entry function")
-    names = demangled(kernel["name"] for kernel in found)
-    kernels = [
-        Kernel(one["name"], name, one["architecture"], int(one["registers"]), int(one["stores"]) + int(one["loads"]))
-        for name, one in zip(names, found, strict=True)
+def kernels_of(tool: str, library: Path) -> list[Kernel]:
+    """The kernels of a library for all its architectures."""
+    command = [tool, "--dump-resource-usage", str(library)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    _, *parts = SECTION.split(text)
+    found = [
+        (architecture, *usage.group("symbol", "registers", "stack"))
+        for architecture, part in zip(parts[::2], parts[1::2], strict=True)
+        for usage in USAGE.finditer(part)
     ]
-    return folder / "kernels.fatbin", kernels
+    names = demangled(symbol for _, symbol, *_ in found)
+    return [
+        Kernel(symbol, name, architecture, int(registers), int(stack))
+        for name, (architecture, symbol, registers, stack) in zip(names, found, strict=True)
+    ]
 
 
 def demangled(symbols: Iterable[str]) -> list[str]:

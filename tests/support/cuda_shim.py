@@ -35,13 +35,14 @@ FLAGS = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-W
 # GCC 12 warns of uninitialised values in inlined callbacks, wrongly.
 FLAGS += ["-Wno-maybe-uninitialized", "-ffp-contract=off", "-DROIALIGN_EXT_SHIM"]
 BUILDS = {
-    "plain": ["-O1"],
+    "shim": ["-O2"],  # the shim itself, in every build
+    "plain": ["-Og"],
+    # With -Og and checks as calls, the compiler takes a quarter of the time of -O1 with inline checks.
     "asan": [
-        *("-O1", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
-        # Checks as calls halve the compile time.
+        *("-Og", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
         "--param=asan-instrumentation-with-call-threshold=0",
     ],
-    "tsan": ["-O1", "-g1", "-fsanitize=thread"],
+    "tsan": ["-Og", "-g1", "-fsanitize=thread"],
     # Objects are loaded as a whole, as on the device, and basic blocks keep the order of the program.
     "counted": [
         *("-O1", "-g1", "-fsanitize=thread", "-fsanitize-coverage=trace-pc"),
@@ -100,16 +101,16 @@ def compiled(source: Path, kind: str) -> Path:
 
 def build(name: str, kind: str, checked: list[Path], unchecked: list[Path] | None = None) -> Path:
     """A library of ``checked``, compiled for that kind of build, and of what is compiled without sanitizers."""
-    plain, linked = [SCHEDULER], list(LINKED.get(kind, []))
+    shim, plain, linked = [SCHEDULER], [], list(LINKED.get(kind, []))
     if kind == "counted":
-        plain.append(COUNTER)
+        shim.append(COUNTER)
     if unchecked:
         plain += unchecked
         linked += [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu"]
         if kind == "counted":
             plain.append(COUNTED_CALLS)
             linked.append(WRAPPED)
-    jobs = [(source, kind) for source in checked] + [(source, "plain") for source in plain]
+    jobs = [*((one, kind) for one in checked), *((one, "plain") for one in plain), *((one, "shim") for one in shim)]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         objects = list(map(str, pool.map(lambda job: compiled(*job), jobs)))
     # Its own functions come first: with a CUDA build of torch, CUDA's runtime has functions of the same names.

@@ -39,10 +39,10 @@ def fresh_dynamo(restore_threads: None) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def small(torchvision: ModuleType) -> nn.Module:
+def small(torchvision: ModuleType, name: str = "MaskRCNN") -> nn.Module:
     """A detector with the layers of this package, whose number of proposals depends on the image."""
-    model = detector(torchvision, "MaskRCNN").eval()
-    assert len(replace_roi_layers(model)) == 2
+    model = detector(torchvision, name).eval()
+    assert len(replace_roi_layers(model)) == (2 if name == "MaskRCNN" else 1)
     # Its thresholds let as many through as there may be; suppression of overlapping ones then decides.
     model.rpn._pre_nms_top_n["testing"] = 20
     return model
@@ -82,7 +82,7 @@ def test_a_graph_that_ended_in_a_layer_would_be_noticed(
         return check(*arguments, **options)
 
     monkeypatch.setattr(functional, "check_levels", with_a_break)
-    assert breaks_of_this_package(small(torchvision)) != []
+    assert breaks_of_this_package(small(torchvision, "FasterRCNN")) != []
 
 
 def test_the_number_of_boxes_compiles_nothing_again(torchvision: ModuleType) -> None:
