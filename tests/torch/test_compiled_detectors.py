@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,23 +20,10 @@ PACKAGE = Path(roialign_ext.__file__).parent
 # torchvision's rules for torch.compile call what torch has deprecated.
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread", "fresh_dynamo"),
     pytest.mark.filterwarnings("ignore:.*create_unbacked_symint:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),  # dynamo looks at it
 ]
-
-
-@pytest.fixture
-def torchvision() -> ModuleType:
-    found: ModuleType = pytest.importorskip("torchvision", reason="torchvision is not installed")
-    return found
-
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo(restore_threads: None) -> Iterator[None]:
-    torch.set_num_threads(1)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def small(torchvision: ModuleType, name: str = "MaskRCNN") -> nn.Module:
