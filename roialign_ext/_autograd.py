@@ -60,9 +60,9 @@ def _raise_out_of_memory(error: Exception) -> None:
 
 
 def _explain(name: str, arguments: tuple[Any, ...], error: Exception) -> None:
-    """Raises the error of the shape function, if a kernel refused the arguments.
+    """Raises the error of the operator's checks in Python, if a kernel refused the arguments.
 
-    Shape functions name every argument. Some of their kinds of exceptions do not cross the boundary of a library.
+    Some of their kinds of exceptions do not cross the boundary of a compiled library.
     """
     _raise_out_of_memory(error)
     try:
@@ -75,9 +75,10 @@ def _explain(name: str, arguments: tuple[Any, ...], error: Exception) -> None:
 
 
 class Differentiable(torch.autograd.Function):
-    """A private operator in eager mode, below whose Autograd key it runs; also while programs are traced.
+    """A private operator under its Autograd key, in eager mode and while programs are traced.
 
-    It is applied to its kernel's keys and arguments, and then to what ``BIND`` of _form.py makes of the arguments.
+    The first argument holds the keys and the arguments of the kernel. The others are those that ``BIND`` of _form.py
+    makes of the kernel's arguments.
     """
 
     @staticmethod
@@ -102,19 +103,19 @@ class Differentiable(torch.autograd.Function):
             or _number_of_modes() > 0
             or torch._C._are_functorch_transforms_active()
         ):
-            return _gradients(ctx, saved, cotangents, _wanted(ctx))
+            return _gradients(ctx, saved, cotangents, _needed_now(ctx))
         try:
             grad, boxes = cotangents[0], saved[0]
             if ctx.needs_maps_alone and grad is not None and _keys_of(grad) == _keys_of(boxes):
                 kernel = KERNELS.get(_keys_of(boxes).raw_repr())
                 if kernel is not None:
-                    # The usual training step: Form.by_maps() straight from the kernel, with less overhead.
+                    # The usual training step: Form.grad_input() straight from the kernel, with less overhead.
                     _, u, v, argmax, *_ = saved
                     _, rule, _, *layout, _ = ctx.settings
-                    by_maps = _redispatch["_pool_grad_input"](kernel, grad, boxes, u, v, argmax, *layout, *rule)
-                    return (None, None, None, None, None, None, None, *by_maps)
+                    grad_input = _redispatch["_pool_grad_input"](kernel, grad, boxes, u, v, argmax, *layout, *rule)
+                    return (None, None, None, None, None, None, None, *grad_input)
             with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
-                return _gradients(ctx, saved, cotangents, _wanted(ctx))
+                return _gradients(ctx, saved, cotangents, _needed_now(ctx))
         except RuntimeError as error:
             _raise_out_of_memory(error)
             raise
@@ -125,7 +126,7 @@ class Differentiable(torch.autograd.Function):
 
 
 class Transformed(torch.autograd.Function):
-    """The same while a transform of torch.func is active, whose levels are peeled off one by one."""
+    """The same under a transform of torch.func, which removes one level at a time."""
 
     vmap = staticmethod(vmap.batched)
 
@@ -144,11 +145,10 @@ class Transformed(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Computes the tangent below the transform that asks for it, with forward mode on.
+        """Computes the tangent one transform further down, with forward mode on.
 
-        torch calls jvp() with forward mode switched off, for which an enclosing jvp would take the tangent for a
-        constant. One transform further down the saved tensors are bare of the tangents that the transform at hand gave
-        them, and still have those of the enclosing ones.
+        torch switches forward mode off for jvp(), so an enclosing jvp would take the tangent for a constant. One
+        transform further down the saved tensors have only the tangents of the enclosing transforms.
         """
         transform: Any = retrieve_current_functorch_interpreter()
         level = transform.level()
@@ -171,21 +171,22 @@ def _save(
     if settings.operator == "_pool_max":
         argmax = output[1]
         ctx.mark_non_differentiable(argmax)
-    ctx.saved_for_forward = (boxes, u, v, argmax, grad, *maps)  # save_for_forward() without a look at their types
+    ctx.saved_for_forward = (boxes, u, v, argmax, grad, *maps)  # as save_for_forward() does, but without its checks
     # Phi is linear in the maps and in G: a derivative w.r.t. one of them does not need its value. So the usual training
     # step keeps no map alive.
-    _, _, by_boxes, by_u, by_v, _, by_grad, *by_maps = ctx.needs_input_grad
-    if not (by_boxes or by_u or by_v):
-        if not by_grad:
+    _, _, needs_boxes, needs_u, needs_v, _, needs_grad, *needs_maps = ctx.needs_input_grad
+    moves = needs_boxes or needs_u or needs_v  # a derivative w.r.t. boxes or directions, which needs maps and G
+    if not moves:
+        if not needs_grad:
             maps = ()
-        if grad is not None and True not in by_maps:
+        if grad is not None and True not in needs_maps:
             grad = None
-    ctx.needs_maps_alone = not (by_boxes or by_u or by_v or by_grad) and settings.operator in ("_pool", "_pool_max")
+    ctx.needs_maps_alone = not (moves or needs_grad) and settings.operator in ("_pool", "_pool_max")
     ctx.save_for_backward(boxes, u, v, argmax, grad, *maps)
 
 
-def _wanted(ctx: Any) -> Sequence[bool]:
-    """Which gradients this backward pass uses: torch.autograd.grad may ask for some of those that exist."""
+def _needed_now(ctx: Any) -> Sequence[bool]:
+    """The gradients that this backward pass needs: torch.autograd.grad may ask for fewer than exist."""
     needed: Sequence[bool] = ctx.needs_input_grad
     if sum(needed) == 1:
         return needed
@@ -221,7 +222,7 @@ def _form_of(ctx: Any, saved: Sequence[Any]) -> Form:
 
 
 _operators = {name: getattr(ops, name).default for name in BIND}
-# Straight to the kernel of the keys that are left: neither the schema nor the tensors are looked at again.
+# They call the kernel of the given keys, and look neither at the schema nor at the tensors again.
 _redispatch: dict[str, Kernel] = {name: operator._handle.redispatch_boxed for name, operator in _operators.items()}
 # torch.autograd.Function.apply looks for transforms of torch.func first: under the Autograd key there are none left.
 _apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply
@@ -276,7 +277,7 @@ def under_autograd(name: str, otherwise: Kernel) -> Kernel:
                 return redispatch(keys, *arguments)
         except Exception as error:
             _raise_out_of_memory(error)
-            otherwise(keys, *arguments)  # which explains what it refuses
+            otherwise(keys, *arguments)  # raises the full error message
             raise
         return otherwise(keys, *arguments)
 
@@ -286,8 +287,8 @@ def under_autograd(name: str, otherwise: Kernel) -> Kernel:
 def under_transforms(name: str) -> Kernel:
     """FuncTorchDynamicLayerFrontMode: what runs while a transform of torch.func is active.
 
-    ``torch.func.functionalize`` knows no Python functions: there the operator itself, which neither makes views nor
-    changes its arguments, runs one transform further down.
+    ``torch.func.functionalize`` does not accept functions written in Python. The operator makes no views and changes no
+    argument, so it runs one transform further down.
     """
     operator, bind = _operators[name], BIND[name]
 

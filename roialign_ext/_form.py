@@ -39,7 +39,7 @@ NO_GRAD_BOXES = {  # of the rules that have none
 
 
 class Settings(NamedTuple):
-    """A form without its tensors, and the operator that takes it."""
+    """Everything of a form except its tensors, and the operator that computes it."""
 
     operator: str
     rule: Rule
@@ -49,7 +49,7 @@ class Settings(NamedTuple):
     extrapolation_value: float = 0.0  # a constant of the value, which derivatives do not have
 
 
-# Without a look at names and defaults, which takes three times as long as the tuple.
+# Skips NamedTuple's constructor, which is slower than the tuple.
 _settings: Callable[[tuple[Any, ...]], Settings] = functools.partial(tuple.__new__, Settings)
 
 
@@ -84,7 +84,7 @@ class Form:
 
     # --- derivatives with respect to one argument
 
-    def by_grad(self) -> Tensor:
+    def pool(self) -> Tensor:
         u, v, *third = self.directions
         size, rule = self.settings.output_size, self.settings.rule
         if third:
@@ -92,7 +92,7 @@ class Form:
             return self.maps[0].new_zeros((self.boxes.shape[0], self.maps[0].shape[1], *size))
         return ops._pool(self.maps, self.boxes, u, v, self.argmax, size, *rule)  # type: ignore[no-any-return]
 
-    def by_maps(self) -> Maps:
+    def grad_input(self) -> Maps:
         u, v, *third = self.directions
         _, rule, _, size, last, _ = self.settings
         if third:
@@ -101,7 +101,7 @@ class Form:
             return zero_maps([None] * (len(size) // 2 - 1), size, self.grad)
         return ops._pool_grad_input(self.grad, self.boxes, u, v, self.argmax, size, last, *rule)  # type: ignore[no-any-return]
 
-    def by_boxes(self) -> Tensor:
+    def grad_boxes(self) -> Tensor:
         v, second, *_ = self.directions
         rule = self.settings.rule
         if rule[3] in NO_GRAD_BOXES:
@@ -111,11 +111,11 @@ class Form:
             return torch.zeros_like(self.boxes)
         return ops._pool_grad_boxes(self.grad, self.maps, self.boxes, v, self.argmax, *rule)  # type: ignore[no-any-return]
 
-    def by_direction(self, place: int) -> Tensor:
-        """With respect to one of the directions, in which Phi is linear: grad_boxes along the other."""
+    def grad_direction(self, place: int) -> Tensor:
+        """With respect to a direction: grad_boxes along the other one, because Phi is linear in both."""
         direction = self.directions[place]
         assert direction is not None
-        return self.with_directions(self.directions[1 - place]).by_boxes().to(direction.dtype)
+        return self.with_directions(self.directions[1 - place]).grad_boxes().to(direction.dtype)
 
     def _check_third_derivative(self) -> None:
         """Third derivatives w.r.t. the boxes are zero where tables are piecewise linear in the edges, else refused."""
@@ -129,13 +129,13 @@ class Form:
         """The derivative that is the operator's value."""
         operator = self.settings.operator
         if operator == "_pool_grad_input":
-            return self.by_maps()
+            return self.grad_input()
         if operator == "_pool_grad_boxes":
-            return self.by_boxes()
-        return self.by_grad()
+            return self.grad_boxes()
+        return self.pool()
 
     def complete(self, cotangents: Sequence[Tensor | None]) -> None:
-        """Puts the cotangent, of which some part is there, into the place that the operator leaves out."""
+        """Puts the cotangent in the place of the missing argument. At least one of its tensors is defined."""
         operator = self.settings.operator
         if operator == "_pool_grad_input":
             self.maps = zero_maps(cotangents, self.settings.input_size, defined(*cotangents)[0])
@@ -145,20 +145,20 @@ class Form:
             self.grad = cotangents[0]
 
     def gradients(self, needed: Sequence[bool]) -> list[Any]:
-        """With respect to boxes, u, v, the argmax (which has none), G and every map, as far as needed."""
+        """The needed gradients, with respect to boxes, u, v, the argmax (always None), G and every map."""
         boxes, u, v, _, grad, *maps = needed
-        by_maps = self.by_maps() if True in maps else maps
+        grad_input = self.grad_input() if True in maps else maps
         return [
-            self.by_boxes() if boxes else None,
-            self.by_direction(0) if u else None,
-            self.by_direction(1) if v else None,
+            self.grad_boxes() if boxes else None,
+            self.grad_direction(0) if u else None,
+            self.grad_direction(1) if v else None,
             None,
-            self.by_grad() if grad else None,
-            *[one if need else None for one, need in zip(by_maps, maps, strict=True)],
+            self.pool() if grad else None,
+            *[one if need else None for one, need in zip(grad_input, maps, strict=True)],
         ]
 
     def tangent(self, tangents: Sequence[Tensor | None]) -> Any:
-        """Of the operator's value, along tangents of boxes, u, v, the argmax, G and every map, some of them None."""
+        """The tangent of the value, for tangents of boxes, u, v, the argmax, G and every map; None stands for zero."""
         boxes, u, v, _, grad, *maps = tangents
         moved = []
         if defined(*maps):
@@ -207,14 +207,14 @@ def bins_per_image(rule: Rule) -> int:
 
 
 def is_channels_last(features: Tensor) -> bool:
-    """Whether results take this memory format from the tensor."""
+    """True if results that take the memory format of this tensor are channels_last."""
     strides = features.stride()
     # The first comparison of suggest_memory_format, which most NCHW maps fail, at a tenth of its cost.
     return not strides[3] < strides[1] and suggest_memory_format(features) == torch.channels_last
 
 
-# --- the arguments of the operators, and those of the functions of torch.autograd, which follow no tensors in lists:
-# Settings, boxes, u, v, argmax, G and every map; None stands for what the operator leaves out
+# --- the arguments of the operators as those of a function of torch.autograd, which does not track tensors in lists:
+# Settings, boxes, u, v, argmax, G and every map; None stands for the argument that the operator does not have
 
 
 def _bind_pool(

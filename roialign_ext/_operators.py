@@ -1,4 +1,4 @@
-"""The public operators: each is a choice of rule and mode, and its derivatives are those of what it is made of.
+"""The public operators: each is a choice of rule and mode. Its derivatives follow from the private operators.
 
 csrc/operators.cpp composes the same operators for programs without Python, which have no derivatives.
 """
@@ -46,7 +46,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         mode: str = "avg",
     ) -> Any:
         rule = ([spatial_scale], None, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
-        if mode == "avg":  # the one operator whose calls may be as short as what is done here
+        if mode == "avg":  # saves a function call: this operator has the shortest calls
             return pool(keys, [input], boxes, None, None, None, output_size, *rule)
         return pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
 
@@ -179,7 +179,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         if input.dim() != 4:
             raise ValueError(f"input: expected a 4-D tensor [N, C, H, W], got shape {list(input.shape)}")
         rows = _rows_of_crops(input, boxes, box_indices)
-        # Without channels the two modes are one, and max_pool2d refuses.
+        # With C = 0 both modes return an empty tensor, which max_pool2d rejects.
         is_max = mode == "max" and samples_per_bin > 1 and input.shape[1] != 0
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
         size = [crop_size[0] * pooled, crop_size[1] * pooled]
@@ -207,7 +207,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
 
 
 def _check_one_level(features: list[Tensor], boxes: Tensor, scales: list[float]) -> None:
-    """Of one map the private operators name other arguments than a pyramid has."""
+    """Names the arguments of a pyramid: with one map a private operator would name ``input`` and ``spatial_scale``."""
     if len(features) == 1 and len(scales) == 1:
         check_tensor("features[0]", features[0])
         check_scale("scales[0]", scales[0], is_wide(features[0], boxes))

@@ -100,6 +100,6 @@ class RoIAlignFunction(torch.autograd.Function):
         argmax = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
         settings = Settings("_pool", ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
         form = Form(settings, [input], grad, boxes, (None, None), argmax)
-        by_input = form.by_maps()[0] if ctx.needs_input_grad[0] else None
-        by_boxes = form.by_boxes() if ctx.needs_input_grad[1] else None
-        return by_input, by_boxes, None, None, None, None, None
+        grad_input = form.grad_input()[0] if ctx.needs_input_grad[0] else None
+        grad_boxes = form.grad_boxes() if ctx.needs_input_grad[1] else None
+        return grad_input, grad_boxes, None, None, None, None, None

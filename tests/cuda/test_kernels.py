@@ -118,10 +118,10 @@ def test_kernels_agree_with_the_definition(
         wanted = call.forward(features, boxes)
         assert_within_rounding(out, wanted, features.abs().max())
         size = list(features.shape)
-        (by_input,) = shim("_pool_grad_input", grad, boxes, None, None, argmax, size, is_channels_last, *arguments)
-        assert_within_rounding(by_input, call.grad_input(grad, features, boxes), grad.abs().max() * 16)
-        (by_boxes,) = shim("_pool_grad_boxes", grad, [features], boxes, None, argmax, *arguments)
-        assert_within_rounding(by_boxes, call.grad_boxes(grad, features, boxes), grad.abs().max() * 64)
+        (grad_input,) = shim("_pool_grad_input", grad, boxes, None, None, argmax, size, is_channels_last, *arguments)
+        assert_within_rounding(grad_input, call.grad_input(grad, features, boxes), grad.abs().max() * 16)
+        (grad_boxes,) = shim("_pool_grad_boxes", grad, [features], boxes, None, argmax, *arguments)
+        assert_within_rounding(grad_boxes, call.grad_boxes(grad, features, boxes), grad.abs().max() * 64)
 
 
 def assert_close(actual: Tensor, wanted: Tensor) -> None:
@@ -164,18 +164,18 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: in
         assert out[~good].isnan().all()
         assert_close(out[good], wanted)
         size = case.input_size
-        (by_input,) = shim("_pool_grad_input", grad, rows, None, None, chosen, size, channels_last, *arguments)
+        (grad_input,) = shim("_pool_grad_input", grad, rows, None, None, chosen, size, channels_last, *arguments)
         (wanted,) = CPU(
             "_pool_grad_input", grad[good], rows[good], None, None, good_chosen, size, channels_last, *arguments
         )
-        assert_close(by_input, wanted)
+        assert_close(grad_input, wanted)
         if not case.has_mean:
             continue
-        (by_boxes,) = shim("_pool_grad_boxes", grad, maps, rows, None, chosen, *arguments)
+        (grad_boxes,) = shim("_pool_grad_boxes", grad, maps, rows, None, chosen, *arguments)
         (wanted,) = CPU("_pool_grad_boxes", grad[good], maps, rows[good], None, good_chosen, *arguments)
-        assert (by_boxes[~good] == 0).all()
-        assert_close(by_boxes[good], wanted)
-        assert (by_boxes[:, 0] == 0).all()
+        assert (grad_boxes[~good] == 0).all()
+        assert_close(grad_boxes[good], wanted)
+        assert (grad_boxes[:, 0] == 0).all()
 
 
 @pytest.mark.parametrize("channels", [3, 33])
@@ -533,9 +533,9 @@ def test_images_of_many_elements(shim: Operators, channels: int, tmp_path: Path)
     # The same numbers as the gradient of bins.
     for channels_last in (False, True):
         tail = (boxes, None, None, None, [1, channels, 6, 7], channels_last, *arguments)
-        (by_input,) = shim("_pool_grad_input", spread_out, *tail)
+        (grad_input,) = shim("_pool_grad_input", spread_out, *tail)
         (wanted,) = CPU("_pool_grad_input", maps, *tail)
-        assert_close(by_input, wanted)
+        assert_close(grad_input, wanted)
 
 
 @pytest.mark.parametrize("strides", [(0, 1 << 27, 4, 1), (0, 1 << 27, 1 << 10, 3)], ids=["vectors", "elements"])
@@ -549,9 +549,9 @@ def test_gradients_of_many_elements_are_copied(shim: Operators, strides: tuple[i
     spread_out.copy_(grad)
     for channels_last in (False, True):
         tail = (boxes, None, None, None, [1, 33, 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
-        (by_input,) = shim("_pool_grad_input", spread_out, *tail)
+        (grad_input,) = shim("_pool_grad_input", spread_out, *tail)
         (wanted,) = CPU("_pool_grad_input", grad, *tail)
-        assert_close(by_input, wanted)
+        assert_close(grad_input, wanted)
 
 
 @pytest.mark.parametrize(
@@ -575,8 +575,8 @@ def test_gradients_at_any_address_are_copied(
     grad = random_tensor(3000, dtype=torch.float32).as_strided(sizes, strides, offset)
     for channels_last in (False, True):
         tail = (boxes, None, None, None, [1, sizes[1], 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
-        (by_input,), (wanted,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
-        assert_close(by_input, wanted)
+        (grad_input,), (wanted,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
+        assert_close(grad_input, wanted)
 
 
 def test_checks_on_request(shim: Operators, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,8 @@ def test_grad_input_is_the_adjoint(aligned: bool, ratio: int, mode: str, dtype: 
     boxes = all_boxes(2).to(dtype)
     out = RoIAlignCall((3, 2), 0.9, ratio, aligned, mode)(features, boxes)
     grad = random_tensor(*out.shape, seed=2, dtype=dtype)
-    (by_input,) = torch.autograd.grad(out, features, grad)
-    assert_adjoint(out.detach(), grad, features.detach(), by_input, 1e-14 if dtype == torch.float64 else 1e-6)
+    (grad_input,) = torch.autograd.grad(out, features, grad)
+    assert_adjoint(out.detach(), grad, features.detach(), grad_input, 1e-14 if dtype == torch.float64 else 1e-6)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -45,8 +45,8 @@ def test_every_layout(layout: str, grad_layout: str, mode: str) -> None:
     features = with_layout(random_tensor(*SHAPE, seed=1), layout).requires_grad_()
     out = RoIAlignCall((3, 2), 0.9, 2, True, mode)(features, all_boxes(2))
     grad = with_layout(random_tensor(*out.shape, seed=2), grad_layout)
-    (by_input,) = torch.autograd.grad(out, features, grad)
-    assert_adjoint(out.detach(), grad, features.detach(), by_input, 1e-14)
+    (grad_input,) = torch.autograd.grad(out, features, grad)
+    assert_adjoint(out.detach(), grad, features.detach(), grad_input, 1e-14)
 
 
 @pytest.mark.parametrize("dtype", LOW_PRECISION)
@@ -55,8 +55,8 @@ def test_low_precision(dtype: torch.dtype, mode: str) -> None:
     features = random_tensor(*SHAPE, seed=1, dtype=dtype).requires_grad_()
     out = RoIAlignCall((3, 2), 0.9, 2, True, mode)(features, all_boxes(2).float())
     grad = random_tensor(*out.shape, seed=2, dtype=dtype)
-    (by_input,) = torch.autograd.grad(out, features, grad)
-    assert_adjoint(out.detach(), grad, features.detach(), by_input, torch.finfo(dtype).eps)
+    (grad_input,) = torch.autograd.grad(out, features, grad)
+    assert_adjoint(out.detach(), grad, features.detach(), grad_input, torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -104,11 +104,11 @@ def test_directional_derivatives(aligned: bool, ratio: int, has_argmax: bool) ->
     torch.testing.assert_close(pool(boxes, u, v), pool(boxes, v, u), atol=1e-13, rtol=0)
     grad = random_tensor(len(boxes), SHAPE[1], 3, 2, seed=2)
     for along in (None, v):
-        by_boxes = ops._pool_grad_boxes(grad, [features], boxes, along, chosen, *arguments[1:])
+        grad_boxes = ops._pool_grad_boxes(grad, [features], boxes, along, chosen, *arguments[1:])
         moved = pool(boxes, u) if along is None else pool(boxes, v, u)
-        per_box = (by_boxes * u)[:, 1:].sum(1)
+        per_box = (grad_boxes * u)[:, 1:].sum(1)
         torch.testing.assert_close(per_box, (moved * grad).sum((1, 2, 3)), atol=1e-11, rtol=0)
-        assert not bool(by_boxes[:, 0].any())
+        assert not bool(grad_boxes[:, 0].any())
 
 
 def test_the_image_column_of_a_direction_is_ignored() -> None:

@@ -46,9 +46,9 @@ def test_every_pair_of_sizes(dtype: torch.dtype, method: str) -> None:
             out = crop_and_resize(features, BOTH_WAYS, FIRST.expand(2), size, method, -1.0)
             assert out.detach().sub(5).abs().max() < 1e-5, (length, samples)
             if samples % 8 == 0:
-                (by_input,) = torch.autograd.grad(out.double().sum(), features)
-                assert by_input.double().sum().item() == pytest.approx(out.numel(), rel=1e-2)
-                ends = by_input.double().flatten()[[0, -1]]
+                (grad_input,) = torch.autograd.grad(out.double().sum(), features)
+                assert grad_input.double().sum().item() == pytest.approx(out.numel(), rel=1e-2)
+                ends = grad_input.double().flatten()[[0, -1]]
                 assert ends.min() >= 1.99  # the outer samples of both boxes, and parts of others
 
 
@@ -82,8 +82,8 @@ def test_boxes_clipped_at_a_border(sizes: tuple[int, int]) -> None:
     for method in ("bilinear", "nearest"):
         out = crop_and_resize(features, boxes, FIRST.expand(len(boxes)), size, method, -1.0)
         assert out.detach().sub(5).abs().max() < 1e-5
-        (by_input,) = torch.autograd.grad(out.sum(), features)
-        assert by_input.sum().item() == pytest.approx(out.numel(), rel=1e-5)
+        (grad_input,) = torch.autograd.grad(out.sum(), features)
+        assert grad_input.sum().item() == pytest.approx(out.numel(), rel=1e-5)
 
 
 @pytest.mark.parametrize("samples_per_bin", [1, 2])

@@ -100,9 +100,9 @@ def test_third_derivatives_equal_autograd_of_the_definition(mode: str) -> None:
     for package in (True, False):
         leaves = features.clone().requires_grad_(), NASTY.clone().requires_grad_()
         out = call(*leaves) if package else differentiable.roi_align(*leaves, call.params(*leaves), mode)
-        *_, by_features, by_boxes, by_grad = second_order(out, *leaves, torch.float64)
+        *_, by_features, grad_boxes, by_grad = second_order(out, *leaves, torch.float64)
         loss = (by_features * random_tensor(*by_features.shape, seed=10)).sum()
-        loss = loss + (by_boxes * random_tensor(*by_boxes.shape, seed=11)).sum()
+        loss = loss + (grad_boxes * random_tensor(*grad_boxes.shape, seed=11)).sum()
         loss = loss + (by_grad * random_tensor(*by_grad.shape, seed=12)).sum()
         results.append(torch.autograd.grad(loss, leaves))
     for actual, expected in zip(*results, strict=True):

@@ -79,9 +79,9 @@ def test_inside_autocast(mode: str) -> None:
             out = roi_align(*leaves, 2, 1.0, 2, True, mode)
         assert out.dtype == dtype
         assert torch.equal(out, expected)
-        by_input, by_boxes = torch.autograd.grad(out.float().sum(), leaves)
-        assert by_input.dtype == dtype
-        assert by_boxes.dtype == torch.float32
+        grad_input, grad_boxes = torch.autograd.grad(out.float().sum(), leaves)
+        assert grad_input.dtype == dtype
+        assert grad_boxes.dtype == torch.float32
 
 
 def test_autocast_after_a_convolution() -> None:

@@ -151,11 +151,11 @@ def test_large_map(name: str, dtype: torch.dtype, channels: int, layout: torch.m
     some = [0, 1, channels // 2, channels - 1]  # grad_boxes sums over channels: only these have a gradient
     grad = torch.zeros(call.output_shape(features, boxes), dtype=dtype)
     grad[:, some] = random_tensor(len(boxes), len(some), *call.output_size, seed=9, dtype=dtype)
-    by_input, *by_boxes = call.gradients(call.leaves(features, boxes), grad)
+    grad_input, *by_boxes = call.gradients(call.leaves(features, boxes), grad)
     read = call.channels_of(some)
     part, grad = features[:, read], grad[:, some]
-    assert_are_gradients([by_input[:, read], *by_boxes], call.expected_gradients(grad, part, boxes), part, boxes)
-    assert int(by_input.abs().sum((0, 2, 3)).count_nonzero()) == len(read)
+    assert_are_gradients([grad_input[:, read], *by_boxes], call.expected_gradients(grad, part, boxes), part, boxes)
+    assert int(grad_input.abs().sum((0, 2, 3)).count_nonzero()) == len(read)
 
 
 # --- the rules, by hand
@@ -249,18 +249,18 @@ def test_roi_pool_has_no_grad_boxes_and_says_so() -> None:
         out.sum().backward(retain_graph=True)
     with pytest.raises(NotImplementedError, match="roi_pool"):
         torch.autograd.grad(roi_pool(FEATURES, boxes, 2).sum(), boxes)
-    (by_input,) = torch.autograd.grad(out.sum(), features)  # not asked for, not missed
+    (grad_input,) = torch.autograd.grad(out.sum(), features)  # not asked for, not missed
     (expected,) = torch.autograd.grad(roi_pool(features, boxes.detach(), 2).sum(), features)
-    assert torch.equal(by_input, expected)
+    assert torch.equal(grad_input, expected)
 
 
 @pytest.mark.parametrize("layout", FORMATS)
 def test_first_of_equal_pixels_gets_the_gradient(layout: torch.memory_format) -> None:
     features = torch.full((1, 18, 4, 4), 2.0).contiguous(memory_format=layout).requires_grad_()
     out = roi_pool(features, torch.tensor([[0.0, 1.0, 1.0, 3.0, 3.0]]), 1)
-    (by_input,) = torch.autograd.grad(out.sum(), features)
-    assert by_input[0, 7].nonzero().tolist() == [[1, 1]]
-    assert by_input.sum().item() == 18.0
+    (grad_input,) = torch.autograd.grad(out.sum(), features)
+    assert grad_input[0, 7].nonzero().tolist() == [[1, 1]]
+    assert grad_input.sum().item() == 18.0
 
 
 # --- when and how often
@@ -350,10 +350,10 @@ def test_nan_in_the_output_gradient_reaches_only_what_was_used(call: OperatorCal
     boxes, features = call.boxes("inside", "crossing", images=1), call.input_of(FEATURES)
     grad = random_tensor(*call.output_shape(features, boxes), seed=13)
     grad[0] = NAN
-    by_maps = call.gradients([call.leaves(features, boxes)[0], boxes], grad)
-    for by_map, expected in zip(by_maps, call.grad_inputs(grad, features, boxes), strict=True):
+    grad_inputs = call.gradients([call.leaves(features, boxes)[0], boxes], grad)
+    for by_map, expected in zip(grad_inputs, call.grad_inputs(grad, features, boxes), strict=True):
         assert torch.equal(by_map.isnan(), expected.isnan())
-    assert 0 < int(by_maps[0].isnan().sum()) < by_maps[0][0].numel()
+    assert 0 < int(grad_inputs[0].isnan().sum()) < grad_inputs[0][0].numel()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -363,9 +363,9 @@ def test_nan_times_a_weight_of_zero_is_not_added(mode: str) -> None:
     boxes = torch.cat([rows((1.0, 1.0, 3.0, 3.0)), BOX_SETS["inside"]])
     grad = random_tensor(len(boxes), 3, 2, 2, seed=13)
     grad[0] = NAN
-    (by_input,) = call.gradients([features.requires_grad_(), boxes], grad)
-    assert torch.equal(by_input.isnan(), call.grad_input(grad, features, boxes).isnan())
-    assert int(by_input.isnan().sum()) == 3 * 4
+    (grad_input,) = call.gradients([features.requires_grad_(), boxes], grad)
+    assert torch.equal(grad_input.isnan(), call.grad_input(grad, features, boxes).isnan())
+    assert int(grad_input.isnan().sum()) == 3 * 4
 
 
 @each_operator
@@ -378,8 +378,8 @@ def test_gradients_of_many_boxes_are_added_in_float32(
     features = formatted(call.input_of(FEATURES.to(dtype)), layout)
     boxes = call.boxes("inside", images=1, dtype=torch.float32)[:1]
     grad = torch.full(call.output_shape(features, boxes), 1.0, dtype=dtype)
-    by_maps = call.gradients([call.leaves(features, boxes)[0], boxes.repeat(3000, 1)], grad.repeat(3000, 1, 1, 1))
-    for by_map, expected in zip(by_maps, call.grad_inputs(grad, features, boxes), strict=True):
+    grad_inputs = call.gradients([call.leaves(features, boxes)[0], boxes.repeat(3000, 1)], grad.repeat(3000, 1, 1, 1))
+    for by_map, expected in zip(grad_inputs, call.grad_inputs(grad, features, boxes), strict=True):
         torch.testing.assert_close(by_map, (3000 * expected).to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 

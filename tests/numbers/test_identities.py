@@ -85,9 +85,9 @@ def assert_equals_torchvision(
     out = form.value(call, features, boxes).to(features.dtype)
     assert_close(out, expected.detach(), atol=0.0 if exact else tolerance, rtol=0)
     grad = random_tensor(*expected.shape, seed=4, dtype=features.dtype)
-    (by_input,) = torch.autograd.grad(expected, leaf, grad)
+    (grad_input,) = torch.autograd.grad(expected, leaf, grad)
     actual = form.gradients(call, grad, features, boxes)[0].to(features.dtype)
-    assert_close(actual, by_input, atol=30 * tolerance, rtol=0)
+    assert_close(actual, grad_input, atol=30 * tolerance, rtol=0)
 
 
 @each_form
@@ -187,8 +187,8 @@ def test_roi_pool_of_whole_bins_is_max_pool2d(form: Form, layout: torch.memory_f
         assert int(out.isnan().sum()) == 3
         assert_close(out, expected.detach(), atol=0, rtol=0, equal_nan=True)
         grad = random_tensor(*out.shape, seed=9, dtype=dtype)
-        (by_input,) = torch.autograd.grad(expected, leaf, grad)
-        assert torch.equal(form.gradients(call, grad, given, box)[0], by_input)
+        (grad_input,) = torch.autograd.grad(expected, leaf, grad)
+        assert torch.equal(form.gradients(call, grad, given, box)[0], grad_input)
 
 
 @each_form
@@ -208,10 +208,10 @@ def test_roi_warp_is_legacy_roi_align_of_rounded_boxes(
     assert_close(out, expected, atol=0.0 if form is PACKAGE else 1e-13, rtol=0)
     grad = random_tensor(*out.shape, seed=6, dtype=dtype)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-4
-    by_input, by_boxes = form.gradients(warp, grad, features, boxes)
+    grad_input, grad_boxes = form.gradients(warp, grad, features, boxes)
     exact_by_input, exact_by_boxes = form.gradients(align, grad, features, rounded)
-    assert_close(by_input, exact_by_input, atol=tolerance, rtol=0)
-    assert_close(by_boxes, exact_by_boxes * scale, atol=tolerance, rtol=0)
+    assert_close(grad_input, exact_by_input, atol=tolerance, rtol=0)
+    assert_close(grad_boxes, exact_by_boxes * scale, atol=tolerance, rtol=0)
 
 
 @each_form
@@ -329,5 +329,5 @@ def test_four_ways_to_say_an_angle(form: Form, clockwise: bool, unit: str) -> No
     grad = random_tensor(len(boxes), 3, 3, 2, seed=11)
     *_, expected = form.gradients(call, grad, FEATURES, boxes)
     expected[:, 5] /= factor
-    *_, by_boxes = form.gradients(other, grad, FEATURES, said)
-    assert_close(by_boxes, expected, atol=1e-11, rtol=0)
+    *_, grad_boxes = form.gradients(other, grad, FEATURES, said)
+    assert_close(grad_boxes, expected, atol=1e-11, rtol=0)

@@ -36,9 +36,9 @@ def test_output_beyond_31_bits() -> None:
     for k in (count - 3, count - 1):
         assert torch.equal(out[k], expected[1])
     grad = torch.full((), 2.0**-10, dtype=torch.float16).expand(out.shape)
-    (by_input,) = torch.autograd.grad(out, features, grad)
+    (grad_input,) = torch.autograd.grad(out, features, grad)
     sums = torch.tensor([(count - 3) * 2.0**-10, 3 * 2.0**-10]).to(torch.float16)
-    assert torch.equal(by_input[:, :, :7, :7], sums[:, None, None, None].expand(2, channels, 7, 7))
+    assert torch.equal(grad_input[:, :, :7, :7], sums[:, None, None, None].expand(2, channels, 7, 7))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -56,7 +56,7 @@ def test_map_beyond_31_bits(layout: torch.memory_format) -> None:
     out = roi_align(features, boxes, 8, 1.0, 1, True)
     assert torch.equal(out[0], last)
     assert not bool(out[1].any())
-    (by_input,) = torch.autograd.grad(out, features, torch.ones_like(out))
-    assert bool((by_input[[0, -1], :, -8:, -8:] == 1).all())
-    assert by_input[:, 0].sum(dtype=torch.float64).item() == 2 * 64
-    assert by_input[-1].sum(dtype=torch.float64).item() == 64 * channels
+    (grad_input,) = torch.autograd.grad(out, features, torch.ones_like(out))
+    assert bool((grad_input[[0, -1], :, -8:, -8:] == 1).all())
+    assert grad_input[:, 0].sum(dtype=torch.float64).item() == 2 * 64
+    assert grad_input[-1].sum(dtype=torch.float64).item() == 64 * channels

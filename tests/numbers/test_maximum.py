@@ -57,22 +57,22 @@ def test_first_of_equal_samples_wins() -> None:
         for layout in (torch.contiguous_format, torch.channels_last):
             features = torch.full((1, 2, 3, 3), 4.0, dtype=dtype).contiguous(memory_format=layout)
             features[0, 1, 0, 0] = 1.0
-            out, by_input = gradient(features, box.float(), call)
+            out, grad_input = gradient(features, box.float(), call)
             assert out.flatten().tolist() == [4.0, 4.0]
-            assert by_input[0, 0].nonzero().tolist() == [[0, 0]]
-            assert by_input[0, 1].nonzero().tolist() == [[0, 1]]
+            assert grad_input[0, 0].nonzero().tolist() == [[0, 0]]
+            assert grad_input[0, 1].nonzero().tolist() == [[0, 1]]
 
 
 def test_rejected_samples_take_part_as_zero() -> None:
     """A negative map: inside, the maximum is negative; across the border it is the 0 of a rejected sample."""
     features = -1.0 - torch.rand(1, 2, 6, 6, dtype=torch.float64)
     call = RoIAlignCall((1, 1), 1.0, 4, True, "max")
-    out, by_input = gradient(features, rows((-6.0, 1.0, 4.0, 5.0)), call)
+    out, grad_input = gradient(features, rows((-6.0, 1.0, 4.0, 5.0)), call)
     assert out.flatten().tolist() == [0.0, 0.0]
-    assert not bool(by_input.any())
-    out, by_input = gradient(features, rows((1.0, 1.0, 4.0, 5.0)), call)
+    assert not bool(grad_input.any())
+    out, grad_input = gradient(features, rows((1.0, 1.0, 4.0, 5.0)), call)
     assert bool((out < 0).all())
-    assert by_input.sum().item() == pytest.approx(2.0)
+    assert grad_input.sum().item() == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -81,9 +81,9 @@ def test_zero_inside_and_rejected_tie(mirrored: bool) -> None:
     features = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     call = RoIAlignCall((1, 1), 1.0, 2, True, "max")
     box = rows((-8.0, 0.0, 2.0, 2.0)) if not mirrored else rows((2.0, 0.0, 10.0, 2.0))
-    out, by_input = gradient(features, box, call)
+    out, grad_input = gradient(features, box, call)
     assert out.item() == 0.0
-    assert by_input.sum().item() == (1.0 if mirrored else 0.0)
+    assert grad_input.sum().item() == (1.0 if mirrored else 0.0)
 
 
 def test_empty_grid_is_zero() -> None:
@@ -115,8 +115,8 @@ def test_infinite_pixels() -> None:
     features[0, 0, 2, 2], features[0, 1, 2, 2] = float("inf"), float("-inf")
     features[0, 2] = float("-inf")
     assert_matches_oracle(RoIAlignCall((3, 3), 1.0, 2, True, "max"), features, BOX_SETS["inside"])
-    _, by_input = gradient(features, BOX_SETS["inside"][:1], RoIAlignCall((1, 1), 1.0, 2, True, "max"))
-    assert by_input[0, 2].sum().item() == pytest.approx(1.0)  # the first sample wins, as among other equal ones
+    _, grad_input = gradient(features, BOX_SETS["inside"][:1], RoIAlignCall((1, 1), 1.0, 2, True, "max"))
+    assert grad_input[0, 2].sum().item() == pytest.approx(1.0)  # the first sample wins, as among other equal ones
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -156,8 +156,8 @@ def test_as_many_samples_as_an_argmax_can_name() -> None:
     out = roi_align(features, boxes, 1, 1.0, 65535, False, "max")
     position = 65534.5 * 3 / 65535
     assert out.item() == pytest.approx(position, rel=1e-12)
-    (by_input,) = torch.autograd.grad(out.sum(), features)
-    assert by_input[0, 0, 0, 2:].tolist() == pytest.approx([3 - position, position - 2], rel=1e-6)
+    (grad_input,) = torch.autograd.grad(out.sum(), features)
+    assert grad_input[0, 0, 0, 2:].tolist() == pytest.approx([3 - position, position - 2], rel=1e-6)
     with pytest.raises(ValueError, match="mode 'max': at most 65535 samples of a bin may fall on the map"):
         roi_align(features, boxes, 1, 1.0, 65536, False, "max")
 

@@ -123,8 +123,8 @@ def test_adjoint(calls: st.SearchStrategy[OperatorCall], data: Any) -> None:
     features = tree_leaves(case.features)
     out = call(case.features, case.boxes)
     grad = random_tensor(*out.shape, seed=case.seed + 1)
-    by_maps = call.gradients([call.leaves(case.features, case.boxes)[0], case.boxes], grad)
-    products = [one * by_one for one, by_one in zip(features, by_maps, strict=True)]
+    grad_inputs = call.gradients([call.leaves(case.features, case.boxes)[0], case.boxes], grad)
+    products = [one * by_one for one, by_one in zip(features, grad_inputs, strict=True)]
     terms = float((out * grad).abs().sum() + sum(product.abs().sum() for product in products))
     assert abs(float((out * grad).sum() - sum(product.sum() for product in products))) <= 1e-13 * terms
 

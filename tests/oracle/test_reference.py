@@ -47,16 +47,16 @@ def test_grad_boxes_equal_finite_differences(name: str) -> None:
     call = OPERATORS[name]
     boxes, features = smooth_rows(call, 12), call.input_of(FEATURES)
     grad = random_tensor(*call.output_shape(features, boxes), seed=4)
-    by_boxes = call.grad_boxes(grad, features, boxes)
-    assert not bool(by_boxes[:, 0].any())
-    assert bool(by_boxes[:, 1:].any()) == ("nearest" not in name)
+    grad_boxes = call.grad_boxes(grad, features, boxes)
+    assert not bool(grad_boxes[:, 0].any())
+    assert bool(grad_boxes[:, 1:].any()) == ("nearest" not in name)
     step = 1e-6
     for column in range(1, boxes.shape[1]):
         toward = torch.zeros_like(boxes)
         toward[:, column] = step  # the boxes do not depend on one another: all at once
         difference = call.forward(features, boxes + toward) - call.forward(features, boxes - toward)
         slopes = (grad * difference).sum((1, 2, 3)) / (2 * step)
-        torch.testing.assert_close(slopes, by_boxes[:, column], atol=1e-7, rtol=1e-7)
+        torch.testing.assert_close(slopes, grad_boxes[:, column], atol=1e-7, rtol=1e-7)
 
 
 @each_operator
@@ -89,7 +89,7 @@ def test_gradients_equal_finite_differences(mode: str, aligned: bool, ratio: int
     boxes = smooth_boxes(8, tuple(FEATURES.shape), call)
     params = call.params(FEATURES, boxes)
     grad = random_tensor(len(boxes), 3, 2, 3, seed=2)
-    by_input, by_boxes = call.grad_input(grad, FEATURES, boxes), call.grad_boxes(grad, FEATURES, boxes)
+    grad_input, grad_boxes = call.grad_input(grad, FEATURES, boxes), call.grad_boxes(grad, FEATURES, boxes)
 
     def loss(features: torch.Tensor, rows: torch.Tensor) -> float:
         return float((as_array(grad) * reference.forward(as_array(features), as_array(rows), params, mode)).sum())
@@ -98,13 +98,13 @@ def test_gradients_equal_finite_differences(mode: str, aligned: bool, ratio: int
     for seed in range(4):
         toward = random_tensor(*FEATURES.shape, seed=10 + seed)
         slope = (loss(FEATURES + step * toward, boxes) - loss(FEATURES - step * toward, boxes)) / (2 * step)
-        assert slope == pytest.approx(float((by_input * toward).sum()), rel=1e-6)
+        assert slope == pytest.approx(float((grad_input * toward).sum()), rel=1e-6)
     for k in range(len(boxes)):
         for column in range(1, 5):
             toward = torch.zeros_like(boxes)
             toward[k, column] = step
             slope = (loss(FEATURES, boxes + toward) - loss(FEATURES, boxes - toward)) / (2 * step)
-            assert slope == pytest.approx(float(by_boxes[k, column]), rel=1e-5, abs=1e-7)
+            assert slope == pytest.approx(float(grad_boxes[k, column]), rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -118,9 +118,9 @@ def test_loops_equal_the_differentiable_definition(mode: str, aligned: bool, rat
     out = differentiable.roi_align(features, rows, call.params(features, rows), mode)
     torch.testing.assert_close(out, call.forward(FEATURES, boxes), atol=1e-13, rtol=0)
     grad = random_tensor(*out.shape, seed=3)
-    by_input, by_boxes = torch.autograd.grad(out, (features, rows), grad)
-    torch.testing.assert_close(by_input, call.grad_input(grad, FEATURES, boxes), atol=1e-12, rtol=0)
-    torch.testing.assert_close(by_boxes, call.grad_boxes(grad, FEATURES, boxes), atol=1e-12, rtol=0)
+    grad_input, grad_boxes = torch.autograd.grad(out, (features, rows), grad)
+    torch.testing.assert_close(grad_input, call.grad_input(grad, FEATURES, boxes), atol=1e-12, rtol=0)
+    torch.testing.assert_close(grad_boxes, call.grad_boxes(grad, FEATURES, boxes), atol=1e-12, rtol=0)
 
 
 def test_coordinates_are_rounded_step_by_step() -> None:

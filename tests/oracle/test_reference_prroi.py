@@ -52,6 +52,6 @@ def test_prroi_of_a_bin_smaller_than_one_rounding_is_the_surface() -> None:
     expected = call.forward(features.double(), wide)[..., 1:2].expand(1, 3, 1, 3)
     torch.testing.assert_close(call.forward(features, boxes), expected, atol=2e-6, rtol=0)
     grad = random_tensor(1, 3, 1, 3, seed=15)
-    by_boxes = call.grad_boxes(grad, features.double(), wide)
-    assert float(by_boxes[:, [1, 3]].abs().min()) > 0.1
-    torch.testing.assert_close(call.grad_boxes(grad, features, boxes), by_boxes, atol=2e-6, rtol=0)
+    grad_boxes = call.grad_boxes(grad, features.double(), wide)
+    assert float(grad_boxes[:, [1, 3]].abs().min()) > 0.1
+    torch.testing.assert_close(call.grad_boxes(grad, features, boxes), grad_boxes, atol=2e-6, rtol=0)

@@ -46,9 +46,9 @@ def test_rotated_equals_grid_sample(aligned: bool, ratio: int) -> None:
     out = torch.stack(outputs)
     torch.testing.assert_close(call.forward(FEATURES, boxes), out, atol=1e-12, rtol=0)
     grad = random_tensor(*out.shape, seed=12)
-    by_input, by_boxes = torch.autograd.grad(out, (features, leaf), grad)
-    torch.testing.assert_close(call.grad_input(grad, FEATURES, boxes), by_input, atol=1e-11, rtol=0)
-    torch.testing.assert_close(call.grad_boxes(grad, FEATURES, boxes), by_boxes, atol=1e-10, rtol=0)
+    grad_input, grad_boxes = torch.autograd.grad(out, (features, leaf), grad)
+    torch.testing.assert_close(call.grad_input(grad, FEATURES, boxes), grad_input, atol=1e-11, rtol=0)
+    torch.testing.assert_close(call.grad_boxes(grad, FEATURES, boxes), grad_boxes, atol=1e-10, rtol=0)
 
 
 def test_samples_far_from_the_map_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

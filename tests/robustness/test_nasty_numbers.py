@@ -323,8 +323,8 @@ def test_taps_of_weight_zero_have_no_gradient(mode: str, layout: torch.memory_fo
     features[:, :, 2:4, 3:5] = 1.5
     features = features.contiguous(memory_format=layout).requires_grad_()
     out = roi_align(features, rows((3.0, 2.0, 5.0, 4.0)).float(), 2, 1.0, 1, True, mode)
-    (by_input,) = torch.autograd.grad(out, features, torch.ones_like(out))
-    assert int(by_input.count_nonzero()) == 4 * 20
+    (grad_input,) = torch.autograd.grad(out, features, torch.ones_like(out))
+    assert int(grad_input.count_nonzero()) == 4 * 20
 
 
 def test_reversed_boxes() -> None:
@@ -368,7 +368,7 @@ def test_directions_that_are_not_finite(rule: str, value: float) -> None:
             for v in (None, random_tensor(*boxes.shape, dtype=boxes.dtype)):
                 (out,) = CPU("_pool", maps, boxes, u, v, chosen, case.bins, *arguments)
                 CPU("_pool_grad_input", grad, boxes, u, v, chosen, case.input_size, False, *arguments)
-                (by_boxes,) = CPU("_pool_grad_boxes", grad, maps, boxes, u, chosen, *arguments)
+                (grad_boxes,) = CPU("_pool_grad_boxes", grad, maps, boxes, u, chosen, *arguments)
                 assert moves or (out[:first] == 0).all()
-                assert moves or (by_boxes[:first] == 0).all()
+                assert moves or (grad_boxes[:first] == 0).all()
                 assert not out[first:].isfinite().all() or rule == "crop_nearest"

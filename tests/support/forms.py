@@ -30,8 +30,8 @@ def package_gradients(call: OperatorCall, grad: Tensor, features: Any, boxes: Te
 
 
 def oracle_gradients(call: OperatorCall, grad: Tensor, features: Any, boxes: Tensor) -> list[Tensor]:
-    by_boxes = [call.grad_boxes(grad, features, boxes)] if call.box_order > 0 else []
-    return [*call.grad_inputs(grad, features, boxes), *by_boxes]
+    grad_boxes = [call.grad_boxes(grad, features, boxes)] if call.box_order > 0 else []
+    return [*call.grad_inputs(grad, features, boxes), *grad_boxes]
 
 
 PACKAGE = Form(lambda call, features, boxes: call(features, boxes), package_gradients, DTYPES)

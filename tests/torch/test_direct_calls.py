@@ -68,7 +68,7 @@ class Watching(TorchDispatchMode):
 UNUSUAL: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "mode": Watching,
     "inference": torch.inference_mode,
-    "profiler": lambda: profile(activities=[ProfilerActivity.CPU]),
+    "profiler": lambda: profile(activities=[ProfilerActivity.CPU], acc_events=True),
     "below_autograd": torch._C._AutoDispatchBelowAutograd,
 }
 
@@ -83,7 +83,7 @@ def test_unusual_threads_reach_it(name: str, dispatched: list[str]) -> None:
 
 def test_a_profile_has_the_public_operator() -> None:
     leaves = CASE.leaves()
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
         CASE(*leaves)
     assert "roialign_ext::roi_align" in {event.key for event in profiled.key_averages()}
 
