@@ -1,5 +1,5 @@
-// The Python module: functions by which the tests query the CPU library. No operator needs it. Python's limited API
-// serves every version from 3.10 on.
+// The Python module, by which Python asks the CPU library for its instruction set and its threads, and tests ask for
+// the memory of results. No operator needs it. Python's limited API serves every version from 3.10 on.
 #undef Py_LIMITED_API  // torch's build defines the oldest Python of torch
 #define Py_LIMITED_API 0x030a0000
 #define PY_SSIZE_T_CLEAN
