@@ -232,13 +232,10 @@ _apply_transformed: Kernel = Transformed.apply
 # --- kernels; the first argument is the keys of the call that are left below the kernel's own
 
 
-def _is_followed(arguments: tuple[Any, ...]) -> bool:
-    """Whether a tensor, also in a list, requires grad or has a tangent."""
-    if _any_requires_grad(*arguments):
-        return True
+def _has_tangent(arguments: tuple[Any, ...]) -> bool:
+    """Whether a tensor, also in a list, has a tangent of Dynamo's graphs, whose levels forward_ad does not know."""
     if "torch._dynamo" not in sys.modules:
         return False
-    # forward_ad does not know of the levels that graphs of Dynamo open.
     for argument in arguments:
         for one in argument if isinstance(argument, list) else [argument]:
             if one is not None and torch._unpack_dual(one, level=0).tangent is not None:
@@ -272,7 +269,10 @@ def under_autograd(name: str, otherwise: Kernel) -> Kernel:
             if not (
                 forward_ad._current_level >= 0
                 or _number_of_modes() > 0
-                or (_is_grad_enabled() and _is_followed(arguments[:tensors]))
+                or (
+                    _is_grad_enabled()
+                    and (_any_requires_grad(*arguments[:tensors]) or _has_tangent(arguments[:tensors]))
+                )
             ):
                 return redispatch(keys, *arguments)
         except Exception as error:
