@@ -73,7 +73,7 @@ bench: installed
 test: installed
 	@cd tests && ../$(VENV)/bin/python -m roialign_ext
 	@echo "== Running the tests"
-	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not sanitizers" $(TEST_ARGS)
+	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not sanitizers and not budgets" $(TEST_ARGS)
 
 installed: $(VENV)/installed
 ifeq ($(WHEEL),)
@@ -119,12 +119,13 @@ sanitize: $(VENV)/installed
 	@$(INSTALL) --target $(SANITIZED)
 	bash .ci/sanitize.sh $(VENV)/bin/python $(SANITIZED) $(SANITIZER_TESTS)
 
-# Compiles the CUDA kernels for every architecture of a release (minutes; needs nvcc, no GPU). A warning is an error.
+# Compiles the CUDA kernels for every architecture of a release (minutes; needs nvcc, no GPU), and holds them to budgets
+# of registers, instructions and memory requests. A warning of the compiler is an error.
 cuda-architectures: export FORCE_CUDA = 1
 cuda-architectures: export NVCC_APPEND_FLAGS = --Werror all-warnings
 cuda-architectures: TORCH_CUDA_ARCH_LIST = release
 cuda-architectures: installed
-	cd tests && ../$(VENV)/bin/python -m pytest cuda/test_budget.py
+	cd tests && ../$(VENV)/bin/python -m pytest -q $(TEST_OPTIONS) -n 2 --dist loadfile -m budgets cuda
 
 clean:
 	rm -rf .venv-make .venv-lint .venv-docs .venv-torch-* build dist outputs *.egg-info .pytest_cache .mypy_cache \

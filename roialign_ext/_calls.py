@@ -18,12 +18,11 @@ from ._form import ops
 from ._registration import AUTOGRAD
 
 _keys_of, _is_profiled = torch._C._dispatch_keys, torch._C._autograd._profiler_enabled
-_included, _excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_local_exclude_set
-# Keys that a usual thread includes, and keys that a thread must not exclude. Modes, transforms, tracers and inference
-# mode change them.
+_included, _is_excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_is_dispatch_key_excluded
+# Keys that a usual thread includes, and the key of autograd on every device, which it does not exclude. Modes,
+# transforms, tracers and inference mode change that.
 _INCLUDED = key_set(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView)
-_NEEDED = key_set(DispatchKey.CPU, DispatchKey.AutogradCPU, DispatchKey.CUDA, DispatchKey.AutogradCUDA)
-_NONE = key_set(DispatchKey.Undefined)
+_AUTOGRAD = DispatchKey.AutogradFunctionality
 
 
 def _call_of(name: str) -> Callable[..., Tensor]:
@@ -35,7 +34,7 @@ def _call_of(name: str) -> Callable[..., Tensor]:
             if (
                 _keys_of(boxes) == keys
                 and _included() == _INCLUDED
-                and _excluded() & _NEEDED == _NONE
+                and not _is_excluded(_AUTOGRAD)
                 and not _is_profiled()
             ):
                 kernel = KERNELS.get(keys.raw_repr())

@@ -19,6 +19,7 @@ FILES = sorted(path.stem for path in (cuda_shim.ROOT / "csrc" / "cuda").glob("*.
 TOOL = cuda_sass.cuobjdump() or ""
 
 pytestmark = [
+    pytest.mark.budgets,
     pytest.mark.skipif(not _build_info.CUDA, reason="this build has no CUDA kernels"),
     pytest.mark.skipif(not TOOL, reason="no cuobjdump, neither beside nvcc nor in a package of Triton"),
 ]

@@ -20,7 +20,7 @@ import torch
 from support import cuda_shim
 from support.cuda_counts import Counter, Launch
 
-pytestmark = cuda_shim.needs_gcc()
+pytestmark = [pytest.mark.budgets, cuda_shim.needs_gcc()]
 Probe = Callable[..., Launch]
 
 
