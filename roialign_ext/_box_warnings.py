@@ -38,9 +38,9 @@ def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float]
     """Warns on request about boxes that are reversed, wholly outside the maps, or all within the first map pixel.
 
     ``boxes`` and ``maps`` are arguments of a public function, ``scales`` the map pixels per image pixel of each map.
-    Other checks raise for arguments of a wrong shape or type.
+    Other checks raise for arguments of a wrong shape or type. Callers look at ``asked`` first.
     """
-    if not asked or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return
     pieces = boxes if isinstance(boxes, list) else [boxes]
     first = int(box_format.has_batch_index and not isinstance(boxes, list))  # the column after the batch index

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_variadic
 
-from . import _calls
-from ._box_warnings import NORMALISED, ROTATED, warn_about_boxes
+from . import _box_warnings, _calls
 from ._checks import (
     as_integer,
     as_number,
@@ -90,7 +89,8 @@ def roi_align(
             input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
         )
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, [input], [spatial_scale])
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_align(
             input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio, aligned, mode
         )
@@ -142,7 +142,8 @@ def prroi_pool(
             return call_override(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, [input], [spatial_scale])
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.prroi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.prroi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
@@ -199,7 +200,8 @@ def roi_warp(
             input, boxes, output_size, spatial_scale, sampling_ratio, mode=mode
         )
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, [input], [spatial_scale])
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_warp(input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio, mode)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_warp(input, rows, output_size, spatial_scale, sampling_ratio, mode)  # type: ignore[no-any-return]
@@ -248,7 +250,8 @@ def roi_pool(
             return call_override(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, [input], [spatial_scale])
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
@@ -303,7 +306,8 @@ def ps_roi_align(
             input, boxes, output_size, spatial_scale, sampling_ratio
         )
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, [input], [spatial_scale])
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.ps_roi_align(input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.ps_roi_align(input, rows, output_size, spatial_scale, sampling_ratio)  # type: ignore[no-any-return]
@@ -356,7 +360,8 @@ def ps_roi_pool(
             return call_override(ps_roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, [input], [spatial_scale])
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.ps_roi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
     rows = boxes_to_rows(boxes, input)
     return torch.ops.roialign_ext.ps_roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
@@ -421,7 +426,8 @@ def crop_and_resize(
         extrapolation_value = as_number("extrapolation_value", extrapolation_value)
         samples_per_bin = as_integer("samples_per_bin", samples_per_bin)
         check_call(input, boxes, 1, mode=mode)
-        warn_about_boxes(boxes, [input], [1.0], NORMALISED)
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, [input], [1.0], _box_warnings.NORMALISED)
     check_normalised_boxes(boxes, box_indices)
     return torch.ops.roialign_ext.crop_and_resize(  # type: ignore[no-any-return]
         input, boxes, box_indices, crop_size, method, extrapolation_value, samples_per_bin, mode
@@ -489,7 +495,8 @@ def roi_align_rotated(
         check_flag("clockwise", clockwise)
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, [input], [spatial_scale], ROTATED)
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale], _box_warnings.ROTATED)
         return _calls.roi_align_rotated(
             input,
             boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle"),
@@ -569,7 +576,8 @@ def multiscale_roi_align(
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, features, scales)
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, features, scales)
     rows = boxes_to_rows(boxes, features[0])
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
         own_list(features), rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
@@ -649,7 +657,8 @@ def multiscale_roi_align_rotated(
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
         boxes = as_tensor_or_list(boxes)
-        warn_about_boxes(boxes, features, scales, ROTATED)
+        if _box_warnings.asked:
+            _box_warnings.warn_about_boxes(boxes, features, scales, _box_warnings.ROTATED)
     rows = boxes_to_rows(boxes, features[0], 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.multiscale_roi_align_rotated(  # type: ignore[no-any-return]
         own_list(features), rows, output_size, scales, sampling_ratio, aligned, clockwise, angle_unit, canonical_scale,
