@@ -29,7 +29,7 @@ INSTALL = $(COMPILE) && $(IN_VENV) pip install --quiet --no-build-isolation --no
 # With WHEEL=FILE the targets use that wheel and compile nothing.
 WHEEL ?=
 
-.PHONY: help demo demo-distributed recipes pictures test bench wheel wheels docs installed lint format sanitize sanitize-kernels cuda-architectures clean another-python
+.PHONY: help demo demo-distributed recipes pictures test test-slow bench wheel wheels docs installed lint format sanitize sanitize-kernels cuda-architectures clean another-python
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make demo-distributed    trains it in two processes (PROCESSES=4, DEMO_ARGS=--help)"
 	@echo "make recipes runs the short programs of docs/recipes.md, writes outputs/"
 	@echo "make test    runs the tests (TEST_ARGS: arguments of pytest)"
+	@echo "make test-slow    runs those that train or compile whole detectors, or build a program in C++"
 	@echo "make bench   measures the operators against torchvision (BENCH_ARGS=--help)"
 	@echo "make wheel   makes the source archive and a wheel for Python 3.10+ and torch 2.11+, into dist/"
 	@echo "make wheels  makes wheels to hand out, for the CPU and for CUDA, and an index for pip, into dist/"
@@ -73,7 +74,11 @@ bench: installed
 test: installed
 	@cd tests && ../$(VENV)/bin/python -m roialign_ext
 	@echo "== Running the tests"
-	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not sanitizers and not budgets" $(TEST_ARGS)
+	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not sanitizers and not budgets and not slow" $(TEST_ARGS)
+
+# Detectors and programs in processes of their own: compiled, distributed, in C++.
+test-slow: installed
+	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m slow $(TEST_ARGS)
 
 installed: $(VENV)/installed
 ifeq ($(WHEEL),)
