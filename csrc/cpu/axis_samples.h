@@ -7,7 +7,7 @@
 
 #include "../core/argmax.h"
 #include "../errors.h"
-#include "plan.h"
+#include "axis_tables.h"
 
 namespace roialign_ext {
 
