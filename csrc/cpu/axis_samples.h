@@ -7,7 +7,7 @@
 
 #include "../core/argmax.h"
 #include "../errors.h"
-#include "axis_tables.h"
+#include "planes.h"
 
 namespace roialign_ext {
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "axis_samples.h"
+#include "axis_tables.h"
 #include "rotated_boxes.h"
 #include "row_sweep.h"
 #include "views.h"

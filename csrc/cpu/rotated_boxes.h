@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../core/rotated_box.h"
-#include "axis_tables.h"
+#include "planes.h"
 
 namespace roialign_ext {
 

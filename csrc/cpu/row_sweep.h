@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "axis_tables.h"
+#include "planes.h"
 
 namespace roialign_ext {
 
