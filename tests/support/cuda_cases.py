@@ -339,7 +339,7 @@ BOUNDARIES = (
             Case(rule=rule, boxes="7", channels=66, bins=(5, 3), layout="channels_last", dtype=torch.float64),
             Case(rule=rule, boxes="2", channels=33, bins=(70, 37), planes=((2, 3),), images=1, layout="channels_last"),
             Case(rule=rule, boxes="2", channels=128, bins=(3, 70), planes=((2, 3),), images=1, layout="channels_last"),
-            # NCHW: more channels than a thread has; rows of bins that need half of the lanes, or all of them;
+            # NCHW: more channels than a thread has; lines of bins that need half of the lanes, or all of them;
             # maps of a few columns, of half as many as a warp has lanes, and of more.
             Case(rule=rule, boxes="6", channels=70, bins=(2, 8), planes=((9, 45),)),
             Case(rule=rule, boxes="6", channels=41, bins=(2, 9), planes=((9, 45),)),
