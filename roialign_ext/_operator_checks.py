@@ -139,11 +139,11 @@ def _check_maps(maps: Sequence[Tensor], rule: str) -> None:
 
 def _check_boxes(boxes: Tensor, rule: str) -> None:
     check_dense("boxes", boxes)
-    row = "[K, 5] of rows (batch index, x1, y1, x2, y2)"
+    shape = "[K, 5] of rows (batch index, x1, y1, x2, y2)"
     if rule.startswith("rotated"):
-        row = "[K, 6] of rows (batch index, cx, cy, w, h, angle)"
-    if boxes.dim() != 2 or not holds(boxes.shape[1] == int(row[4])):
-        raise ValueError(f"boxes: expected a tensor {row}, got shape {list(boxes.shape)}")
+        shape = "[K, 6] of rows (batch index, cx, cy, w, h, angle)"
+    if boxes.dim() != 2 or not holds(boxes.shape[1] == int(shape[4])):
+        raise ValueError(f"boxes: expected a tensor {shape}, got shape {list(boxes.shape)}")
     check_dtype("boxes", boxes)
 
 

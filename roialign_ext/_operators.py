@@ -90,10 +90,10 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         scales = [spatial_scale]
         check_pool([input], boxes, None, None, None, output_size, scales, None, sampling_ratio, "roi_align_half_pixel")
         bins_y, bins_x = output_size
-        rows = _rows_of_bins(boxes, bins_y * bins_x)
+        boxes_of_bins = _boxes_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
         canonical = [float(bins_y), float(bins_x)]
-        pooled = pool(keys, [groups], rows, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
+        pooled = pool(keys, [groups], boxes_of_bins, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
         pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
         return pooled if is_channels_last(input) else pooled.contiguous()
 
@@ -178,7 +178,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         check_tensor("boxes", boxes)
         if input.dim() != 4:
             raise ValueError(f"input: expected a 4-D tensor [N, C, H, W], got shape {list(input.shape)}")
-        rows = _rows_of_crops(input, boxes, box_indices)
+        indexed = _boxes_of_crops(input, boxes, box_indices)
         # With C = 0 both modes return an empty tensor, which max_pool2d rejects.
         is_max = mode == "max" and samples_per_bin > 1 and input.shape[1] != 0
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
@@ -186,7 +186,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         crop = pool(
             keys,
             [input],
-            rows,
+            indexed,
             None,
             None,
             None,
@@ -213,10 +213,10 @@ def _check_one_level(features: list[Tensor], boxes: Tensor, scales: list[float])
         check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
 
 
-def _rows_of_bins(boxes: Tensor, bins: Any) -> Tensor:
-    """[K * bins, 5]: a row for each bin of each box, all the same; a gradient is added up before it is rounded."""
-    rows = boxes if boxes.dtype == torch.float64 else boxes.float()
-    return rows.unsqueeze(1).expand(-1, bins, -1).reshape(-1, 5)
+def _boxes_of_bins(boxes: Tensor, bins: Any) -> Tensor:
+    """[K * bins, 5]: each box once for each of its bins. A gradient is added up before it is rounded."""
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    return boxes.unsqueeze(1).expand(-1, bins, -1).reshape(-1, 5)
 
 
 def _channel_groups(input: Tensor, bins_y: Any, bins_x: Any) -> Tensor:
@@ -235,8 +235,8 @@ def _channel_groups(input: Tensor, bins_y: Any, bins_x: Any) -> Tensor:
     return groups.reshape(images * bins, channels, height, width)
 
 
-def _rows_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
-    """Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images."""
+def _boxes_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
+    """Boxes (index, x1, y1, x2, y2) from boxes (y1, x1, y2, x2) and their images."""
     if boxes.dim() != 2 or not holds(boxes.shape[1] == 4):
         raise ValueError(f"boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape {list(boxes.shape)}")
     if box_indices.dim() != 1 or not holds(box_indices.shape[0] == boxes.shape[0]):
@@ -247,6 +247,6 @@ def _rows_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
         raise TypeError(f"box_indices: expected a tensor of integers, got {box_indices.dtype}")
     check_device("boxes", boxes, "input", input)
     check_device("box_indices", box_indices, "input", input)
-    rows = boxes if boxes.dtype == torch.float64 else boxes.float()  # half precision would not hold large indices
-    y1, x1, y2, x2 = rows.unbind(1)
-    return torch.stack([box_indices.to(rows.dtype), x1, y1, x2, y2], 1)
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()  # half precision would not hold large indices
+    y1, x1, y2, x2 = boxes.unbind(1)
+    return torch.stack([box_indices.to(boxes.dtype), x1, y1, x2, y2], 1)

@@ -191,7 +191,7 @@ def test_opcheck_of_maximum(case: RuleCall, which: str) -> None:
 def test_opcheck_of_public_operators(case: SmallCall, requires_grad: bool, layout: torch.memory_format) -> None:
     *maps, boxes = case.leaves() if requires_grad else case.point()
     maps = [one.detach().to(memory_format=layout).requires_grad_(one.requires_grad) for one in maps]
-    arguments = (case.features(*maps), *case.rows(boxes), SIZE)
+    arguments = (case.features(*maps), *case.box_arguments(boxes), SIZE)
     opcheck(getattr(ops, case.function.__name__).default, arguments, case.options)
 
 
