@@ -25,14 +25,14 @@ from ._operator_checks import (
 )
 
 
-def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
-    """The public operators by name, in terms of ``_pool`` and ``_pool_max``. All take the keys of the call first."""
+def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
+    """The public operators by name, in terms of ``_pool`` and ``_max_pool``. All take the keys of the call first."""
 
     def pool_by_mode(keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
         if mode == "avg":
             return pool(keys, maps, boxes, None, None, None, output_size, *rule)
         if mode == "max":
-            return pool_max(keys, maps, boxes, output_size, *rule)[0]
+            return max_pool(keys, maps, boxes, output_size, *rule)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
@@ -64,8 +64,8 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
     ) -> Any:
         _check_one_level(features, boxes, scales)
         rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-        canonical = [canonical_scale, canonical_level]
-        return pool_by_mode(keys, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
+        rule_args = [canonical_scale, canonical_level]
+        return pool_by_mode(keys, features, boxes, output_size, mode, scales, rule_args, sampling_ratio, rule)
 
     def prroi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
         return pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
@@ -82,7 +82,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         return pool_by_mode(keys, [input], boxes, output_size, mode, [spatial_scale], None, sampling_ratio, "roi_warp")
 
     def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool_max(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
+        return max_pool(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
     def position_sensitive(
         keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
@@ -92,8 +92,8 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         bins_y, bins_x = output_size
         boxes_of_bins = _boxes_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
-        canonical = [float(bins_y), float(bins_x)]
-        pooled = pool(keys, [groups], boxes_of_bins, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
+        rule_args = [float(bins_y), float(bins_x)]
+        pooled = pool(keys, [groups], boxes_of_bins, None, None, None, [1, 1], scales, rule_args, sampling_ratio, rule)
         pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
         return pooled if is_channels_last(input) else pooled.contiguous()
 
@@ -112,7 +112,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
 
     def rotated(
         keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
-        canonical: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
+        rule_args: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
             raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
@@ -122,7 +122,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
             check_tensor("boxes", boxes)
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return pool(keys, maps, boxes, None, None, None, output_size, scales, canonical, sampling_ratio, rule)
+        return pool(keys, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, rule)
 
     def roi_align_rotated(
         keys: Any,
