@@ -47,40 +47,40 @@ def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float]
     columns = first + box_format.names.count(",") + 1
     if _is_traced() or not all(_has_values(piece) and piece.shape[1:] == (columns,) for piece in pieces):
         return
-    rows = torch.cat([piece.detach()[:, first:].to("cpu", torch.float64) for piece in pieces] or [torch.empty(0, 4)])
-    if len(rows) == 0 or len(scales) != len(maps) or not all(one.dim() == 4 for one in maps):
+    joined = torch.cat([piece.detach()[:, first:].to("cpu", torch.float64) for piece in pieces] or [torch.empty(0, 4)])
+    if len(joined) == 0 or len(scales) != len(maps) or not all(one.dim() == 4 for one in maps):
         return
     lengths = [len(piece) for piece in pieces] if isinstance(boxes, list) else []
-    for found, what, advice in _mistakes(rows, maps, scales, box_format):
+    for found, what, advice in _mistakes(joined, maps, scales, box_format):
         count = int(found.sum())
         if count > 0:
-            row = int(found.nonzero()[0])
-            numbers = ", ".join(f"{number:g}" for number in rows[row].tolist())
+            box = int(found.nonzero()[0])
+            numbers = ", ".join(f"{number:g}" for number in joined[box].tolist())
             warnings.warn(
-                f"{_place(row, lengths)} {what}: ({box_format.names}) = ({numbers}), one of {count} such boxes among "
-                f"{len(rows)}. {advice}",
+                f"{_place(box, lengths)} {what}: ({box_format.names}) = ({numbers}), one of {count} such boxes among "
+                f"{len(joined)}. {advice}",
                 stacklevel=_frames_of_torch(),
             )
 
 
 def _mistakes(
-    rows: Tensor, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format
+    boxes: Tensor, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format
 ) -> list[tuple[Tensor, str, str]]:
-    """The kinds of mistakes: a mask of the rows that make it, its description, and what to pass instead."""
+    """The kinds of mistakes: a mask of the boxes that make it, its description, and what to pass instead."""
     sizes = [(float(one.shape[3]), float(one.shape[2])) for one in maps]  # (W, H), in the order of (x, y)
     if box_format is NORMALISED:
-        ends = rows.reshape(-1, 2, 2)  # [K, corner, (y, x)]
+        ends = boxes.reshape(-1, 2, 2)  # [K, corner, (y, x)]
         low, high = ends.amin(1), ends.amax(1)
         outside = ((high < 0) | (low > 1)).any(1)
         advice = "Pass shares of the map: y / (H - 1) and x / (W - 1) of coordinates in map pixels."
         return [(outside, "lies outside the map", advice)]
     if box_format is ROTATED:
-        reach = rows[:, 2:4].norm(dim=1, keepdim=True) / 2  # radius of the circle around the box
-        low, high = rows[:, :2] - reach, rows[:, :2] + reach
+        reach = boxes[:, 2:4].norm(dim=1, keepdim=True) / 2  # radius of the circle around the box
+        low, high = boxes[:, :2] - reach, boxes[:, :2] + reach
     else:
-        ends = rows.reshape(-1, 2, 2)  # [K, corner, (x, y)]
+        ends = boxes.reshape(-1, 2, 2)  # [K, corner, (x, y)]
         low, high = ends.amin(1), ends.amax(1)
-    outside = torch.ones(len(rows), dtype=torch.bool)
+    outside = torch.ones(len(boxes), dtype=torch.bool)
     for scale, size in zip(scales, sizes, strict=True):
         # No sample within a pixel of the map, for either value of `aligned`: (7) of docs/math.md.
         outside &= ((high * scale <= -1) | (low * scale >= torch.tensor(size, dtype=torch.float64) + 1)).any(1)
@@ -95,13 +95,13 @@ def _mistakes(
             "Pass boxes in image pixels, and map pixels per image pixel, 1 / stride, as the scale.",
         ),
         (
-            torch.full((len(rows),), in_first_pixel),
+            torch.full((len(boxes),), in_first_pixel),
             f"lies, as all boxes do, within the first pixel of the map at {given}",
             "Pass boxes in image pixels: multiply normalised ones by the size of the image.",
         ),
     ]
     if box_format is CORNERS:
-        reversed_corners = ((rows[:, 2:] - rows[:, :2]) < 0).any(1)
+        reversed_corners = ((boxes[:, 2:] - boxes[:, :2]) < 0).any(1)
         advice = 'Pass corners: torchvision.ops.box_convert(boxes, "xywh", "xyxy") makes them from (x, y, w, h).'
         found.insert(0, (reversed_corners, "is reversed (x2 < x1 or y2 < y1)", advice))
     return found
@@ -128,13 +128,13 @@ def _is_traced() -> bool:
     )
 
 
-def _place(row: int, lengths: Sequence[int]) -> str:
-    """The place of a row: the argument, the image if boxes are a list of tensors of these lengths, the row in it."""
+def _place(box: int, lengths: Sequence[int]) -> str:
+    """The place of a box: the argument, the image if boxes are a list of tensors of these lengths, the row there."""
     for image, length in enumerate(lengths):
-        if row < length:
-            return f"boxes[{image}]: row {row}"
-        row -= length
-    return f"boxes: row {row}"
+        if box < length:
+            return f"boxes[{image}]: row {box}"
+        box -= length
+    return f"boxes: row {box}"
 
 
 def _frames_of_torch() -> int:

@@ -105,8 +105,8 @@ class Translations:
     def roi_pool(self, input: Value, boxes: Value, output_size: Sequence[int], spatial_scale: float = 1.0) -> Value:
         op = self._graph
         kind = self._coordinate_type(input, boxes)
-        rows = op.Mul(op.Cast(boxes, to=kind), op.constant([1.0, *[spatial_scale] * 4], kind))
-        pooled = op.MaxRoiPool(op.Cast(input, to=kind), rows, pooled_shape=output_size)
+        scaled = op.Mul(op.Cast(boxes, to=kind), op.constant([1.0, *[spatial_scale] * 4], kind))
+        pooled = op.MaxRoiPool(op.Cast(input, to=kind), scaled, pooled_shape=output_size)
         return op.Cast(pooled, to=op.dtype(input))
 
     def ps_roi_align(
@@ -249,16 +249,16 @@ class Translations:
         op = self._graph
         return DOUBLE if DOUBLE in (op.dtype(input), op.dtype(boxes)) else FLOAT
 
-    def _column(self, rows: Value, column: int) -> Value:
-        """One column of the rows, ``[K, 1]``."""
+    def _column(self, boxes: Value, column: int) -> Value:
+        """One column of the boxes, ``[K, 1]``."""
         op = self._graph
-        return op.Gather(rows, [column], axis=1)
+        return op.Gather(boxes, [column], axis=1)
 
-    def _index_and_rest(self, rows: Value) -> tuple[Value, Value]:
+    def _index_and_rest(self, boxes: Value) -> tuple[Value, Value]:
         """Batch indices ``[K]`` and the remaining columns."""
         op = self._graph
-        index = op.Cast(op.Squeeze(self._column(rows, 0), [1]), to=INT64)
-        return index, op.Slice(rows, [1], [6], [1])
+        index = op.Cast(op.Squeeze(self._column(boxes, 0), [1]), to=INT64)
+        return index, op.Slice(boxes, [1], [6], [1])
 
     def _low_and_high(self, corners: Value) -> tuple[Value, Value]:
         """``(x1, y1)`` and ``(x2, y2)``. For Slice an optimizer would write a form of Split that needs opset 18."""

@@ -25,14 +25,14 @@ from ._operator_checks import (
 )
 
 
-def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
-    """The public operators by name, in terms of ``_pool`` and ``_pool_max``. All take the keys of the call first."""
+def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
+    """The public operators by name, in terms of ``_pool`` and ``_max_pool``. All take the keys of the call first."""
 
     def pool_by_mode(keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
         if mode == "avg":
             return pool(keys, maps, boxes, None, None, None, output_size, *rule)
         if mode == "max":
-            return pool_max(keys, maps, boxes, output_size, *rule)[0]
+            return max_pool(keys, maps, boxes, output_size, *rule)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
@@ -64,8 +64,8 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
     ) -> Any:
         _check_one_level(features, boxes, scales)
         rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-        canonical = [canonical_scale, canonical_level]
-        return pool_by_mode(keys, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
+        rule_args = [canonical_scale, canonical_level]
+        return pool_by_mode(keys, features, boxes, output_size, mode, scales, rule_args, sampling_ratio, rule)
 
     def prroi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
         return pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
@@ -82,7 +82,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         return pool_by_mode(keys, [input], boxes, output_size, mode, [spatial_scale], None, sampling_ratio, "roi_warp")
 
     def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool_max(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
+        return max_pool(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
     def position_sensitive(
         keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
@@ -90,10 +90,10 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         scales = [spatial_scale]
         check_pool([input], boxes, None, None, None, output_size, scales, None, sampling_ratio, "roi_align_half_pixel")
         bins_y, bins_x = output_size
-        rows = _rows_of_bins(boxes, bins_y * bins_x)
+        boxes_of_bins = _boxes_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
-        canonical = [float(bins_y), float(bins_x)]
-        pooled = pool(keys, [groups], rows, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
+        rule_args = [float(bins_y), float(bins_x)]
+        pooled = pool(keys, [groups], boxes_of_bins, None, None, None, [1, 1], scales, rule_args, sampling_ratio, rule)
         pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
         return pooled if is_channels_last(input) else pooled.contiguous()
 
@@ -112,7 +112,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
 
     def rotated(
         keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
-        canonical: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
+        rule_args: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
             raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
@@ -122,7 +122,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
             check_tensor("boxes", boxes)
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return pool(keys, maps, boxes, None, None, None, output_size, scales, canonical, sampling_ratio, rule)
+        return pool(keys, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, rule)
 
     def roi_align_rotated(
         keys: Any,
@@ -178,7 +178,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         check_tensor("boxes", boxes)
         if input.dim() != 4:
             raise ValueError(f"input: expected a 4-D tensor [N, C, H, W], got shape {list(input.shape)}")
-        rows = _rows_of_crops(input, boxes, box_indices)
+        indexed = _boxes_of_crops(input, boxes, box_indices)
         # With C = 0 both modes return an empty tensor, which max_pool2d rejects.
         is_max = mode == "max" and samples_per_bin > 1 and input.shape[1] != 0
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
@@ -186,7 +186,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         crop = pool(
             keys,
             [input],
-            rows,
+            indexed,
             None,
             None,
             None,
@@ -213,10 +213,10 @@ def _check_one_level(features: list[Tensor], boxes: Tensor, scales: list[float])
         check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
 
 
-def _rows_of_bins(boxes: Tensor, bins: Any) -> Tensor:
-    """[K * bins, 5]: a row for each bin of each box, all the same; a gradient is added up before it is rounded."""
-    rows = boxes if boxes.dtype == torch.float64 else boxes.float()
-    return rows.unsqueeze(1).expand(-1, bins, -1).reshape(-1, 5)
+def _boxes_of_bins(boxes: Tensor, bins: Any) -> Tensor:
+    """[K * bins, 5]: each box once for each of its bins. A gradient is added up before it is rounded."""
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    return boxes.unsqueeze(1).expand(-1, bins, -1).reshape(-1, 5)
 
 
 def _channel_groups(input: Tensor, bins_y: Any, bins_x: Any) -> Tensor:
@@ -235,8 +235,8 @@ def _channel_groups(input: Tensor, bins_y: Any, bins_x: Any) -> Tensor:
     return groups.reshape(images * bins, channels, height, width)
 
 
-def _rows_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
-    """Rows (index, x1, y1, x2, y2) of boxes (y1, x1, y2, x2) and their images."""
+def _boxes_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
+    """Boxes (index, x1, y1, x2, y2) from boxes (y1, x1, y2, x2) and their images."""
     if boxes.dim() != 2 or not holds(boxes.shape[1] == 4):
         raise ValueError(f"boxes: expected a tensor [K, 4] of rows (y1, x1, y2, x2), got shape {list(boxes.shape)}")
     if box_indices.dim() != 1 or not holds(box_indices.shape[0] == boxes.shape[0]):
@@ -247,6 +247,6 @@ def _rows_of_crops(input: Tensor, boxes: Tensor, box_indices: Tensor) -> Tensor:
         raise TypeError(f"box_indices: expected a tensor of integers, got {box_indices.dtype}")
     check_device("boxes", boxes, "input", input)
     check_device("box_indices", box_indices, "input", input)
-    rows = boxes if boxes.dtype == torch.float64 else boxes.float()  # half precision would not hold large indices
-    y1, x1, y2, x2 = rows.unbind(1)
-    return torch.stack([box_indices.to(rows.dtype), x1, y1, x2, y2], 1)
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()  # half precision would not hold large indices
+    y1, x1, y2, x2 = boxes.unbind(1)
+    return torch.stack([box_indices.to(boxes.dtype), x1, y1, x2, y2], 1)

@@ -17,21 +17,21 @@ def _no_boxes(boxes: Tensor, coordinates: int) -> str:
     return f": no boxes are torch.zeros(0, {coordinates}) in a list, torch.zeros(0, {coordinates + 1}) without one"
 
 
-def _joined(pieces: list[Tensor]) -> Tensor:
+def _concatenated(pieces: list[Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
-def boxes_to_rows(
+def join_boxes(
     boxes: Union[Tensor, list[Tensor]],  # noqa: UP007 (TorchScript)
     input: Tensor,
     coordinates: int = 4,
     names: str = "x1, y1, x2, y2",
 ) -> Tensor:
-    """Checks boxes and joins a list of them, one ``Tensor[L, coordinates]`` per image, into one tensor of rows.
+    """Checks boxes and joins a list of them, one ``Tensor[L, coordinates]`` per image, into one tensor.
 
-    A row is the batch index and the coordinates, whose names serve the error messages; it lies where ``input``, the
-    feature map ``[N, C, H, W]``, does. Half-precision boxes of a list
-    come back as float32: bfloat16 cannot hold the batch index 257.
+    The result is ``[K, 1 + coordinates]``: the batch index and the coordinates, on the device of ``input``, the feature
+    map ``[N, C, H, W]``. Error messages name the coordinates by ``names``. Half-precision boxes of a list become
+    float32, because bfloat16 cannot hold the batch index 257.
     """
     # Tracing would record the sizes of its example; there the operator's own checks have to do.
     tracing = torch.jit.is_tracing()  # type: ignore
@@ -76,7 +76,7 @@ def boxes_to_rows(
     else:  # views, so that any number of images takes two launches
         images = torch.arange(len(boxes), dtype=torch.float32, device=device)
         indices = [images[i].expand(image_boxes.size(0), 1) for i, image_boxes in enumerate(boxes)]
-    return torch.cat([_joined(indices), _joined(boxes)], dim=1)
+    return torch.cat([_concatenated(indices), _concatenated(boxes)], dim=1)
 
 
 def check_normalised_boxes(boxes: Tensor, box_indices: Tensor) -> None:

@@ -24,7 +24,7 @@ from ._checks import (
 )
 from ._overrides import call_override, check_corners, check_plain, check_rotated
 from ._typing import BroadcastingList2
-from .boxes import boxes_to_rows, check_normalised_boxes
+from .boxes import check_normalised_boxes, join_boxes
 
 
 def own_list(maps: list[Tensor]) -> list[Tensor]:
@@ -92,10 +92,10 @@ def roi_align(
         if _box_warnings.asked:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_align(
-            input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio, aligned, mode
+            input, join_boxes(boxes, input), output_size, spatial_scale, sampling_ratio, aligned, mode
         )
-    rows = boxes_to_rows(boxes, input)
-    return torch.ops.roialign_ext.roi_align(input, rows, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
+    joined = join_boxes(boxes, input)
+    return torch.ops.roialign_ext.roi_align(input, joined, output_size, spatial_scale, sampling_ratio, aligned, mode)  # type: ignore[no-any-return]
 
 
 def prroi_pool(
@@ -144,9 +144,9 @@ def prroi_pool(
         boxes = as_tensor_or_list(boxes)
         if _box_warnings.asked:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
-        return _calls.prroi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
-    rows = boxes_to_rows(boxes, input)
-    return torch.ops.roialign_ext.prroi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
+        return _calls.prroi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
+    joined = join_boxes(boxes, input)
+    return torch.ops.roialign_ext.prroi_pool(input, joined, output_size, spatial_scale)  # type: ignore[no-any-return]
 
 
 def roi_warp(
@@ -202,9 +202,9 @@ def roi_warp(
         boxes = as_tensor_or_list(boxes)
         if _box_warnings.asked:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
-        return _calls.roi_warp(input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio, mode)
-    rows = boxes_to_rows(boxes, input)
-    return torch.ops.roialign_ext.roi_warp(input, rows, output_size, spatial_scale, sampling_ratio, mode)  # type: ignore[no-any-return]
+        return _calls.roi_warp(input, join_boxes(boxes, input), output_size, spatial_scale, sampling_ratio, mode)
+    joined = join_boxes(boxes, input)
+    return torch.ops.roialign_ext.roi_warp(input, joined, output_size, spatial_scale, sampling_ratio, mode)  # type: ignore[no-any-return]
 
 
 def roi_pool(
@@ -252,9 +252,9 @@ def roi_pool(
         boxes = as_tensor_or_list(boxes)
         if _box_warnings.asked:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
-        return _calls.roi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
-    rows = boxes_to_rows(boxes, input)
-    return torch.ops.roialign_ext.roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
+        return _calls.roi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
+    joined = join_boxes(boxes, input)
+    return torch.ops.roialign_ext.roi_pool(input, joined, output_size, spatial_scale)  # type: ignore[no-any-return]
 
 
 def ps_roi_align(
@@ -308,9 +308,9 @@ def ps_roi_align(
         boxes = as_tensor_or_list(boxes)
         if _box_warnings.asked:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
-        return _calls.ps_roi_align(input, boxes_to_rows(boxes, input), output_size, spatial_scale, sampling_ratio)
-    rows = boxes_to_rows(boxes, input)
-    return torch.ops.roialign_ext.ps_roi_align(input, rows, output_size, spatial_scale, sampling_ratio)  # type: ignore[no-any-return]
+        return _calls.ps_roi_align(input, join_boxes(boxes, input), output_size, spatial_scale, sampling_ratio)
+    joined = join_boxes(boxes, input)
+    return torch.ops.roialign_ext.ps_roi_align(input, joined, output_size, spatial_scale, sampling_ratio)  # type: ignore[no-any-return]
 
 
 def ps_roi_pool(
@@ -362,9 +362,9 @@ def ps_roi_pool(
         boxes = as_tensor_or_list(boxes)
         if _box_warnings.asked:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
-        return _calls.ps_roi_pool(input, boxes_to_rows(boxes, input), output_size, spatial_scale)
-    rows = boxes_to_rows(boxes, input)
-    return torch.ops.roialign_ext.ps_roi_pool(input, rows, output_size, spatial_scale)  # type: ignore[no-any-return]
+        return _calls.ps_roi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
+    joined = join_boxes(boxes, input)
+    return torch.ops.roialign_ext.ps_roi_pool(input, joined, output_size, spatial_scale)  # type: ignore[no-any-return]
 
 
 def crop_and_resize(
@@ -499,7 +499,7 @@ def roi_align_rotated(
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale], _box_warnings.ROTATED)
         return _calls.roi_align_rotated(
             input,
-            boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle"),
+            join_boxes(boxes, input, 5, "cx, cy, w, h, angle"),
             output_size,
             spatial_scale,
             sampling_ratio,
@@ -507,9 +507,9 @@ def roi_align_rotated(
             clockwise,
             angle_unit,
         )
-    rows = boxes_to_rows(boxes, input, 5, "cx, cy, w, h, angle")
+    joined = join_boxes(boxes, input, 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.roi_align_rotated(  # type: ignore[no-any-return]
-        input, rows, output_size, spatial_scale, sampling_ratio, aligned, clockwise, angle_unit
+        input, joined, output_size, spatial_scale, sampling_ratio, aligned, clockwise, angle_unit
     )
 
 
@@ -578,9 +578,9 @@ def multiscale_roi_align(
         boxes = as_tensor_or_list(boxes)
         if _box_warnings.asked:
             _box_warnings.warn_about_boxes(boxes, features, scales)
-    rows = boxes_to_rows(boxes, features[0])
+    joined = join_boxes(boxes, features[0])
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
-        own_list(features), rows, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
+        own_list(features), joined, output_size, scales, sampling_ratio, aligned, mode, canonical_scale, canonical_level
     )
 
 
@@ -659,8 +659,8 @@ def multiscale_roi_align_rotated(
         boxes = as_tensor_or_list(boxes)
         if _box_warnings.asked:
             _box_warnings.warn_about_boxes(boxes, features, scales, _box_warnings.ROTATED)
-    rows = boxes_to_rows(boxes, features[0], 5, "cx, cy, w, h, angle")
+    joined = join_boxes(boxes, features[0], 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.multiscale_roi_align_rotated(  # type: ignore[no-any-return]
-        own_list(features), rows, output_size, scales, sampling_ratio, aligned, clockwise, angle_unit, canonical_scale,
-        canonical_level,
+        own_list(features), joined, output_size, scales, sampling_ratio, aligned, clockwise, angle_unit,
+        canonical_scale, canonical_level,
     )  # fmt: skip

@@ -35,7 +35,7 @@ def _into_channels(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor
     return tensor.flatten(1, 2)
 
 
-def _into_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+def _into_first_dimension(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
     """[n, ...] with a batch dimension -> [batch * n, ...]."""
     if tensor is None:
         return None
@@ -43,8 +43,8 @@ def _into_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | N
     return tensor.flatten(0, 1)
 
 
-def _boxes_into_rows(boxes: Tensor, dim: int | None, batch: int, images: int | None) -> Tensor:
-    """Box rows [K, B] -> [batch * K, B]. With N = ``images`` images for each call, those of call i begin at i * N.
+def _batched_boxes(boxes: Tensor, dim: int | None, batch: int, images: int | None) -> Tensor:
+    """Boxes [K, B] -> [batch * K, B]. With N = ``images`` images for each call, those of call i begin at i * N.
 
     An index outside [0, N) belongs to no call and becomes -1, which is invalid everywhere.
     """
@@ -100,14 +100,14 @@ def batched(info: Any, in_dims: tuple[Any, ...], _: None, settings: Settings, *t
         maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
         input_size = [images, batch * channels, *planes]
     else:
-        into, place = _into_rows, 0
+        into, place = _into_first_dimension, 0
         parts = images if operator == "_pool_grad_input" else _size_without(boxes, boxes_dim)[0]
         indices = images // bins_per_image(settings.rule)  # which batch indices count
         naming = _as_given(boxes, boxes_dim, indices)
         shares_images = operator != "_pool_grad_input" and all(dim is None for dim in map_dims)
         if not shares_images:
             maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
-        boxes = _boxes_into_rows(boxes, boxes_dim, batch, None if shares_images else indices)
+        boxes = _batched_boxes(boxes, boxes_dim, batch, None if shares_images else indices)
         u, v = into(u, u_dim, batch), into(v, v_dim, batch)
         input_size = [batch * images, channels, *planes]
     grad, argmax = into(grad, grad_dim, batch), into(argmax, argmax_dim, batch)

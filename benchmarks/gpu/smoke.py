@@ -41,31 +41,31 @@ Call = Callable[[Tensor, Tensor], Tensor]
 
 
 def families() -> dict[str, Call]:
-    """A call for each kind of kernel, with a map and rows (image, x1, y1, x2, y2)."""
+    """A call for each kind of kernel, with a map and boxes (image, x1, y1, x2, y2)."""
     import roialign_ext as ext
 
-    def cropped(x: Tensor, rows: Tensor) -> Tensor:
+    def cropped(x: Tensor, boxes: Tensor) -> Tensor:
         height, width = (length / SCALE for length in PLANE)
-        boxes = rows[:, [2, 1, 4, 3]] / rows.new_tensor([height, width, height, width])
-        return ext.crop_and_resize(x, boxes, rows[:, 0].to(torch.int32), BINS)
+        normalised = boxes[:, [2, 1, 4, 3]] / boxes.new_tensor([height, width, height, width])
+        return ext.crop_and_resize(x, normalised, boxes[:, 0].to(torch.int32), BINS)
 
-    def turned(x: Tensor, rows: Tensor) -> Tensor:
-        centre, size = (rows[:, 1:3] + rows[:, 3:]) / 2, rows[:, 3:] - rows[:, 1:3]
-        angle = torch.arange(len(rows), device=rows.device, dtype=rows.dtype)[:, None] * 9 - 180
-        return ext.roi_align_rotated(x, torch.cat([rows[:, :1], centre, size, angle], dim=1), BINS, SCALE, 2)
+    def turned(x: Tensor, boxes: Tensor) -> Tensor:
+        centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
+        angle = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None] * 9 - 180
+        return ext.roi_align_rotated(x, torch.cat([boxes[:, :1], centre, size, angle], dim=1), BINS, SCALE, 2)
 
-    def levels(x: Tensor, rows: Tensor) -> Tensor:
+    def levels(x: Tensor, boxes: Tensor) -> Tensor:
         maps = [x, x[:, :, ::2, ::2]]
-        return ext.multiscale_roi_align(maps, rows, BINS, [SCALE, SCALE / 2], 2, canonical_scale=56, canonical_level=2)
+        return ext.multiscale_roi_align(maps, boxes, BINS, [SCALE, SCALE / 2], 2, canonical_scale=56, canonical_level=2)
 
     return {
-        "roi_align": lambda x, rows: ext.roi_align(x, rows, BINS, SCALE, 2),
-        "roi_align adaptive": lambda x, rows: ext.roi_align(x, rows, BINS, SCALE),
+        "roi_align": lambda x, boxes: ext.roi_align(x, boxes, BINS, SCALE, 2),
+        "roi_align adaptive": lambda x, boxes: ext.roi_align(x, boxes, BINS, SCALE),
         "multiscale_roi_align": levels,
-        "roi_align max": lambda x, rows: ext.roi_align(x, rows, BINS, SCALE, mode="max"),
-        "roi_pool": lambda x, rows: ext.roi_pool(x, rows, BINS, SCALE),
-        "prroi_pool": lambda x, rows: ext.prroi_pool(x, rows, BINS, SCALE),
-        "roi_warp": lambda x, rows: ext.roi_warp(x, rows, BINS, SCALE),
+        "roi_align max": lambda x, boxes: ext.roi_align(x, boxes, BINS, SCALE, mode="max"),
+        "roi_pool": lambda x, boxes: ext.roi_pool(x, boxes, BINS, SCALE),
+        "prroi_pool": lambda x, boxes: ext.prroi_pool(x, boxes, BINS, SCALE),
+        "roi_warp": lambda x, boxes: ext.roi_warp(x, boxes, BINS, SCALE),
         "crop_and_resize": cropped,
         "roi_align_rotated": turned,
     }
@@ -99,12 +99,12 @@ def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return x, torch.cat([image[:, None], low, low + size], dim=1)
 
 
-def passes(call: Call, x: Tensor, rows: Tensor, by_boxes: bool) -> list[Tensor]:
+def passes(call: Call, x: Tensor, boxes: Tensor, by_boxes: bool) -> list[Tensor]:
     """The output and its gradients, on the CPU."""
-    x, rows = x.detach().requires_grad_(), rows.detach().requires_grad_(by_boxes)
-    out = call(x, rows)
+    x, boxes = x.detach().requires_grad_(), boxes.detach().requires_grad_(by_boxes)
+    out = call(x, boxes)
     grad = (torch.arange(out.numel(), device=out.device) % 257 - 128).to(out.dtype).view(out.shape) / 128
-    wanted = [x, rows] if by_boxes else [x]
+    wanted = [x, boxes] if by_boxes else [x]
     return [one.detach().cpu() for one in (out, *torch.autograd.grad(out, wanted, grad))]
 
 
@@ -113,8 +113,8 @@ def fault(name: str) -> str:
     family, dtype, layout = name.rsplit(" ", 2)
     device = open_device()
     call, by_boxes = families()[family], family != "roi_pool"
-    x, rows = inputs(DTYPES[dtype])
-    there = x.to(device.name).contiguous(memory_format=LAYOUTS[layout]), rows.to(device.name)
+    x, boxes = inputs(DTYPES[dtype])
+    there = x.to(device.name).contiguous(memory_format=LAYOUTS[layout]), boxes.to(device.name)
     found = passes(call, *there, by_boxes)
     again = passes(call, *there, by_boxes)
     device.synchronize()
@@ -124,7 +124,7 @@ def fault(name: str) -> str:
         ("output", "grad_input", "grad_boxes"),
         found,
         again,
-        passes(call, x, rows, by_boxes),
+        passes(call, x, boxes, by_boxes),
         strict=False,
     ):
         if not torch.equal(one, other):

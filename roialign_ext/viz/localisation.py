@@ -45,7 +45,7 @@ _START = 11.25
 """Start of the unshifted box, map pixels: a quarter pixel from the positions where RoIWarp and RoIPool are exact."""
 
 
-def _rows(operator: str, starts: Tensor, size: float) -> Tensor:
+def _boxes(operator: str, starts: Tensor, size: float) -> Tensor:
     """Boxes ``[K, 5]`` of length ``size`` that ``operator`` reads at the true places ``starts`` ``[K, 2]`` (y, x)."""
     first = starts + (0.5 if operator in ("roi_align_half_pixel", "roi_pool") else 0.0)
     last = first + (size - 1.0 if operator == "roi_pool" else size)
@@ -99,7 +99,7 @@ def position_error(
     ramp = torch.arange(_LENGTH, dtype=torch.float64).expand(1, 1, _LENGTH, _LENGTH)
     starts = torch.stack([torch.full_like(moved, _START), _START + moved], dim=1)
     both = torch.cat([ramp, -ramp], dim=1)
-    pooled = pool(operator, both, _rows(operator, starts, size), (bins, bins), 1.0, sampling_ratio)
+    pooled = pool(operator, both, _boxes(operator, starts, size), (bins, bins), 1.0, sampling_ratio)
     read = (pooled[:, 0, 0] - pooled[:, 1, 0]) / 2
     return read - (_true_bins(starts[:, 1], size, bins) + size / bins / 2)
 
@@ -148,7 +148,7 @@ def value_error(
     blob = (profile[:, None] * profile)[None, None]
     places = torch.cartesian_prod(*[_START + torch.arange(-2.0, 3.0, dtype=torch.float64)] * 2)
     starts = (places + moved[:, None, None]).flatten(0, 1)
-    pooled = pool(operator, blob, _rows(operator, starts, size), (bins, bins), 1.0, sampling_ratio)[:, 0]
+    pooled = pool(operator, blob, _boxes(operator, starts, size), (bins, bins), 1.0, sampling_ratio)[:, 0]
     along_axis = max_of_gaussian if operator == "roi_pool" else mean_of_gaussian
     y, x = (along_axis(_true_bins(starts[:, i], size, bins) - centre, size / bins, deviation) for i in (0, 1))
     error = pooled - y[:, :, None] * x[:, None, :]

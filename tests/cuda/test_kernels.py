@@ -112,7 +112,7 @@ def test_kernels_agree_with_the_definition(
         call = RoIAlignCall((3, 2), 0.75, ratio, aligned, mode)
         argmax = None
         if mode == "max":
-            out, argmax = shim("_pool_max", [features], boxes, (3, 2), *arguments)
+            out, argmax = shim("_max_pool", [features], boxes, (3, 2), *arguments)
         else:
             (out,) = shim("_pool", [features], boxes, None, None, None, (3, 2), *arguments)
         wanted = call.forward(features, boxes)
@@ -130,28 +130,28 @@ def assert_close(actual: Tensor, wanted: Tensor) -> None:
     assert_within_rounding(actual, wanted.double(), 4 * largest.double())
 
 
-def bad_rows(case: Case) -> tuple[Tensor, Tensor]:
+def bad_boxes(case: Case) -> tuple[Tensor, Tensor]:
     """Rows of ``case`` with some invalid batch indices, and a mask of the valid ones."""
-    rows = case.rows()
-    spoilt = torch.tensor([-1.0, case.images, 0.5, float("nan"), float("inf"), -0.5, 1e30], dtype=rows.dtype)
-    good = torch.ones(len(rows), dtype=torch.bool)
+    boxes = case.boxes_tensor()
+    spoilt = torch.tensor([-1.0, case.images, 0.5, float("nan"), float("inf"), -0.5, 1e30], dtype=boxes.dtype)
+    good = torch.ones(len(boxes), dtype=torch.bool)
     for i, index in enumerate(spoilt):
-        rows[2 * i, 0] = index
+        boxes[2 * i, 0] = index
         good[2 * i] = False
-    return rows, good
+    return boxes, good
 
 
 @pytest.mark.parametrize("rule", ["roi_align_legacy", "prroi_pool", "roi_pool", "crop_bilinear", "rotated_half_pixel"])
 @pytest.mark.parametrize(("channels", "channels_last"), [(3, False), (34, False), (34, True)])
 def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: int, channels_last: bool) -> None:
-    """Their bins are NaN, their argmax -1, their gradients 0; the other rows do not notice."""
+    """Their bins are NaN, their argmax -1, their gradients 0; the other boxes do not notice."""
     case = Case(rule=rule, boxes="20", channels=channels, layout="channels_last" if channels_last else "contiguous")
-    rows, good = bad_rows(case)
+    boxes, good = bad_boxes(case)
     maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
     argmax = good_argmax = None
     if case.has_maximum:
-        values, argmax = shim("_pool_max", maps, rows, case.bins, *arguments)
-        wanted, good_argmax = CPU("_pool_max", maps, rows[good], case.bins, *arguments)
+        values, argmax = shim("_max_pool", maps, boxes, case.bins, *arguments)
+        wanted, good_argmax = CPU("_max_pool", maps, boxes[good], case.bins, *arguments)
         assert values[~good].isnan().all()
         assert (argmax[~good] == -1).all()
         assert torch.equal(argmax[good], good_argmax)
@@ -159,20 +159,20 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: in
     for chosen, good_chosen in ((None, None), (argmax, good_argmax)):
         if chosen is None and not case.has_mean:
             continue
-        (out,) = shim("_pool", maps, rows, None, None, chosen, case.bins, *arguments)
-        (wanted,) = CPU("_pool", maps, rows[good], None, None, good_chosen, case.bins, *arguments)
+        (out,) = shim("_pool", maps, boxes, None, None, chosen, case.bins, *arguments)
+        (wanted,) = CPU("_pool", maps, boxes[good], None, None, good_chosen, case.bins, *arguments)
         assert out[~good].isnan().all()
         assert_close(out[good], wanted)
         size = case.input_size
-        (grad_input,) = shim("_pool_grad_input", grad, rows, None, None, chosen, size, channels_last, *arguments)
+        (grad_input,) = shim("_pool_grad_input", grad, boxes, None, None, chosen, size, channels_last, *arguments)
         (wanted,) = CPU(
-            "_pool_grad_input", grad[good], rows[good], None, None, good_chosen, size, channels_last, *arguments
+            "_pool_grad_input", grad[good], boxes[good], None, None, good_chosen, size, channels_last, *arguments
         )
         assert_close(grad_input, wanted)
         if not case.has_mean:
             continue
-        (grad_boxes,) = shim("_pool_grad_boxes", grad, maps, rows, None, chosen, *arguments)
-        (wanted,) = CPU("_pool_grad_boxes", grad[good], maps, rows[good], None, good_chosen, *arguments)
+        (grad_boxes,) = shim("_pool_grad_boxes", grad, maps, boxes, None, chosen, *arguments)
+        (wanted,) = CPU("_pool_grad_boxes", grad[good], maps, boxes[good], None, good_chosen, *arguments)
         assert (grad_boxes[~good] == 0).all()
         assert_close(grad_boxes[good], wanted)
         assert (grad_boxes[:, 0] == 0).all()
@@ -203,12 +203,12 @@ def test_boxes_choose_their_pixels(shim: Operators) -> None:
 def test_pixels_without_weight_are_not_read(shim: Operators, layout: str, channels: int, ratio: int) -> None:
     """Bins of no, one and more rows and columns, inside and beyond the borders of the map; pixels hold any value."""
     case = Case(channels=channels, ratio=ratio, bins=(3, 5), planes=((12, 15),), images=1, layout=layout)
-    (clean,), rows, arguments = case.maps(), case.rows(), case.rule_arguments
+    (clean,), boxes, arguments = case.maps(), case.boxes_tensor(), case.rule_arguments
     on_border = torch.tensor([[0.0, -2.4, -2.6, 0.4, 0.4], [0.0, 13.6, 10.7, 17.0, 14.0], [0.0, 2.5, 2.5, 2.5, 9.5]])
-    for row in torch.cat([rows[rows.isfinite().all(1)], on_border]):
-        call = (row[None], None, None, None, case.bins, *arguments)
+    for box in torch.cat([boxes[boxes.isfinite().all(1)], on_border]):
+        call = (box[None], None, None, None, case.bins, *arguments)
         ones = torch.ones(1, channels, *case.bins)
-        (used,) = CPU("_pool_grad_input", ones, row[None], None, None, None, case.input_size, False, *arguments)
+        (used,) = CPU("_pool_grad_input", ones, box[None], None, None, None, case.input_size, False, *arguments)
         spoilt = torch.where(used != 0, clean, torch.tensor([float("nan"), float("inf")]).repeat(15 * 6).view(12, 15))
         (out,) = shim("_pool", [with_layout(spoilt, layout)], *call)
         assert_close(out, CPU("_pool", [clean], *call)[0])
@@ -218,11 +218,11 @@ def test_pixels_without_weight_are_not_read(shim: Operators, layout: str, channe
 def test_levels_of_several_layouts(shim: Operators, channels: int) -> None:
     """The layout of the first level decides the layout of the result."""
     case = Case(planes=((24, 40), (12, 20)), boxes="60", channels=channels)
-    maps, rows, arguments = case.maps(), case.rows(), case.rule_arguments
-    (wanted,) = CPU("_pool", maps, rows, None, None, None, case.bins, *arguments)
+    maps, boxes, arguments = case.maps(), case.boxes_tensor(), case.rule_arguments
+    (wanted,) = CPU("_pool", maps, boxes, None, None, None, case.bins, *arguments)
     for layouts in (("channels_last", "contiguous"), ("contiguous", "channels_last"), ("channels_last", "sliced")):
         mixed = [with_layout(one, layout) for one, layout in zip(maps, layouts, strict=True)]
-        (out,) = shim("_pool", mixed, rows, None, None, None, case.bins, *arguments)
+        (out,) = shim("_pool", mixed, boxes, None, None, None, case.bins, *arguments)
         assert out.is_contiguous(memory_format=torch.channels_last) == (layouts[0] == "channels_last")
         assert_close(out, wanted)
 
@@ -233,8 +233,8 @@ def test_channels_that_begin_between_packs(shim: Operators, dtype: torch.dtype, 
     """Addresses, images, rows or pixels that are not aligned to 16 bytes."""
     channels, (height, width) = 256, (6, 7)
     case = Case(channels=channels, planes=((height, width),), dtype=dtype, boxes="12", bins=(3, 2))
-    (features,), rows, arguments = case.maps(), case.rows(), case.rule_arguments
-    (wanted,) = CPU("_pool", [features], rows, None, None, None, case.bins, *arguments)
+    (features,), boxes, arguments = case.maps(), case.boxes_tensor(), case.rule_arguments
+    (wanted,) = CPU("_pool", [features], boxes, None, None, None, case.bins, *arguments)
     by_pixel = features.permute(0, 2, 3, 1)
     storage = torch.full((case.images * height * width * (channels + 16) * 2,), float("nan"), dtype=dtype)
     pixel = channels + 16
@@ -247,7 +247,7 @@ def test_channels_that_begin_between_packs(shim: Operators, dtype: torch.dtype, 
     ):
         moved = storage.as_strided(by_pixel.shape, strides, start)
         moved.copy_(by_pixel)
-        (out,) = shim("_pool", [moved.permute(0, 3, 1, 2)], rows, None, None, None, case.bins, *arguments)
+        (out,) = shim("_pool", [moved.permute(0, 3, 1, 2)], boxes, None, None, None, case.bins, *arguments)
         assert_close(out, wanted)
 
 
@@ -258,8 +258,8 @@ def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
     maps[0][:, 2, 3, 4] = float("-inf")
     for rule in ("roi_align_legacy", "roi_align_half_pixel", "roi_pool", "crop_bilinear", "crop_nearest"):
         arguments = Case(rule=rule, ratio=3).rule_arguments
-        actual = shim("_pool_max", maps, case.rows(), (3, 2), *arguments)
-        wanted = CPU("_pool_max", maps, case.rows(), (3, 2), *arguments)
+        actual = shim("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
+        wanted = CPU("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
         assert torch.equal(actual[1], wanted[1]), rule
         assert torch.equal(actual[0].nan_to_num(7.0), wanted[0].nan_to_num(7.0)), rule
 
@@ -274,7 +274,7 @@ def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: 
     boxes, features = torch.tensor([row]), random_tensor(1, 2, 30, 40, dtype=torch.float32)
     arguments = ([1.0], [8.0, 1.0], -1, rule)
     if rule == "roi_pool":
-        actual, wanted = (ops("_pool_max", [features], boxes, (2, 2), *arguments) for ops in (shim, CPU))
+        actual, wanted = (ops("_max_pool", [features], boxes, (2, 2), *arguments) for ops in (shim, CPU))
     else:
         actual, wanted = (ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU))
     assert_close(actual[0], wanted[0])
@@ -296,7 +296,7 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
     def results(ops: Operators) -> list[tuple[Tensor, ...]]:
         found, argmax = [], None
         if rule != "prroi_pool":
-            found.append(ops("_pool_max", [features], boxes, (2, bins), *rule_arguments))
+            found.append(ops("_max_pool", [features], boxes, (2, bins), *rule_arguments))
             argmax = found[0][1]
         for chosen in {id(argmax): argmax, id(None): None}.values():
             if chosen is None and rule == "roi_pool":
@@ -340,17 +340,17 @@ def test_small_bins_far_from_the_origin_keep_apart(shim: Operators) -> None:
 def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str, value: float) -> None:
     """Clamped samples have no derivative, and memory behind the map is not read."""
     case = Case(rule=rule, boxes="border", channels=33, images=1, layout=layout)
-    maps, rows, grad, arguments = case.maps(), case.rows(), case.grad(), case.rule_arguments
-    argmax = CPU("_pool_max", maps, rows, case.bins, *arguments)[1] if case.has_maximum else None
-    for column in range(1, rows.shape[1]):
-        u = random_tensor(*rows.shape, seed=column, dtype=rows.dtype)
+    maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.rule_arguments
+    argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    for column in range(1, boxes.shape[1]):
+        u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
         u[:, column] = value
         for chosen in [None, argmax] if case.has_maximum else [None]:
-            for v in (None, random_tensor(*rows.shape, dtype=rows.dtype)):
-                calls = [("_pool", maps, rows, u, v, chosen, case.bins, *arguments)]
+            for v in (None, random_tensor(*boxes.shape, dtype=boxes.dtype)):
+                calls = [("_pool", maps, boxes, u, v, chosen, case.bins, *arguments)]
                 channels_last = layout == "channels_last"
-                calls += [("_pool_grad_input", grad, rows, u, v, chosen, case.input_size, channels_last, *arguments)]
-                calls += [("_pool_grad_boxes", grad, maps, rows, u, chosen, *arguments)]
+                calls += [("_pool_grad_input", grad, boxes, u, v, chosen, case.input_size, channels_last, *arguments)]
+                calls += [("_pool_grad_boxes", grad, maps, boxes, u, chosen, *arguments)]
                 for call in calls:
                     for actual, wanted in zip(shim(*call), CPU(*call), strict=True):
                         finite = wanted.isfinite()
@@ -361,12 +361,12 @@ def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str,
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, layout: str) -> None:
     """Also infinite gradients. The first box's upper bins are off the map, the second's bins are all clamped in x."""
-    rows = torch.tensor([[0.0, 1.0, -20.0, 6.0, 6.0], [0.0, -0.9, 1.0, -0.4, 5.0]])
+    boxes = torch.tensor([[0.0, 1.0, -20.0, 6.0, 6.0], [0.0, -0.9, 1.0, -0.4, 5.0]])
     features = with_layout(random_tensor(1, 33, 8, 9, dtype=torch.float32), layout)
     grad = random_tensor(2, 33, 2, 2, dtype=torch.float32)
     grad[0, :, 0] = float("inf")
     grad[1, 3] = float("inf")
-    call = ("_pool_grad_boxes", grad, [features], rows, None, None, [1.0], [8.0, 1.0], 2, "roi_align_half_pixel")
+    call = ("_pool_grad_boxes", grad, [features], boxes, None, None, [1.0], [8.0, 1.0], 2, "roi_align_half_pixel")
     (actual,), (wanted,) = shim(*call), CPU(*call)
     assert wanted[0].isfinite().all()
     assert (wanted[1, [1, 3]] == 0).all()
@@ -381,14 +381,14 @@ def test_gradients_reach_the_pixels_with_weight(shim: Operators, channels: int, 
     """Also infinite gradients. The first box's bins have pixels without weight between their samples; the last box has
     samples on pixels, so that the first pixel of a bin is one that the bin before may touch, without weight."""
     corners = [(1.0, 1.0, 30.0, 25.0), (3.5, 2.25, 9.0, 8.5), (11.0, 4.0, 19.0, 12.0), (20.5, 16.5, 24.5, 20.5)]
-    rows = torch.tensor([[0.0, *box] for box in corners])
-    grad = random_tensor(len(rows), channels, 2, 2, dtype=torch.float32)
+    boxes = torch.tensor([[0.0, *box] for box in corners])
+    grad = random_tensor(len(boxes), channels, 2, 2, dtype=torch.float32)
     grad[0, 1::2, 1, 0] = float("inf")
     grad[1, ::2, 0, 1] = float("nan")
     grad[2, ::3, 1, 1] = float("-inf")
     grad[3, :, 0, 0] = float("inf")
     for given in (grad, grad.contiguous(memory_format=torch.channels_last)):
-        tail = (rows, None, None, None, [1, channels, 28, 33], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
+        tail = (boxes, None, None, None, [1, channels, 28, 33], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
         (actual,), (wanted,) = shim("_pool_grad_input", given, *tail), CPU("_pool_grad_input", grad, *tail)
         finite = wanted.isfinite()
         assert 10 < (~finite[:, : channels // 3 + 1]).sum() < finite[:, : channels // 3 + 1].numel() / 4
@@ -426,7 +426,7 @@ LAUNCHED = {
         "_pool_grad_input": ("fill_tables", "transpose_channels", "average_grad_input_nchw"),
     },
     "maxima": {
-        "_pool_max": ("fill_samples", "max_pool"),
+        "_max_pool": ("fill_samples", "max_pool"),
         "_pool": ("fill_samples", "argmax_pool"),
         "_pool_grad_input": ("fill_samples", "argmax_grad_input"),
         "_pool_grad_boxes": ("fill_samples", "argmax_grad_boxes"),
@@ -452,13 +452,13 @@ LAUNCHED = {
 def test_nothing_follows_a_launch_that_fails(shim: Operators, library: Path, what: str, case: Case) -> None:
     """A later kernel would read tables that were not written. The error names the call and the kernel; CUDA's own error
     is reset."""
-    counters, maps, rows, arguments = ctypes.CDLL(str(library)), case.maps(), case.rows(), case.rule_arguments
-    argmax = CPU("_pool_max", maps, rows, case.bins, *arguments)[1] if what == "maxima" else None
+    counters, maps, boxes, arguments = ctypes.CDLL(str(library)), case.maps(), case.boxes_tensor(), case.rule_arguments
+    argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if what == "maxima" else None
     calls = {
-        "_pool_max": (maps, rows, case.bins),
-        "_pool": (maps, rows, None, None, argmax, case.bins),
-        "_pool_grad_input": (case.grad(), rows, None, None, argmax, case.input_size, case.layout == "channels_last"),
-        "_pool_grad_boxes": (case.grad(), maps, rows, None, argmax),
+        "_max_pool": (maps, boxes, case.bins),
+        "_pool": (maps, boxes, None, None, argmax, case.bins),
+        "_pool_grad_input": (case.grad(), boxes, None, None, argmax, case.input_size, case.layout == "channels_last"),
+        "_pool_grad_boxes": (case.grad(), maps, boxes, None, argmax),
     }
     for name, launched in LAUNCHED[what].items():
         for number, kernel in enumerate(launched):
@@ -500,19 +500,19 @@ def test_sizes_beyond_the_tables_are_refused(shim: Operators) -> None:
     with pytest.raises(ValueError, match="input: on CUDA at most 16777216 rows and columns, got 16777217"):
         shim("_pool", [torch.zeros(1).expand(1, 1, 1, long)], boxes, None, None, None, (1, 1), *arguments)
     with pytest.raises(ValueError, match="sampling_ratio: expected at most 2147483647 samples along an axis of a box"):
-        shim("_pool_max", [features], boxes, (1, 40000), *arguments[:2], 60000, arguments[3])
+        shim("_max_pool", [features], boxes, (1, 40000), *arguments[:2], 60000, arguments[3])
 
 
 def test_as_many_samples_as_an_argmax_can_name(shim: Operators) -> None:
     features, boxes = torch.arange(4.0).reshape(1, 1, 1, 4), torch.tensor([[0.0, 0.0, -1e6, 3.0, 1e6]])
     arguments = ([1.0], [8.0, 1.0])
-    actual = shim("_pool_max", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy")
+    actual = shim("_max_pool", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy")
     assert all(
-        map(torch.equal, actual, CPU("_pool_max", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy"))
+        map(torch.equal, actual, CPU("_max_pool", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy"))
     )
     assert actual[1].item() == 65534
     with pytest.raises(ValueError, match="mode 'max': at most 65535 samples"):
-        shim("_pool_max", [features], boxes, (1, 1), *arguments, 65536, "roi_align_legacy")
+        shim("_max_pool", [features], boxes, (1, 1), *arguments, 65536, "roi_align_legacy")
 
 
 @pytest.mark.parametrize("channels", [3, 33, 128])
@@ -587,9 +587,9 @@ def test_checks_on_request(shim: Operators, monkeypatch: pytest.MonkeyPatch) -> 
 
     def sentences(ops: Operators) -> list[str]:
         result = []
-        for rows, rule in ((boxes, "roi_align_legacy"), (turned, "rotated_legacy")):
+        for invalid, rule in ((boxes, "roi_align_legacy"), (turned, "rotated_legacy")):
             with pytest.raises((IndexError, ValueError)) as info:
-                ops("_pool", [features], rows, None, None, None, (1, 1), *arguments[:3], rule)
+                ops("_pool", [features], invalid, None, None, None, (1, 1), *arguments[:3], rule)
             result.append(f"{info.type.__name__}: {str(info.value).splitlines()[0]}")
         return result
 

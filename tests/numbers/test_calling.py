@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roialign_ext import roi_align
-from support.inputs import BOX_SETS, DTYPES, listed, random_tensor, rows
+from support.inputs import BOX_SETS, DTYPES, listed, random_tensor, xyxy
 from support.operator_calls import OperatorCall
 from support.operators import OPERATORS, each_function, each_operator
 
@@ -82,7 +82,7 @@ def test_index_of_an_image_is_exact(call: OperatorCall, box_dtype: torch.dtype) 
     images, call = 2060, replace(call, output_size=(1, 1))
     expected = (torch.arange(images) % 251).to(torch.bfloat16)
     features = call.input_of(expected[:, None, None, None].expand(-1, 2, 3, 3))
-    boxes = call.from_corners(rows((0.0, 0.0, 2.0, 2.0)).repeat(images, 1), 3, 3)
+    boxes = call.from_corners(xyxy((0.0, 0.0, 2.0, 2.0)).repeat(images, 1), 3, 3)
     boxes[:, 0] = torch.arange(images)
     if call.takes_lists:
         out = call(features, list(boxes[:, 1:].to(box_dtype).split(1)))

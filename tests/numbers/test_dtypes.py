@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from roialign_ext import roi_align
-from support.inputs import BOX_SETS, DTYPES, FORMATS, LOW_PRECISION, MODES, formatted, random_tensor, rows, spread
+from support.inputs import (
+    BOX_SETS,
+    DTYPES,
+    FORMATS,
+    LOW_PRECISION,
+    MODES,
+    formatted,
+    random_tensor,
+    spread,
+    xyxy,
+)
 from support.operator_calls import OperatorCall, RoIAlignCall
 from support.operators import OPERATORS, each_operator
 from support.tolerance import assert_gradients_match_oracle, assert_matches_oracle
@@ -35,7 +45,7 @@ def test_every_pair(call: OperatorCall, dtype: torch.dtype, box_dtype: torch.dty
 def test_coordinates_keep_float32_precision(dtype: torch.dtype, mode: str) -> None:
     """Boxes up to 4000 px: a bfloat16 coordinate would be off by up to 8 px there, a float16 one by 1 px."""
     features = random_tensor(1, 2, 8, 1010, seed=3, dtype=dtype)
-    boxes = rows((3001.3, 2.2, 3017.9, 9.1), (4003.3, 4.7, 4021.6, 20.1), (1023.7, 0.3, 1400.1, 30.9)).float()
+    boxes = xyxy((3001.3, 2.2, 3017.9, 9.1), (4003.3, 4.7, 4021.6, 20.1), (1023.7, 0.3, 1400.1, 30.9)).float()
     assert_matches_oracle(RoIAlignCall((2, 3), 0.25, 2, True, mode), features, boxes)
 
 
@@ -101,7 +111,7 @@ def test_autocast_after_a_convolution() -> None:
 def test_at_most_twice_the_error_of_one_rounding(dtype: torch.dtype) -> None:
     """Over a whole result: its largest error against float64 is at most twice the largest error of rounding once."""
     features = random_tensor(1, 64, 40, 50, seed=9, dtype=dtype)
-    boxes = rows((1.3, 2.2, 40.9, 33.1), (-5.0, 3.3, 17.1, 60.0)).float()
+    boxes = xyxy((1.3, 2.2, 40.9, 33.1), (-5.0, 3.3, 17.1, 60.0)).float()
     call = RoIAlignCall((7, 7), 1.0, 2, True)
     exact = call.forward(features, boxes)
 

@@ -27,9 +27,9 @@ from support.inputs import (
     listed,
     random_tensor,
     requiring_grad,
-    rotated_rows,
-    rows,
+    rotated_boxes,
     smooth_boxes,
+    xyxy,
 )
 from support.operator_calls import (
     CropCall,
@@ -177,27 +177,27 @@ def test_grad_boxes_on_a_cell_border_is_the_forward_difference() -> None:
         1.0,
         5.0,
     )  # rows 0 0 1 5; the only sample at x = 2: left slope 1, right slope 4
-    box = rows((2.0, 1.0, 3.0, 2.0))
+    box = xyxy((2.0, 1.0, 3.0, 2.0))
     assert by_boxes(RoIAlignCall((1, 1), 1.0, 1, True), box, features) == pytest.approx([0, 2, 0, 2, 0])
 
 
 def test_grad_boxes_of_a_ramp() -> None:
     """Equation (15). Every output is 10 y + x at the centre of a bin: t = 1/4 or 3/4 along the box, twice each."""
-    box = rows((2.6, 4.6, 7.4, 9.4))
+    box = xyxy((2.6, 4.6, 7.4, 9.4))
     assert by_boxes(RoIAlignCall((2, 2), 0.5, 1, True), box, RAMP) == pytest.approx([0, 1, 10, 1, 10])
     assert by_boxes(PrRoIPoolCall((2, 2), 0.5), box, RAMP) == pytest.approx([0, 1, 10, 1, 10])
     assert by_boxes(RoIWarpCall((2, 2), 0.5, 2), box, RAMP) == pytest.approx([0, 1, 10, 1, 10])
-    assert by_boxes(CropCall((2, 2)), rows((0.2, 0.3, 0.7, 0.9)), RAMP) == pytest.approx([0, 140, 14, 140, 14])
-    assert by_boxes(CropCall((1, 1)), rows((0.2, 0.3, 0.7, 0.9)), RAMP) == pytest.approx([0, 35, 3.5, 35, 3.5])
-    assert by_boxes(CropCall((2, 2), method="nearest"), rows((0.2, 0.3, 0.7, 0.9)), RAMP) == [0.0] * 5
+    assert by_boxes(CropCall((2, 2)), xyxy((0.2, 0.3, 0.7, 0.9)), RAMP) == pytest.approx([0, 140, 14, 140, 14])
+    assert by_boxes(CropCall((1, 1)), xyxy((0.2, 0.3, 0.7, 0.9)), RAMP) == pytest.approx([0, 35, 3.5, 35, 3.5])
+    assert by_boxes(CropCall((2, 2), method="nearest"), xyxy((0.2, 0.3, 0.7, 0.9)), RAMP) == [0.0] * 5
     # about the centre: sizes do nothing to the sum, the centre moves all four, and so does the angle nothing
-    turned = rotated_rows((7.1, 8.3, 4.1, 3.3, 20.0))
+    turned = rotated_boxes((7.1, 8.3, 4.1, 3.3, 20.0))
     assert by_boxes(RotatedCall((2, 2), 0.5, 1), turned, RAMP) == pytest.approx([0, 2, 20, 0, 0, 0], abs=1e-12)
 
 
 def test_rotated_gradient_of_one_sample_off_the_centre() -> None:
     """One bin of 2 in the gradient only: at v = 0, u = 1 map pixel right of the centre, y = -u sin, x = u cos."""
-    box = rotated_rows((4.5, 4.5, 4.0, 2.0, 30.0)).requires_grad_()
+    box = rotated_boxes((4.5, 4.5, 4.0, 2.0, 30.0)).requires_grad_()
     out = RotatedCall((1, 2), 1.0, 1)(RAMP, box)
     assert out[0, 0, 0, 1].item() == pytest.approx(10 * (4 - 0.5) + 4 + 3**0.5 / 2)
     (grad,) = torch.autograd.grad(out[0, 0, 0, 1], box)
@@ -208,33 +208,33 @@ def test_rotated_gradient_of_one_sample_off_the_centre() -> None:
 def test_minimum_size_passes_no_gradient_to_the_size() -> None:
     """The second corner of a warped box without width, or of a legacy one below 1, has no effect."""
     for box, expected in (((2.2, 3.1, 2.6, 6.1), [0, 1, 5, 0, 5]), ((3.1, 2.2, 6.1, 2.6), [0, 0.5, 10, 0.5, 0])):
-        assert by_boxes(RoIAlignCall((1, 1), 1.0, 1), rows(box), RAMP) == pytest.approx(expected)
+        assert by_boxes(RoIAlignCall((1, 1), 1.0, 1), xyxy(box), RAMP) == pytest.approx(expected)
     warp = RoIWarpCall((1, 1), 1.0, 1)
-    assert by_boxes(warp, rows((2.2, 3.1, 2.4, 6.1)), RAMP) == pytest.approx([0, 1, 5, 0, 5])
+    assert by_boxes(warp, xyxy((2.2, 3.1, 2.4, 6.1)), RAMP) == pytest.approx([0, 1, 5, 0, 5])
     rotated = RotatedCall((1, 2), 1.0, 1, aligned=False)
-    box = rotated_rows((3.3, 3.4, 0.5, 3.0, 0.0)).requires_grad_()
+    box = rotated_boxes((3.3, 3.4, 0.5, 3.0, 0.0)).requires_grad_()
     (grad,) = torch.autograd.grad(rotated(RAMP, box)[0, 0, 0, 0], box)
     assert grad[0].tolist() == pytest.approx([0, 1, 10, 0, 0, 0.25 * 10 * torch.pi / 180])
 
 
 def test_clamped_and_rejected_samples_pass_no_grad_boxes() -> None:
     for x in ((-1.0, 1.0), (7.5, 8.5), (0.0, 1.0)):  # clamped
-        box = rows((x[0], 2.2, x[1], 4.2))
+        box = xyxy((x[0], 2.2, x[1], 4.2))
         assert by_boxes(RoIAlignCall((1, 1), 1.0, 1, True), box, RAMP) == pytest.approx([0, 0, 5, 0, 5])
-    assert by_boxes(RoIAlignCall((1, 1), 1.0, 1, True), rows((-3.0, 2.2, -1.0, 4.2)), RAMP) == [0.0] * 5  # x = -2.5
+    assert by_boxes(RoIAlignCall((1, 1), 1.0, 1, True), xyxy((-3.0, 2.2, -1.0, 4.2)), RAMP) == [0.0] * 5  # x = -2.5
     crop = CropCall((1, 1))
-    assert by_boxes(crop, rows((0.25, -0.3, 0.35, 0.1)), RAMP) == [0.0] * 5  # x = -0.7: outside
-    assert by_boxes(crop, rows((0.25, 0.9, 0.35, 1.2)), RAMP) == [0.0] * 5  # x = 7.35: outside
+    assert by_boxes(crop, xyxy((0.25, -0.3, 0.35, 0.1)), RAMP) == [0.0] * 5  # x = -0.7: outside
+    assert by_boxes(crop, xyxy((0.25, 0.9, 0.35, 1.2)), RAMP) == [0.0] * 5  # x = 7.35: outside
     rotated = RotatedCall((1, 1), 1.0, 1)
-    assert by_boxes(rotated, rotated_rows((0.1, 3.7, 2.0, 2.0, 0.0)), RAMP)[1:3] == pytest.approx([0, 10])  # x = -0.4
-    assert by_boxes(rotated, rotated_rows((-0.7, 3.7, 2.0, 2.0, 0.0)), RAMP) == [0.0] * 6  # x = -1.2
+    assert by_boxes(rotated, rotated_boxes((0.1, 3.7, 2.0, 2.0, 0.0)), RAMP)[1:3] == pytest.approx([0, 10])  # x = -0.4
+    assert by_boxes(rotated, rotated_boxes((-0.7, 3.7, 2.0, 2.0, 0.0)), RAMP) == [0.0] * 6  # x = -1.2
     prroi = PrRoIPoolCall((1, 1))
-    assert by_boxes(prroi, rows((-5.0, 1.0, -1.0, 4.0)), torch.ones(1, 1, 8, 8).double()) == [0.0] * 5
+    assert by_boxes(prroi, xyxy((-5.0, 1.0, -1.0, 4.0)), torch.ones(1, 1, 8, 8).double()) == [0.0] * 5
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_scale_enters_the_grad_boxes(mode: str) -> None:
-    small, large = rows((1.2, 1.4, 4.3, 5.7)), rows((4.8, 5.6, 17.2, 22.8))
+    small, large = xyxy((1.2, 1.4, 4.3, 5.7)), xyxy((4.8, 5.6, 17.2, 22.8))
     fine = by_boxes(RoIAlignCall((2, 2), 1.0, 2, False, mode), small, RAMP)
     coarse = by_boxes(RoIAlignCall((2, 2), 0.25, 2, False, mode), large, RAMP)
     assert coarse == pytest.approx([value / 4 for value in fine])
@@ -360,7 +360,7 @@ def test_nan_in_the_output_gradient_reaches_only_what_was_used(call: OperatorCal
 def test_nan_times_a_weight_of_zero_is_not_added(mode: str) -> None:
     """A tap of weight 0 takes no part in backward either."""
     call, features = RoIAlignCall((2, 2), 1.0, 1, True, mode), random_tensor(1, 3, 7, 9, seed=12)
-    boxes = torch.cat([rows((1.0, 1.0, 3.0, 3.0)), BOX_SETS["inside"]])
+    boxes = torch.cat([xyxy((1.0, 1.0, 3.0, 3.0)), BOX_SETS["inside"]])
     grad = random_tensor(len(boxes), 3, 2, 2, seed=13)
     grad[0] = NAN
     (grad_input,) = call.gradients([features.requires_grad_(), boxes], grad)

@@ -23,9 +23,9 @@ from support.inputs import (
     all_boxes,
     finest,
     random_tensor,
-    rotated_rows,
-    rows,
+    rotated_boxes,
     spread,
+    xyxy,
 )
 from support.operator_calls import (
     CropCall,
@@ -175,7 +175,7 @@ def test_crop_and_pool_recipe(form: Form, method: str, mode: str, grid: int) -> 
 @pytest.mark.parametrize("channels", [4, 20])
 def test_roi_pool_of_whole_bins_is_max_pool2d(form: Form, layout: torch.memory_format, channels: int) -> None:
     """Values and gradients are equal, also of NaN and infinite pixels: the gradient goes to a NaN."""
-    call, box = RoIPoolCall((2, 3)), rows((0.0, 0.0, 8.0, 5.0)).float()
+    call, box = RoIPoolCall((2, 3)), xyxy((0.0, 0.0, 8.0, 5.0)).float()
     for dtype in form.dtypes:
         features = random_tensor(1, channels, 6, 9, seed=8, dtype=dtype)
         features[0, 0, 1, 2] = features[0, 1, 5, 8] = features[0, 2, 0, 0] = NAN
@@ -254,16 +254,16 @@ RAMP = 3.0 * torch.arange(12.0).double()[:, None] - 2.0 * torch.arange(15.0).dou
 @pytest.mark.parametrize(
     ("call", "box", "first", "step"),
     [
-        *((RoIAlignCall((4, 3), 0.5, ratio), rows((2.4, 1.6, 25.2, 19.0)), (0.8, 1.2), (8.7 / 4, 11.4 / 3))
+        *((RoIAlignCall((4, 3), 0.5, ratio), xyxy((2.4, 1.6, 25.2, 19.0)), (0.8, 1.2), (8.7 / 4, 11.4 / 3))
           for ratio in RATIOS),
-        *((RoIAlignCall((4, 3), 0.5, ratio, True), rows((2.4, 1.6, 25.2, 19.0)), (0.3, 0.7), (8.7 / 4, 11.4 / 3))
+        *((RoIAlignCall((4, 3), 0.5, ratio, True), xyxy((2.4, 1.6, 25.2, 19.0)), (0.3, 0.7), (8.7 / 4, 11.4 / 3))
           for ratio in RATIOS),
-        (PrRoIPoolCall((4, 3), 0.5), rows((2.4, 1.6, 25.2, 19.0)), (0.8, 1.2), (8.7 / 4, 11.4 / 3)),
-        (RoIWarpCall((4, 3), 0.5, 3), rows((2.4, 1.6, 25.2, 19.0)), (1.0, 1.0), (9 / 4, 12 / 3)),
-        (RotatedCall((4, 3), 0.5, 2), rotated_rows((13.8, 10.3, 22.8, 17.4, 0.0)), (0.3, 0.7), (8.7 / 4, 11.4 / 3)),
-        (RotatedCall((4, 3), 0.5, aligned=False), rotated_rows((13.8, 10.3, 22.8, 17.4, 0.0)), (0.8, 1.2),
+        (PrRoIPoolCall((4, 3), 0.5), xyxy((2.4, 1.6, 25.2, 19.0)), (0.8, 1.2), (8.7 / 4, 11.4 / 3)),
+        (RoIWarpCall((4, 3), 0.5, 3), xyxy((2.4, 1.6, 25.2, 19.0)), (1.0, 1.0), (9 / 4, 12 / 3)),
+        (RotatedCall((4, 3), 0.5, 2), rotated_boxes((13.8, 10.3, 22.8, 17.4, 0.0)), (0.3, 0.7), (8.7 / 4, 11.4 / 3)),
+        (RotatedCall((4, 3), 0.5, aligned=False), rotated_boxes((13.8, 10.3, 22.8, 17.4, 0.0)), (0.8, 1.2),
          (8.7 / 4, 11.4 / 3)),
-        (CropCall((4, 3)), rows((0.1, 0.2, 0.7, 0.9)), (1.1 - 1.1, 2.8 - 2.45), (2.2, 4.9)),
+        (CropCall((4, 3)), xyxy((0.1, 0.2, 0.7, 0.9)), (1.1 - 1.1, 2.8 - 2.45), (2.2, 4.9)),
     ],
 )  # fmt: skip
 def test_linear_ramp_is_reproduced_at_bin_centres(
@@ -279,7 +279,10 @@ def test_linear_ramp_is_reproduced_at_bin_centres(
 def test_whole_map_is_returned(form: Form) -> None:
     for dtype in form.dtypes:
         features = random_tensor(2, 3, 7, 9, dtype=dtype)
-        pixels, shares = rows((0.0, 0.0, 9.0, 7.0)).repeat(2, 1), rows((0.0, 0.0, 1.0, 1.0)).repeat(2, 1)
+        pixels, shares = (
+            xyxy((0.0, 0.0, 9.0, 7.0)).repeat(2, 1),
+            xyxy((0.0, 0.0, 1.0, 1.0)).repeat(2, 1),
+        )
         calls: list[tuple[OperatorCall, Tensor]] = [
             (RoIAlignCall((7, 9), 1.0, 1, True), pixels),
             (CropCall((7, 9)), shares),
@@ -299,7 +302,7 @@ def test_quarter_turns(form: Form, quarter: int, clockwise: bool, unit: str) -> 
     upright = torch.tensor([[4.5, 5.0, 5.5, 6.0], [7.0, 7.5, 8.0, 8.5], [9.5, 10.0, 10.5, 11.0], [12, 12.5, 13, 13.5]])
     said = 90.0 * quarter * (-1.0 if clockwise else 1.0) * (torch.pi / 180.0 if unit == "radian" else 1.0)
     call = RotatedCall((4, 4), clockwise=clockwise, angle_unit=unit)
-    out = form.value(call, torch.arange(25.0).reshape(1, 1, 5, 5).double(), rotated_rows((2.0, 2.0, 2.0, 2.0, said)))
+    out = form.value(call, torch.arange(25.0).reshape(1, 1, 5, 5).double(), rotated_boxes((2.0, 2.0, 2.0, 2.0, said)))
     assert_close(out[0, 0], torch.rot90(upright, -quarter).double(), atol=1e-12, rtol=0)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oracle import reference
 from roialign_ext import roi_align
-from support.inputs import BOX_SETS, LAYOUTS, all_boxes, as_array, random_tensor, rows, spread, with_layout
+from support.inputs import BOX_SETS, LAYOUTS, all_boxes, as_array, random_tensor, spread, with_layout, xyxy
 from support.operator_calls import RoIAlignCall
 from support.tolerance import assert_gradients_match_oracle, assert_matches_oracle
 
@@ -52,7 +52,7 @@ def gradient(features: Tensor, box: Tensor, call: RoIAlignCall) -> tuple[Tensor,
 def test_first_of_equal_samples_wins() -> None:
     """Four samples at the centres of four pixels of the same value: the gradient goes to the first, rows outermost."""
     call = RoIAlignCall((1, 1), 1.0, 2, True, "max")
-    box = rows((0.0, 0.0, 2.0, 2.0))
+    box = xyxy((0.0, 0.0, 2.0, 2.0))
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         for layout in (torch.contiguous_format, torch.channels_last):
             features = torch.full((1, 2, 3, 3), 4.0, dtype=dtype).contiguous(memory_format=layout)
@@ -67,10 +67,10 @@ def test_rejected_samples_take_part_as_zero() -> None:
     """A negative map: inside, the maximum is negative; across the border it is the 0 of a rejected sample."""
     features = -1.0 - torch.rand(1, 2, 6, 6, dtype=torch.float64)
     call = RoIAlignCall((1, 1), 1.0, 4, True, "max")
-    out, grad_input = gradient(features, rows((-6.0, 1.0, 4.0, 5.0)), call)
+    out, grad_input = gradient(features, xyxy((-6.0, 1.0, 4.0, 5.0)), call)
     assert out.flatten().tolist() == [0.0, 0.0]
     assert not bool(grad_input.any())
-    out, grad_input = gradient(features, rows((1.0, 1.0, 4.0, 5.0)), call)
+    out, grad_input = gradient(features, xyxy((1.0, 1.0, 4.0, 5.0)), call)
     assert bool((out < 0).all())
     assert grad_input.sum().item() == pytest.approx(2.0)
 
@@ -80,7 +80,7 @@ def test_zero_inside_and_rejected_tie(mirrored: bool) -> None:
     """Values 0 inside, 0 from rejected samples: the first in the order of the samples wins."""
     features = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
     call = RoIAlignCall((1, 1), 1.0, 2, True, "max")
-    box = rows((-8.0, 0.0, 2.0, 2.0)) if not mirrored else rows((2.0, 0.0, 10.0, 2.0))
+    box = xyxy((-8.0, 0.0, 2.0, 2.0)) if not mirrored else xyxy((2.0, 0.0, 10.0, 2.0))
     out, grad_input = gradient(features, box, call)
     assert out.item() == 0.0
     assert grad_input.sum().item() == (1.0 if mirrored else 0.0)
@@ -88,7 +88,7 @@ def test_zero_inside_and_rejected_tie(mirrored: bool) -> None:
 
 def test_empty_grid_is_zero() -> None:
     features = -torch.ones(1, 2, 6, 6, dtype=torch.float64)
-    boxes = rows((4.0, 3.0, 1.0, 5.0), (2.0, 2.0, 2.0, 2.0)).requires_grad_()
+    boxes = xyxy((4.0, 3.0, 1.0, 5.0), (2.0, 2.0, 2.0, 2.0)).requires_grad_()
     features.requires_grad_()
     out = roi_align(features, boxes, 2, 1.0, -1, True, "max")
     assert not bool(out.any())
@@ -130,7 +130,7 @@ def test_the_argmax_is_a_place_among_the_inside_samples(
     boxes = all_boxes(2)
     rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
     features = random_tensor(2, channels, 7, 9, seed=1).contiguous(memory_format=layout)
-    values, argmax = torch.ops.roialign_ext._pool_max([features], boxes, [3, 2], [0.8], [224.0, 4.0], ratio, rule)
+    values, argmax = torch.ops.roialign_ext._max_pool([features], boxes, [3, 2], [0.8], [224.0, 4.0], ratio, rule)
     assert argmax.dtype == torch.int32
     assert argmax.shape == values.shape
     assert argmax.is_contiguous(memory_format=layout)
@@ -166,7 +166,7 @@ def test_with_the_argmax_fixed_the_form_is_linear() -> None:
     """``_pool`` with the argmax is the max itself at the tensors that made it, and linear in the input."""
     boxes, other = all_boxes(2), random_tensor(2, 3, 7, 9, seed=6)
     arguments = ([3, 2], [0.8], [224.0, 4.0], 2, "roi_align_half_pixel")
-    values, argmax = torch.ops.roialign_ext._pool_max([FEATURES], boxes, *arguments)
+    values, argmax = torch.ops.roialign_ext._max_pool([FEATURES], boxes, *arguments)
     pool = torch.ops.roialign_ext._pool
     at_argmax = pool([FEATURES], boxes, None, None, argmax, *arguments)
     torch.testing.assert_close(at_argmax, values, atol=1e-13, rtol=0)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from oracle import reference
 from oracle.reference import Params
 from support import differentiable
-from support.inputs import BOX_SETS, MODES, all_boxes, as_array, random_tensor, smooth_boxes, smooth_rows
+from support.inputs import BOX_SETS, MODES, all_boxes, as_array, random_tensor, smooth_boxes, smooth_boxes_of
 from support.operator_calls import CropCall, OperatorCall, RoIAlignCall, RoIWarpCall
 from support.operators import OPERATORS, each_operator
 
@@ -45,7 +45,7 @@ def test_grad_inputs_are_those_of_the_forward(call: OperatorCall) -> None:
 def test_grad_boxes_equal_finite_differences(name: str) -> None:
     """Except ``roi_warp``'s, whose derivative is by definition not that of its steps."""
     call = OPERATORS[name]
-    boxes, features = smooth_rows(call, 12), call.input_of(FEATURES)
+    boxes, features = smooth_boxes_of(call, 12), call.input_of(FEATURES)
     grad = random_tensor(*call.output_shape(features, boxes), seed=4)
     grad_boxes = call.grad_boxes(grad, features, boxes)
     assert not bool(grad_boxes[:, 0].any())

@@ -11,7 +11,7 @@ import torch
 
 from oracle import reference, reference_multiscale
 from oracle.reference import Params
-from support.inputs import NAN, all_boxes, as_array, listed, pyramid_boxes, random_tensor, rows
+from support.inputs import NAN, all_boxes, as_array, listed, pyramid_boxes, random_tensor, xyxy
 
 PYRAMID = [random_tensor(2, 3, 32 // 2**level, 40 // 2**level, seed=20 + level) for level in range(4)]
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -26,14 +26,14 @@ def pyramid_params(kind: type[np.floating[Any]] = np.float64, **changes: Any) ->
     [(1e-3, 0), (55.9, 0), (56.0, 0), (111.9, 0), (112.0, 1), (223.9, 1), (224.0, 2), (447.9, 2), (448.0, 3), (1e6, 3)],
 )
 def test_level_by_hand(size: float, level: int) -> None:
-    boxes = rows((5.0, 7.0, 5.0 + size, 7.0 + size), (5.0, 7.0, 5.0 + 2 * size, 7.0 + size / 2))
+    boxes = xyxy((5.0, 7.0, 5.0 + size, 7.0 + size), (5.0, 7.0, 5.0 + 2 * size, 7.0 + size / 2))
     for kind in (np.float32, np.float64):
         assert reference_multiscale.levels(as_array(boxes), pyramid_params(kind)) == [level, level]
 
 
 def test_levels_of_odd_boxes() -> None:
     """No area: the finest. Both corners exchanged: the same area. One exchanged, or NaN: no area, the finest."""
-    boxes = rows((5.0, 5.0, 5.0, 5.0), (300.0, 300.0, 10.0, 10.0), (300.0, 10.0, 10.0, 300.0), (NAN, 1.0, 2.0, 3.0))
+    boxes = xyxy((5.0, 5.0, 5.0, 5.0), (300.0, 300.0, 10.0, 10.0), (300.0, 10.0, 10.0, 300.0), (NAN, 1.0, 2.0, 3.0))
     assert reference_multiscale.levels(as_array(boxes), pyramid_params()) == [0, 2, 0, 0]
     params = pyramid_params(canonical_scale=448.0, canonical_level=5.0)
     assert reference_multiscale.levels(as_array(boxes[1:2]), params) == [2]

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from oracle import reference_prroi
 from support.differentiable import surface
-from support.inputs import BOX_SETS, random_tensor, rows, spread
+from support.inputs import BOX_SETS, random_tensor, spread, xyxy
 from support.operator_calls import PrRoIPoolCall
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=1)
@@ -17,7 +17,7 @@ FEATURES = random_tensor(2, 3, 7, 9, seed=1)
 
 def test_prroi_of_one_pixel_by_hand() -> None:
     """The hat function: its integral over [0, 1] is 1/2, over [-1/2, 1/2] 3/4, over [-1, 1] 1."""
-    boxes = rows((0.0, 0.0, 1.0, 1.0), (-0.5, -0.5, 0.5, 0.5), (-1.0, -1.0, 1.0, 1.0), (-3.0, 0.0, 1.0, 1.0))
+    boxes = xyxy((0.0, 0.0, 1.0, 1.0), (-0.5, -0.5, 0.5, 0.5), (-1.0, -1.0, 1.0, 1.0), (-3.0, 0.0, 1.0, 1.0))
     out = PrRoIPoolCall((1, 1)).forward(torch.ones(1, 1, 1, 1), boxes).flatten()
     assert out.tolist() == [1 / 4, 9 / 16, 1 / 4, 1 / 8]
 
@@ -45,7 +45,7 @@ def test_prroi_without_area_is_zero() -> None:
 def test_prroi_of_a_bin_smaller_than_one_rounding_is_the_surface() -> None:
     """In float32 both ends of the outer bins are one number: value and slopes are those of that point."""
     features, low, high = FEATURES[:1].float(), 4.25, float(np.nextafter(np.float32(4.25), np.float32(5.0)))
-    boxes, wide = torch.tensor([[0.0, low, 2.0, high, 4.0]]), rows((4.25 - 1e-7, 2.0, 4.25 + 1e-6, 4.0))
+    boxes, wide = torch.tensor([[0.0, low, 2.0, high, 4.0]]), xyxy((4.25 - 1e-7, 2.0, 4.25 + 1e-6, 4.0))
     points = reference_prroi.bins_of(low, high, 3, reference_prroi.Params((1, 3), coordinate=np.float32))
     assert [point.is_point for point in points] == [True, False, True]
     call = PrRoIPoolCall((1, 3))

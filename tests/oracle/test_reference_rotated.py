@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from oracle import reference_rotated
 from support.differentiable import surface
-from support.inputs import as_array, random_tensor, rotated_rows, smooth_rows
+from support.inputs import as_array, random_tensor, rotated_boxes, smooth_boxes_of
 from support.operator_calls import RotatedCall
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=1)
@@ -28,7 +28,7 @@ FEATURES = random_tensor(2, 3, 7, 9, seed=1)
 def test_rotated_equals_grid_sample(aligned: bool, ratio: int) -> None:
     """A second definition, by affine maps and torch's interpolation, with its value and all gradients by autograd."""
     call = RotatedCall((3, 2), 0.8, ratio, aligned)
-    boxes = torch.cat([call.boxes("inside", "crossing", "outside", "turned"), smooth_rows(call, 6)])
+    boxes = torch.cat([call.boxes("inside", "crossing", "outside", "turned"), smooth_boxes_of(call, 6)])
     features, leaf = FEATURES.clone().requires_grad_(), boxes.clone().requires_grad_()
     outputs = []
     for row in leaf:
@@ -52,7 +52,7 @@ def test_rotated_equals_grid_sample(aligned: bool, ratio: int) -> None:
 
 
 def test_samples_far_from_the_map_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    boxes = rotated_rows((4.4, 3.3, 212.2, 134.1, 20.0), (3.3, 2.2, 150.0, 1e3, 88.8), (60.3, 4.1, 200.3, 300.2, 0.0))
+    boxes = rotated_boxes((4.4, 3.3, 212.2, 134.1, 20.0), (3.3, 2.2, 150.0, 1e3, 88.8), (60.3, 4.1, 200.3, 300.2, 0.0))
 
     def everything(_: Any, yy: Any, xx: Any, *__: int) -> list[tuple[int, Any]]:
         return [(i, np.arange(len(xx))) for i in range(len(yy))]

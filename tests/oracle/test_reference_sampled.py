@@ -10,7 +10,7 @@ import torch
 
 from oracle.reference_sampled import round_half_away
 from support.differentiable import surface
-from support.inputs import INF, NAN, random_tensor, rows, smooth_rows
+from support.inputs import INF, NAN, random_tensor, smooth_boxes_of, xyxy
 from support.operator_calls import CropCall, RoIPoolCall
 
 FEATURES = random_tensor(2, 3, 7, 9, seed=1)
@@ -35,7 +35,7 @@ def test_rounding_half_away_from_zero(value: float, expected: float) -> None:
 def test_roi_pool_by_hand() -> None:
     """Corners (1, 2) and (4, 5) name pixels: 4 x 4 of them; 3 bins of 4/3 pixels overlap by one pixel."""
     ramp = torch.arange(63.0).reshape(1, 1, 7, 9)
-    out = RoIPoolCall((3, 2)).forward(ramp, rows((1.4, 1.6, 3.5, 5.4)))
+    out = RoIPoolCall((3, 2)).forward(ramp, xyxy((1.4, 1.6, 3.5, 5.4)))
     assert out.flatten().tolist() == [3 * 9 + 2.0, 3 * 9 + 4.0, 4 * 9 + 2.0, 4 * 9 + 4.0, 5 * 9 + 2.0, 5 * 9 + 4.0]
 
 
@@ -46,7 +46,7 @@ def crop(
     image: list[float], side: int, box: tuple[float, float, float, float], size: int, **arguments: Any
 ) -> list[float]:
     features = torch.tensor(image).reshape(1, 1, side, side)
-    result: list[float] = CropCall((size, size), **arguments).forward(features, rows(box)).flatten().tolist()
+    result: list[float] = CropCall((size, size), **arguments).forward(features, xyxy(box)).flatten().tolist()
     return result
 
 
@@ -68,7 +68,7 @@ def test_crops_by_hand() -> None:
 def test_crop_equals_grid_sample(size: tuple[int, int]) -> None:
     """Values and grad_boxes inside, the extrapolation value outside."""
     call = CropCall(size, extrapolation_value=7.0)
-    boxes = smooth_rows(call, 10)
+    boxes = smooth_boxes_of(call, 10)
     grad = random_tensor(*call.output_shape(FEATURES, boxes), seed=10)
     leaf = boxes.clone().requires_grad_()
     outputs = []

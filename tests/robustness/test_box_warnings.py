@@ -24,15 +24,15 @@ from roialign_ext import (
     roi_align_rotated,
 )
 from support.children import Program, run_all
-from support.inputs import random_tensor, rows
+from support.inputs import random_tensor, xyxy
 from support.operator_calls import OperatorCall
 from support.operators import each_function
 
 MAP = random_tensor(2, 3, 20, 30, seed=1, dtype=torch.float32)
-INSIDE = rows((10.0, 12.0, 60.0, 90.0), (3.0, 5.0, 110.0, 70.0)).float()
-REVERSED = rows((10.0, 12.0, 60.0, 70.0), (60.0, 70.0, 50.0, 75.0), (60.0, 70.0, 65.0, 50.0)).float()
-FAR = rows((10.0, 12.0, 60.0, 90.0), (130.0, 12.0, 160.0, 90.0)).float()
-UNIT = rows((0.1, 0.2, 0.5, 0.9), (0.0, 0.0, 1.0, 1.0)).float()
+INSIDE = xyxy((10.0, 12.0, 60.0, 90.0), (3.0, 5.0, 110.0, 70.0)).float()
+REVERSED = xyxy((10.0, 12.0, 60.0, 70.0), (60.0, 70.0, 50.0, 75.0), (60.0, 70.0, 65.0, 50.0)).float()
+FAR = xyxy((10.0, 12.0, 60.0, 90.0), (130.0, 12.0, 160.0, 90.0)).float()
+UNIT = xyxy((0.1, 0.2, 0.5, 0.9), (0.0, 0.0, 1.0, 1.0)).float()
 SCALE = 0.25
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -96,8 +96,8 @@ def test_every_operator_looks_at_its_boxes(call: OperatorCall, checked: None) ->
 
 def test_edges_of_the_map(checked: None) -> None:
     """A box is outside where no sample can be within a pixel of the map, whatever ``aligned`` is."""
-    touching = rows((-9.0, 3.0, -3.9, 8.0), (123.9, 3.0, 150.0, 8.0), (3.0, 83.9, 8.0, 90.0)).float()
-    beside = rows((-9.0, 3.0, -4.0, 8.0), (124.0, 3.0, 150.0, 8.0), (3.0, 84.0, 8.0, 90.0)).float()
+    touching = xyxy((-9.0, 3.0, -3.9, 8.0), (123.9, 3.0, 150.0, 8.0), (3.0, 83.9, 8.0, 90.0)).float()
+    beside = xyxy((-9.0, 3.0, -4.0, 8.0), (124.0, 3.0, 150.0, 8.0), (3.0, 84.0, 8.0, 90.0)).float()
     for aligned in (False, True):
         assert messages(roi_align, MAP, torch.cat([INSIDE, touching]), 2, SCALE, 2, aligned) == []
         (message,) = messages(roi_align, MAP, torch.cat([INSIDE, beside]), 2, SCALE, 2, aligned)
@@ -108,8 +108,8 @@ def test_edges_of_the_map(checked: None) -> None:
 
 
 def test_boxes_that_are_no_mistake(checked: None) -> None:
-    small = rows((40.1, 40.2, 40.4, 40.5)).float()  # within one pixel, but not the first
-    across = rows((-100.0, -100.0, 300.0, 300.0)).float()
+    small = xyxy((40.1, 40.2, 40.4, 40.5)).float()  # within one pixel, but not the first
+    across = xyxy((-100.0, -100.0, 300.0, 300.0)).float()
     odd = torch.tensor([[0.0, float("nan"), 1.0, 2.0, 3.0], [0.0, 1.0, 1.0, float("inf"), 30.0]])
     for boxes in (INSIDE, small, across, odd, torch.zeros(1, 5), torch.zeros(0, 5), [torch.zeros(0, 4)] * 2):
         assert messages(roi_align, MAP, boxes, 2, SCALE) == []
@@ -119,7 +119,7 @@ def test_boxes_that_are_no_mistake(checked: None) -> None:
 def test_pyramids(checked: None) -> None:
     """A box is outside where it is outside every level; the finest level has the first pixel."""
     levels, scales = [MAP, MAP[..., ::2, ::2]], [0.25, 0.125]
-    beside_the_finer = rows((3.0, 3.0, 30.0, 30.0), (125.0, 3.0, 127.0, 30.0)).float()
+    beside_the_finer = xyxy((3.0, 3.0, 30.0, 30.0), (125.0, 3.0, 127.0, 30.0)).float()
     assert messages(multiscale_roi_align, levels, beside_the_finer, 2, scales) == []
     (message,) = messages(multiscale_roi_align, levels, UNIT, 2, scales)
     assert "within the first pixel of the map at scales [0.25, 0.125]" in message

@@ -25,8 +25,8 @@ from support.inputs import (
     formatted,
     random_tensor,
     requiring_grad,
-    rotated_rows,
-    rows,
+    rotated_boxes,
+    xyxy,
 )
 from support.operator_calls import (
     CropCall,
@@ -56,7 +56,7 @@ FEATURES = random_tensor(2, 3, 7, 9, seed=1, dtype=torch.float32)
 def test_adaptive_grids_of_huge_boxes(size: float, dtype: torch.dtype) -> None:
     """A bin has up to 1.4e7 samples per axis: every one of them counts, few are on the map."""
     features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
-    boxes = rows((2.0, 1.5, 7.5, size), (-size / 2 + 3.3, 1.0, size / 2 + 1.7, 6.0), (-size, -1.0, 4.0, 5.5)).to(dtype)
+    boxes = xyxy((2.0, 1.5, 7.5, size), (-size / 2 + 3.3, 1.0, size / 2 + 1.7, 6.0), (-size, -1.0, 4.0, 5.5)).to(dtype)
     boxes = boxes[: 3 if size <= 1e6 else 1]  # the oracle visits every sample of an axis
     for aligned in (False, True) if size <= 1e6 else (True,):
         call = RoIAlignCall((7, 7), 1.0, -1, aligned)
@@ -72,10 +72,10 @@ def test_adaptive_grids_of_huge_boxes(size: float, dtype: torch.dtype) -> None:
 def test_huge_boxes_equal_the_definition(size: float, dtype: torch.dtype) -> None:
     """Every one of up to 1e12 samples of an adaptive grid counts, few are on the map; so do integrals and cells."""
     features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
-    upright = rows((-size / 2 + 3.3, 1.0, size / 2 + 1.7, 6.0), (2.0, 1.5, 7.5, size), (-size, -1.0, 4.0, 5.5)).to(
+    upright = xyxy((-size / 2 + 3.3, 1.0, size / 2 + 1.7, 6.0), (2.0, 1.5, 7.5, size), (-size, -1.0, 4.0, 5.5)).to(
         dtype
     )
-    turned = rotated_rows(
+    turned = rotated_boxes(
         (3.3, 2.1, size, 5.0, 30.0),
         (4.1, 3.0, 3.5, size, 77.0),
         (size / 3, 3.0, size, 4.4, 0.001),
@@ -98,7 +98,7 @@ def test_huge_boxes_equal_the_definition(size: float, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_size_of_box_without_a_grid(size: float, dtype: torch.dtype) -> None:
     features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
-    boxes = rows((-size, -size, size, size), (2.0, 1.5, size, 3 * size), (-size, -1.0, 4.0, 5.5)).to(dtype)
+    boxes = xyxy((-size, -size, size, size), (2.0, 1.5, size, 3 * size), (-size, -1.0, 4.0, 5.5)).to(dtype)
     warp = RoIWarpCall((2, 2), sampling_ratio=3)
     calls: list[OperatorCall] = [PrRoIPoolCall((2, 3)), RoIPoolCall((3, 2)), warp, CropCall((3, 3))]
     for call in calls:
@@ -110,7 +110,7 @@ def test_any_size_of_box_without_a_grid(size: float, dtype: torch.dtype) -> None
 def test_cells_of_boxes_of_any_size(size: float, dtype: torch.dtype) -> None:
     """A finite box covers what it covers, also where its edges are beyond 64-bit integers."""
     features = random_tensor(1, 2, 7, 9, seed=3, dtype=dtype)
-    boxes = rows((-size, -size, size, size), (0.0, 1.0, size, size), (-size, -size, 4.0, 5.0)).to(dtype)
+    boxes = xyxy((-size, -size, size, size), (0.0, 1.0, size, size), (-size, -size, 4.0, 5.0)).to(dtype)
     for bins in ((1, 1), (2, 3), (3, 2)):
         assert_matches_oracle(RoIPoolCall(bins), features, boxes)
     assert bool(RoIPoolCall((1, 1))(features, boxes[:2]).ne(0.0).all())
@@ -145,7 +145,7 @@ def pool_huge_boxes() -> None:
         assert all(bool(grad.isfinite().all()) for grad in grads)
         if twice:
             torch.autograd.grad(sum(grad.sum() for grad in grads), requiring_grad(leaves), allow_unused=True)
-    far = rows(*((-s, -s, s, s) for s in (1e25, 1e30, 1e38)))
+    far = xyxy(*((-s, -s, s, s) for s in (1e25, 1e30, 1e38)))
     for aligned in (False, True):
         assert float(roi_align(torch.rand(1, 4, 16, 16).double(), far, 7, 1.0, -1, aligned).max()) < 1e-5
 
@@ -170,7 +170,7 @@ def test_cost_is_bounded_by_the_map() -> None:
 def test_cost_of_a_large_fixed_ratio(call: OperatorCall) -> None:
     """20000 samples along each axis of a bin, not their product: 4e8 samples would take minutes."""
     features = random_tensor(1, 4, 7, 9, seed=5)
-    corners = rows((-3.0, -2.0, 12.0, 11.0), (5.6, 4.9, 1.3, 2.1))
+    corners = xyxy((-3.0, -2.0, 12.0, 11.0), (5.6, 4.9, 1.3, 2.1))
     upright = corners / 8.0 if isinstance(call, CropCall) else corners
     expected = reference.dense_average(as_array(features), as_array(upright), call.params(features, upright))
     out = call(features, upright[:, SWAPPED] if isinstance(call, CropCall) else upright)
@@ -181,8 +181,8 @@ def test_cost_of_a_large_fixed_ratio(call: OperatorCall) -> None:
 def test_large_grids_of_reversed_and_empty_boxes(ratio: int) -> None:
     """The part on the map is found by bisection there too, from either end; also where samples coincide."""
     features = random_tensor(1, 2, 7, 9, seed=6, dtype=torch.float32)
-    boxes = rows((5.2, 4.3, 1.1, 0.4), (2.0, 3.0, -40.0, 2.5), (30.0, 3.0, 2.0, -20.0), (3.3, 2.4, 3.3, 9.4)).float()
-    far = rows((2.0**24, 1.0, -4.0, 5.0), (-4.0, 1.0, 2.0**24, 5.0)).float()
+    boxes = xyxy((5.2, 4.3, 1.1, 0.4), (2.0, 3.0, -40.0, 2.5), (30.0, 3.0, 2.0, -20.0), (3.3, 2.4, 3.3, 9.4)).float()
+    far = xyxy((2.0**24, 1.0, -4.0, 5.0), (-4.0, 1.0, 2.0**24, 5.0)).float()
     grad = random_tensor(4, 2, 3, 2, seed=7, dtype=torch.float32)
     for mode in ("avg", "max"):
         assert_gradients_match_oracle(RoIAlignCall((3, 2), 1.0, ratio, True, mode), features, boxes, grad)
@@ -194,8 +194,8 @@ def test_large_grids_of_reversed_and_empty_boxes(ratio: int) -> None:
 def test_coinciding_samples_each_have_their_place_in_the_box(ratio: int) -> None:
     """All samples of a box without size are at one point, and each moves by another amount with an edge."""
     features = random_tensor(1, 2, 7, 9, seed=6, dtype=torch.float32)
-    boxes = rows((3.3, 2.4, 3.3, 2.4), (1.7, 4.2, 5.1, 4.2)).float()
-    turned = rotated_rows((3.3, 2.4, 0.0, 0.0, 20.0), (4.2, 3.1, 2.0, 0.0, 30.0)).float()
+    boxes = xyxy((3.3, 2.4, 3.3, 2.4), (1.7, 4.2, 5.1, 4.2)).float()
+    turned = rotated_boxes((3.3, 2.4, 0.0, 0.0, 20.0), (4.2, 3.1, 2.0, 0.0, 30.0)).float()
     grad = random_tensor(2, 2, 2, 1, seed=7, dtype=torch.float32)
     assert_gradients_match_oracle(RoIAlignCall((2, 1), 1.0, ratio, True), features, boxes, grad)
     assert_gradients_match_oracle(RotatedCall((2, 1), 1.0, ratio), features, turned, grad)
@@ -204,20 +204,20 @@ def test_coinciding_samples_each_have_their_place_in_the_box(ratio: int) -> None
 def test_samples_without_a_place_take_no_time() -> None:
     """1e9 samples at one point, or at none, cost nothing each; the call would not end otherwise."""
     features, many = FEATURES[:1], 10**9
-    nowhere = rows((NAN, 4.0, 3.0, 4.0), (3.0, NAN, 3.0, 4.0), (1.0, 4.0, INF, 4.0), (-INF, -INF, INF, INF)).float()
+    nowhere = xyxy((NAN, 4.0, 3.0, 4.0), (3.0, NAN, 3.0, 4.0), (1.0, 4.0, INF, 4.0), (-INF, -INF, INF, INF)).float()
     out = roi_align(features, nowhere, 2, 1.0, many, aligned=True)
     assert_within_rounding(out, roi_align(features, nowhere, 2, 1.0, 3, aligned=True).double(), torch.ones(()))
-    point = rows((3.3, 2.4, 3.3, 2.4)).float()
+    point = xyxy((3.3, 2.4, 3.3, 2.4)).float()
     out = roi_align(features, point, 2, 1.0, many, aligned=True)
     assert_within_rounding(out, roi_align(features, point, 2, 1.0, 1, aligned=True).double(), torch.ones(()))
-    assert roi_align_rotated(features, rotated_rows((NAN, 1.0, 3.0, 4.0, 0.0)).float(), 2, 1.0, many).eq(0).all()
+    assert roi_align_rotated(features, rotated_boxes((NAN, 1.0, 3.0, 4.0, 0.0)).float(), 2, 1.0, many).eq(0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("distance", [1e9, 1e14, 1e17, 1e24])
 def test_rotated_boxes_far_away_cost_no_more_than_near_ones(dtype: torch.dtype, distance: float) -> None:
     """However long they are: beyond what coordinates can tell apart on a map, an adaptive grid counts as empty."""
-    boxes = rotated_rows(
+    boxes = rotated_boxes(
         (distance, 4 * distance, distance / 1e3, distance / 1e5, 90.0), (0.0, distance, 4e18, 1e18, 90.0),
         (distance, 3.0, 2 * distance, 5.0, 0.0),
     ).to(dtype)  # fmt: skip
@@ -250,9 +250,9 @@ def test_coordinates_are_rounded_step_by_step(call: OperatorCall) -> None:
 def test_float64_boxes_are_not_rounded_to_float32() -> None:
     """An edge 1e-9 before a half rounds down, a sample 1e-9 outside is outside; in float32 both are on the spot."""
     ramp = torch.arange(63.0).reshape(1, 1, 7, 9)
-    edges = rows((2.5 - 1e-9, 0.0, 2.5 - 1e-9, 0.0))
-    below = rows((1.0, 7.0, 2.0, 8.0 + 2e-9))
-    outside, beside = rows((1.0 + 1e-9, 0.5, 1.0 + 1e-9, 0.5)), rotated_rows((4.0, 7.5 + 1e-9, 1.0, 1.0, 0.0))
+    edges = xyxy((2.5 - 1e-9, 0.0, 2.5 - 1e-9, 0.0))
+    below = xyxy((1.0, 7.0, 2.0, 8.0 + 2e-9))
+    outside, beside = xyxy((1.0 + 1e-9, 0.5, 1.0 + 1e-9, 0.5)), rotated_boxes((4.0, 7.5 + 1e-9, 1.0, 1.0, 0.0))
     for features in (ramp, ramp.double()):
         for call, boxes, exact, rounded in (
             (RoIAlignCall((1, 1), 1.0, 1, True), below, 0.0, 54.0 + 1.0),
@@ -322,7 +322,7 @@ def test_taps_of_weight_zero_have_no_gradient(mode: str, layout: torch.memory_fo
     features = torch.full((1, 20, 7, 9), NAN)
     features[:, :, 2:4, 3:5] = 1.5
     features = features.contiguous(memory_format=layout).requires_grad_()
-    out = roi_align(features, rows((3.0, 2.0, 5.0, 4.0)).float(), 2, 1.0, 1, True, mode)
+    out = roi_align(features, xyxy((3.0, 2.0, 5.0, 4.0)).float(), 2, 1.0, 1, True, mode)
     (grad_input,) = torch.autograd.grad(out, features, torch.ones_like(out))
     assert int(grad_input.count_nonzero()) == 4 * 20
 
@@ -333,7 +333,7 @@ def test_reversed_boxes() -> None:
     A crop is mirrored; an integral over less than nothing is 0; a warped or pooled box is one pixel long.
     """
     box, mirrored = torch.tensor([[0.1, 0.2, 0.7, 0.9]]), torch.tensor([[0.7, 0.9, 0.1, 0.2]])
-    corners, exchanged = rows((1.0, 1.5, 5.0, 4.5)), rows((5.0, 4.5, 1.0, 1.5))
+    corners, exchanged = xyxy((1.0, 1.5, 5.0, 4.5)), xyxy((5.0, 4.5, 1.0, 1.5))
     upright = roi_align(FEATURES.double(), corners, (3, 2), 1.0, 2, True)
     fixed = roi_align(FEATURES.double(), exchanged, (3, 2), 1.0, 2, True)
     torch.testing.assert_close(fixed, upright.flip(2, 3), atol=1e-13, rtol=0)
@@ -352,15 +352,15 @@ def test_reversed_boxes() -> None:
 def test_directions_that_are_not_finite(rule: str, value: float) -> None:
     """Samples that the range rule moved to a border do not follow their box, and nothing behind the map is touched."""
     case = Case(rule=rule, boxes="border", images=1)
-    maps, boxes, grad, arguments = case.maps(), case.rows(), case.grad(), case.rule_arguments
-    beyond = rows((-1.0, -1.0, 0.0, 0.0), (8.5, 6.5, 9.5, 7.5)).to(boxes)  # of a map of 7 rows and 9 columns
+    maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.rule_arguments
+    beyond = xyxy((-1.0, -1.0, 0.0, 0.0), (8.5, 6.5, 9.5, 7.5)).to(boxes)  # of a map of 7 rows and 9 columns
     if case.rotated:
-        beyond = rotated_rows((-0.6, -0.6, 0.2, 0.2, 30.0), (9.4, 7.4, 0.2, 0.2, -50.0)).to(boxes)
+        beyond = rotated_boxes((-0.6, -0.6, 0.2, 0.2, 30.0), (9.4, 7.4, 0.2, 0.2, -50.0)).to(boxes)
     moves = rule.startswith("crop") or rule == "prroi_pool"  # crops have no such samples, integrals no such rule
     boxes = torch.cat([beyond.repeat_interleave(case.parts, 0), boxes])
     first = 2 * case.parts
     grad = torch.cat([grad[:first], grad])
-    argmax = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
         u[:, column] = value

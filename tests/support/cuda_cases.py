@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 import roialign_ext  # noqa: F401  (registers the operators)
-from support.inputs import BOX_SETS, generator, random_tensor, spread, with_layout
-from support.inputs import rows as corner_rows
+from support.inputs import BOX_SETS, generator, random_tensor, spread, with_layout, xyxy
 from support.operators import RULES, WITHOUT_BOX_DERIVATIVE
 from support.tolerance import assert_within_rounding
 
@@ -43,7 +42,7 @@ class Case:
     extrapolation_value: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.parts > 1:  # a row is one bin
+        if self.parts > 1:  # a box is one bin
             object.__setattr__(self, "bins", (1, 1))
 
     def __str__(self) -> str:
@@ -61,7 +60,7 @@ class Case:
 
     @property
     def parts(self) -> int:
-        """Images and rows that belong to one image and one box: position-sensitive rules have one for each bin."""
+        """Images and boxes of a private operator for each image and box: position-sensitive rules have one per bin."""
         return 6 if self.rule.startswith("ps_") else 1
 
     @property
@@ -80,10 +79,10 @@ class Case:
 
     @property
     def rule_arguments(self) -> tuple[list[float], list[float], int, str]:
-        """scales, canonical, sampling_ratio, rule."""
+        """scales, rule_args, sampling_ratio, rule."""
         ratio = max(self.ratio, 1) if self.rule.startswith("crop") else self.ratio
-        canonical = [8.0, 1.0] if self.parts == 1 else [2.0, 3.0]
-        return [2.0**-level for level in range(len(self.planes))], canonical, ratio, self.rule
+        rule_args = [8.0, 1.0] if self.parts == 1 else [2.0, 3.0]
+        return [2.0**-level for level in range(len(self.planes))], rule_args, ratio, self.rule
 
     @property
     def input_size(self) -> list[int]:
@@ -98,25 +97,25 @@ class Case:
             for level, plane in enumerate(self.planes)
         ]
 
-    def rows(self) -> Tensor:
-        """Rows of the boxes, in the columns of the rule."""
+    def boxes_tensor(self) -> Tensor:
+        """The boxes in the columns of the rule."""
         if self.boxes in ("all", *BOX_SETS):
             corners = torch.cat(list(BOX_SETS.values())) if self.boxes == "all" else BOX_SETS[self.boxes]
-            rows = spread(corners, self.images)
+            boxes = spread(corners, self.images)
         elif self.boxes == "map":  # crops of the whole map, in both directions
-            rows = spread(corner_rows((0.0, 0.0, 8.0, 8.0), (8.0, 8.0, 0.0, 0.0)), self.images)
+            boxes = spread(xyxy((0.0, 0.0, 8.0, 8.0), (8.0, 8.0, 0.0, 0.0)), self.images)
         else:
-            rows = self._random_rows(int(self.boxes))
+            boxes = self._random_boxes(int(self.boxes))
         if self.rule.startswith("crop"):
-            rows[:, 1:] /= 8
+            boxes[:, 1:] /= 8
         if self.rotated:
-            x1, y1, x2, y2 = rows[:, 1:].unbind(1)
-            turned = torch.linspace(-100, 200, len(rows), dtype=torch.float64)
+            x1, y1, x2, y2 = boxes[:, 1:].unbind(1)
+            turned = torch.linspace(-100, 200, len(boxes), dtype=torch.float64)
             angle = turned / 57 if self.rule.endswith("radian") else turned
-            rows = torch.stack([rows[:, 0], (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1).abs(), (y2 - y1).abs(), angle], 1)
-        return rows.to(self.box_dtype).repeat_interleave(self.parts, 0)
+            boxes = torch.stack([boxes[:, 0], (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1).abs(), (y2 - y1).abs(), angle], 1)
+        return boxes.to(self.box_dtype).repeat_interleave(self.parts, 0)
 
-    def _random_rows(self, count: int) -> Tensor:
+    def _random_boxes(self, count: int) -> Tensor:
         height, width = self.planes[0]
         unit = torch.rand(count, 5, generator=generator(7), dtype=torch.float64)
         centre = (unit[:, :2] * 1.2 - 0.1) * torch.tensor([width, height])
@@ -127,13 +126,13 @@ class Case:
     def directions(self, order: int) -> list[Tensor | None]:
         """u and v; None beyond ``order``."""
         return [
-            random_tensor(*self.rows().shape, seed=20 + i, dtype=self.box_dtype) if i < order else None
+            random_tensor(*self.boxes_tensor().shape, seed=20 + i, dtype=self.box_dtype) if i < order else None
             for i in range(2)
         ]
 
     def grad(self) -> Tensor:
         """A gradient of the output."""
-        count = len(self.rows())
+        count = len(self.boxes_tensor())
         return with_layout(random_tensor(count, self.channels, *self.bins, seed=9, dtype=self.dtype), self.layout)
 
 
@@ -178,10 +177,10 @@ class Calculation:
 
 def calculations(case: Case) -> Iterator[Calculation]:
     """All operator calls that the rule of ``case`` permits."""
-    maps, rows, grad = case.maps(), case.rows(), case.grad()
+    maps, boxes, grad = case.maps(), case.boxes_tensor(), case.grad()
     absolute = [features.abs() for features in maps]
     rule = case.rule_arguments
-    argmax = CPU("_pool_max", maps, rows, case.bins, *rule)[1] if case.has_maximum else None
+    argmax = CPU("_max_pool", maps, boxes, case.bins, *rule)[1] if case.has_maximum else None
     largest_feature = max((float(one.max()) for one in absolute if one.numel() > 0), default=0.0)
     largest_grad = float(grad.abs().max()) if grad.numel() > 0 else 0.0
 
@@ -190,10 +189,10 @@ def calculations(case: Case) -> Iterator[Calculation]:
         value = case.extrapolation_value if order == 0 and selected is None else 0.0
 
         def run(ops: Operators) -> Result:
-            return ops("_pool", maps, rows, u, v, selected, case.bins, *rule, value)
+            return ops("_pool", maps, boxes, u, v, selected, case.bins, *rule, value)
 
         def magnitude() -> Result:
-            return CPU("_pool", absolute, rows, u, v, selected, case.bins, *rule, abs(value))
+            return CPU("_pool", absolute, boxes, u, v, selected, case.bins, *rule, abs(value))
 
         return Calculation(f"pool order {order}", run, magnitude if order == 0 else None, largest_feature)
 
@@ -202,7 +201,7 @@ def calculations(case: Case) -> Iterator[Calculation]:
 
         def call(ops: Operators, bins: Tensor) -> Result:
             size = case.input_size
-            return ops("_pool_grad_input", bins, rows, u, v, selected, size, channels_last, *rule)
+            return ops("_pool_grad_input", bins, boxes, u, v, selected, size, channels_last, *rule)
 
         layout = "channels_last" if channels_last else "contiguous"
         magnitude = (lambda: call(CPU, grad.abs())) if order == 0 else None
@@ -212,15 +211,15 @@ def calculations(case: Case) -> Iterator[Calculation]:
         v = case.directions(order)[0]
         return Calculation(
             f"grad_boxes order {order}",
-            lambda ops: ops("_pool_grad_boxes", grad, maps, rows, v, selected, *rule),
+            lambda ops: ops("_pool_grad_boxes", grad, maps, boxes, v, selected, *rule),
             operand=largest_grad * largest_feature,
         )
 
     if case.has_maximum:
         yield Calculation(
             "max",
-            lambda ops: ops("_pool_max", maps, rows, case.bins, *rule),
-            lambda: CPU("_pool_max", absolute, rows, case.bins, *rule),
+            lambda ops: ops("_max_pool", maps, boxes, case.bins, *rule),
+            lambda: CPU("_max_pool", absolute, boxes, case.bins, *rule),
         )
     orders = range(3) if case.follows_boxes else range(1)
     for selected in ([None] if case.has_mean else []) + ([argmax] if case.has_maximum else []):

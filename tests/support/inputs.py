@@ -93,30 +93,30 @@ def requiring_grad(leaves: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(leaves) if leaf.requires_grad]
 
 
-def rows(*corners: tuple[float, float, float, float], image: int = 0) -> Tensor:
-    """Box rows of one image, float64."""
+def xyxy(*corners: tuple[float, float, float, float], image: int = 0) -> Tensor:
+    """Boxes (image, x1, y1, x2, y2) of one image, float64."""
     return torch.tensor([[float(image), *corner] for corner in corners], dtype=torch.float64).reshape(-1, 5)
 
 
 HEIGHT, WIDTH = 7, 9
 SWAPPED = [0, 2, 1, 4, 3]
-"""Rows (image, y1, x1, y2, x2) from rows (image, x1, y1, x2, y2), and the other way round."""
+"""Boxes (image, y1, x1, y2, x2) from boxes (image, x1, y1, x2, y2), and the other way round."""
 NAN, INF = float("nan"), float("inf")
 BOX_SETS: dict[str, Tensor] = {
-    "inside": rows((1.2, 0.7, 5.9, 4.1), (0.3, 2.2, 3.1, 6.4), (2.0, 1.0, 6.0, 5.0)),
-    "crossing": rows((-3.7, -2.1, 4.4, 3.3), (5.1, 3.9, 14.2, 11.8), (-6.0, 2.5, 13.0, 3.5), (-0.9, -0.8, 0.4, 0.3)),
-    "outside": rows((-30.0, 1.0, -20.0, 4.0), (1.0, 40.0, 4.0, 50.0), (100.0, 100.0, 101.0, 101.0)),
-    "empty": rows((3.0, 2.0, 3.0, 2.0), (1.5, 1.5, 4.5, 1.5), (2.25, 0.75, 2.25, 3.75), (0.0, 0.0, 0.0, 0.0)),
-    "reversed": rows((5.2, 4.3, 1.1, 0.4), (5.2, 0.4, 1.1, 4.3), (2.0, 3.0, -40.0, 2.5)),
-    "border": rows((0.0, 0.0, 9.0, 7.0), (-1.0, -1.0, 10.0, 8.0), (8.0, 6.0, 9.0, 7.0), (-0.5, -0.5, 0.5, 0.5)),
-    "tiny": rows((3.1, 2.9, 3.2, 3.0), (0.001, 0.001, 0.002, 0.002), (8.4, 6.4, 8.6, 6.6)),
-    "large": rows((-300.3, -200.7, 411.9, 333.3), (3.3, -1e3, 4.4, 1e3)),
-    "not_finite": rows(
+    "inside": xyxy((1.2, 0.7, 5.9, 4.1), (0.3, 2.2, 3.1, 6.4), (2.0, 1.0, 6.0, 5.0)),
+    "crossing": xyxy((-3.7, -2.1, 4.4, 3.3), (5.1, 3.9, 14.2, 11.8), (-6.0, 2.5, 13.0, 3.5), (-0.9, -0.8, 0.4, 0.3)),
+    "outside": xyxy((-30.0, 1.0, -20.0, 4.0), (1.0, 40.0, 4.0, 50.0), (100.0, 100.0, 101.0, 101.0)),
+    "empty": xyxy((3.0, 2.0, 3.0, 2.0), (1.5, 1.5, 4.5, 1.5), (2.25, 0.75, 2.25, 3.75), (0.0, 0.0, 0.0, 0.0)),
+    "reversed": xyxy((5.2, 4.3, 1.1, 0.4), (5.2, 0.4, 1.1, 4.3), (2.0, 3.0, -40.0, 2.5)),
+    "border": xyxy((0.0, 0.0, 9.0, 7.0), (-1.0, -1.0, 10.0, 8.0), (8.0, 6.0, 9.0, 7.0), (-0.5, -0.5, 0.5, 0.5)),
+    "tiny": xyxy((3.1, 2.9, 3.2, 3.0), (0.001, 0.001, 0.002, 0.002), (8.4, 6.4, 8.6, 6.6)),
+    "large": xyxy((-300.3, -200.7, 411.9, 333.3), (3.3, -1e3, 4.4, 1e3)),
+    "not_finite": xyxy(
         (NAN, 1.0, 3.0, 4.0), (1.0, NAN, 3.0, 4.0), (1.0, 1.0, NAN, 4.0), (1.0, 1.0, 3.0, NAN), (INF, 1.0, 3.0, 4.0),
         (-INF, 1.0, 3.0, 4.0), (1.0, 1.0, INF, 4.0), (1.0, -INF, 3.0, INF), (-INF, -INF, INF, INF), (NAN,) * 4,
     ),
 }  # fmt: skip
-"""Corners in map pixels (scale 1) around a map of ``HEIGHT`` rows and ``WIDTH`` columns; every row is of image 0."""
+"""Corners in map pixels (scale 1) around a map of ``HEIGHT`` rows and ``WIDTH`` columns; every box is of image 0."""
 
 
 def spread(boxes: Tensor, images: int) -> Tensor:
@@ -144,35 +144,35 @@ def all_boxes(images: int = 1) -> Tensor:
 CROP_BOX_SETS = {
     **{name: boxes[:, SWAPPED] / torch.tensor([1.0, HEIGHT - 1, WIDTH - 1, HEIGHT - 1, WIDTH - 1])
        for name, boxes in BOX_SETS.items()},
-    "inside": rows((0.12, 0.23, 0.61, 0.74), (0.31, 0.03, 0.93, 0.37), (0.2, 0.25, 0.8, 0.9)),
-    "unit": rows((0.0, 0.0, 1.0, 1.0), (1.0, 1.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.5, 0.5, 0.5, 0.5),
+    "inside": xyxy((0.12, 0.23, 0.61, 0.74), (0.31, 0.03, 0.93, 0.37), (0.2, 0.25, 0.8, 0.9)),
+    "unit": xyxy((0.0, 0.0, 1.0, 1.0), (1.0, 1.0, 0.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.5, 0.5, 0.5, 0.5),
                  (1.0, 1.0, 1.0, 1.0), (0.25, 0.125, 0.75, 0.875)),
 }  # fmt: skip
-"""``BOX_SETS`` in units of the map, and boxes whose samples lie on pixel centres; rows (image, y1, x1, y2, x2)."""
+"""``BOX_SETS`` in units of the map, and boxes whose samples lie on pixel centres; boxes (image, y1, x1, y2, x2)."""
 
 
-def rotated_rows(*boxes: tuple[float, float, float, float, float], image: int = 0) -> Tensor:
+def rotated_boxes(*boxes: tuple[float, float, float, float, float], image: int = 0) -> Tensor:
     """Rows (image, cx, cy, w, h, angle) of one image, float64."""
     return torch.tensor([[float(image), *box] for box in boxes], dtype=torch.float64).reshape(-1, 6)
 
 
 ROTATED_BOX_SETS: dict[str, Tensor] = {
-    "inside": rotated_rows((4.2, 3.4, 3.1, 2.3, 30.0), (4.4, 3.1, 2.2, 3.9, -75.0), (5.1, 3.7, 4.0, 1.3, 200.0)),
-    "crossing": rotated_rows((0.3, 0.4, 5.2, 4.1, 45.3), (8.9, 6.7, 6.3, 3.9, -120.1), (4.4, -0.7, 12.2, 3.3, 10.4)),
-    "outside": rotated_rows((-30.0, 2.0, 4.0, 4.0, 33.0), (4.0, 50.0, 3.0, 9.0, 80.0), (100.0, 100.0, 1.0, 1.0, 5.0)),
-    "empty": rotated_rows((3.2, 2.1, 0.0, 0.0, 15.0), (3.3, 3.1, 4.4, 0.0, 25.0), (2.9, 3.3, 0.0, 3.4, -25.0)),
-    "upright": rotated_rows((4.0, 3.0, 4.0, 4.0, 0.0), (4.3, 3.2, 3.7, 2.9, 90.0), (4.3, 3.2, 3.7, 2.9, 180.0),
+    "inside": rotated_boxes((4.2, 3.4, 3.1, 2.3, 30.0), (4.4, 3.1, 2.2, 3.9, -75.0), (5.1, 3.7, 4.0, 1.3, 200.0)),
+    "crossing": rotated_boxes((0.3, 0.4, 5.2, 4.1, 45.3), (8.9, 6.7, 6.3, 3.9, -120.1), (4.4, -0.7, 12.2, 3.3, 10.4)),
+    "outside": rotated_boxes((-30.0, 2.0, 4.0, 4.0, 33.0), (4.0, 50.0, 3.0, 9.0, 80.0), (100.0, 100.0, 1.0, 1.0, 5.0)),
+    "empty": rotated_boxes((3.2, 2.1, 0.0, 0.0, 15.0), (3.3, 3.1, 4.4, 0.0, 25.0), (2.9, 3.3, 0.0, 3.4, -25.0)),
+    "upright": rotated_boxes((4.0, 3.0, 4.0, 4.0, 0.0), (4.3, 3.2, 3.7, 2.9, 90.0), (4.3, 3.2, 3.7, 2.9, 180.0),
                             (4.3, 3.2, 3.7, 2.9, -90.0), (4.3, 3.2, 3.7, 2.9, 360.0), (4.5, 3.5, 9.0, 7.0, 0.0)),
-    "tiny": rotated_rows((3.15, 2.95, 0.11, 0.12, 37.0), (0.0015, 0.0015, 0.001, 0.001, 61.0)),
-    "large": rotated_rows((4.4, 3.3, 712.2, 534.1, 20.0), (3.3, 2.2, 1.3, 2e3, 88.8), (300.3, 200.1, 900.3, 30., 33.)),
-    "turned": rotated_rows((4.2, 3.4, 3.1, 2.3, 1234.5), (4.2, 3.4, 3.1, 2.3, -98765.0), (4.2, 3.4, 3.1, 2.3, 1e-4)),
-    "not_finite": rotated_rows(
+    "tiny": rotated_boxes((3.15, 2.95, 0.11, 0.12, 37.0), (0.0015, 0.0015, 0.001, 0.001, 61.0)),
+    "large": rotated_boxes((4.4, 3.3, 712.2, 534.1, 20.0), (3.3, 2.2, 1.3, 2e3, 88.8), (300.3, 200.1, 900.3, 30., 33.)),
+    "turned": rotated_boxes((4.2, 3.4, 3.1, 2.3, 1234.5), (4.2, 3.4, 3.1, 2.3, -98765.0), (4.2, 3.4, 3.1, 2.3, 1e-4)),
+    "not_finite": rotated_boxes(
         (NAN, 1.0, 3.0, 4.0, 5.0), (1.0, NAN, 3.0, 4.0, 5.0), (1.0, 1.0, NAN, 4.0, 5.0), (1.0, 1.0, 3.0, NAN, 5.0),
         (1.0, 1.0, 3.0, 4.0, NAN), (INF, 1.0, 3.0, 4.0, 5.0), (1.0, -INF, 3.0, 4.0, 5.0), (1.0, 1.0, INF, 4.0, 5.0),
         (1.0, 1.0, 3.0, INF, 5.0), (1.0, 1.0, 3.0, 4.0, INF), (1.0, 1.0, 3.0, 4.0, -INF), (4.0, 3.0, INF, INF, 0.0),
     ),
 }  # fmt: skip
-"""Rotated boxes in map pixels (scale 1) around the same map; every row is of image 0."""
+"""Rotated boxes in map pixels (scale 1) around the same map; every box is of image 0."""
 
 
 @lru_cache(maxsize=2)
@@ -210,7 +210,7 @@ def smooth_boxes(
     return torch.tensor(found, dtype=torch.float64)
 
 
-def smooth_rows(call: OperatorCall, count: int) -> Tensor:
+def smooth_boxes_of(call: OperatorCall, count: int) -> Tensor:
     """Random boxes over and around a map of 9 x 9 pixels; none of their samples lies on the border of a cell."""
     random = np.random.default_rng(5)
     low, size = random.uniform(-1.0, 5.0, (count, 2)), random.uniform(1.5, 6.0, (count, 2))
@@ -218,7 +218,7 @@ def smooth_rows(call: OperatorCall, count: int) -> Tensor:
     return call.from_corners(corners, 9, 9)
 
 
-LARGE_CORNERS = rows(
+LARGE_CORNERS = xyxy(
     (3.0, 5.0, 40.3, 37.0),
     (250.3, 220.1, 299.9, 299.0),
     (0.0, 170.5, 12.0, 180.0),

@@ -45,7 +45,7 @@ class OperatorCall:
     """A public operator with its arguments after ``input`` and ``boxes``, and its oracle.
 
     The fields are the arguments of the function after its size, in its order and with its defaults. ``features`` are
-    the first argument of the function: a map, or the list of the maps of a pyramid. ``boxes`` are rows (image,
+    the first argument of the function: a map, or the list of the maps of a pyramid. ``boxes`` are (image,
     coordinates) for every operator. Oracles return float64; ``*_terms`` bound the sums of the absolute values of their
     terms, for ``assert_within_rounding``.
     """
@@ -73,7 +73,7 @@ class OperatorCall:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "output_size"}
 
     def box_arguments(self, boxes: Any) -> dict[str, Any]:
-        """The arguments of the function that stand for rows, or a list, of boxes."""
+        """The arguments of the function that stand for one tensor, or a list, of boxes."""
         return {"boxes": boxes}
 
     def arguments(self, features: Any, boxes: Any) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class OperatorCall:
     # --- boxes
 
     def from_corners(self, boxes: Tensor, height: int, width: int) -> Tensor:
-        """Rows as the operator reads them from rows (image, x1, y1, x2, y2) in pixels of such a map."""
+        """Boxes as the operator reads them from boxes (image, x1, y1, x2, y2) in pixels of such a map."""
         return boxes
 
     @property
@@ -349,7 +349,7 @@ class PSRoIPoolCall(PositionSensitiveCall):
 
 @dataclass(frozen=True)
 class CropCall(OperatorCall):
-    """``crop_and_resize``; its boxes and box indices together are rows (image, y1, x1, y2, x2)."""
+    """``crop_and_resize``; its boxes and box indices together are boxes (image, y1, x1, y2, x2)."""
 
     function = staticmethod(package.crop_and_resize)
     module = package.CropAndResize
@@ -434,7 +434,7 @@ class CropCall(OperatorCall):
 
 @dataclass(frozen=True)
 class RotatedCall(OperatorCall):
-    """``roi_align_rotated``; rows (image, cx, cy, w, h, angle)."""
+    """``roi_align_rotated``; boxes (image, cx, cy, w, h, angle)."""
 
     function = staticmethod(package.roi_align_rotated)
     module = package.RoIAlignRotated
@@ -464,7 +464,7 @@ class RotatedCall(OperatorCall):
     def from_corners(self, boxes: Tensor, height: int, width: int) -> Tensor:
         """About the centres of the corners, each by another angle."""
         image, low, high = boxes[:, :1], boxes[:, 1:3], boxes[:, 3:]
-        angle = torch.linspace(20.0, -160.0, len(boxes), dtype=boxes.dtype)[:, None]
+        angle = 20.0 - 37.0 * torch.arange(boxes.shape[0], dtype=boxes.dtype)[:, None]
         return torch.cat([image, (low + high) / 2, (high - low).abs(), angle], 1)
 
     def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
@@ -521,8 +521,8 @@ class PyramidCall(OperatorCall):
         return smooth
 
     def from_corners(self, boxes: Tensor, height: int, width: int) -> Tensor:
-        rows: Tensor = self.on_one_map.from_corners(boxes, height, width)
-        return rows
+        moved: Tensor = self.on_one_map.from_corners(boxes, height, width)
+        return moved
 
     def params(self, features: list[Tensor], boxes: Tensor) -> reference_multiscale.Params:
         return reference_multiscale.Params(

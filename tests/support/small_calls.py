@@ -68,7 +68,7 @@ class SmallCall:
         maps = [one.requires_grad_() for one in self.maps()]
         return [*maps, self.boxes(count).requires_grad_(self.box_order > 0)]
 
-    def rows(self, boxes: Tensor) -> tuple[Tensor, ...]:
+    def box_arguments(self, boxes: Tensor) -> tuple[Tensor, ...]:
         """The arguments that stand for these boxes, image indices 0, 1, 0, 1, ..."""
         images = IMAGES.to(boxes.dtype).repeat(len(boxes) // 2 + 1, 1)[: len(boxes)]
         if self.is_crop:
@@ -83,13 +83,13 @@ class SmallCall:
         """The arguments of the module."""
         *maps, boxes = tensors
         if self.is_pyramid_by_name:
-            parts = [boxes[0::2], boxes[1::2]]  # the images of rows() in order
+            parts = [boxes[0::2], boxes[1::2]]  # the images of box_arguments() in order
             return tuple(self.call.layer_inputs(self.features(*maps), parts).values())
-        return (self.features(*maps), *self.rows(boxes))
+        return (self.features(*maps), *self.box_arguments(boxes))
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         *maps, boxes = tensors
-        return self.function(self.features(*maps), *self.rows(boxes), SIZE, **self.options)
+        return self.function(self.features(*maps), *self.box_arguments(boxes), SIZE, **self.options)
 
     def defined(self, *tensors: Tensor) -> Tensor:
         """The same by the definition, where there is one that autograd can differentiate.
@@ -98,8 +98,8 @@ class SmallCall:
         """
         if not isinstance(self.call, RoIAlignCall):
             return self(*tensors)
-        features, (rows,) = tensors[0], self.rows(tensors[1])
-        return differentiable.roi_align(features, rows, self.call.params(features, rows), self.call.mode)
+        features, (joined,) = tensors[0], self.box_arguments(tensors[1])
+        return differentiable.roi_align(features, joined, self.call.params(features, joined), self.call.mode)
 
     def scalar(self, *tensors: Tensor) -> Tensor:
         """The call to a number, with a gradient that depends on the point."""

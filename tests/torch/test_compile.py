@@ -94,7 +94,7 @@ def test_layouts_and_half_precision(case: SmallCall, dtype: torch.dtype) -> None
     results = []
     for function in (compiled(case.module()), case.module()):
         features = case.maps()[0].to(dtype).to(memory_format=torch.channels_last).requires_grad_()
-        rows = case.rows(case.boxes(5))[0].float().requires_grad_()
+        rows = case.box_arguments(case.boxes(5))[0].float().requires_grad_()
         value = function(features, rows)
         results.append((value, *torch.autograd.grad(value.square().sum(), (features, rows))))
         assert value.is_contiguous(memory_format=torch.channels_last)
@@ -167,7 +167,7 @@ def test_dual_numbers(case: SmallCall, backend: str) -> None:
             assert result is not None
             return result
 
-    arguments = (*case.maps(), *case.maps(1), *case.rows(case.boxes()))
+    arguments = (*case.maps(), *case.maps(1), *case.box_arguments(case.boxes()))
     close(torch.compile(tangent, fullgraph=True, backend=backend)(*arguments), tangent(*arguments))
 
 

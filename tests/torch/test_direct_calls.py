@@ -54,7 +54,7 @@ def test_usual_calls_under_autocast_go_past_it(dispatched: list[str]) -> None:
 def test_the_operator_gives_the_same(case: SmallCall) -> None:
     *maps, boxes = case.leaves()
     operator = getattr(torch.ops.roialign_ext, case.name)
-    by_operator = operator(*maps, *case.rows(boxes), [2, 3], *case.options.values())
+    by_operator = operator(*maps, *case.box_arguments(boxes), [2, 3], *case.options.values())
     by_function = case(*maps, boxes)
     assert torch.equal(by_function, by_operator)
     assert type(by_function.grad_fn) is type(by_operator.grad_fn)

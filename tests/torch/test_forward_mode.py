@@ -160,7 +160,7 @@ def test_tangent_has_the_dtype_and_layout_of_the_result(
 
 @each_mode
 def test_function_has_forward_mode(case: SmallCall) -> None:
-    (rows,), along = case.rows(case.boxes()), case.directions()
+    (rows,), along = case.box_arguments(case.boxes()), case.directions()
     with forward_ad.dual_level():
         dual_features = forward_ad.make_dual(case.maps()[0], along[0])
         dual_rows = forward_ad.make_dual(rows, torch.cat([torch.zeros(2, 1), along[1]], 1))

@@ -344,7 +344,7 @@ def test_transforms_keep_dtypes(mode: str, dtype: torch.dtype, boxes_dtype: torc
 def test_channels_last_and_function(case: SmallCall) -> None:
     """RoIAlignFunction takes part in transforms like roi_align, and gradients follow the layout of the features."""
     features = case.maps()[0].to(memory_format=torch.channels_last)
-    (rows,) = case.rows(case.boxes())
+    (rows,) = case.box_arguments(case.boxes())
 
     def scalar(features: Tensor, rows: Tensor) -> Tensor:
         return (WEIGHTS * RoIAlignFunction.apply(features, rows, SIZE, *case.options.values()) ** 2).sum()

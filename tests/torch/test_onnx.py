@@ -32,7 +32,7 @@ from roialign_ext import (
     roi_align,
 )
 from support.detectors import detector
-from support.inputs import BOX_SETS, random_tensor, rows, spread
+from support.inputs import BOX_SETS, random_tensor, spread, xyxy
 from support.operator_calls import (
     CropCall,
     OperatorCall,
@@ -343,7 +343,7 @@ def every_operator(rows: Tensor, *maps: Tensor) -> Tensor:
 def test_opsets(opset: int, dynamo: bool) -> None:
     model, features = Lambda(every_operator), random_tensor(2, 3, 8, 10, dtype=torch.float32)
     maps = [one for call in EXPORTED for one in tree_leaves(call.input_of(features))]
-    corners = rows((1.0, 1.2, 7.3, 6.1), (2.0, 3.1, 4.0, 5.0), (5.0, 0.3, 9.9, 7.8))
+    corners = xyxy((1.0, 1.2, 7.3, 6.1), (2.0, 3.1, 4.0, 5.0), (5.0, 0.3, 9.9, 7.8))
     corners[1:, 0] = 1.0
     boxes = torch.cat([call.from_corners(corners, 8, 10) for call in EXPORTED], 1).float()
     if dynamo:

@@ -49,7 +49,7 @@ def test_script(case: SmallCall) -> None:
 @each_function
 def test_scripted_function(case: SmallCall) -> None:
     *maps, boxes = case.point()
-    arguments = (case.features(*maps), *case.rows(boxes), SIZE)
+    arguments = (case.features(*maps), *case.box_arguments(boxes), SIZE)
     close(torch.jit.script(case.function)(*arguments, **case.options), case(*case.point()))
 
 
@@ -67,7 +67,7 @@ def test_a_list_of_maps_keeps_them(name: str, inference: bool) -> None:
             results = [scripted(maps, rows, [2, 2], [0.5, 0.25]) for _ in range(2)]
             return results + maps
 
-        first, second, *kept = call(maps, *case.rows(case.boxes()))
+        first, second, *kept = call(maps, *case.box_arguments(case.boxes()))
     close(second, first)
     close(kept, maps)
 
@@ -77,7 +77,7 @@ def test_a_list_of_maps_keeps_them(name: str, inference: bool) -> None:
 def test_scripted_layer_takes_boxes_in_a_list(case: SmallCall, output_size: int | tuple[int, int]) -> None:
     layer = RoIAlign(output_size, *case.options.values())
     scripted = torch.jit.script(layer)
-    for boxes in (*case.rows(BOXES), LISTED):
+    for boxes in (*case.box_arguments(BOXES), LISTED):
         close(scripted(*case.maps(), boxes), layer(*case.maps(), boxes))
 
 
@@ -120,7 +120,7 @@ def test_fx_keeps_each_call_as_one_node() -> None:
     assert len(calls) == 3
     assert len(traced.graph.nodes) == 2 + 3 + 3 + 1  # inputs, calls, additions, output
     for graph in (traced, fx.symbolic_trace(traced)):
-        for boxes in (*case.rows(BOXES), LISTED):
+        for boxes in (*case.box_arguments(BOXES), LISTED):
             close(graph(*case.maps(), boxes), Model()(*case.maps(), boxes))
 
 
@@ -130,10 +130,10 @@ def test_fx_keeps_the_call_as_one_node(case: SmallCall) -> None:
     *maps, boxes = case.point()
 
     def by_maps(first: Tensor) -> Tensor:
-        return case.function(case.features(first, *maps[1:]), *case.rows(boxes), SIZE, **case.options)
+        return case.function(case.features(first, *maps[1:]), *case.box_arguments(boxes), SIZE, **case.options)
 
     def by_boxes(boxes: Tensor) -> Tensor:
-        arguments = case.rows(case.boxes())[1:] if case.is_crop else ()
+        arguments = case.box_arguments(case.boxes())[1:] if case.is_crop else ()
         rows = boxes if case.is_crop else [boxes[:1], boxes[1:]]
         return case.function(case.features(*maps), rows, *arguments, SIZE, **case.options)
 

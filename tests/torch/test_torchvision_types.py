@@ -47,7 +47,7 @@ class Picture(Image):
 def test_where_every_override_declines_tensors_are_plain(case: SmallCall) -> None:
     *maps, boxes = case.point()
     features = case.features(*(one.as_subclass(Picture) for one in maps))
-    rows = case.rows(boxes)
+    rows = case.box_arguments(boxes)
     arguments = (rows[0].as_subclass(Corners), *rows[1:])
     out = case.function(features, *arguments, (2, 3), **case.options)
     assert type(out) is Tensor

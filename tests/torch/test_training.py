@@ -60,7 +60,7 @@ def saved_shapes(x: Tensor, boxes: Tensor, case: SmallCall) -> list[torch.Size]:
 
 @each_mode
 def test_feature_map_is_kept_only_for_grad_boxes(case: SmallCall) -> None:
-    (x,), (boxes,) = case.maps(), case.rows(case.boxes())
+    (x,), (boxes,) = case.maps(), case.box_arguments(case.boxes())
     x.requires_grad_()
     assert x.shape not in saved_shapes(x, boxes, case)
     assert x.shape in saved_shapes(x, boxes.requires_grad_(), case)
@@ -96,7 +96,7 @@ def test_changed_features_are_noticed() -> None:
 
 @each_mode
 def test_changed_boxes_are_noticed(case: SmallCall) -> None:
-    x, (boxes,) = case.leaves()[0], case.rows(case.boxes())
+    x, (boxes,) = case.leaves()[0], case.box_arguments(case.boxes())
     out = case.call(x, boxes)
     boxes.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -138,7 +138,7 @@ def test_without_gradients(case: SmallCall) -> None:
 def test_autocast(dtype: torch.dtype) -> None:
     """Half features from the layer before, float32 boxes, float32 leaves."""
     convolution = torch.nn.Conv2d(SHAPE[1], 4, 1)
-    maps, boxes = AVERAGE.maps()[0].float(), AVERAGE.rows(AVERAGE.boxes())[0].float().requires_grad_()
+    maps, boxes = AVERAGE.maps()[0].float(), AVERAGE.box_arguments(AVERAGE.boxes())[0].float().requires_grad_()
     with torch.autocast("cpu", dtype=dtype):
         x = convolution(maps)
         out = AVERAGE.call(x, boxes)
@@ -171,16 +171,16 @@ def test_half_precision_and_layout(case: SmallCall) -> None:
 @each_mode
 def test_function_class(case: SmallCall) -> None:
     def call(x: Tensor, boxes: Tensor) -> Tensor:
-        return RoIAlignFunction.apply(x, *case.rows(boxes), SIZE, *case.options.values())
+        return RoIAlignFunction.apply(x, *case.box_arguments(boxes), SIZE, *case.options.values())
 
     close(gradients(case, call), gradients(case))
-    assert RoIAlignFunction.apply(*case.maps(), *case.rows(case.boxes()), 3).shape == (2, SHAPE[1], 3, 3)
+    assert RoIAlignFunction.apply(*case.maps(), *case.box_arguments(case.boxes()), 3).shape == (2, SHAPE[1], 3, 3)
     assert issubclass(RoIAlignFunction, torch.autograd.Function)
 
 
 def test_function_class_checks_its_arguments_like_the_function() -> None:
     (x,), corners = AVERAGE.maps(), AVERAGE.boxes()
-    (boxes,) = AVERAGE.rows(corners)
+    (boxes,) = AVERAGE.box_arguments(corners)
     wrong: tuple[tuple[type[Exception], str, tuple[Any, ...]], ...] = (
         (TypeError, "input: expected a tensor", (None, boxes, 2)),
         (TypeError, "boxes: expected a Tensor", (x, [corners], 2)),
@@ -206,7 +206,7 @@ def test_module() -> None:
     assert repr(layer) == ("RoIAlign(output_size=7, spatial_scale=0.25, sampling_ratio=2, aligned=True, mode='max')")
     assert layer.state_dict() == {}
     (x,), corners = AVERAGE.maps(), AVERAGE.boxes(3)
-    (boxes,) = AVERAGE.rows(corners)
+    (boxes,) = AVERAGE.box_arguments(corners)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         close(other(x, boxes), layer(x, boxes))
     as_list = [corners[[0, 2]], corners[[1]]]
