@@ -119,9 +119,9 @@ class _TorchScriptGraph:
         exporter: Any = torch.onnx
         self._dtypes = exporter.JitScalarType
 
-    def constant(self, value: Any, kind: int) -> Value:
-        dtype = self._dtypes.from_onnx_type(kind).dtype()
-        return self._context.op("Constant", value_t=torch.tensor(value, dtype=dtype))
+    def constant(self, value: Any, dtype: int) -> Value:
+        torch_dtype = self._dtypes.from_onnx_type(dtype).dtype()
+        return self._context.op("Constant", value_t=torch.tensor(value, dtype=torch_dtype))
 
     def dtype(self, value: Value) -> int:
         return int(self._dtypes.from_value(value).onnx_type())
