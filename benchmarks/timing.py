@@ -16,8 +16,8 @@ Call = Callable[[], object]
 
 # A faster call is repeated within one sample, so that the cost of the clock (about 0.1 us) is negligible.
 _SHORTEST_SAMPLE = 1e-3
-_MOST_SAMPLES = 40
-_FEWEST_SAMPLES = 3
+_MAX_SAMPLES = 40
+_MIN_SAMPLES = 3
 # A slow contestant may take this many times the requested seconds, to reach the fewest samples.
 _PATIENCE = 8
 # For calls slower than this, the cold first call of the check counts as a sample, because another one costs too much.
@@ -60,9 +60,9 @@ def _sample(call: Call, calls: int) -> float:
 def samples_wanted(seconds_per_call: float, seconds: float) -> int:
     """As many as fit into `seconds`; if fewer than three, up to three within the patience factor; at least one."""
     fitting = int(seconds / max(seconds_per_call, _SHORTEST_SAMPLE))
-    if fitting >= _FEWEST_SAMPLES:
-        return min(fitting, _MOST_SAMPLES)
-    return min(max(int(_PATIENCE * seconds / seconds_per_call), 1), _FEWEST_SAMPLES)
+    if fitting >= _MIN_SAMPLES:
+        return min(fitting, _MAX_SAMPLES)
+    return min(max(int(_PATIENCE * seconds / seconds_per_call), 1), _MIN_SAMPLES)
 
 
 def _summary(samples: list[float], calls: int, page_faults: float | None) -> Measurement:

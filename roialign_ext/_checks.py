@@ -17,7 +17,8 @@ from ._environment import REBUILD
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INDEX_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-LARGEST = 2**63 - 1  # of the schemas' ints
+MAX_INT = torch.iinfo(torch.int64).max  # of the operators' schemas
+MAX_LEVELS = 8  # of a feature pyramid
 HAS_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("roialign_ext::_pool", "CUDA")
 
 
@@ -32,7 +33,7 @@ def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
             value = operator.index(value)
         except (TypeError, ValueError, RuntimeError) as error:  # for a tensor that does not hold one integer
             raise TypeError(f"{name}: expected {wanted}, got {value!r}") from error
-    if not -LARGEST <= value <= LARGEST:
+    if not -MAX_INT <= value <= MAX_INT:
         raise ValueError(f"{name}: expected {wanted} of at most 64 bits, got {value!r}")
     return value
 
@@ -54,7 +55,7 @@ def as_pair(name: str, value: Any) -> Any:
     """Numbers of bins ``[PH, PW]``; one int stands for both."""
     wanted = "an int or a pair of ints"
     if isinstance(value, (list, tuple)):
-        return [bins if type(bins) is int and 0 < bins <= LARGEST else as_integer(name, bins, wanted) for bins in value]
+        return [bins if type(bins) is int and 0 < bins <= MAX_INT else as_integer(name, bins, wanted) for bins in value]
     number = as_integer(name, value, wanted)
     return [number, number]
 
@@ -99,13 +100,13 @@ def check_call(
         _check_box_list(boxes, columns)
     elif boxes.dtype not in DTYPES:
         check_dtype("boxes", boxes)
-    if type(output_size) is int and 0 < output_size <= LARGEST:
+    if type(output_size) is int and 0 < output_size <= MAX_INT:
         output_size = [output_size, output_size]
     else:
         output_size = as_pair("output_size", output_size)
     if type(spatial_scale) is not float:
         spatial_scale = as_spatial_scale(spatial_scale, columns)
-    if type(sampling_ratio) is not int or not -LARGEST <= sampling_ratio <= LARGEST:
+    if type(sampling_ratio) is not int or not -MAX_INT <= sampling_ratio <= MAX_INT:
         sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
     if aligned is not True and aligned is not False:
         check_flag("aligned", aligned)
@@ -175,7 +176,7 @@ def check_levels(features: object, scales: object) -> list[Any]:
     if not isinstance(features, (list, tuple)):
         raise TypeError(f"features: expected a list of tensors [N, C, H, W], finest level first, got {_kind(features)}")
     if not features:
-        raise ValueError("features: expected a list of 1 to 8 levels, got an empty list")
+        raise ValueError(f"features: expected a list of 1 to {MAX_LEVELS} levels, got an empty list")
     for level, one in enumerate(features):
         check_map(f"features[{level}]", one)
     return as_numbers("scales", scales)

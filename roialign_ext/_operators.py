@@ -20,8 +20,8 @@ from ._operator_checks import (
     check_samples,
     check_scale,
     check_tensor,
+    coordinate_type,
     holds,
-    is_wide,
 )
 
 
@@ -210,7 +210,7 @@ def _check_one_level(features: list[Tensor], boxes: Tensor, scales: list[float])
     """Names the arguments of a pyramid: with one map a private operator would name ``input`` and ``spatial_scale``."""
     if len(features) == 1 and len(scales) == 1:
         check_tensor("features[0]", features[0])
-        check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
+        check_scale("scales[0]", scales[0], coordinate_type(features[0], boxes))
 
 
 def _boxes_of_bins(boxes: Tensor, bins: Any) -> Tensor:

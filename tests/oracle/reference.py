@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-LARGEST_GRID = 20_000_000
+MAX_GRID = 20_000_000
 """Most samples per bin and axis that the oracle enumerates."""
 
 
@@ -98,7 +98,7 @@ def regular_grid(start: Any, size: Any, size_held: bool, bins: int, length: int,
         step = size / kind(bins)
         adaptive = math.ceil(step) if math.isfinite(step) else 1  # not finite: all samples are rejected
         grid = params.sampling_ratio if params.sampling_ratio > 0 else adaptive
-        if grid > LARGEST_GRID:
+        if grid > MAX_GRID:
             raise ValueError(f"a grid of {grid} samples per bin is too large to enumerate")
         index = np.arange(max(grid, 0), dtype=np.int64)
         result = Axis(grid, [], [])

@@ -85,7 +85,7 @@ def test_a_fault_costs_no_more_than_it_has_to(measure: ModuleType, monkeypatch: 
 
 
 def test_what_differs_is_not_timed(measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importlib.import_module("benchmarks.agreement")._LARGEST, "float32", 0.0)
+    monkeypatch.setitem(importlib.import_module("benchmarks.agreement")._MAX_DIFFERENCE, "float32", 0.0)
     device = importlib.import_module("benchmarks.gpu.device").open_device()
     cells: list[Document] = []
     plan = measure.Plan("roialign_ext", ["float32"], ["NCHW"], ["kernel"], 2)
