@@ -155,19 +155,19 @@ def check_named_maps(name: str, maps: Any, names: list[str]) -> None:
     if not isinstance(maps, Mapping):
         raise TypeError(f"{name}: expected a dict of tensors [N, C, H, W] by name, got {_kind(maps)}")
     finest = None
-    for key, one in maps.items():
+    for key, level_map in maps.items():
         if key not in names:
             continue
         argument = f"{name}[{key!r}]"
-        check_map(argument, one)
-        finest = one if finest is None else finest
-        if one.dtype != finest.dtype:
-            raise TypeError(f"{argument}: expected the dtype of the finest map, {finest.dtype}, got {one.dtype}")
+        check_map(argument, level_map)
+        finest = level_map if finest is None else finest
+        if level_map.dtype != finest.dtype:
+            raise TypeError(f"{argument}: expected the dtype of the finest map, {finest.dtype}, got {level_map.dtype}")
         # Tracing would record the sizes of its example.
-        if not torch.jit.is_tracing() and one.shape[:2] != finest.shape[:2]:  # type: ignore
+        if not torch.jit.is_tracing() and level_map.shape[:2] != finest.shape[:2]:  # type: ignore
             raise ValueError(
                 f"{argument}: expected the images and channels of the finest map, {list(finest.shape[:2])}, got shape "
-                f"{list(one.shape)}"
+                f"{list(level_map.shape)}"
             )
 
 
@@ -177,8 +177,8 @@ def check_levels(features: object, scales: object) -> list[Any]:
         raise TypeError(f"features: expected a list of tensors [N, C, H, W], finest level first, got {_kind(features)}")
     if not features:
         raise ValueError(f"features: expected a list of 1 to {MAX_LEVELS} levels, got an empty list")
-    for level, one in enumerate(features):
-        check_map(f"features[{level}]", one)
+    for level, level_map in enumerate(features):
+        check_map(f"features[{level}]", level_map)
     return as_numbers("scales", scales)
 
 
@@ -283,7 +283,7 @@ def as_names(name: str, value: Any) -> list[str]:
         names = list(value)
     except TypeError as error:
         raise TypeError(message) from error
-    if not all(isinstance(one, str) for one in names):
+    if not all(isinstance(element, str) for element in names):
         raise TypeError(message)
     if not names:
         raise ValueError(f"{name}: expected the name of one map at least, got {value!r}")
@@ -303,8 +303,10 @@ def _kind(value: object) -> str:
     """Describes a value that was passed in place of a tensor or a list of tensors."""
     name = type(value).__name__
     if isinstance(value, (list, tuple)):
-        other = next((type(one).__name__ for one in value if not isinstance(one, Tensor)), "Tensor" if value else "")
-        return f"a {name} of {other}" if other else f"an empty {name}"
+        if not value:
+            return f"an empty {name}"
+        other = next((type(element).__name__ for element in value if not isinstance(element, Tensor)), "Tensor")
+        return f"a {name} of {other}"
     return name
 
 

@@ -366,13 +366,13 @@ OPERATORS = tuple(name for name in vars(Translations) if not name.startswith("_"
 
 def translate(graph: Graph, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Value:
     """Writes a call of an operator into the graph. Arguments other than tensors must be constants."""
-    wanted = getattr(torch.ops.roialign_ext, name).default._schema.arguments
-    given = {one.name: value for one, value in zip(wanted, arguments, strict=False)} | dict(keywords)
-    types = {one.name: str(one.type) for one in wanted}
-    for argument, value in given.items():
+    parameters = getattr(torch.ops.roialign_ext, name).default._schema.arguments
+    bound = {parameter.name: value for parameter, value in zip(parameters, arguments, strict=False)} | dict(keywords)
+    types = {parameter.name: str(parameter.type) for parameter in parameters}
+    for argument, value in bound.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
-        if "Tensor" not in types[argument] and not all(isinstance(one, (int, float, str)) for one in numbers):
+        if "Tensor" not in types[argument] and not all(isinstance(number, (int, float, str)) for number in numbers):
             what = "constant ints" if "int" in types[argument] else "constant numbers"
             raise ValueError(f"{argument}: expected {what}, because ONNX has them as attributes, got {value}")
-    written: Value = getattr(Translations(graph, name), name)(**given)
+    written: Value = getattr(Translations(graph, name), name)(**bound)
     return written

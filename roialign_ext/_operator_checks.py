@@ -120,17 +120,17 @@ def _check_maps(maps: Sequence[Tensor], rule: str) -> None:
     if len(maps) == 1:
         _check_map("input", maps[0])
         return
-    for level, one in enumerate(maps):
+    for level, level_map in enumerate(maps):
         name = f"features[{level}]"
-        _check_map(name, one)
-        check_device(name, one, "features[0]", maps[0])
-        if one.dtype != maps[0].dtype:
-            raise TypeError(f"{name}: expected the dtype of features[0], {maps[0].dtype}, got {one.dtype}")
-        if not all(holds(one.shape[axis] == maps[0].shape[axis]) for axis in (0, 1)):
+        _check_map(name, level_map)
+        check_device(name, level_map, "features[0]", maps[0])
+        if level_map.dtype != maps[0].dtype:
+            raise TypeError(f"{name}: expected the dtype of features[0], {maps[0].dtype}, got {level_map.dtype}")
+        if not all(holds(level_map.shape[axis] == maps[0].shape[axis]) for axis in (0, 1)):
             images, channels = maps[0].shape[:2]
             raise ValueError(
                 f"{name}: expected the images and channels of features[0], [{images}, {channels}, H, W], got shape "
-                f"{list(one.shape)}"
+                f"{list(level_map.shape)}"
             )
 
 
