@@ -31,14 +31,14 @@ ROTATED = Format("cx, cy, w, h, angle")
 NORMALISED = Format("y1, x1, y2, x2", has_batch_index=False)
 
 
-asked = os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")  # read once, because every call pays for a read
+enabled = os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")  # read once, because every call pays for a read
 
 
 def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS) -> None:
     """Warns on request about boxes that are reversed, wholly outside the maps, or all within the first map pixel.
 
     ``boxes`` and ``maps`` are arguments of a public function, ``scales`` the map pixels per image pixel of each map.
-    Other checks raise for arguments of a wrong shape or type. Callers look at ``asked`` first.
+    Other checks raise for arguments of a wrong shape or type. Callers look at ``enabled`` first.
     """
     if torch.compiler.is_compiling():
         return

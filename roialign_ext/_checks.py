@@ -22,19 +22,19 @@ MAX_LEVELS = 8  # of a feature pyramid
 HAS_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("roialign_ext::_pool", "CUDA")
 
 
-def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
+def as_integer(name: str, value: Any, expected: str = "an int") -> Any:
     """An int, from an integer of Python or numpy, a tensor of one integer, or a symbolic size. A bool raises."""
     if isinstance(value, torch.SymInt):
         return value
     if type(value) is not int:
         if _is_bool(value):
-            raise TypeError(f"{name}: expected {wanted}, got {value!r}")
+            raise TypeError(f"{name}: expected {expected}, got {value!r}")
         try:
             value = operator.index(value)
         except (TypeError, ValueError, RuntimeError) as error:  # for a tensor that does not hold one integer
-            raise TypeError(f"{name}: expected {wanted}, got {value!r}") from error
+            raise TypeError(f"{name}: expected {expected}, got {value!r}") from error
     if not -MAX_INT <= value <= MAX_INT:
-        raise ValueError(f"{name}: expected {wanted} of at most 64 bits, got {value!r}")
+        raise ValueError(f"{name}: expected {expected} of at most 64 bits, got {value!r}")
     return value
 
 
@@ -53,10 +53,12 @@ def as_number(name: str, value: Any) -> Any:
 
 def as_pair(name: str, value: Any) -> Any:
     """Numbers of bins ``[PH, PW]``; one int stands for both."""
-    wanted = "an int or a pair of ints"
+    expected = "an int or a pair of ints"
     if isinstance(value, (list, tuple)):
-        return [bins if type(bins) is int and 0 < bins <= MAX_INT else as_integer(name, bins, wanted) for bins in value]
-    number = as_integer(name, value, wanted)
+        return [
+            bins if type(bins) is int and 0 < bins <= MAX_INT else as_integer(name, bins, expected) for bins in value
+        ]
+    number = as_integer(name, value, expected)
     return [number, number]
 
 
@@ -220,10 +222,10 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a bool, got {value!r}")
 
 
-def check_text(name: str, value: object, wanted: str) -> None:
+def check_text(name: str, value: object, expected: str) -> None:
     """A string."""
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected {wanted}, got {value!r}")
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
 
 
 def as_layer_size(name: str, value: Any) -> Any:
@@ -268,10 +270,10 @@ def as_finite_number(name: str, value: Any) -> Any:
 
 def check_word(name: str, value: object, words: tuple[str, str]) -> None:
     """One of two words."""
-    wanted = f"{words[0]!r} or {words[1]!r}"
-    check_text(name, value, wanted)
+    expected = f"{words[0]!r} or {words[1]!r}"
+    check_text(name, value, expected)
     if value not in words:
-        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 def as_names(name: str, value: Any) -> list[str]:

@@ -133,13 +133,13 @@ def draw_box(
 
 
 def _corners(box: Sequence[float] | Tensor) -> list[float]:
-    wanted = "expected four finite numbers (x1, y1, x2, y2)"
+    expected = "four finite numbers (x1, y1, x2, y2)"
     try:
         corners = [as_number("box", coordinate) for coordinate in (box.tolist() if isinstance(box, Tensor) else box)]
     except (TypeError, RuntimeError) as error:
-        raise TypeError(f"box: {wanted}, got {box!r}") from error
+        raise TypeError(f"box: expected {expected}, got {box!r}") from error
     if len(corners) != 4 or not all(map(math.isfinite, corners)):
-        raise ValueError(f"box: {wanted}, got {box!r}")
+        raise ValueError(f"box: expected {expected}, got {box!r}")
     return corners
 
 
