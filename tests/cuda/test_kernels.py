@@ -148,7 +148,7 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: in
     case = Case(rule=rule, boxes="20", channels=channels, layout="channels_last" if channels_last else "contiguous")
     boxes, good = bad_boxes(case)
     maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
-    argmax = good_argmax = None
+    argmaxes = [(None, None)] if case.has_mean else []
     if case.has_maximum:
         values, argmax = shim("_pool_max", maps, boxes, case.bins, *arguments)
         wanted, good_argmax = CPU("_pool_max", maps, boxes[good], case.bins, *arguments)
@@ -156,23 +156,22 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: in
         assert (argmax[~good] == -1).all()
         assert torch.equal(argmax[good], good_argmax)
         assert_close(values[good], wanted)
-    for chosen, good_chosen in ((None, None), (argmax, good_argmax)):
-        if chosen is None and not case.has_mean:
-            continue
-        (out,) = shim("_pool", maps, boxes, None, None, chosen, case.bins, *arguments)
-        (wanted,) = CPU("_pool", maps, boxes[good], None, None, good_chosen, case.bins, *arguments)
+        argmaxes.append((argmax, good_argmax))
+    for argmax, good_argmax in argmaxes:
+        (out,) = shim("_pool", maps, boxes, None, None, argmax, case.bins, *arguments)
+        (wanted,) = CPU("_pool", maps, boxes[good], None, None, good_argmax, case.bins, *arguments)
         assert out[~good].isnan().all()
         assert_close(out[good], wanted)
         size = case.input_size
-        (grad_input,) = shim("_pool_grad_input", grad, boxes, None, None, chosen, size, channels_last, *arguments)
+        (grad_input,) = shim("_pool_grad_input", grad, boxes, None, None, argmax, size, channels_last, *arguments)
         (wanted,) = CPU(
-            "_pool_grad_input", grad[good], boxes[good], None, None, good_chosen, size, channels_last, *arguments
+            "_pool_grad_input", grad[good], boxes[good], None, None, good_argmax, size, channels_last, *arguments
         )
         assert_close(grad_input, wanted)
         if not case.has_mean:
             continue
-        (grad_boxes,) = shim("_pool_grad_boxes", grad, maps, boxes, None, chosen, *arguments)
-        (wanted,) = CPU("_pool_grad_boxes", grad[good], maps, boxes[good], None, good_chosen, *arguments)
+        (grad_boxes,) = shim("_pool_grad_boxes", grad, maps, boxes, None, argmax, *arguments)
+        (wanted,) = CPU("_pool_grad_boxes", grad[good], maps, boxes[good], None, good_argmax, *arguments)
         assert (grad_boxes[~good] == 0).all()
         assert_close(grad_boxes[good], wanted)
         assert (grad_boxes[:, 0] == 0).all()
@@ -294,18 +293,17 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
     rule_arguments = ([1.0], [8.0, 1.0], -1, rule)
 
     def results(ops: Operators) -> list[tuple[Tensor, ...]]:
-        found, argmax = [], None
+        found: list[tuple[Tensor, ...]] = []
+        argmaxes = [] if rule == "roi_pool" else [None]
         if rule != "prroi_pool":
             found.append(ops("_pool_max", [features], boxes, (2, bins), *rule_arguments))
-            argmax = found[0][1]
-        for chosen in {id(argmax): argmax, id(None): None}.values():
-            if chosen is None and rule == "roi_pool":
-                continue
-            tail = (boxes, None, None, chosen)
+            argmaxes.append(found[0][1])
+        for argmax in argmaxes:
+            tail = (boxes, None, None, argmax)
             found.append(ops("_pool", [features], *tail, (2, bins), *rule_arguments))
             found.append(ops("_pool_grad_input", grad, *tail, [1, 2, 7, 200], False, *rule_arguments))
             if rule != "roi_pool":
-                found.append(ops("_pool_grad_boxes", grad, [features], boxes, None, chosen, *rule_arguments))
+                found.append(ops("_pool_grad_boxes", grad, [features], boxes, None, argmax, *rule_arguments))
         return found
 
     monkeypatch.setenv("SHIM_SEED", "3")
@@ -341,16 +339,16 @@ def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str,
     """Clamped samples have no derivative, and memory behind the map is not read."""
     case = Case(rule=rule, boxes="border", channels=33, images=1, layout=layout)
     maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.rule_arguments
-    argmax = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    argmaxes = [None, CPU("_pool_max", maps, boxes, case.bins, *arguments)[1]] if case.has_maximum else [None]
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
         u[:, column] = value
-        for chosen in [None, argmax] if case.has_maximum else [None]:
+        for argmax in argmaxes:
             for v in (None, random_tensor(*boxes.shape, dtype=boxes.dtype)):
-                calls = [("_pool", maps, boxes, u, v, chosen, case.bins, *arguments)]
+                calls = [("_pool", maps, boxes, u, v, argmax, case.bins, *arguments)]
                 channels_last = layout == "channels_last"
-                calls += [("_pool_grad_input", grad, boxes, u, v, chosen, case.input_size, channels_last, *arguments)]
-                calls += [("_pool_grad_boxes", grad, maps, boxes, u, chosen, *arguments)]
+                calls += [("_pool_grad_input", grad, boxes, u, v, argmax, case.input_size, channels_last, *arguments)]
+                calls += [("_pool_grad_boxes", grad, maps, boxes, u, argmax, *arguments)]
                 for call in calls:
                     for actual, wanted in zip(shim(*call), CPU(*call), strict=True):
                         finite = wanted.isfinite()

@@ -320,13 +320,13 @@ def differentiable_form(name: str, directions: int, case: RuleCall) -> tuple[Fun
         grad = rest.pop(0) if bins else None
         boxes = arguments.boxes if fixed else torch.cat([image, rest.pop(0)], 1)
         along = [*rest, *[None] * (2 - directions)]
-        chosen, rule = arguments.argmax, arguments.rule
+        argmax, rule = arguments.argmax, arguments.rule
         if name == "_pool":
-            return ops._pool(features, boxes, *along, chosen, arguments.bins, *rule)
+            return ops._pool(features, boxes, *along, argmax, arguments.bins, *rule)
         if name == "_pool_grad_input":
             size, last = arguments.size, arguments.channels_last
-            return tuple(ops._pool_grad_input(grad, boxes, *along, chosen, size, last, *rule))
-        return ops._pool_grad_boxes(grad, features, boxes, along[0], chosen, *rule)
+            return tuple(ops._pool_grad_input(grad, boxes, *along, argmax, size, last, *rule))
+        return ops._pool_grad_boxes(grad, features, boxes, along[0], argmax, *rule)
 
     tensors = (*maps, *bins, *corners, *(arguments.u, arguments.v)[:directions])
     return call, tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
