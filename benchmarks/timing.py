@@ -57,7 +57,7 @@ def _sample(call: Call, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def samples_wanted(seconds_per_call: float, seconds: float) -> int:
+def number_of_samples(seconds_per_call: float, seconds: float) -> int:
     """As many as fit into `seconds`; if fewer than three, up to three within the patience factor; at least one."""
     fitting = int(seconds / max(seconds_per_call, _SHORTEST_SAMPLE))
     if fitting >= _MIN_SAMPLES:
@@ -95,7 +95,7 @@ def interleave(
     estimates: dict[str, float] = {}
     for name, call in calls.items():
         first = first_calls[name]
-        if first_calls_count and first > _SECONDS_TOO_SLOW_TO_REPEAT and samples_wanted(first, seconds) == 1:
+        if first_calls_count and first > _SECONDS_TOO_SLOW_TO_REPEAT and number_of_samples(first, seconds) == 1:
             result[name] = _summary([first], 1, None)
         else:
             estimates[name] = first if first > _SECONDS_TOO_SLOW_TO_REPEAT else timed(call)
@@ -103,7 +103,7 @@ def interleave(
     repeats = {name: max(1, math.ceil(_SHORTEST_SAMPLE / estimate)) for name, estimate in estimates.items()}
     if before_sample is not None:
         repeats = dict.fromkeys(estimates, 1)
-    turns = _turns({name: samples_wanted(estimate, seconds) for name, estimate in estimates.items()})
+    turns = _turns({name: number_of_samples(estimate, seconds) for name, estimate in estimates.items()})
     samples: dict[str, list[float]] = {name: [] for name in estimates}
     faults: dict[str, list[float]] = {name: [] for name in estimates}
     collecting = gc.isenabled()

@@ -63,10 +63,10 @@ def key(cell: Cell) -> tuple[str, ...]:
 def peer_of(cell: Cell, others: dict[tuple[str, ...], Cell], who: str = "") -> Cell:
     """torchvision's cell for one of ours; empty if there is none."""
     changed = {name: STAND_IN.get(cell.get(name, ""), cell.get(name, "")) for name in ("dtype", "layout")}
-    wanted = {**cell, **changed}
+    peer = {**cell, **changed}
     if who:
-        wanted["who"] = who
-    return others.get(key(wanted), {})
+        peer["who"] = who
+    return others.get(key(peer), {})
 
 
 def against_torchvision(ours: Iterable[Cell], others: Iterable[Cell], limits: dict[str, float], who: str = "") -> str:

@@ -300,9 +300,9 @@ def test_whole_map_is_returned(form: Form) -> None:
 def test_quarter_turns(form: Form, quarter: int, clockwise: bool, unit: str) -> None:
     """A box on the ramp 5 y + x, whose rows and columns change places with every quarter turn counter-clockwise."""
     upright = torch.tensor([[4.5, 5.0, 5.5, 6.0], [7.0, 7.5, 8.0, 8.5], [9.5, 10.0, 10.5, 11.0], [12, 12.5, 13, 13.5]])
-    said = 90.0 * quarter * (-1.0 if clockwise else 1.0) * (torch.pi / 180.0 if unit == "radian" else 1.0)
+    angle = 90.0 * quarter * (-1.0 if clockwise else 1.0) * (torch.pi / 180.0 if unit == "radian" else 1.0)
     call = RotatedCall((4, 4), clockwise=clockwise, angle_unit=unit)
-    out = form.value(call, torch.arange(25.0).reshape(1, 1, 5, 5).double(), rotated_boxes((2.0, 2.0, 2.0, 2.0, said)))
+    out = form.value(call, torch.arange(25.0).reshape(1, 1, 5, 5).double(), rotated_boxes((2.0, 2.0, 2.0, 2.0, angle)))
     assert_close(out[0, 0], torch.rot90(upright, -quarter).double(), atol=1e-12, rtol=0)
 
 
@@ -326,11 +326,11 @@ def test_four_ways_to_say_an_angle(form: Form, clockwise: bool, unit: str) -> No
     boxes = call.boxes("inside", "crossing")
     other = replace(call, clockwise=clockwise, angle_unit=unit)
     factor = (-1.0 if clockwise else 1.0) * (torch.pi / 180.0 if unit == "radian" else 1.0)
-    said = boxes.clone()
-    said[:, 5] *= factor
-    assert_close(form.value(other, FEATURES, said), form.value(call, FEATURES, boxes), atol=1e-12, rtol=0)
+    converted = boxes.clone()
+    converted[:, 5] *= factor
+    assert_close(form.value(other, FEATURES, converted), form.value(call, FEATURES, boxes), atol=1e-12, rtol=0)
     grad = random_tensor(len(boxes), 3, 3, 2, seed=11)
     *_, expected = form.gradients(call, grad, FEATURES, boxes)
     expected[:, 5] /= factor
-    *_, grad_boxes = form.gradients(other, grad, FEATURES, said)
+    *_, grad_boxes = form.gradients(other, grad, FEATURES, converted)
     assert_close(grad_boxes, expected, atol=1e-11, rtol=0)

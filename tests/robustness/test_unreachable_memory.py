@@ -57,13 +57,13 @@ def test_counter_sees_a_lost_string() -> None:
 @each_function
 def test_calls_and_derivatives(case: SmallCall) -> None:
     leaves = case.leaves(2)
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    inputs = [leaf for leaf in leaves if leaf.requires_grad]
 
     def step() -> None:
         value = case(*leaves)
-        first = torch.autograd.grad(value.square().sum(), wanted, create_graph=True)
+        first = torch.autograd.grad(value.square().sum(), inputs, create_graph=True)
         if any(one.requires_grad for one in first):
-            torch.autograd.grad(sum(one.square().sum() for one in first), wanted, allow_unused=True)
+            torch.autograd.grad(sum(one.square().sum() for one in first), inputs, allow_unused=True)
 
     assert left_behind(step) < PER_CALL
 

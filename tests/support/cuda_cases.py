@@ -235,12 +235,12 @@ def calculations(case: Case) -> Iterator[Calculation]:
 
 def assert_agree(case: Case, calculation: Calculation, actual: Result) -> None:
     """Asserts equality with the CPU's result up to the rounding of sums over samples; integers must be equal."""
-    wanted = calculation.run(CPU)
+    expected = calculation.run(CPU)
     magnitudes = calculation.magnitude() if calculation.magnitude is not None else None
     arithmetic = torch.float64 if case.dtype == torch.float64 else torch.float32
     samples = max(1.0, case.ratio / 4)
-    assert len(actual) == len(wanted), calculation.name
-    for i, (one, other) in enumerate(zip(actual, wanted, strict=True)):
+    assert len(actual) == len(expected), calculation.name
+    for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
         assert (one.dtype, one.shape) == (other.dtype, other.shape), calculation.name
         assert one.stride() == other.stride() or one.numel() == 0, calculation.name
         if not one.dtype.is_floating_point:

@@ -53,11 +53,11 @@ def test_dynamic_number_of_boxes(case: SmallCall) -> None:
 
 
 @each_mode
-@pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True)])
-def test_what_requires_grad(case: SmallCall, wanted: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize("requires_grad", [(False, False), (True, False), (False, True)])
+def test_what_requires_grad(case: SmallCall, requires_grad: tuple[bool, bool]) -> None:
     results = []
     for function in (compiled(case.module()), case.module()):
-        leaves = [tensor.requires_grad_(by) for tensor, by in zip(case.point(), wanted, strict=True)]
+        leaves = [tensor.requires_grad_(by) for tensor, by in zip(case.point(), requires_grad, strict=True)]
         value = function(*case.forward_arguments(*leaves))
         leaves = [leaf for leaf in leaves if leaf.requires_grad]
         assert value.requires_grad == bool(leaves)

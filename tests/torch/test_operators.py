@@ -120,8 +120,8 @@ def with_grad(arguments: Sequence[Any], which: str) -> tuple[Any, ...]:
         if not isinstance(argument, Tensor) or not argument.is_floating_point():
             return argument
         place = next(places)
-        wanted = {"none": False, "all": True, "even": place % 2 == 0, "odd": place % 2 == 1}[which]
-        return argument.detach().clone().requires_grad_(wanted)
+        requires_grad = {"none": False, "all": True, "even": place % 2 == 0, "odd": place % 2 == 1}[which]
+        return argument.detach().clone().requires_grad_(requires_grad)
 
     return tuple(fresh(argument) for argument in arguments)
 

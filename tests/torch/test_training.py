@@ -116,22 +116,22 @@ def test_features_may_change_where_boxes_are_fixed(case: SmallCall) -> None:
 def test_backward_again(case: SmallCall) -> None:
     """A kept graph gives the same gradients, a freed one raises an error."""
     leaves = case.leaves()
-    out, wanted = case(*leaves).sum(), [leaf for leaf in leaves if leaf.requires_grad]
-    first = torch.autograd.grad(out, wanted, retain_graph=True)
-    assert_close(torch.autograd.grad(out, wanted), first, rtol=0, atol=0)
+    out, inputs = case(*leaves).sum(), [leaf for leaf in leaves if leaf.requires_grad]
+    first = torch.autograd.grad(out, inputs, retain_graph=True)
+    assert_close(torch.autograd.grad(out, inputs), first, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="second time"):
-        torch.autograd.grad(out, wanted)
+        torch.autograd.grad(out, inputs)
 
 
 @each_case
 def test_without_gradients(case: SmallCall) -> None:
-    wanted = case(*case.leaves())
-    assert wanted.requires_grad
+    expected = case(*case.leaves())
+    assert expected.requires_grad
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
             out = case(*case.leaves())
         assert not out.requires_grad
-        assert torch.equal(out, wanted)
+        assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -216,10 +216,10 @@ def test_module() -> None:
 
 @each_mode
 def test_threads(case: SmallCall) -> None:
-    wanted = gradients(case)
+    expected = gradients(case)
     with ThreadPoolExecutor(4) as pool:
         for result in pool.map(lambda _: gradients(case), range(100)):
-            assert_close(result, wanted, rtol=0, atol=0)
+            assert_close(result, expected, rtol=0, atol=0)
 
 
 def pooled_in_child(name: str) -> Tensor:
