@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from support.small_calls import SIZE, SmallCall, each_case, each_function
+from support.small_cases import SIZE, SmallCase, each_case, each_function
 
 CALLS, ROUNDS = 40, 3
 PER_CALL = 16  # bytes; the smallest block of malloc, which one that is lost in each call would exceed
@@ -55,7 +55,7 @@ def test_counter_sees_a_lost_string() -> None:
 
 
 @each_function
-def test_calls_and_derivatives(case: SmallCall) -> None:
+def test_calls_and_derivatives(case: SmallCase) -> None:
     leaves = case.leaves(2)
     inputs = [leaf for leaf in leaves if leaf.requires_grad]
 
@@ -69,7 +69,7 @@ def test_calls_and_derivatives(case: SmallCall) -> None:
 
 
 @each_case
-def test_calls_without_gradients(case: SmallCall) -> None:
+def test_calls_without_gradients(case: SmallCase) -> None:
     leaves = case.leaves(2)
 
     def call() -> None:
@@ -80,7 +80,7 @@ def test_calls_without_gradients(case: SmallCall) -> None:
 
 
 @each_function
-def test_refused_calls(case: SmallCall) -> None:
+def test_refused_calls(case: SmallCase) -> None:
     *maps, boxes = case.leaves(2)
     features, (*rows, images) = case.features(*maps), case.box_arguments(boxes.detach())
     images = images.clone()

@@ -19,7 +19,7 @@ import roialign_ext
 from support.inputs import FORMATS, MODES, SWAPPED, random_tensor
 from support.operator_calls import OperatorCall
 from support.operators import FIRST, OPERATORS
-from support.small_calls import SIZE, SmallCall, each_case
+from support.small_cases import SIZE, SmallCase, each_case
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -188,7 +188,7 @@ def test_opcheck_of_maximum(case: RuleCall, which: str) -> None:
 
 @each_case
 @pytest.mark.parametrize(("requires_grad", "layout"), [(True, FORMATS[0]), (False, FORMATS[1])])
-def test_opcheck_of_public_operators(case: SmallCall, requires_grad: bool, layout: torch.memory_format) -> None:
+def test_opcheck_of_public_operators(case: SmallCase, requires_grad: bool, layout: torch.memory_format) -> None:
     *maps, boxes = case.leaves() if requires_grad else case.point()
     maps = [one.detach().to(memory_format=layout).requires_grad_(one.requires_grad) for one in maps]
     arguments = (case.features(*maps), *case.box_arguments(boxes), SIZE)

@@ -19,7 +19,7 @@ from support.children import Program, run_all
 from support.detectors import detector
 from support.inputs import random_tensor
 from support.operators import FIRST
-from support.small_calls import SmallCall, each_function
+from support.small_cases import SmallCase, each_function
 
 # --- tensor subclasses
 
@@ -44,7 +44,7 @@ class Picture(Image):
 
 
 @each_function
-def test_where_every_override_declines_tensors_are_plain(case: SmallCall) -> None:
+def test_where_every_override_declines_tensors_are_plain(case: SmallCase) -> None:
     *maps, boxes = case.point()
     features = case.features(*(one.as_subclass(Picture) for one in maps))
     rows = case.box_arguments(boxes)
