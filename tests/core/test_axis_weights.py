@@ -17,7 +17,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from oracle.reference_sampled import round_half_away
-from support.kept import headers, kept
+from support.cache import cached, headers
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "csrc" / "core"
@@ -56,7 +56,7 @@ def core() -> ctypes.CDLL:
     def make(folder: Path) -> None:
         subprocess.run([*command, "-o", str(folder / "core.so")], check=True)
 
-    library = kept("core", [version, *command, source, *headers()], make) / "core.so"
+    library = cached("core", [version, *command, source, *headers()], make) / "core.so"
     loaded = ctypes.CDLL(str(library))
     integer, real = ctypes.c_int64, ctypes.c_double
     loaded.build_taps.restype = integer

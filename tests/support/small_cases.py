@@ -69,7 +69,7 @@ class SmallCase:
         return [*maps, self.boxes(count).requires_grad_(self.box_order > 0)]
 
     def box_arguments(self, boxes: Tensor) -> tuple[Tensor, ...]:
-        """The arguments that stand for these boxes, image indices 0, 1, 0, 1, ..."""
+        """The arguments that stand for these boxes, batch indices 0, 1, 0, 1, ..."""
         images = IMAGES.to(boxes.dtype).repeat(len(boxes) // 2 + 1, 1)[: len(boxes)]
         if self.is_crop:
             return boxes, images.flatten().long()
