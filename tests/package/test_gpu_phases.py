@@ -152,7 +152,7 @@ def test_profile(module: Callable[[str], ModuleType], tool: Tool, tmp_path: Path
     assert call(profile, "--results", tmp_path / "results.json", *cases) == 1
     first, second = document(tmp_path)["profile"]["cells"]
     assert (first["kernel"], first["ns"], first["grid"]) == ("average_pool_nchw<float, int>", 1234.5, "(8, 1, 1)")
-    assert set(first) == {"who", "workload", "dtype", "layout", "kernel", "grid", "block", *profile.METRICS} - {
+    assert set(first) == {"contestant", "workload", "dtype", "layout", "kernel", "grid", "block", *profile.METRICS} - {
         "registers"
     }
     assert second["case"] == cases[1]
