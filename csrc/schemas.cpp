@@ -1,5 +1,5 @@
-// The schemas of every operator, and nothing else. Kernels are registered by csrc/operators.cpp, once for each device;
-// derivatives, shape functions and batching rules in Python. Equations: docs/math.md.
+// The schemas of every operator, and nothing else. The functions of each device are registered by csrc/private_ops.cpp
+// and csrc/public_ops.cpp; derivatives, shape functions and batching rules in Python. Equations: docs/math.md.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(roialign_ext, m) {

@@ -1,6 +1,6 @@
 """The public operators: each is a choice of rule and mode. Its derivatives follow from the private operators.
 
-csrc/operators.cpp composes the same operators for programs without Python, which have no derivatives.
+csrc/public_ops.cpp composes the same operators for programs without Python, which have no derivatives.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 // The private operators on the CPU: the memory of the result, and which family of kernels computes it. Equations:
 // docs/math.md.
-#include "../operators.h"
+#include "../private_ops.h"
+#include "../public_ops.h"
 #include "argmax.h"
 #include "average.h"
 #include "call.h"
@@ -98,6 +99,9 @@ Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& b
   return as_dtype(grad_boxes, boxes.scalar_type());
 }
 
-STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CPU, m) { register_operators(m); }
+STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CPU, m) {
+  register_private_ops(m);
+  register_public_ops(m);
+}
 
 }  // namespace roialign_ext

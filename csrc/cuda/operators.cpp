@@ -2,13 +2,14 @@
 // features and its current stream. Nothing here waits for the device, except the row checks that ROIALIGN_EXT_CHECK=1
 // requests.
 #define USE_CUDA  // torch's headers then declare the stream functions
-#include "../operators.h"
+#include "../private_ops.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
 #include "../core/argmax.h"
+#include "../public_ops.h"
 #include "args.h"
 
 namespace roialign_ext {
@@ -205,6 +206,9 @@ Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& b
   return as_dtype(grad_boxes, boxes.scalar_type());
 }
 
-STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CUDA, m) { register_operators(m); }
+STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CUDA, m) {
+  register_private_ops(m);
+  register_public_ops(m);
+}
 
 }  // namespace roialign_ext
