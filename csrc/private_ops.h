@@ -17,7 +17,7 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
             const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
             double extrapolation_value);
 
-std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                     const Geometry& geometry);
 
 Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,

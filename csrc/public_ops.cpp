@@ -16,8 +16,8 @@ Tensor mean(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
 }
 
 Tensor maximum(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry) {
-  check_pool_max_args(input, boxes, output_size, geometry);
-  return std::get<0>(pool_max(input, boxes, output_size, geometry));
+  check_max_pool_args(input, boxes, output_size, geometry);
+  return std::get<0>(max_pool(input, boxes, output_size, geometry));
 }
 
 Tensor by_mode(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
@@ -69,12 +69,12 @@ const char* rotated_rule(bool aligned, bool radian) {
 }
 
 Tensor rotated(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const std::vector<double>& scales,
-               const OptionalNumbers& canonical, int64_t sampling_ratio, bool aligned, bool clockwise,
+               const OptionalNumbers& rule_args, int64_t sampling_ratio, bool aligned, bool clockwise,
                const std::string& angle_unit) {
   ROI_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian", "angle_unit: expected 'degree' or 'radian', got '",
                   angle_unit, "'");
   const Geometry geometry =
-      make_geometry(rotated_rule(aligned, angle_unit == "radian"), scales, canonical, sampling_ratio);
+      make_geometry(rotated_rule(aligned, angle_unit == "radian"), scales, rule_args, sampling_ratio);
   if (!clockwise || boxes.dim() != 2 || boxes.size(1) != box_columns(geometry.rule)) {
     return mean(input, boxes, output_size, geometry);
   }

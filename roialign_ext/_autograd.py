@@ -168,7 +168,7 @@ def _save(
 ) -> None:  # fmt: skip
     ctx.settings = settings
     ctx.set_materialize_grads(False)
-    if settings.operator == "_pool_max":
+    if settings.operator == "_max_pool":
         argmax = output[1]
         ctx.mark_non_differentiable(argmax)
     ctx.saved_for_forward = (boxes, u, v, argmax, grad, *maps)  # as save_for_forward() does, but without its checks
@@ -181,7 +181,7 @@ def _save(
             maps = ()
         if grad is not None and True not in needs_maps:
             grad = None
-    ctx.needs_maps_alone = not (moves or needs_grad) and settings.operator in ("_pool", "_pool_max")
+    ctx.needs_maps_alone = not (moves or needs_grad) and settings.operator in ("_pool", "_max_pool")
     ctx.save_for_backward(boxes, u, v, argmax, grad, *maps)
 
 
@@ -211,7 +211,7 @@ def _gradients(ctx: Any, saved: Sequence[Any], cotangents: Sequence[Tensor | Non
 
 def _tangent(ctx: Any, saved: Sequence[Any], tangents: Sequence[Any]) -> Any:
     tangent = _form_of(ctx, saved).tangent(tangents[2:])
-    if ctx.settings.operator == "_pool_max":
+    if ctx.settings.operator == "_max_pool":
         return tangent, None
     return tuple(tangent) if ctx.settings.operator == "_pool_grad_input" else tangent
 

@@ -31,9 +31,9 @@ class Operators:
     Both private operators and all methods take the keys of the call first.
     """
 
-    def __init__(self, pool: Callable[..., Any], pool_max: Callable[..., Any]) -> None:
+    def __init__(self, pool: Callable[..., Any], max_pool: Callable[..., Any]) -> None:
         self._pool = pool
-        self._pool_max = pool_max
+        self._max_pool = max_pool
 
     def _pool_by_mode(
         self, keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any
@@ -41,7 +41,7 @@ class Operators:
         if mode == "avg":
             return self._pool(keys, maps, boxes, None, None, None, output_size, *rule)
         if mode == "max":
-            return self._pool_max(keys, maps, boxes, output_size, *rule)[0]
+            return self._max_pool(keys, maps, boxes, output_size, *rule)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
@@ -95,7 +95,7 @@ class Operators:
         return self._pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
 
     def roi_pool(self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return self._pool_max(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
+        return self._max_pool(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
     def _position_sensitive(
         self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int,
@@ -127,7 +127,7 @@ class Operators:
 
     def _rotated(
         self, keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
-        canonical: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
+        rule_args: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
             raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
@@ -137,7 +137,7 @@ class Operators:
             check_tensor("boxes", boxes)
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return self._pool(keys, maps, boxes, None, None, None, output_size, scales, canonical, sampling_ratio, name)
+        return self._pool(keys, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, name)
 
     def roi_align_rotated(
         self,
@@ -206,9 +206,9 @@ class Operators:
         return torch.max_pool2d(crop, [pooled, pooled]) if is_max else crop
 
 
-def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
+def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
     """The public operators by name."""
-    operators = Operators(pool, pool_max)
+    operators = Operators(pool, max_pool)
     return {name: getattr(operators, name) for name in vars(Operators) if not name.startswith("_")}
 
 

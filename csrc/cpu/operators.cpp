@@ -33,7 +33,7 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
   return output;
 }
 
-std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                     const Geometry& geometry) {
   const ScalarType dtype = input[0].scalar_type(), coordinates = coordinate_type(input[0], boxes);
   const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, {}, {}, geometry);

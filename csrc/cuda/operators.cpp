@@ -157,10 +157,10 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
   return output;
 }
 
-std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                     const Geometry& geometry) {
   const auto guard = on_device_of(input[0]);
-  Call call("_pool_max", input[0], input[0].size(0), boxes, {}, {}, output_size[0], output_size[1], geometry);
+  Call call("_max_pool", input[0], input[0].size(0), boxes, {}, {}, output_size[0], output_size[1], geometry);
   const Sizes sizes = {boxes.size(0), input[0].size(1), output_size[0], output_size[1]};
   const bool channels_last = is_channels_last(input[0]);
   const Tensor values = empty(sizes, input[0].scalar_type(), input[0], channels_last);
