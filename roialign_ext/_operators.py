@@ -25,18 +25,24 @@ from ._operator_checks import (
 )
 
 
-def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
-    """The public operators by name, in terms of ``_pool`` and ``_pool_max``. All take the keys of the call first."""
+def decompositions(
+    only_pool: Callable[..., Any], pool: Callable[..., Any], pool_max: Callable[..., Any]
+) -> dict[str, Callable[..., Tensor]]:
+    """The public operators by name, in terms of ``_pool`` and ``_pool_max``. All pass their first argument on.
 
-    def pool_by_mode(keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
+    ``only_pool`` is ``_pool`` for an operator that is ``_pool`` and nothing else: its result and its errors are those
+    of the public operator's kernel.
+    """
+
+    def pool_by_mode(call: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
         if mode == "avg":
-            return pool(keys, maps, boxes, None, None, None, output_size, *rule)
+            return only_pool(call, maps, boxes, None, None, None, output_size, *rule)
         if mode == "max":
-            return pool_max(keys, maps, boxes, output_size, *rule)[0]
+            return pool_max(call, maps, boxes, output_size, *rule)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
-        keys: Any,
+        call: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -47,11 +53,11 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
     ) -> Any:
         rule = ([spatial_scale], None, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
         if mode == "avg":  # saves a function call: this operator has the shortest calls
-            return pool(keys, [input], boxes, None, None, None, output_size, *rule)
-        return pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
+            return only_pool(call, [input], boxes, None, None, None, output_size, *rule)
+        return pool_by_mode(call, [input], boxes, output_size, mode, *rule)
 
     def multiscale_roi_align(
-        keys: Any,
+        call: Any,
         features: list[Tensor],
         boxes: Tensor,
         output_size: Any,
@@ -65,13 +71,13 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         _check_one_level(features, boxes, scales)
         rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
         canonical = [canonical_scale, canonical_level]
-        return pool_by_mode(keys, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
+        return pool_by_mode(call, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
 
-    def prroi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
+    def prroi_pool(call: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return only_pool(call, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
 
     def roi_warp(
-        keys: Any,
+        call: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -79,13 +85,13 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         sampling_ratio: int = -1,
         mode: str = "avg",
     ) -> Any:
-        return pool_by_mode(keys, [input], boxes, output_size, mode, [spatial_scale], None, sampling_ratio, "roi_warp")
+        return pool_by_mode(call, [input], boxes, output_size, mode, [spatial_scale], None, sampling_ratio, "roi_warp")
 
-    def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool_max(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
+    def roi_pool(call: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return pool_max(call, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
     def position_sensitive(
-        keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
+        call: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
     ) -> Any:
         scales = [spatial_scale]
         check_pool([input], boxes, None, None, None, output_size, scales, None, sampling_ratio, "roi_align_half_pixel")
@@ -93,25 +99,25 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         boxes_of_bins = _boxes_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
         canonical = [float(bins_y), float(bins_x)]
-        pooled = pool(keys, [groups], boxes_of_bins, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
+        pooled = pool(call, [groups], boxes_of_bins, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
         pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
         return pooled if is_channels_last(input) else pooled.contiguous()
 
     def ps_roi_align(
-        keys: Any,
+        call: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
         spatial_scale: float = 1.0,
         sampling_ratio: int = -1,
     ) -> Any:
-        return position_sensitive(keys, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
+        return position_sensitive(call, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
 
-    def ps_roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return position_sensitive(keys, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
+    def ps_roi_pool(call: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return position_sensitive(call, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
 
     def rotated(
-        keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
+        call: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
         canonical: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
@@ -122,10 +128,11 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
             check_tensor("boxes", boxes)
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return pool(keys, maps, boxes, None, None, None, output_size, scales, canonical, sampling_ratio, rule)
+        rotated_pool = pool if clockwise else only_pool
+        return rotated_pool(call, maps, boxes, None, None, None, output_size, scales, canonical, sampling_ratio, rule)
 
     def roi_align_rotated(
-        keys: Any,
+        call: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -136,10 +143,10 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         angle_unit: str = "degree",
     ) -> Any:
         how = sampling_ratio, aligned, clockwise, angle_unit
-        return rotated(keys, [input], boxes, output_size, [spatial_scale], None, *how)
+        return rotated(call, [input], boxes, output_size, [spatial_scale], None, *how)
 
     def multiscale_roi_align_rotated(
-        keys: Any,
+        call: Any,
         features: list[Tensor],
         boxes: Tensor,
         output_size: Any,
@@ -153,10 +160,10 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
     ) -> Any:
         _check_one_level(features, boxes, scales)
         how = sampling_ratio, aligned, clockwise, angle_unit
-        return rotated(keys, features, boxes, output_size, scales, [canonical_scale, canonical_level], *how)
+        return rotated(call, features, boxes, output_size, scales, [canonical_scale, canonical_level], *how)
 
     def crop_and_resize(
-        keys: Any,
+        call: Any,
         input: Tensor,
         boxes: Tensor,
         box_indices: Tensor,
@@ -184,7 +191,7 @@ def decompositions(pool: Callable[..., Any], pool_max: Callable[..., Any]) -> di
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
         size = [crop_size[0] * pooled, crop_size[1] * pooled]
         crop = pool(
-            keys,
+            call,
             [input],
             indexed,
             None,
