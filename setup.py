@@ -406,7 +406,7 @@ CSRC = ROOT / "csrc"
 HEADERS = relative([path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh")])
 TORCH_INCLUDES = cpp_extension.include_paths()
 # Each library has its own copy of these files, which do not depend on the device.
-ANY_DEVICE = [CSRC / name for name in ("operators.cpp", "checks.cpp", "tensor.cpp")]
+ANY_DEVICE = [CSRC / name for name in ("private_ops.cpp", "public_ops.cpp", "checks.cpp", "tensor.cpp")]
 
 
 def cpu_library() -> setuptools.Extension:

@@ -116,8 +116,8 @@ bool is_count(double number) {
 // Position-sensitive rules have one image for each bin of an image, and one box for each bin of a box (Parts).
 void check_parts(const Geometry& geometry, int64_t images, int64_t boxes, const Sizes& output_size) {
   if (!is_position_sensitive(geometry.rule)) return;
-  const std::vector<double>& bins = geometry.canonical;
-  ROI_CHECK_VALUE(is_count(bins[0]) && is_count(bins[1]), "canonical: expected the numbers of bins (PH, PW) of rule \"",
+  const std::vector<double>& bins = geometry.rule_args;
+  ROI_CHECK_VALUE(is_count(bins[0]) && is_count(bins[1]), "rule_args: expected the numbers of bins (PH, PW) of rule \"",
                   geometry.name, "\", got ", list_text<double>(bins));
   const int64_t count = parts_of(geometry).count();
   ROI_CHECK_VALUE(images % count == 0, "input: expected ", count, " for each image, one for each bin, got ", images);
@@ -149,12 +149,12 @@ void check_geometry(const Geometry& geometry, size_t levels, int64_t images, con
                     "scales: expected 1 / stride of each level, from the finest level to the coarsest, none larger ",
                     "than the one before, got ", list_text<double>(geometry.scales));
   }
-  if (levels > 1 || is_position_sensitive(geometry.rule) || !geometry.canonical.empty()) {
-    ROI_CHECK_VALUE(geometry.canonical.size() == 2, "canonical: expected the two numbers canonical_scale and ",
-                    "canonical_level, got ", geometry.canonical.size());
-    check_scale("canonical_scale", geometry.canonical[0], coordinates);
-    ROI_CHECK_VALUE(std::abs(geometry.canonical[1]) <= std::numeric_limits<float>::max(),
-                    "canonical_level: expected a finite number, got ", geometry.canonical[1]);
+  if (levels > 1 || is_position_sensitive(geometry.rule) || !geometry.rule_args.empty()) {
+    ROI_CHECK_VALUE(geometry.rule_args.size() == 2, "rule_args: expected the two numbers canonical_scale and ",
+                    "canonical_level, got ", geometry.rule_args.size());
+    check_scale("canonical_scale", geometry.rule_args[0], coordinates);
+    ROI_CHECK_VALUE(std::abs(geometry.rule_args[1]) <= std::numeric_limits<float>::max(),
+                    "canonical_level: expected a finite number, got ", geometry.rule_args[1]);
   }
   const bool crop = is_crop(geometry.rule);
   ROI_CHECK_VALUE(!crop || geometry.sampling_ratio > 0, "samples_per_bin: expected a positive number, got ",
@@ -169,7 +169,7 @@ void check_directions(const OptionalTensor& u, const OptionalTensor& v, const Te
   check_direction("v", v, boxes, geometry);
 }
 
-// Checks the arguments that _pool and _pool_max share.
+// Checks the arguments that _pool and _max_pool share.
 void check_common_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry) {
   check_maps(input, geometry.rule);
   check_boxes(boxes, geometry.rule);
@@ -202,23 +202,23 @@ void check_values_of_boxes(const Tensor& boxes, Rule rule, int64_t images, int64
 
 }  // namespace
 
-Geometry make_geometry(const std::string& rule, const std::vector<double>& scales, const OptionalNumbers& canonical,
+Geometry make_geometry(const std::string& rule, const std::vector<double>& scales, const OptionalNumbers& rule_args,
                        int64_t sampling_ratio) {
-  return {rule_of(rule), rule, scales, canonical.value_or(std::vector<double>{}), sampling_ratio};
+  return {rule_of(rule), rule, scales, rule_args.value_or(std::vector<double>{}), sampling_ratio};
 }
 
 // Level numbers are truncated as the reference implementation of this pooler truncates them.
 LevelRule level_rule(const Geometry& geometry) {
-  if (geometry.canonical.empty()) return {1, 0, 0, 0};  // one level, whatever the box
+  if (geometry.rule_args.empty()) return {1, 0, 0, 0};  // one level, whatever the box
   const double finest = std::trunc(-std::log2(geometry.scales.front()));
   const double coarsest = std::trunc(-std::log2(geometry.scales.back()));
   const double last = finest + static_cast<double>(geometry.scales.size() - 1);
-  return {geometry.canonical[0], geometry.canonical[1], finest, coarsest < last ? coarsest : last};
+  return {geometry.rule_args[0], geometry.rule_args[1], finest, coarsest < last ? coarsest : last};
 }
 
 Parts parts_of(const Geometry& geometry) {
   if (!is_position_sensitive(geometry.rule)) return {};
-  return {static_cast<int64_t>(geometry.canonical[0]), static_cast<int64_t>(geometry.canonical[1])};
+  return {static_cast<int64_t>(geometry.rule_args[0]), static_cast<int64_t>(geometry.rule_args[1])};
 }
 
 void check_device(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
@@ -271,7 +271,7 @@ void check_pool_args(const Tensors& input, const Tensor& boxes, const OptionalTe
   check_argmax(argmax, boxes, input[0].size(1), output_size[0], output_size[1], geometry);
 }
 
-void check_pool_max_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+void check_max_pool_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                          const Geometry& geometry) {
   ROI_CHECK_VALUE(has_maximum(geometry.rule), "rule: expected one that has a maximum, got \"", geometry.name, "\"");
   check_common_args(input, boxes, output_size, geometry);

@@ -18,13 +18,13 @@ struct Geometry {
   Rule rule;
   std::string name;               // of the rule: "roi_align_half_pixel", ... (docs/math.md)
   std::vector<double> scales;     // one per feature map
-  std::vector<double> canonical;  // (canonical_scale, canonical_level) of several maps; of position-sensitive rules
+  std::vector<double> rule_args;  // with several maps (canonical_scale, canonical_level); of position-sensitive rules
                                   // (PH, PW), the bins of a whole box; else empty
   int64_t sampling_ratio;
 };
 
 // Raises ValueError for an unknown name.
-Geometry make_geometry(const std::string& rule, const std::vector<double>& scales, const OptionalNumbers& canonical,
+Geometry make_geometry(const std::string& rule, const std::vector<double>& scales, const OptionalNumbers& rule_args,
                        int64_t sampling_ratio);
 
 // How boxes choose among the levels of these scales.
@@ -47,8 +47,8 @@ ScalarType coordinate_type(const Tensor& features, const Tensor& boxes);
 void check_pool_args(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
                      const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
                      double extrapolation_value);
-// _pool_max.
-void check_pool_max_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry);
+// _max_pool.
+void check_max_pool_args(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry);
 // _pool_grad_input. The output size is that of grad. input_size is (N, C, H, W), H and W once more for each level.
 void check_pool_grad_input_args(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
                                 const OptionalTensor& v, const OptionalTensor& argmax, const Sizes& input_size,

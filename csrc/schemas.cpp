@@ -1,5 +1,5 @@
-// The schemas of every operator, and nothing else. Kernels are registered by csrc/operators.cpp, once for each device;
-// derivatives, shape functions and batching rules in Python. Equations: docs/math.md.
+// The schemas of every operator, and nothing else. The functions of each device are registered by csrc/private_ops.cpp
+// and csrc/public_ops.cpp; derivatives, shape functions and batching rules in Python. Equations: docs/math.md.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(roialign_ext, m) {
@@ -34,9 +34,9 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
 
   // The four operators below are closed under differentiation.
   //   input                one map per level; scales are their scales
-  //   canonical            (canonical_scale, canonical_level), which select the level of a box; none with one map;
-  //                        position-sensitive rules: (PH, PW), the bins of a whole box, each with a box and an image
-  //                        of its own
+  //   rule_args            two numbers that some rules need. With several maps they are (canonical_scale,
+  //                        canonical_level), which select the level of a box. Of position-sensitive rules they are
+  //                        (PH, PW), the bins of a whole box, each with a box and an image of its own.
   //   u, v                 directions in the space of boxes: A(b) F with none of them, its derivative along those that
   //                        are defined
   //   argmax               selects one sample per output element (max pooling) instead of the mean over all samples
@@ -44,14 +44,14 @@ STABLE_TORCH_LIBRARY(roialign_ext, m) {
   //   extrapolation_value  of the samples of a crop outside the map; derivatives do not depend on it
   m.def(
       "_pool(Tensor[] input, Tensor boxes, Tensor? u, Tensor? v, Tensor? argmax, SymInt[2] output_size, "
-      "float[] scales, float[]? canonical, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor");
+      "float[] scales, float[]? rule_args, int sampling_ratio, str rule, float extrapolation_value=0.0) -> Tensor");
   m.def(
-      "_pool_max(Tensor[] input, Tensor boxes, SymInt[2] output_size, float[] scales, float[]? canonical, "
+      "_max_pool(Tensor[] input, Tensor boxes, SymInt[2] output_size, float[] scales, float[]? rule_args, "
       "int sampling_ratio, str rule) -> (Tensor, Tensor)");
   m.def(
       "_pool_grad_input(Tensor grad, Tensor boxes, Tensor? u, Tensor? v, Tensor? argmax, SymInt[] input_size, "
-      "bool channels_last, float[] scales, float[]? canonical, int sampling_ratio, str rule) -> Tensor[]");
+      "bool channels_last, float[] scales, float[]? rule_args, int sampling_ratio, str rule) -> Tensor[]");
   m.def(
       "_pool_grad_boxes(Tensor grad, Tensor[] input, Tensor boxes, Tensor? v, Tensor? argmax, float[] scales, "
-      "float[]? canonical, int sampling_ratio, str rule) -> Tensor");
+      "float[]? rule_args, int sampling_ratio, str rule) -> Tensor");
 }

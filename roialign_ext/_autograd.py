@@ -29,7 +29,7 @@ from ._form import BIND, Form, Settings, call, defined, ops
 from ._operator_checks import CHECKS
 
 Kernel: TypeAlias = Callable[..., Any]
-Call: TypeAlias = tuple[Kernel, Any, tuple[Any, ...]]  # a kernel below the key at hand, its keys, its other arguments
+Below: TypeAlias = tuple[Kernel, Any, tuple[Any, ...]]  # what runs below a key: a kernel, the keys, other arguments
 
 # Names of this module, because every call pays for a look into another one.
 is_compiling, is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
@@ -80,16 +80,16 @@ def _explain(name: str, arguments: tuple[Any, ...], error: Exception) -> None:
 class Differentiable(torch.autograd.Function):
     """A private operator under its Autograd key, in eager mode and while programs are traced.
 
-    The first argument is the call that computes the value: a kernel, the keys and the other arguments. The others are
-    those that ``BIND`` of _form.py makes of the private operator's arguments.
+    The first argument computes the value. The others are those that ``BIND`` of _form.py makes of the private
+    operator's arguments.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, call: Call, settings: Settings, boxes: Tensor, u: Tensor | None,
+        ctx: Any, below: Below, settings: Settings, boxes: Tensor, u: Tensor | None,
         v: Tensor | None, argmax: Tensor | None, grad: Tensor | None, *maps: Tensor,
     ) -> Any:  # fmt: skip
-        kernel, keys, arguments = call
+        kernel, keys, arguments = below
         result = kernel(keys, *arguments)
         if settings.operator == "_pool_grad_input":
             result = tuple(result)
@@ -167,7 +167,7 @@ def _save(
 ) -> None:  # fmt: skip
     ctx.settings = settings
     ctx.materialize_grads = False  # this and to_save as torch's functions set them, which are slower
-    if settings.operator == "_pool_max":
+    if settings.operator == "_max_pool":
         argmax = output[1]
         ctx.mark_non_differentiable(argmax)
     ctx.saved_for_forward = (boxes, u, v, argmax, grad, *maps)  # as save_for_forward() does, but without its checks
@@ -180,7 +180,7 @@ def _save(
             maps = ()
         if grad is not None and True not in needs_maps:
             grad = None
-    ctx.needs_maps_alone = not (moves or needs_grad) and settings.operator in ("_pool", "_pool_max")
+    ctx.needs_maps_alone = not (moves or needs_grad) and settings.operator in ("_pool", "_max_pool")
     ctx.to_save = (boxes, u, v, argmax, grad, *maps)
 
 
@@ -210,7 +210,7 @@ def _gradients(ctx: Any, saved: Sequence[Any], cotangents: Sequence[Tensor | Non
 
 def _tangent(ctx: Any, saved: Sequence[Any], tangents: Sequence[Any]) -> Any:
     tangent = _form_of(ctx, saved).tangent(tangents[2:])
-    if ctx.settings.operator == "_pool_max":
+    if ctx.settings.operator == "_max_pool":
         return tangent, None
     return tuple(tangent) if ctx.settings.operator == "_pool_grad_input" else tangent
 
@@ -229,7 +229,7 @@ _apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).a
 _apply_transformed: Kernel = Transformed.apply
 
 
-# --- kernels; the first argument is the keys of the call that are left below the kernel's own, or a Call with them
+# --- kernels; the first argument is the keys of the call that are left below the kernel's own, or Below with them
 
 
 def _has_tangent(arguments: tuple[Any, ...]) -> bool:
@@ -246,16 +246,17 @@ def _has_tangent(arguments: tuple[Any, ...]) -> bool:
 def differentiated(name: str, is_part: bool = False) -> Kernel:
     """The operator as a node of the graph or on dual numbers, or as one that a mode watches.
 
-    The value comes from the call at hand, that of the operator or of a public operator that is this operator and
-    nothing else. ``is_part`` is for public operators that do more. Modes see private operators.
+    The kernel below may be that of a public operator that is this private operator and nothing else: it has fewer
+    arguments to convert. ``is_part`` serves public operators that do more. Modes see private operators.
     """
     bind, redispatch = BIND[name], _redispatch[name]
 
-    def kernel(call: Call, *arguments: Any) -> Any:
+    def kernel(below: Below, *arguments: Any) -> Any:
         if is_part or _number_of_modes() > 0:
-            call = (redispatch, call[1], arguments)
+            _, keys, _ = below
+            below = (redispatch, keys, arguments)
         try:
-            results = _apply_differentiable(call, *bind(*arguments))
+            results = _apply_differentiable(below, *bind(*arguments))
         except Exception as error:
             _explain(name, arguments, error)
             raise

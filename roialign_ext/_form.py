@@ -6,7 +6,7 @@ F are the feature maps, one per level, G a gradient of the output, b the boxes, 
 the maximum, and D_u the derivative along a direction u in the space of boxes. Phi is linear in F, G, u and v. Every
 private operator is the derivative of Phi with respect to one argument, which the operator leaves out:
 
-    with respect to G: ``_pool``, ``_pool_max``        F: ``_pool_grad_input``        b: ``_pool_grad_boxes``
+    with respect to G: ``_pool``, ``_max_pool``        F: ``_pool_grad_input``        b: ``_pool_grad_boxes``
 
 So a backward pass puts the cotangent into the place that was left out, and differentiates with respect to the other
 arguments. A tangent is the sum over the arguments of the value with the tangent in the place of the argument.
@@ -26,7 +26,7 @@ ops = torch.ops.roialign_ext
 
 Maps: TypeAlias = list[Tensor]  # of all levels, finest first
 Sizes: TypeAlias = Sequence[Any]  # of ints and of sizes of a graph
-Rule: TypeAlias = tuple[list[float], list[float] | None, int, str]  # scales, canonical, sampling_ratio, name
+Rule: TypeAlias = tuple[list[float], list[float] | None, int, str]  # scales, rule_args, sampling_ratio, name
 
 Directions: TypeAlias = tuple[Tensor | None, ...]  # u and v, as far as there are any; a third one in third derivatives
 Bound: TypeAlias = tuple[Any, ...]
@@ -219,16 +219,16 @@ def is_channels_last(features: Tensor) -> bool:
 
 def _bind_pool(
     input: list[Tensor], boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, output_size: Any,
-    scales: Any, canonical: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
+    scales: Any, rule_args: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
 ) -> Bound:  # fmt: skip
     input_size, channels_last = layout_of(input)
-    constants = (scales, canonical, sampling_ratio, rule)
+    constants = (scales, rule_args, sampling_ratio, rule)
     settings = _settings(("_pool", constants, output_size, input_size, channels_last, extrapolation_value))
     return (settings, boxes, u, v, argmax, None, *input)
 
 
-def _bind_pool_max(input: list[Tensor], boxes: Tensor, output_size: Any, *rule: Any) -> Bound:
-    return (Settings("_pool_max", rule, output_size, *layout_of(input)), boxes, None, None, None, None, *input)
+def _bind_max_pool(input: list[Tensor], boxes: Tensor, output_size: Any, *rule: Any) -> Bound:
+    return (Settings("_max_pool", rule, output_size, *layout_of(input)), boxes, None, None, None, None, *input)
 
 
 def _bind_pool_grad_input(
@@ -248,7 +248,7 @@ def _bind_pool_grad_boxes(
 
 BIND: dict[str, Callable[..., Bound]] = {
     "_pool": _bind_pool,
-    "_pool_max": _bind_pool_max,
+    "_max_pool": _bind_max_pool,
     "_pool_grad_input": _bind_pool_grad_input,
     "_pool_grad_boxes": _bind_pool_grad_boxes,
 }
@@ -262,8 +262,8 @@ def call(
     operator, rule, output_size, input_size, channels_last, extrapolation_value = settings
     if operator == "_pool":
         return ops._pool(list(maps), boxes, u, v, argmax, output_size, *rule, extrapolation_value)
-    if operator == "_pool_max":
-        return ops._pool_max(list(maps), boxes, output_size, *rule)
+    if operator == "_max_pool":
+        return ops._max_pool(list(maps), boxes, output_size, *rule)
     if operator == "_pool_grad_input":
         return tuple(ops._pool_grad_input(grad, boxes, u, v, argmax, input_size, channels_last, *rule))
     return ops._pool_grad_boxes(grad, list(maps), boxes, u, argmax, *rule)

@@ -190,7 +190,7 @@ def _check_argmax(argmax: Tensor | None, boxes: Tensor, rule: str, *sizes: Any) 
 
 
 def _check_rule(
-    scales: Sequence[float], canonical: Sequence[float] | None, sampling_ratio: int, rule: str, levels: int,
+    scales: Sequence[float], rule_args: Sequence[float] | None, sampling_ratio: int, rule: str, levels: int,
     images: Any, boxes: Tensor, in_float64: bool, output_size: Sequence[Any],
 ) -> None:  # fmt: skip
     if len(scales) != levels:
@@ -202,28 +202,28 @@ def _check_rule(
             "scales: expected 1 / stride of each level, from the finest level to the coarsest, none larger than the "
             f"one before, got [{', '.join(f'{scale:g}' for scale in scales)}]"
         )
-    canonical = canonical or []
-    if levels > 1 or rule.startswith("ps_") or canonical:
-        if len(canonical) != 2:
+    rule_args = rule_args or []
+    if levels > 1 or rule.startswith("ps_") or rule_args:
+        if len(rule_args) != 2:
             raise ValueError(
-                f"canonical: expected the two numbers canonical_scale and canonical_level, got {len(canonical)}"
+                f"rule_args: expected the two numbers canonical_scale and canonical_level, got {len(rule_args)}"
             )
-        check_scale("canonical_scale", canonical[0], in_float64)
-        if not abs(canonical[1]) <= LARGEST_FLOAT:
-            raise ValueError(f"canonical_level: expected a finite number, got {canonical[1]:g}")
+        check_scale("canonical_scale", rule_args[0], in_float64)
+        if not abs(rule_args[1]) <= LARGEST_FLOAT:
+            raise ValueError(f"canonical_level: expected a finite number, got {rule_args[1]:g}")
     if rule.startswith("crop") and sampling_ratio <= 0:
         raise ValueError(f"samples_per_bin: expected a positive number, got {sampling_ratio}")
     check_samples("samples_per_bin" if rule.startswith("crop") else "sampling_ratio", sampling_ratio, output_size)
     if rule.startswith("ps_"):
-        _check_parts(canonical, rule, images, boxes.shape[0], output_size)
+        _check_parts(rule_args, rule, images, boxes.shape[0], output_size)
 
 
-def _check_parts(canonical: Sequence[float], rule: str, images: Any, boxes: Any, output_size: Sequence[Any]) -> None:
+def _check_parts(rule_args: Sequence[float], rule: str, images: Any, boxes: Any, output_size: Sequence[Any]) -> None:
     """Checks position-sensitive rules: an image of the operator is one bin of an image, a box one bin of a box."""
-    if not all(1 <= bins <= MOST_SAMPLES and bins == int(bins) for bins in canonical):
-        numbers = ", ".join(f"{bins:g}" for bins in canonical)
-        raise ValueError(f'canonical: expected the numbers of bins (PH, PW) of rule "{rule}", got [{numbers}]')
-    count = int(canonical[0]) * int(canonical[1])
+    if not all(1 <= bins <= MOST_SAMPLES and bins == int(bins) for bins in rule_args):
+        numbers = ", ".join(f"{bins:g}" for bins in rule_args)
+        raise ValueError(f'rule_args: expected the numbers of bins (PH, PW) of rule "{rule}", got [{numbers}]')
+    count = int(rule_args[0]) * int(rule_args[1])
     if not holds(images % count == 0):
         raise ValueError(f"input: expected {count} for each image, one for each bin, got {images}")
     if not holds(boxes % count == 0):
@@ -240,18 +240,18 @@ def _check_name(rule: str) -> None:
 # --- the private operators
 
 
-def check_pool_max(
+def check_max_pool(
     input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], scales: Sequence[float],
-    canonical: Sequence[float] | None, sampling_ratio: int, rule: str,
+    rule_args: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     if rule in NAMES and not _has_maximum(rule):
         raise ValueError(f'rule: expected one that has a maximum, got "{rule}"')
-    _check_pooling(input, boxes, output_size, scales, canonical, sampling_ratio, rule)
+    _check_pooling(input, boxes, output_size, scales, rule_args, sampling_ratio, rule)
 
 
 def _check_pooling(
     input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], scales: Sequence[float],
-    canonical: Sequence[float] | None, sampling_ratio: int, rule: str,
+    rule_args: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     _check_name(rule)
     _check_maps(input, rule)
@@ -260,15 +260,15 @@ def _check_pooling(
     check_output_size("output_size", output_size)
     in_float64 = is_wide(input[0], boxes)
     images = input[0].shape[0]
-    _check_rule(scales, canonical, sampling_ratio, rule, len(input), images, boxes, in_float64, output_size)
+    _check_rule(scales, rule_args, sampling_ratio, rule, len(input), images, boxes, in_float64, output_size)
 
 
 def check_pool(
     input: Sequence[Tensor], boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None,
-    output_size: Sequence[Any], scales: Sequence[float], canonical: Sequence[float] | None, sampling_ratio: int,
+    output_size: Sequence[Any], scales: Sequence[float], rule_args: Sequence[float] | None, sampling_ratio: int,
     rule: str, extrapolation_value: float = 0.0,
 ) -> None:  # fmt: skip
-    _check_pooling(input, boxes, output_size, scales, canonical, sampling_ratio, rule)
+    _check_pooling(input, boxes, output_size, scales, rule_args, sampling_ratio, rule)
     if extrapolation_value != 0 and not (rule.startswith("crop") and u is None and argmax is None):
         raise ValueError(f"extrapolation_value: expected 0 but for the value of a crop, got {extrapolation_value:g}")
     _check_directions(u, v, boxes, rule)
@@ -277,7 +277,7 @@ def check_pool(
 
 def check_pool_grad_input(
     grad: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, input_size: Sequence[Any],
-    channels_last: bool, scales: Sequence[float], canonical: Sequence[float] | None, sampling_ratio: int, rule: str,
+    channels_last: bool, scales: Sequence[float], rule_args: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     _check_name(rule)
     if len(input_size) < 4 or len(input_size) % 2:
@@ -296,12 +296,12 @@ def check_pool_grad_input(
     _check_directions(u, v, boxes, rule)
     _check_argmax(argmax, boxes, rule, input_size[1], *bins)
     in_float64 = is_wide(grad, boxes)
-    _check_rule(scales, canonical, sampling_ratio, rule, levels, input_size[0], boxes, in_float64, bins)
+    _check_rule(scales, rule_args, sampling_ratio, rule, levels, input_size[0], boxes, in_float64, bins)
 
 
 def check_pool_grad_boxes(
     grad: Tensor, input: Sequence[Tensor], boxes: Tensor, v: Tensor | None, argmax: Tensor | None,
-    scales: Sequence[float], canonical: Sequence[float] | None, sampling_ratio: int, rule: str,
+    scales: Sequence[float], rule_args: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
     _check_name(rule)
     if rule in NO_GRAD_BOXES:
@@ -319,12 +319,12 @@ def check_pool_grad_boxes(
     _check_argmax(argmax, boxes, rule, input[0].shape[1], *bins)
     in_float64 = is_wide(grad, boxes)
     images = input[0].shape[0]
-    _check_rule(scales, canonical, sampling_ratio, rule, len(input), images, boxes, in_float64, bins)
+    _check_rule(scales, rule_args, sampling_ratio, rule, len(input), images, boxes, in_float64, bins)
 
 
 CHECKS: dict[str, Callable[..., None]] = {
     "_pool": check_pool,
-    "_pool_max": check_pool_max,
+    "_max_pool": check_max_pool,
     "_pool_grad_input": check_pool_grad_input,
     "_pool_grad_boxes": check_pool_grad_boxes,
 }

@@ -1,6 +1,6 @@
 """The public operators: each is a choice of rule and mode. Its derivatives follow from the private operators.
 
-csrc/operators.cpp composes the same operators for programs without Python, which have no derivatives.
+csrc/public_ops.cpp composes the same operators for programs without Python, which have no derivatives.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from ._operator_checks import (
 
 
 def decompositions(
-    only_pool: Callable[..., Any], pool: Callable[..., Any], pool_max: Callable[..., Any]
+    only_pool: Callable[..., Any], pool: Callable[..., Any], max_pool: Callable[..., Any]
 ) -> dict[str, Callable[..., Tensor]]:
-    """The public operators by name, in terms of ``_pool`` and ``_pool_max``. All pass their first argument on.
+    """The public operators by name, in terms of ``_pool`` and ``_max_pool``. All pass on their first argument.
 
     ``only_pool`` is ``_pool`` for an operator that is ``_pool`` and nothing else: its result and its errors are those
     of the public operator's kernel.
     """
 
-    def pool_by_mode(call: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
+    def pool_by_mode(below: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
         if mode == "avg":
-            return only_pool(call, maps, boxes, None, None, None, output_size, *rule)
+            return only_pool(below, maps, boxes, None, None, None, output_size, *rule)
         if mode == "max":
-            return pool_max(call, maps, boxes, output_size, *rule)[0]
+            return max_pool(below, maps, boxes, output_size, *rule)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
-        call: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -53,11 +53,11 @@ def decompositions(
     ) -> Any:
         rule = ([spatial_scale], None, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
         if mode == "avg":  # saves a function call: this operator has the shortest calls
-            return only_pool(call, [input], boxes, None, None, None, output_size, *rule)
-        return pool_by_mode(call, [input], boxes, output_size, mode, *rule)
+            return only_pool(below, [input], boxes, None, None, None, output_size, *rule)
+        return pool_by_mode(below, [input], boxes, output_size, mode, *rule)
 
     def multiscale_roi_align(
-        call: Any,
+        below: Any,
         features: list[Tensor],
         boxes: Tensor,
         output_size: Any,
@@ -70,14 +70,14 @@ def decompositions(
     ) -> Any:
         _check_one_level(features, boxes, scales)
         rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-        canonical = [canonical_scale, canonical_level]
-        return pool_by_mode(call, features, boxes, output_size, mode, scales, canonical, sampling_ratio, rule)
+        rule_args = [canonical_scale, canonical_level]
+        return pool_by_mode(below, features, boxes, output_size, mode, scales, rule_args, sampling_ratio, rule)
 
-    def prroi_pool(call: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return only_pool(call, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
+    def prroi_pool(below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return only_pool(below, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
 
     def roi_warp(
-        call: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -85,40 +85,40 @@ def decompositions(
         sampling_ratio: int = -1,
         mode: str = "avg",
     ) -> Any:
-        return pool_by_mode(call, [input], boxes, output_size, mode, [spatial_scale], None, sampling_ratio, "roi_warp")
+        return pool_by_mode(below, [input], boxes, output_size, mode, [spatial_scale], None, sampling_ratio, "roi_warp")
 
-    def roi_pool(call: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool_max(call, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
+    def roi_pool(below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return max_pool(below, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
     def position_sensitive(
-        call: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
+        below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
     ) -> Any:
         scales = [spatial_scale]
         check_pool([input], boxes, None, None, None, output_size, scales, None, sampling_ratio, "roi_align_half_pixel")
         bins_y, bins_x = output_size
         boxes_of_bins = _boxes_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
-        canonical = [float(bins_y), float(bins_x)]
-        pooled = pool(call, [groups], boxes_of_bins, None, None, None, [1, 1], scales, canonical, sampling_ratio, rule)
+        rule_args = [float(bins_y), float(bins_x)]
+        pooled = pool(below, [groups], boxes_of_bins, None, None, None, [1, 1], scales, rule_args, sampling_ratio, rule)
         pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
         return pooled if is_channels_last(input) else pooled.contiguous()
 
     def ps_roi_align(
-        call: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
         spatial_scale: float = 1.0,
         sampling_ratio: int = -1,
     ) -> Any:
-        return position_sensitive(call, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
+        return position_sensitive(below, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
 
-    def ps_roi_pool(call: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return position_sensitive(call, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
+    def ps_roi_pool(below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return position_sensitive(below, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
 
     def rotated(
-        call: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
-        canonical: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
+        below: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
+        rule_args: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
             raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
@@ -129,10 +129,10 @@ def decompositions(
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
         rotated_pool = pool if clockwise else only_pool
-        return rotated_pool(call, maps, boxes, None, None, None, output_size, scales, canonical, sampling_ratio, rule)
+        return rotated_pool(below, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, rule)
 
     def roi_align_rotated(
-        call: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -143,10 +143,10 @@ def decompositions(
         angle_unit: str = "degree",
     ) -> Any:
         how = sampling_ratio, aligned, clockwise, angle_unit
-        return rotated(call, [input], boxes, output_size, [spatial_scale], None, *how)
+        return rotated(below, [input], boxes, output_size, [spatial_scale], None, *how)
 
     def multiscale_roi_align_rotated(
-        call: Any,
+        below: Any,
         features: list[Tensor],
         boxes: Tensor,
         output_size: Any,
@@ -160,10 +160,10 @@ def decompositions(
     ) -> Any:
         _check_one_level(features, boxes, scales)
         how = sampling_ratio, aligned, clockwise, angle_unit
-        return rotated(call, features, boxes, output_size, scales, [canonical_scale, canonical_level], *how)
+        return rotated(below, features, boxes, output_size, scales, [canonical_scale, canonical_level], *how)
 
     def crop_and_resize(
-        call: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         box_indices: Tensor,
@@ -191,7 +191,7 @@ def decompositions(
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
         size = [crop_size[0] * pooled, crop_size[1] * pooled]
         crop = pool(
-            call,
+            below,
             [input],
             indexed,
             None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ._operator_checks import check_pool, check_pool_grad_boxes, check_pool_grad_input, check_pool_max
+from ._operator_checks import check_max_pool, check_pool, check_pool_grad_boxes, check_pool_grad_input
 
 
 def _empty_output(input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], dtype: torch.dtype) -> Tensor:
@@ -27,8 +27,8 @@ def pool(*arguments: Any) -> Tensor:
     return _empty_output(arguments[0], arguments[1], arguments[5], arguments[0][0].dtype)
 
 
-def pool_max(*arguments: Any) -> tuple[Tensor, Tensor]:
-    check_pool_max(*arguments)
+def max_pool(*arguments: Any) -> tuple[Tensor, Tensor]:
+    check_max_pool(*arguments)
     input, boxes, output_size = arguments[:3]
     return _empty_output(input, boxes, output_size, input[0].dtype), _empty_output(
         input, boxes, output_size, torch.int32
@@ -54,7 +54,7 @@ def pool_grad_boxes(*arguments: Any) -> Tensor:
 
 SHAPES: dict[str, Callable[..., Any]] = {
     "_pool": pool,
-    "_pool_max": pool_max,
+    "_max_pool": max_pool,
     "_pool_grad_input": pool_grad_input,
     "_pool_grad_boxes": pool_grad_boxes,
 }

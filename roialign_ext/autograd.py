@@ -97,7 +97,7 @@ class RoIAlignFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         input, boxes = ctx.saved_tensors
         # Only the value is an output of forward(), so a traced backward finds the argmax anew.
-        argmax = ops._pool_max([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
+        argmax = ops._max_pool([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
         settings = Settings("_pool", ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
         form = Form(settings, [input], grad, boxes, (None, None), argmax)
         grad_input = form.grad_input()[0] if ctx.needs_input_grad[0] else None

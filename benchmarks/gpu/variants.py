@@ -86,7 +86,7 @@ def apply(variant: Variant, csrc: Path) -> None:
 
 
 # Objects that setup.py links into the library of every device.
-ANY_DEVICE = ("operators.o", "checks.o", "tensor.o")
+ANY_DEVICE = ("private_ops.o", "public_ops.o", "checks.o", "tensor.o")
 
 
 def library(name: str) -> Path:

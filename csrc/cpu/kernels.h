@@ -9,9 +9,10 @@
 #include <utility>
 #include <vector>
 
-#include "rotated_plan.h"
+#include "axis_samples.h"
+#include "axis_tables.h"
+#include "rotated_boxes.h"
 #include "row_sweep.h"
-#include "sample_tables.h"
 #include "views.h"
 
 namespace roialign_ext {

@@ -5,7 +5,7 @@
 // The loops, which use it.
 #include "average_body.h"
 #include "average_grad_boxes_body.h"
-#include "max_body.h"
+#include "max_pool_body.h"
 #include "rotated_body.h"
 
 template <class W>

@@ -1,4 +1,4 @@
-// Maximum pooling of the interpolated samples: tables and units of work. The loops are in max_body.h.
+// Maximum pooling of the interpolated samples: tables and units of work. The loops are in max_pool_body.h.
 #pragma once
 
 #include "kernels.h"

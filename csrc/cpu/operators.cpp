@@ -1,6 +1,7 @@
 // The private operators on the CPU: the memory of the result, and which family of kernels computes it. Equations:
 // docs/math.md.
-#include "../operators.h"
+#include "../private_ops.h"
+#include "../public_ops.h"
 #include "argmax.h"
 #include "average.h"
 #include "call.h"
@@ -32,7 +33,7 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
   return output;
 }
 
-std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                     const Geometry& geometry) {
   const ScalarType dtype = input[0].scalar_type(), coordinates = coordinate_type(input[0], boxes);
   const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, {}, {}, geometry);
@@ -98,6 +99,9 @@ Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& b
   return as_dtype(grad_boxes, boxes.scalar_type());
 }
 
-STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CPU, m) { register_operators(m); }
+STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CPU, m) {
+  register_private_ops(m);
+  register_public_ops(m);
+}
 
 }  // namespace roialign_ext

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "plan.h"
+#include "planes.h"
 
 namespace roialign_ext {
 

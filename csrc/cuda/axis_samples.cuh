@@ -1,5 +1,5 @@
 // Samples of all boxes of a call, for the maximum and its argmax. One launch writes them to scratch memory, and the
-// kernels over features only read them (on the CPU: csrc/cpu/sample_tables.h).
+// kernels over features only read them (on the CPU: csrc/cpu/axis_samples.h).
 #pragma once
 
 #include "../core/argmax.h"

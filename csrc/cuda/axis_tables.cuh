@@ -1,5 +1,5 @@
 // Tables of all boxes of a call: WeightsByPixel or TapsByBin. One launch writes them to scratch memory, and the kernels
-// over features only read them (on the CPU: csrc/cpu/plan.h).
+// over features only read them (on the CPU: csrc/cpu/axis_tables.h).
 #pragma once
 
 #include "../core/axis_weights.h"

@@ -2,13 +2,14 @@
 // features and its current stream. Nothing here waits for the device, except the row checks that ROIALIGN_EXT_CHECK=1
 // requests.
 #define USE_CUDA  // torch's headers then declare the stream functions
-#include "../operators.h"
+#include "../private_ops.h"
 
 #include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
 #include "../core/argmax.h"
+#include "../public_ops.h"
 #include "args.h"
 
 namespace roialign_ext {
@@ -156,10 +157,10 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
   return output;
 }
 
-std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                     const Geometry& geometry) {
   const auto guard = on_device_of(input[0]);
-  Call call("_pool_max", input[0], input[0].size(0), boxes, {}, {}, output_size[0], output_size[1], geometry);
+  Call call("_max_pool", input[0], input[0].size(0), boxes, {}, {}, output_size[0], output_size[1], geometry);
   const Sizes sizes = {boxes.size(0), input[0].size(1), output_size[0], output_size[1]};
   const bool channels_last = is_channels_last(input[0]);
   const Tensor values = empty(sizes, input[0].scalar_type(), input[0], channels_last);
@@ -205,6 +206,9 @@ Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& b
   return as_dtype(grad_boxes, boxes.scalar_type());
 }
 
-STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CUDA, m) { register_operators(m); }
+STABLE_TORCH_LIBRARY_IMPL(roialign_ext, CUDA, m) {
+  register_private_ops(m);
+  register_public_ops(m);
+}
 
 }  // namespace roialign_ext

@@ -1,5 +1,5 @@
 // The plane of each box, and lists of the boxes of each plane. The kernels that measure boxes also write these lists,
-// in separate blocks: a list depends on the rows alone.
+// in separate blocks: a list depends on the rows alone (on the CPU: csrc/cpu/planes.h).
 #pragma once
 
 #include "axis_bands.cuh"

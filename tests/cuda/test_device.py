@@ -3,49 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils import deterministic
+from torch.utils._pytree import tree_map
 
 import roialign_ext
 from roialign_ext import _checks
 from support.cuda_cases import CASES, PYRAMID, Case, Operators, assert_agree, calculations, same_bits
-from support.inputs import generator, random_tensor
+from support.inputs import DTYPES, FORMATS, generator, random_tensor, requiring_grad
+from support.operator_calls import OperatorCall
+from support.operators import FIRST, OPERATORS
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() and _checks.HAS_CUDA), reason="needs a GPU and a build with CUDA kernels"
 )
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CUDA = Operators(torch.ops.roialign_ext, "cuda")
-Call = Callable[[Tensor, Tensor], Tensor]
-OPERATORS: dict[str, Call] = {
-    "roi_align": lambda x, boxes: roialign_ext.roi_align(x, boxes, 7, 0.25, 2),
-    "roi_align_max": lambda x, boxes: roialign_ext.roi_align(x, boxes, 7, 0.25, mode="max"),
-    "prroi_pool": lambda x, boxes: roialign_ext.prroi_pool(x, boxes, 7, 0.25),
-    "roi_warp": lambda x, boxes: roialign_ext.roi_warp(x, boxes, 7, 0.25),
-    "roi_pool": lambda x, boxes: roialign_ext.roi_pool(x, boxes, 7, 0.25),
-    "ps_roi_align": lambda x, boxes: roialign_ext.ps_roi_align(x[:, :63], boxes, 3, 0.25, 2),
-    "ps_roi_pool": lambda x, boxes: roialign_ext.ps_roi_pool(x[:, :63], boxes, 3, 0.25),
-    "roi_align_rotated": lambda x, boxes: roialign_ext.roi_align_rotated(x, turned(boxes), 7, 0.25, 2),
-    "multiscale_roi_align": lambda x, boxes: roialign_ext.multiscale_roi_align(
-        [x, x[:, :, ::2, ::2]], boxes, 7, [0.25, 0.125], 2, canonical_scale=56.0, canonical_level=2
-    ),
+HEIGHT, WIDTH = 50, 68
+ADAPTIVE = ("roi_align-legacy_adaptive", "roi_align-max_legacy_adaptive")
+# A position-sensitive operator reads as many channels for each channel of its result as it has bins.
+CALLS = {
+    name: replace(call, output_size=(3, 3) if call.groups > 1 else (7, 7))
+    for name, call in OPERATORS.items()
+    if name in FIRST or name in ADAPTIVE
 }
+ROI_ALIGN = CALLS["roi_align"]
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 
 
-def differentiates_boxes(name: str) -> bool:
-    return name not in ("roi_pool", "ps_roi_pool")
-
-
-def overlapping_boxes(count: int = 300, images: int = 2) -> Tensor:
-    """Boxes of 8 to 160 px that all cover the same part of the images."""
+def overlapping_corners(count: int = 300, images: int = 2) -> Tensor:
+    """Boxes (image, x1, y1, x2, y2) of 2 to 40 pixels of the map, around one part of it, on both levels."""
     unit = torch.rand(count, 4, generator=generator(3))
-    low, size = 40 * unit[:, :2], 8 + 152 * unit[:, 2:]
+    low, size = 10 * unit[:, :2], 2 * 20 ** unit[:, 2:]
     image = (torch.arange(count) % images).float()
     return torch.cat([image[:, None], low, low + size], dim=1)
+
+
+def boxes_of(call: OperatorCall, corners: Tensor) -> Tensor:
+    """Boxes of the operator, on the device, from boxes (image, x1, y1, x2, y2) in pixels of the map."""
+    return call.from_corners(corners, HEIGHT, WIDTH).cuda()
 
 
 def steps(count: int, like: Tensor) -> Tensor:
@@ -53,24 +54,21 @@ def steps(count: int, like: Tensor) -> Tensor:
     return torch.arange(count, dtype=torch.int32, device=like.device).remainder(257).sub(128).to(like.dtype) / 128
 
 
-def turned(boxes: Tensor) -> Tensor:
-    """Rotated boxes with the centres of upright ones."""
-    centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
-    angle = 90 * steps(len(boxes), boxes)
-    return torch.cat([boxes[:, :1], centre, size, angle[:, None]], dim=1)
+def features(
+    call: OperatorCall, dtype: torch.dtype = torch.float32, channels: int = 66, channels_last: bool = False
+) -> Any:
+    """The first argument of the operator, a map or a pyramid with about that many channels, on the device."""
+    one = random_tensor(2, channels // call.groups, HEIGHT, WIDTH, dtype=dtype)
+    maps = call.input_of(one.contiguous(memory_format=FORMATS[channels_last]))
+    return tree_map(lambda one: one.cuda(), maps)
 
 
-def features(dtype: torch.dtype = torch.float32, channels: int = 66, channels_last: bool = False) -> Tensor:
-    one = random_tensor(2, channels, 50, 68, dtype=dtype).cuda()
-    return one.contiguous(memory_format=torch.channels_last) if channels_last else one
-
-
-def forward_and_backward(call: Call, x: Tensor, boxes: Tensor, by_boxes: bool) -> list[Tensor]:
-    """The output and the gradients w.r.t. the features and, if requested, the boxes, for a fixed output gradient."""
-    x, boxes = x.detach().requires_grad_(), boxes.detach().requires_grad_(by_boxes)
-    out = call(x, boxes)
+def forward_and_backward(call: OperatorCall, maps: Any, boxes: Tensor) -> tuple[Tensor, ...]:
+    """The output, and the gradients w.r.t. maps and boxes that the operator has, for a fixed output gradient."""
+    leaves = call.leaves(maps, boxes)
+    out = call(*leaves)
     grad = steps(out.numel(), out).view(out.shape)
-    return [out.detach(), *torch.autograd.grad(out, [x, boxes] if by_boxes else [x], grad)]
+    return out.detach(), *torch.autograd.grad(out, requiring_grad(leaves), grad)
 
 
 @pytest.fixture
@@ -92,20 +90,20 @@ def test_kernels_agree_with_the_cpu(case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", OPERATORS)
+@each_call
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, channels_last: bool) -> None:
-    call, by_boxes = OPERATORS[name], differentiates_boxes(name)
-    x, boxes = features(dtype, channels_last=channels_last), overlapping_boxes(40).cuda()
-    on_cuda = forward_and_backward(call, x, boxes, by_boxes)
-    on_cpu = forward_and_backward(call, x.cpu(), boxes.cpu(), by_boxes)
-    wide = forward_and_backward(call, x.cpu().double(), boxes.cpu(), by_boxes)
+def test_public_operators_agree_with_the_cpu(call: OperatorCall, dtype: torch.dtype, channels_last: bool) -> None:
+    maps, boxes = features(call, dtype, channels_last=channels_last), boxes_of(call, overlapping_corners(40))
+    on_cuda = forward_and_backward(call, maps, boxes)
+    maps, boxes = tree_map(lambda one: one.cpu(), maps), boxes.cpu()
+    on_cpu = forward_and_backward(call, maps, boxes)
+    wide = forward_and_backward(call, tree_map(lambda one: one.double(), maps), boxes)
     for actual, wanted, exact in zip(on_cuda, on_cpu, wide, strict=True):
         assert (actual.dtype, actual.stride()) == (wanted.dtype, wanted.stride())
         scale = float(exact.abs().max())
         # Both within the rounding of the result and of float32 coordinates.
         tolerance = max(4 * torch.finfo(dtype).eps, 2e-4 if dtype != torch.float64 else 1e-11) * scale
-        if name.endswith("max") or name == "roi_pool":
+        if call.chooses_samples or not call.has_mean:
             # Near ties may give another argmax, and then another pixel's gradient.
             far = (actual.cpu().double() - wanted.double()).abs() > tolerance
             assert far.double().mean() < 1e-3
@@ -113,80 +111,79 @@ def test_public_operators_agree_with_the_cpu(name: str, dtype: torch.dtype, chan
             torch.testing.assert_close(actual.cpu(), wanted, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@each_call
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-def test_backward_is_deterministic(name: str, dtype: torch.dtype) -> None:
+def test_backward_is_deterministic(call: OperatorCall, dtype: torch.dtype) -> None:
     """Fifty runs are bit-equal; use_deterministic_algorithms changes nothing."""
-    x, boxes = features(dtype), overlapping_boxes().cuda()
-    by_boxes = differentiates_boxes(name)
-    first = tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes))
+    maps, boxes = features(call, dtype), boxes_of(call, overlapping_corners())
+    first = forward_and_backward(call, maps, boxes)
     for _ in range(50):
-        assert same_bits(tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes)), first)
+        assert same_bits(forward_and_backward(call, maps, boxes), first)
     torch.use_deterministic_algorithms(True)
     try:
-        assert same_bits(tuple(forward_and_backward(OPERATORS[name], x, boxes, by_boxes)), first)
+        assert same_bits(forward_and_backward(call, maps, boxes), first)
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
-@pytest.mark.parametrize("name", OPERATORS)
-def test_nothing_waits_for_the_device(name: str) -> None:
-    x, boxes = features(), overlapping_boxes().cuda()
+@each_call
+def test_nothing_waits_for_the_device(call: OperatorCall) -> None:
+    maps, boxes = features(call), boxes_of(call, overlapping_corners())
     boxes[0, 0] = 7.0  # nor does an invalid batch index wait
-    forward_and_backward(OPERATORS[name], x, boxes, differentiates_boxes(name))
+    forward_and_backward(call, maps, boxes)
     before = torch.cuda.get_sync_debug_mode()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        out, grad, *_ = forward_and_backward(OPERATORS[name], x, boxes, differentiates_boxes(name))
+        out, *gradients = forward_and_backward(call, maps, boxes)
     finally:
         torch.cuda.set_sync_debug_mode(before)
     assert out[0].isnan().all()
     assert not out[1:].isnan().any()
-    assert not grad.isnan().any()
+    assert not any(bool(gradient.isnan().any()) for gradient in gradients)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_graphs_replay_with_other_boxes(name: str) -> None:
-    x, boxes = features().requires_grad_(), overlapping_boxes().cuda()
-    other = boxes.flip(0).contiguous() + torch.tensor([0.0, 3.0, 1.0, 2.0, 5.0], device="cuda")
+@each_call
+def test_graphs_replay_with_other_boxes(call: OperatorCall) -> None:
+    maps, corners = features(call), overlapping_corners()
+    other = boxes_of(call, corners.flip(0) + torch.tensor([0.0, 0.75, 0.25, 0.5, 1.25]))
+    boxes = boxes_of(call, corners)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        forward_and_backward(OPERATORS[name], x, boxes, False)
+        forward_and_backward(call, maps, boxes)
     torch.cuda.current_stream().wait_stream(side)
     graph, static = torch.cuda.CUDAGraph(), boxes.clone()
     with torch.cuda.graph(graph):
-        captured = forward_and_backward(OPERATORS[name], x, static, False)
+        captured = forward_and_backward(call, maps, static)
     for replayed in (boxes, other):
         static.copy_(replayed)
         graph.replay()
         torch.cuda.synchronize()
-        wanted = forward_and_backward(OPERATORS[name], x, replayed, False)
-        assert same_bits(tuple(captured), tuple(wanted))
+        assert same_bits(captured, forward_and_backward(call, maps, replayed))
 
 
 def test_calls_run_on_the_current_stream() -> None:
     """On a side stream, after a slow kernel that writes the features."""
-    boxes, wanted_x = overlapping_boxes().cuda(), features()
-    wanted = forward_and_backward(OPERATORS["roi_align"], wanted_x, boxes, True)
+    boxes, wanted_x = boxes_of(ROI_ALIGN, overlapping_corners()), features(ROI_ALIGN)
+    wanted = forward_and_backward(ROI_ALIGN, wanted_x, boxes)
     side = torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
         x = torch.zeros_like(wanted_x)
         torch.cuda._sleep(50_000_000)
         x.copy_(wanted_x)
-        result = forward_and_backward(OPERATORS["roi_align"], x, boxes, True)
+        result = forward_and_backward(ROI_ALIGN, x, boxes)
     side.synchronize()
-    assert same_bits(tuple(result), tuple(wanted))
+    assert same_bits(result, wanted)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_calls_run_on_the_device_of_their_tensors() -> None:
-    x, boxes = features(), overlapping_boxes().cuda()
-    wanted = forward_and_backward(OPERATORS["roi_align"], x, boxes, True)
+    x, boxes = features(ROI_ALIGN), boxes_of(ROI_ALIGN, overlapping_corners())
+    wanted = forward_and_backward(ROI_ALIGN, x, boxes)
     with torch.cuda.device(0):
-        result = forward_and_backward(OPERATORS["roi_align"], x.to("cuda:1"), boxes.to("cuda:1"), True)
+        result = forward_and_backward(ROI_ALIGN, x.to("cuda:1"), boxes.to("cuda:1"))
     assert all(one.device.index == 1 for one in result)
     assert same_bits(tuple(one.cpu() for one in result), tuple(one.cpu() for one in wanted))
 
@@ -206,7 +203,7 @@ def test_empty_inputs(shape: tuple[int, ...]) -> None:
 
 
 def test_checks_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, boxes = features(), overlapping_boxes(3).cuda()
+    x, boxes = features(ROI_ALIGN), boxes_of(ROI_ALIGN, overlapping_corners(3))
     boxes[1, 0] = 2.0
     monkeypatch.setenv("ROIALIGN_EXT_CHECK", "1")
     with pytest.raises(IndexError, match=r"batch index in row 1 must be a whole number in \[0, 2\), got 2"):
@@ -215,7 +212,7 @@ def test_checks_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_devices_may_not_be_mixed() -> None:
-    x, boxes = features(), overlapping_boxes(3)
+    x, boxes = features(ROI_ALIGN), overlapping_corners(3)
     with pytest.raises(ValueError, match=r"boxes: expected a tensor on cuda:0 like input, got one on cpu"):
         roialign_ext.roi_align(x, boxes, 7)
     with pytest.raises(ValueError, match=r"boxes: expected a tensor on cpu like input, got one on cuda:0"):
@@ -237,11 +234,11 @@ def test_float64_derivatives_are_right() -> None:
 
 def test_memory_of_a_call() -> None:
     """A forward and backward pass need little beyond their results."""
-    x, boxes = features(channels=256).requires_grad_(), overlapping_boxes(1000).cuda()
+    x, boxes = features(ROI_ALIGN, channels=256).requires_grad_(), boxes_of(ROI_ALIGN, overlapping_corners(1000))
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    out = OPERATORS["roi_align"](x, boxes)
+    out = ROI_ALIGN(x, boxes)
     (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
     results = (out.numel() * 2 + grad.numel()) * 4  # the output's gradient too
     assert torch.cuda.max_memory_allocated() - before <= 1.25 * results
@@ -289,7 +286,7 @@ def test_outputs_beyond_two_to_the_31st() -> None:
 @pytest.mark.parametrize("levels", [1, len(PYRAMID)])
 def test_compiled_calls(levels: int) -> None:
     maps = [random_tensor(2, 8, *plane, dtype=torch.float32).cuda() for plane in PYRAMID[:levels]]
-    boxes = (overlapping_boxes(30) * torch.tensor([1.0, 0.1, 0.1, 0.1, 0.1])).cuda()
+    boxes = overlapping_corners(30).cuda()
 
     def call(maps: list[Tensor], boxes: Tensor) -> Tensor:
         scales = [2.0**-level for level in range(levels)]

@@ -112,7 +112,7 @@ def test_kernels_agree_with_the_definition(
         call = RoIAlignCall((3, 2), 0.75, ratio, aligned, mode)
         argmax = None
         if mode == "max":
-            out, argmax = shim("_pool_max", [features], boxes, (3, 2), *arguments)
+            out, argmax = shim("_max_pool", [features], boxes, (3, 2), *arguments)
         else:
             (out,) = shim("_pool", [features], boxes, None, None, None, (3, 2), *arguments)
         wanted = call.forward(features, boxes)
@@ -150,8 +150,8 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: in
     maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
     argmax = good_argmax = None
     if case.has_maximum:
-        values, argmax = shim("_pool_max", maps, boxes, case.bins, *arguments)
-        wanted, good_argmax = CPU("_pool_max", maps, boxes[good], case.bins, *arguments)
+        values, argmax = shim("_max_pool", maps, boxes, case.bins, *arguments)
+        wanted, good_argmax = CPU("_max_pool", maps, boxes[good], case.bins, *arguments)
         assert values[~good].isnan().all()
         assert (argmax[~good] == -1).all()
         assert torch.equal(argmax[good], good_argmax)
@@ -258,8 +258,8 @@ def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
     maps[0][:, 2, 3, 4] = float("-inf")
     for rule in ("roi_align_legacy", "roi_align_half_pixel", "roi_pool", "crop_bilinear", "crop_nearest"):
         arguments = Case(rule=rule, ratio=3).rule_arguments
-        actual = shim("_pool_max", maps, case.boxes_tensor(), (3, 2), *arguments)
-        wanted = CPU("_pool_max", maps, case.boxes_tensor(), (3, 2), *arguments)
+        actual = shim("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
+        wanted = CPU("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
         assert torch.equal(actual[1], wanted[1]), rule
         assert torch.equal(actual[0].nan_to_num(7.0), wanted[0].nan_to_num(7.0)), rule
 
@@ -274,7 +274,7 @@ def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: 
     boxes, features = torch.tensor([row]), random_tensor(1, 2, 30, 40, dtype=torch.float32)
     arguments = ([1.0], [8.0, 1.0], -1, rule)
     if rule == "roi_pool":
-        actual, wanted = (ops("_pool_max", [features], boxes, (2, 2), *arguments) for ops in (shim, CPU))
+        actual, wanted = (ops("_max_pool", [features], boxes, (2, 2), *arguments) for ops in (shim, CPU))
     else:
         actual, wanted = (ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU))
     assert_close(actual[0], wanted[0])
@@ -296,7 +296,7 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
     def results(ops: Operators) -> list[tuple[Tensor, ...]]:
         found, argmax = [], None
         if rule != "prroi_pool":
-            found.append(ops("_pool_max", [features], boxes, (2, bins), *rule_arguments))
+            found.append(ops("_max_pool", [features], boxes, (2, bins), *rule_arguments))
             argmax = found[0][1]
         for chosen in {id(argmax): argmax, id(None): None}.values():
             if chosen is None and rule == "roi_pool":
@@ -341,7 +341,7 @@ def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str,
     """Clamped samples have no derivative, and memory behind the map is not read."""
     case = Case(rule=rule, boxes="border", channels=33, images=1, layout=layout)
     maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.rule_arguments
-    argmax = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
         u[:, column] = value
@@ -426,7 +426,7 @@ LAUNCHED = {
         "_pool_grad_input": ("fill_tables", "transpose_channels", "average_grad_input_nchw"),
     },
     "maxima": {
-        "_pool_max": ("fill_samples", "max_pool"),
+        "_max_pool": ("fill_samples", "max_pool"),
         "_pool": ("fill_samples", "argmax_pool"),
         "_pool_grad_input": ("fill_samples", "argmax_grad_input"),
         "_pool_grad_boxes": ("fill_samples", "argmax_grad_boxes"),
@@ -453,9 +453,9 @@ def test_nothing_follows_a_launch_that_fails(shim: Operators, library: Path, wha
     """A later kernel would read tables that were not written. The error names the call and the kernel; CUDA's own error
     is reset."""
     counters, maps, boxes, arguments = ctypes.CDLL(str(library)), case.maps(), case.boxes_tensor(), case.rule_arguments
-    argmax = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if what == "maxima" else None
+    argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if what == "maxima" else None
     calls = {
-        "_pool_max": (maps, boxes, case.bins),
+        "_max_pool": (maps, boxes, case.bins),
         "_pool": (maps, boxes, None, None, argmax, case.bins),
         "_pool_grad_input": (case.grad(), boxes, None, None, argmax, case.input_size, case.layout == "channels_last"),
         "_pool_grad_boxes": (case.grad(), maps, boxes, None, argmax),
@@ -500,19 +500,19 @@ def test_sizes_beyond_the_tables_are_refused(shim: Operators) -> None:
     with pytest.raises(ValueError, match="input: on CUDA at most 16777216 rows and columns, got 16777217"):
         shim("_pool", [torch.zeros(1).expand(1, 1, 1, long)], boxes, None, None, None, (1, 1), *arguments)
     with pytest.raises(ValueError, match="sampling_ratio: expected at most 2147483647 samples along an axis of a box"):
-        shim("_pool_max", [features], boxes, (1, 40000), *arguments[:2], 60000, arguments[3])
+        shim("_max_pool", [features], boxes, (1, 40000), *arguments[:2], 60000, arguments[3])
 
 
 def test_as_many_samples_as_an_argmax_can_name(shim: Operators) -> None:
     features, boxes = torch.arange(4.0).reshape(1, 1, 1, 4), torch.tensor([[0.0, 0.0, -1e6, 3.0, 1e6]])
     arguments = ([1.0], [8.0, 1.0])
-    actual = shim("_pool_max", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy")
+    actual = shim("_max_pool", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy")
     assert all(
-        map(torch.equal, actual, CPU("_pool_max", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy"))
+        map(torch.equal, actual, CPU("_max_pool", [features], boxes, (1, 1), *arguments, 65535, "roi_align_legacy"))
     )
     assert actual[1].item() == 65534
     with pytest.raises(ValueError, match="mode 'max': at most 65535 samples"):
-        shim("_pool_max", [features], boxes, (1, 1), *arguments, 65536, "roi_align_legacy")
+        shim("_max_pool", [features], boxes, (1, 1), *arguments, 65536, "roi_align_legacy")
 
 
 @pytest.mark.parametrize("channels", [3, 33, 128])

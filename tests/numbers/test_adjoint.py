@@ -68,7 +68,7 @@ def test_the_derivatives_are_adjoint_too(aligned: bool, ratio: int, directions: 
     ops = torch.ops.roialign_ext
     features, boxes = random_tensor(*SHAPE, seed=1), all_boxes(2)
     arguments = ([3, 2], [0.9], [224.0, 4.0], ratio, RULES[aligned])
-    chosen = ops._pool_max([features], boxes, *arguments)[1] if has_argmax else None
+    chosen = ops._max_pool([features], boxes, *arguments)[1] if has_argmax else None
     along = [random_tensor(*boxes.shape, seed=3 + i) if i < directions else None for i in range(2)]
     out = ops._pool([features], boxes, *along, chosen, *arguments)
     grad = random_tensor(*out.shape, seed=2)
@@ -87,7 +87,7 @@ def test_directional_derivatives(aligned: bool, ratio: int, has_argmax: bool) ->
     boxes = smooth_boxes(6, SHAPE, call, seed=5)
     features = random_tensor(*SHAPE, seed=1)
     arguments = ([3, 2], [0.9], [224.0, 4.0], ratio, RULES[aligned])
-    chosen = ops._pool_max([features], boxes, *arguments)[1] if has_argmax else None
+    chosen = ops._max_pool([features], boxes, *arguments)[1] if has_argmax else None
 
     def pool(rows: Tensor, u: Tensor | None = None, v: Tensor | None = None) -> Tensor:
         result: Tensor = ops._pool([features], rows, u, v, chosen, *arguments)

@@ -130,7 +130,7 @@ def test_the_argmax_is_a_place_among_the_inside_samples(
     boxes = all_boxes(2)
     rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
     features = random_tensor(2, channels, 7, 9, seed=1).contiguous(memory_format=layout)
-    values, argmax = torch.ops.roialign_ext._pool_max([features], boxes, [3, 2], [0.8], [224.0, 4.0], ratio, rule)
+    values, argmax = torch.ops.roialign_ext._max_pool([features], boxes, [3, 2], [0.8], [224.0, 4.0], ratio, rule)
     assert argmax.dtype == torch.int32
     assert argmax.shape == values.shape
     assert argmax.is_contiguous(memory_format=layout)
@@ -166,7 +166,7 @@ def test_with_the_argmax_fixed_the_form_is_linear() -> None:
     """``_pool`` with the argmax is the max itself at the tensors that made it, and linear in the input."""
     boxes, other = all_boxes(2), random_tensor(2, 3, 7, 9, seed=6)
     arguments = ([3, 2], [0.8], [224.0, 4.0], 2, "roi_align_half_pixel")
-    values, argmax = torch.ops.roialign_ext._pool_max([FEATURES], boxes, *arguments)
+    values, argmax = torch.ops.roialign_ext._max_pool([FEATURES], boxes, *arguments)
     pool = torch.ops.roialign_ext._pool
     at_argmax = pool([FEATURES], boxes, None, None, argmax, *arguments)
     torch.testing.assert_close(at_argmax, values, atol=1e-13, rtol=0)

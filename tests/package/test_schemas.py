@@ -40,7 +40,7 @@ SCHEMAS = schemas()
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_kernel_has_the_types_of_the_schema(name: str) -> None:
-    source = (CSRC / "operators.cpp").read_text()
+    source = (CSRC / ("private_ops.cpp" if name.startswith("_") else "public_ops.cpp")).read_text()
     (function,) = re.findall(rf'library\.impl\("{name}", TORCH_BOX\(&(\w+)\)\)', source)
     ((result, parameters),) = re.findall(rf"^(\w[^;{{}}()]*) {function}\(([^)]*)\) {{$", source, re.MULTILINE)
     arguments, returned = SCHEMAS[name]

@@ -164,7 +164,7 @@ def test_batch_index_of_the_private_operators() -> None:
     calls: tuple[Callable[[], object], ...] = (
         lambda: ops._pool([FEATURES], boxes, None, None, None, [2, 2], *rule),
         lambda: ops._pool([FEATURES], boxes, boxes, None, None, [2, 2], *rule),
-        lambda: ops._pool_max([FEATURES], boxes, [2, 2], *rule),
+        lambda: ops._max_pool([FEATURES], boxes, [2, 2], *rule),
         lambda: ops._pool_grad_input(grad, boxes, None, None, None, [2, 3, 7, 9], False, *rule),
         lambda: ops._pool_grad_input(grad, boxes, None, None, None, [2, 3, 7, 9], True, *rule),
         lambda: ops._pool_grad_boxes(grad, [FEATURES], boxes, None, None, *rule),

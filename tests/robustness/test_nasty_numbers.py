@@ -360,7 +360,7 @@ def test_directions_that_are_not_finite(rule: str, value: float) -> None:
     boxes = torch.cat([beyond.repeat_interleave(case.parts, 0), boxes])
     first = 2 * case.parts
     grad = torch.cat([grad[:first], grad])
-    argmax = CPU("_pool_max", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
         u[:, column] = value

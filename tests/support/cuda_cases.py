@@ -79,10 +79,10 @@ class Case:
 
     @property
     def rule_arguments(self) -> tuple[list[float], list[float], int, str]:
-        """scales, canonical, sampling_ratio, rule."""
+        """scales, rule_args, sampling_ratio, rule."""
         ratio = max(self.ratio, 1) if self.rule.startswith("crop") else self.ratio
-        canonical = [8.0, 1.0] if self.parts == 1 else [2.0, 3.0]
-        return [2.0**-level for level in range(len(self.planes))], canonical, ratio, self.rule
+        rule_args = [8.0, 1.0] if self.parts == 1 else [2.0, 3.0]
+        return [2.0**-level for level in range(len(self.planes))], rule_args, ratio, self.rule
 
     @property
     def input_size(self) -> list[int]:
@@ -180,7 +180,7 @@ def calculations(case: Case) -> Iterator[Calculation]:
     maps, boxes, grad = case.maps(), case.boxes_tensor(), case.grad()
     absolute = [features.abs() for features in maps]
     rule = case.rule_arguments
-    argmax = CPU("_pool_max", maps, boxes, case.bins, *rule)[1] if case.has_maximum else None
+    argmax = CPU("_max_pool", maps, boxes, case.bins, *rule)[1] if case.has_maximum else None
     largest_feature = max((float(one.max()) for one in absolute if one.numel() > 0), default=0.0)
     largest_grad = float(grad.abs().max()) if grad.numel() > 0 else 0.0
 
@@ -218,8 +218,8 @@ def calculations(case: Case) -> Iterator[Calculation]:
     if case.has_maximum:
         yield Calculation(
             "max",
-            lambda ops: ops("_pool_max", maps, boxes, case.bins, *rule),
-            lambda: CPU("_pool_max", absolute, boxes, case.bins, *rule),
+            lambda ops: ops("_max_pool", maps, boxes, case.bins, *rule),
+            lambda: CPU("_max_pool", absolute, boxes, case.bins, *rule),
         )
     orders = range(3) if case.follows_boxes else range(1)
     for selected in ([None] if case.has_mean else []) + ([argmax] if case.has_maximum else []):

@@ -128,7 +128,7 @@ def run(command: list[str]) -> None:
 def load_operators(library: Path) -> Any:
     """The private operators of a library with tests/cuda/shim/operators.cpp, once in a process."""
     schemas = torch.library.Library("roialign_ext_shim", "DEF")
-    for name in ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes"):
+    for name in ("_pool", "_max_pool", "_pool_grad_input", "_pool_grad_boxes"):
         schemas.define(str(getattr(torch.ops.roialign_ext, name).default._schema).removeprefix("roialign_ext::"))
     torch.ops.load_library(library)
     SCHEMAS.append(schemas)

@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-import roialign_ext
+from support.operator_calls import OperatorCall
+from support.small_calls import CASES
 
-FEATURES = torch.arange(64.0).reshape(1, 1, 8, 8)
+SIDE = 8
+FEATURES = torch.arange(64.0).reshape(1, 1, SIDE, SIDE)
 
 
 def boxes_of(count: int) -> Tensor:
-    """Rows (image, x1, y1, x2, y2) on a map of 8 x 8 pixels; the first two are those of examples/cpp."""
+    """Boxes (image, x1, y1, x2, y2) on a map of 8 x 8 pixels; the first two are those of examples/cpp."""
     first = [[0.0, 2.0, 2.0, 6.0, 6.0], [0.0, 1.0, 0.0, 7.5, 3.0]]
     others = [[0.0, 0.3 * i % 3, 0.7 * i % 3, 4.1 + 0.2 * i % 3, 3.9 + 0.5 * i % 4] for i in range(2, count)]
     return torch.tensor([*first, *others][:count]).reshape(-1, 5)
 
 
-class EveryOperator(nn.Module):
-    """Every function and mode, results ``[results, K, C, 2, 2]``, times a weight that can be trained."""
+def arguments(call: OperatorCall, features: Tensor, boxes: Tensor) -> dict[str, Any]:
+    # Some operators have no gradient with respect to the boxes. torch.export drops boxes.detach().
+    boxes = boxes if call.box_order > 0 else boxes.long().float()
+    return call.arguments(call.input_of(features), call.from_corners(boxes, SIDE, SIDE))
 
-    def __init__(self) -> None:
+
+class EveryOperator(nn.Module):
+    """Every function in each mode, results ``[results, K, C, 2, 3]``, times a weight that can be trained.
+
+    ``prepare`` may replace the functions, as ``torch.jit.script`` does.
+    """
+
+    def __init__(self, prepare: Callable[[Any], Any] = lambda function: function) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
+        self.calls = [(case.call, prepare(case.call.function)) for case in CASES]
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
-        rotated = torch.cat([boxes, boxes[:, 4:]], 1)
-        corners = boxes[:, 1:].flip(1) / 8.0
-        images = boxes[:, 0].long()
-        # For the operators without a gradient with respect to the boxes. torch.export drops boxes.detach().
-        whole = boxes.long().float()
-        pyramid = [features, features[:, :, ::2, ::2]]
-        scales = [1.0, 0.5]
-        results = [
-            roialign_ext.roi_align(features, boxes, 2, 1.0, 2, True),
-            roialign_ext.roi_align(features, boxes, 2, 1.0, -1, False),
-            roialign_ext.roi_align(features, boxes, 2, 1.0, 2, True, "max"),
-            roialign_ext.roi_warp(features, boxes, 2, 1.0, 2),
-            roialign_ext.roi_warp(features, boxes, 2, 1.0, 2, "max"),
-            roialign_ext.prroi_pool(features, boxes, 2),
-            roialign_ext.roi_pool(features, whole, 2),
-            roialign_ext.ps_roi_align(features.expand(-1, 4, -1, -1), boxes, 2, 1.0, 2),
-            roialign_ext.ps_roi_pool(features.expand(-1, 4, -1, -1), whole, 2),
-            roialign_ext.roi_align_rotated(features, rotated, 2, 1.0, 2, True, True),
-            roialign_ext.roi_align_rotated(features, rotated, 2, 1.0, 0, False, False, "radian"),
-            roialign_ext.crop_and_resize(features, corners, images, 2),
-            roialign_ext.crop_and_resize(features, corners, images, 2, "nearest", 0.5),
-            roialign_ext.crop_and_resize(features, corners, images, 2, samples_per_bin=2, mode="max"),
-            roialign_ext.multiscale_roi_align(pyramid, boxes, 2, scales, 2),
-            roialign_ext.multiscale_roi_align(pyramid, boxes, 2, scales, 2, True, "max"),
-            roialign_ext.multiscale_roi_align_rotated(pyramid, rotated, 2, scales, 2),
-        ]
+        results = [function(**arguments(call, features, boxes)) for call, function in self.calls]
         return self.weight * torch.stack(results)

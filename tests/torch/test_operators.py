@@ -94,7 +94,7 @@ class Arguments:
             self.boxes[:, 5] = self.boxes[:, 5].deg2rad()
         self.u = random_tensor(*self.boxes.shape, seed=6)
         self.v = random_tensor(*self.boxes.shape, seed=7)
-        self.argmax = ops._pool_max(self.input, self.boxes, self.bins, *self.rule)[1] if case.has_argmax else None
+        self.argmax = ops._max_pool(self.input, self.boxes, self.bins, *self.rule)[1] if case.has_argmax else None
 
     def of(self, name: str, directions: int) -> tuple[Any, ...]:
         """The arguments of operator ``name`` with that many directions."""
@@ -102,7 +102,7 @@ class Arguments:
         v = self.v if directions > 1 else None
         return {
             "_pool": (self.input, self.boxes, u, v, self.argmax, self.bins, *self.rule),
-            "_pool_max": (self.input, self.boxes, self.bins, *self.rule),
+            "_max_pool": (self.input, self.boxes, self.bins, *self.rule),
             "_pool_grad_input": (
                 self.grad, self.boxes, u, v, self.argmax, self.size, self.channels_last, *self.rule
             ),
@@ -183,7 +183,7 @@ def test_opcheck_of_every_rule(case: RuleCall, name: str) -> None:
     ids=str,
 )
 def test_opcheck_of_maximum(case: RuleCall, which: str) -> None:
-    opcheck(ops._pool_max.default, with_grad(Arguments(case).of("_pool_max", 0), which))
+    opcheck(ops._max_pool.default, with_grad(Arguments(case).of("_max_pool", 0), which))
 
 
 @each_case
@@ -200,7 +200,7 @@ def test_every_operator_is_covered() -> None:
     names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("roialign_ext::")}
     public = {name for name in roialign_ext.__all__ if name.islower() and hasattr(ops, name)}
     assert public == set(FIRST)
-    assert names == {f"roialign_ext::{name}" for name in (*public, "_pool_max", *dict(VARIANTS))}
+    assert names == {f"roialign_ext::{name}" for name in (*public, "_max_pool", *dict(VARIANTS))}
 
 
 # --- results without data
@@ -224,7 +224,7 @@ def test_results_without_data(shape: tuple[int, ...], count: int, layout: torch.
             (ops.roi_align, (input, boxes, bins)),
             (ops.roi_align, (input, boxes, bins, 1.0, 2, True, "max")),
             (ops._pool, ([input], boxes, boxes, None, None, bins, *rule)),
-            (ops._pool_max, ([input], boxes, bins, *rule)),
+            (ops._max_pool, ([input], boxes, bins, *rule)),
             (ops._pool_grad_input, (grad, boxes, None, None, None, shape, last, *rule)),
             (ops._pool_grad_boxes, (grad, [input], boxes, boxes, None, *rule)),
         ]
@@ -249,19 +249,19 @@ def refused_calls() -> list[tuple[str, int, dict[int, Any]]]:
         {-4: [0.0]}, {-4: [float("nan")]}, {-4: [1e-60]}, {-4: [1.0, 0.5]}, {-4: []}, {-3: [224.0]},
         {-3: [0.0, 4.0]}, {-3: [224.0, float("inf")]}, {-2: 2**31}, {-1: "crop_bilinear", -2: 0}, {-1: "nobody"},
     ]  # fmt: skip
-    calls = [(name, 0, places) for name in ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
+    calls = [(name, 0, places) for name in ("_pool", "_max_pool", "_pool_grad_input", "_pool_grad_boxes")
              for places in shared]  # fmt: skip
     for maps in ([cube], [], [torch.zeros(shape)] * 9, [torch.zeros(shape), cube],
                  [torch.zeros(shape), torch.zeros(1, 2, 3, 4)]):  # fmt: skip
-        calls += [("_pool", 0, {0: maps}), ("_pool_max", 0, {0: maps}), ("_pool_grad_boxes", 0, {1: maps})]
+        calls += [("_pool", 0, {0: maps}), ("_max_pool", 0, {0: maps}), ("_pool_grad_boxes", 0, {1: maps})]
     calls += [("_pool", 0, {0: [torch.zeros(shape)] * 2, -4: [0.5, 1.0]}), ("_pool", 0, {1: row}),
-              ("_pool_max", 0, {1: row}), ("_pool_grad_input", 0, {1: row}),
+              ("_max_pool", 0, {1: row}), ("_pool_grad_input", 0, {1: row}),
               ("_pool_grad_boxes", 0, {2: row})]  # fmt: skip
     for size in ((2,), (2, 0), (2**31, 1), (2, 2, 2)):
-        calls += [("_pool", 0, {5: size}), ("_pool_max", 0, {2: size})]
+        calls += [("_pool", 0, {5: size}), ("_max_pool", 0, {2: size})]
     calls += [("_pool", 0, {3: torch.zeros(2, 5)}), ("_pool", 1, {2: other}), ("_pool", 2, {3: other}),
               ("_pool", 0, {4: wide[:, :, :, :2].int()}), ("_pool", 0, {-1: "roi_pool"}),
-              ("_pool_max", 0, {-1: "prroi_pool"}),
+              ("_max_pool", 0, {-1: "prroi_pool"}),
               ("_pool_grad_input", 0, {0: torch.zeros(3, 2, 2, 2)}), ("_pool_grad_input", 0, {0: cube}),
               ("_pool_grad_input", 0, {5: (2, 2, 3)}), ("_pool_grad_input", 0, {5: (2, 2, -3, 4)}),
               ("_pool_grad_input", 0, {5: (2, 7, 3, 4)}), ("_pool_grad_input", 1, {2: other}),
@@ -393,7 +393,7 @@ def test_maximum(case: RuleCall) -> None:
     image = arguments.boxes[:, :1]
 
     def values(input: Tensor, corners: Tensor) -> Tensor:
-        result: Tensor = ops._pool_max([input], torch.cat([image, corners], 1), SIZE, *arguments.rule)[0]
+        result: Tensor = ops._max_pool([input], torch.cat([image, corners], 1), SIZE, *arguments.rule)[0]
         return result
 
     tensors = tuple(tensor.clone().requires_grad_() for tensor in (*arguments.input, arguments.boxes[:, 1:]))
@@ -412,11 +412,11 @@ each_maximum = pytest.mark.parametrize("case", [*MAXIMA, RuleCall(LEGACY, True, 
 @each_maximum
 def test_the_argmax_selects_the_maximum(case: RuleCall) -> None:
     arguments = Arguments(case)
-    values, argmax = ops._pool_max(*arguments.of("_pool_max", 0))
+    values, argmax = ops._max_pool(*arguments.of("_max_pool", 0))
     assert argmax.dtype == torch.int32
     assert not argmax.requires_grad
     which = "all" if case.box_order > 0 else "even"
-    assert not ops._pool_max(*with_grad(arguments.of("_pool_max", 0), which))[1].requires_grad
+    assert not ops._max_pool(*with_grad(arguments.of("_max_pool", 0), which))[1].requires_grad
     torch.testing.assert_close(ops._pool(*arguments.of("_pool", 0)), values, rtol=1e-14, atol=1e-14)
 
 

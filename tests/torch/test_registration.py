@@ -21,7 +21,7 @@ from support.inputs import MODES, random_tensor
 from support.operators import FIRST
 from support.small_calls import NAMED, close
 
-PRIVATE = ("_pool", "_pool_max", "_pool_grad_input", "_pool_grad_boxes")
+PRIVATE = ("_pool", "_max_pool", "_pool_grad_input", "_pool_grad_boxes")
 FEATURES = random_tensor(2, 2, 5, 6)
 BOXES = torch.tensor([[0, 0.3, 0.4, 3.1, 3.2], [1, 1.1, 1.3, 4.2, 3.7], [0, -1.0, 2.0, 3.0, 3.3]], dtype=torch.float64)
 
@@ -86,7 +86,7 @@ def kernels_run(features: Tensor, boxes: Tensor, mode: str) -> list[str]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_only_wanted_gradients_are_computed(mode: str) -> None:
-    forward = "_pool" if mode == "avg" else "_pool_max"
+    forward = "_pool" if mode == "avg" else "_max_pool"
     for by_features, by_boxes in ((False, False), (True, False), (False, True), (True, True)):
         features, boxes = FEATURES.clone().requires_grad_(by_features), BOXES.clone().requires_grad_(by_boxes)
         expected = [forward] + ["_pool_grad_input"] * by_features + ["_pool_grad_boxes"] * by_boxes
@@ -98,7 +98,7 @@ def test_one_operator_call_for_all_levels(mode: str) -> None:
     maps = [FEATURES.clone().requires_grad_() for _ in range(4)]
     with Recorder() as recorder:
         multiscale_roi_align(maps, BOXES, 2, [1.0, 0.5, 0.25, 0.125], mode=mode).sum().backward()
-    assert recorder.calls == ["_pool" if mode == "avg" else "_pool_max", "_pool_grad_input"]
+    assert recorder.calls == ["_pool" if mode == "avg" else "_max_pool", "_pool_grad_input"]
     assert all(one.grad is not None for one in maps)
 
 

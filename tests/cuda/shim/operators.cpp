@@ -9,7 +9,8 @@
 
 #include "../../../csrc/checks.cpp"
 #include "../../../csrc/cuda/operators.cpp"
-#include "../../../csrc/operators.cpp"
+#include "../../../csrc/private_ops.cpp"
+#include "../../../csrc/public_ops.cpp"
 #include "../../../csrc/tensor.cpp"
 
 // Replacements of torch's functions in the library of the shim.

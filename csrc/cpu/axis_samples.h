@@ -7,7 +7,7 @@
 
 #include "../core/argmax.h"
 #include "../errors.h"
-#include "plan.h"
+#include "planes.h"
 
 namespace roialign_ext {
 

@@ -1,11 +1,12 @@
-// Taps for the loops over rotated boxes, one box at a time. The taps of a whole call would not fit in memory.
+// Taps for the loops over rotated boxes, one box at a time. The taps of a whole call would not fit in memory (on CUDA:
+// csrc/cuda/rotated_boxes.cuh).
 #pragma once
 
 #include <functional>
 #include <vector>
 
 #include "../core/rotated_box.h"
-#include "plan.h"
+#include "planes.h"
 
 namespace roialign_ext {
 

@@ -1,46 +1,9 @@
-// The operators of one device as torch calls them: the private ones with their checks, and the public ones, which
-// programs without Python call. A public operator is a choice of rule and mode. With Python, roialign_ext/_operators.py
-// composes the public operators of the private ones, which have the derivatives.
-#include "operators.h"
+#include "public_ops.h"
 
-#include <utility>
+#include "private_ops.h"
 
 namespace roialign_ext {
 namespace {
-
-Tensor private_pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
-                    const OptionalTensor& argmax, const Sizes& output_size, const std::vector<double>& scales,
-                    const OptionalNumbers& canonical, int64_t sampling_ratio, StringHandle rule,
-                    double extrapolation_value) {
-  const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
-  check_pool_args(input, boxes, u, v, argmax, output_size, geometry, extrapolation_value);
-  return pool(input, boxes, u, v, argmax, output_size, geometry, extrapolation_value);
-}
-
-std::tuple<Tensor, Tensor> private_pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
-                                            const std::vector<double>& scales, const OptionalNumbers& canonical,
-                                            int64_t sampling_ratio, StringHandle rule) {
-  const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
-  check_pool_max_args(input, boxes, output_size, geometry);
-  return pool_max(input, boxes, output_size, geometry);
-}
-
-Tensors private_pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u,
-                                const OptionalTensor& v, const OptionalTensor& argmax, const Sizes& input_size,
-                                bool channels_last, const std::vector<double>& scales, const OptionalNumbers& canonical,
-                                int64_t sampling_ratio, StringHandle rule) {
-  const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
-  check_pool_grad_input_args(grad, boxes, u, v, argmax, input_size, geometry);
-  return pool_grad_input(grad, boxes, u, v, argmax, input_size, channels_last, geometry);
-}
-
-Tensor private_pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
-                               const OptionalTensor& argmax, const std::vector<double>& scales,
-                               const OptionalNumbers& canonical, int64_t sampling_ratio, StringHandle rule) {
-  const Geometry geometry = make_geometry(take_text(rule), scales, canonical, sampling_ratio);
-  check_pool_grad_boxes_args(grad, input, boxes, v, argmax, geometry);
-  return pool_grad_boxes(grad, input, boxes, v, argmax, geometry);
-}
 
 Geometry one_level(const char* rule, double spatial_scale, int64_t sampling_ratio) {
   return make_geometry(rule, {spatial_scale}, {}, sampling_ratio);
@@ -53,8 +16,8 @@ Tensor mean(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
 }
 
 Tensor maximum(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry) {
-  check_pool_max_args(input, boxes, output_size, geometry);
-  return std::get<0>(pool_max(input, boxes, output_size, geometry));
+  check_max_pool_args(input, boxes, output_size, geometry);
+  return std::get<0>(max_pool(input, boxes, output_size, geometry));
 }
 
 Tensor by_mode(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
@@ -106,12 +69,12 @@ const char* rotated_rule(bool aligned, bool radian) {
 }
 
 Tensor rotated(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const std::vector<double>& scales,
-               const OptionalNumbers& canonical, int64_t sampling_ratio, bool aligned, bool clockwise,
+               const OptionalNumbers& rule_args, int64_t sampling_ratio, bool aligned, bool clockwise,
                const std::string& angle_unit) {
   ROI_CHECK_VALUE(angle_unit == "degree" || angle_unit == "radian", "angle_unit: expected 'degree' or 'radian', got '",
                   angle_unit, "'");
   const Geometry geometry =
-      make_geometry(rotated_rule(aligned, angle_unit == "radian"), scales, canonical, sampling_ratio);
+      make_geometry(rotated_rule(aligned, angle_unit == "radian"), scales, rule_args, sampling_ratio);
   if (!clockwise || boxes.dim() != 2 || boxes.size(1) != box_columns(geometry.rule)) {
     return mean(input, boxes, output_size, geometry);
   }
@@ -216,11 +179,7 @@ Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& b
 
 }  // namespace
 
-void register_operators(torch::stable::detail::StableLibrary& library) {
-  library.impl("_pool", TORCH_BOX(&private_pool));
-  library.impl("_pool_max", TORCH_BOX(&private_pool_max));
-  library.impl("_pool_grad_input", TORCH_BOX(&private_pool_grad_input));
-  library.impl("_pool_grad_boxes", TORCH_BOX(&private_pool_grad_boxes));
+void register_public_ops(torch::stable::detail::StableLibrary& library) {
   library.impl("roi_align", TORCH_BOX(&roi_align));
   library.impl("multiscale_roi_align", TORCH_BOX(&multiscale_roi_align));
   library.impl("multiscale_roi_align_rotated", TORCH_BOX(&multiscale_roi_align_rotated));

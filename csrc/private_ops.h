@@ -1,5 +1,5 @@
-// The private operators of one device, after the checks of their arguments. Each library defines them for its device:
-// csrc/cpu/operators.cpp and csrc/cuda/operators.cpp.
+// The four private operators. private_ops.cpp checks their arguments, the same for every device. Each library defines
+// the functions below for its device: csrc/cpu/operators.cpp and csrc/cuda/operators.cpp.
 #pragma once
 
 #include <tuple>
@@ -8,14 +8,16 @@
 
 namespace roialign_ext {
 
-// Registers every operator for the device of the library, under the key of `library`.
-void register_operators(torch::stable::detail::StableLibrary& library);
+// Registers the private operators with their checks under the key of `library`.
+void register_private_ops(torch::stable::detail::StableLibrary& library);
+
+// Defined by each device; arguments were checked.
 
 Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
             const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
             double extrapolation_value);
 
-std::tuple<Tensor, Tensor> pool_max(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
+std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                     const Geometry& geometry);
 
 Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,

@@ -1,5 +1,5 @@
-// The data of the boxes of one call, independent of the features: tables of each axis, and the boxes of each plane.
-// Kernels read the x tables by bin and the y tables by pixel (on CUDA: csrc/cuda/axis_tables.cuh).
+// Tables of all boxes of a call, independent of the features. Kernels read the x tables by bin and the y tables by
+// pixel (on CUDA: csrc/cuda/axis_tables.cuh).
 #pragma once
 
 #include <vector>
@@ -7,47 +7,9 @@
 #include "../core/axis_weights.h"
 #include "../core/limits.h"
 #include "../core/products.h"
+#include "planes.h"
 
 namespace roialign_ext {
-
-// One feature map of the call: all images at one level of the pyramid.
-struct MapLevel {
-  double scale;  // map pixels per image pixel
-  int64_t height, width;
-};
-
-// A view of the boxes of a call (BoxCall). Boxes are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy, w, h,
-// angle). Directions have the same form; their image column is unused (docs/math.md, section 7). A plane is one image
-// at one level; planes are numbered level by level.
-template <class T>
-struct BoxParams {
-  Rule rule;
-  Parts parts;
-  int64_t sampling_ratio;
-  int64_t boxes, columns;
-  int64_t bins_y, bins_x;
-  int64_t images;
-  const std::vector<MapLevel>& levels;
-  const std::vector<int64_t>& plane_of_box;
-  const T* box_data;  // [boxes][columns]
-
-  int64_t planes() const { return static_cast<int64_t>(levels.size()) * images; }
-  const MapLevel& level(int64_t k) const { return levels[static_cast<size_t>(plane_of_box[k] / images)]; }
-  // The parameters of box k, or of its direction.
-  const T* box(const T* of, int64_t k) const { return of + columns * k + 1; }
-
-  BoxAxis<T> x_axis(int64_t k) const { return axis(k, /*is_y=*/false, bins_x, level(k).width); }
-  BoxAxis<T> y_axis(int64_t k) const { return axis(k, /*is_y=*/true, bins_y, level(k).height); }
-  EdgeRates<T> x_rates(const T* direction, int64_t k) const { return {box(direction, k)[0], box(direction, k)[2]}; }
-  EdgeRates<T> y_rates(const T* direction, int64_t k) const { return {box(direction, k)[1], box(direction, k)[3]}; }
-
- private:
-  BoxAxis<T> axis(int64_t k, bool is_y, int64_t bins, int64_t length) const {
-    const T* edge = box(box_data, k) + (is_y ? 1 : 0);
-    return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(level(k).scale), bins, length, sampling_ratio,
-                            is_y ? parts.along_y(k) : parts.along_x(k));
-  }
-};
 
 template <class W, int M>
 struct Tap {
@@ -73,7 +35,6 @@ struct PixelTaps {
 };
 
 // Tables of the y axis: the taps of each touched pixel, a row of the map, of each term.
-
 template <class W, int M>
 struct AxisTapsByPixel {
   std::vector<int64_t> begin{0};  // [terms + 1] into pixels
@@ -143,11 +104,6 @@ class TableBuilder {
   std::vector<Entry> entries_;
 };
 
-// Rows [begin, end) of a map.
-struct RowRange {
-  int32_t begin, end;
-};
-
 // One row of the map in one term: the taps of the x table by bin, and those of the y table at the row.
 template <class W>
 struct RowProduct {
@@ -156,25 +112,6 @@ struct RowProduct {
   const Tap<W, 1>* x_taps;
   const Tap<W, 1>*y_begin, *y_end;
 };
-
-// Boxes grouped by plane, in box order.
-struct BoxesByPlane {
-  std::vector<int64_t> begin;  // [planes + 1] into boxes
-  std::vector<int64_t> boxes;
-};
-
-inline BoxesByPlane group_by_plane(const std::vector<int64_t>& plane_of_box, int64_t planes) {
-  BoxesByPlane groups;
-  groups.begin.assign(static_cast<size_t>(planes) + 1, 0);
-  for (int64_t plane : plane_of_box) ++groups.begin[static_cast<size_t>(plane) + 1];
-  for (int64_t n = 0; n < planes; ++n) groups.begin[n + 1] += groups.begin[n];
-  groups.boxes.resize(plane_of_box.size());
-  std::vector<int64_t> next(groups.begin.begin(), groups.begin.end() - 1);
-  for (size_t k = 0; k < plane_of_box.size(); ++k) {
-    groups.boxes[static_cast<size_t>(next[static_cast<size_t>(plane_of_box[k])]++)] = static_cast<int64_t>(k);
-  }
-  return groups;
-}
 
 // Tables of an averaging call. A term is one product of a y table and an x table (core/products.h).
 template <class W>
