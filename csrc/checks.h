@@ -59,7 +59,7 @@ void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const 
 
 // Checks the values of boxes in the host's memory: [K, columns], contiguous, float32 or float64. Raises IndexError if a
 // batch index is not a whole number in [0, images). Raises ValueError if a rotated box has a negative size. Both errors
-// name the row. Boxes and images of position-sensitive rules are counted without their parts.
+// say which box. Boxes and images of position-sensitive rules are counted without their parts.
 void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const Parts& parts);
 
 }  // namespace roialign_ext

@@ -117,13 +117,13 @@ Tensor position_sensitive(const Tensor& input, const Tensor& boxes, const Sizes&
   const auto permuted = [](const Tensor& tensor, const Sizes& axes) {
     return call_torch("aten::permute", "", tensor, axes);
   };
-  const Tensor rows = call_torch("aten::expand", "", call_torch("aten::unsqueeze", "", boxes, int64_t(1)),
-                                 Sizes{count, bins, 5}, false);
+  const Tensor boxes_of_bins = call_torch("aten::expand", "", call_torch("aten::unsqueeze", "", boxes, int64_t(1)),
+                                          Sizes{count, bins, 5}, false);
   const Tensor groups = permuted(reshaped(input, {images, channels, bins, height, width}), {0, 2, 1, 3, 4});
   const Geometry geometry = make_geometry(rule, {spatial_scale},
                                           {{static_cast<double>(bins_y), static_cast<double>(bins_x)}}, sampling_ratio);
   const Tensor pooled = mean({reshaped(groups, {images * bins, channels, height, width})},
-                             reshaped(rows, {count * bins, 5}), {1, 1}, geometry);
+                             reshaped(boxes_of_bins, {count * bins, 5}), {1, 1}, geometry);
   const Tensor result = permuted(reshaped(pooled, {count, bins_y, bins_x, channels}), {0, 3, 1, 2});
   return is_channels_last(input) ? result : torch::stable::contiguous(result);
 }

@@ -3,8 +3,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(roialign_ext, m) {
-  // The public operators. Boxes are rows (batch index, x1, y1, x2, y2) in image pixels. Rotated boxes are rows (batch
-  // index, cx, cy, w, h, angle). Boxes of crops are rows (y1, x1, y2, x2), in fractions of the map's size.
+  // The public operators. Boxes are (batch index, x1, y1, x2, y2) in image pixels. Rotated boxes are (batch index, cx,
+  // cy, w, h, angle). Boxes of crops are (y1, x1, y2, x2), in fractions of the map's size.
   m.def(
       "roi_align(Tensor input, Tensor boxes, SymInt[2] output_size, float spatial_scale=1.0, int sampling_ratio=-1, "
       "bool aligned=False, str mode=\"avg\") -> Tensor");

@@ -29,7 +29,7 @@ ROI_HOST_DEVICE constexpr bool is_rotated(Rule rule) { return rule >= Rule::kRot
 ROI_HOST_DEVICE constexpr bool is_position_sensitive(Rule rule) {
   return rule == Rule::kPsRoiAlign || rule == Rule::kPsRoiPool;
 }
-// Columns of a row: (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
+// Columns of the boxes: (index, x1, y1, x2, y2), or (index, cx, cy, w, h, angle).
 ROI_HOST_DEVICE constexpr int box_columns(Rule rule) { return is_rotated(rule) ? 6 : 5; }
 // The rounding of roi_pool and ps_roi_pool leaves no derivative; that of roi_warp counts as the identity.
 ROI_HOST_DEVICE constexpr bool has_box_derivative(Rule rule) {

@@ -11,7 +11,7 @@ struct LevelRule {
   double finest, coarsest;  // first and last level, ascending: a map of scale 2^-k is level k
 };
 
-// Index of the box's level, (35), 0 for the finest. `box` is a row, in image pixels (box_columns).
+// Index of the box's level, (35), 0 for the finest. `box` has its index and parameters, in image pixels (box_columns).
 template <class T>
 ROI_HOST_DEVICE int64_t level_of_box(const LevelRule& rule, bool rotated, const T* box) {
   const T width = rotated ? box[3] : add(box[3], -box[1]), height = rotated ? box[4] : add(box[4], -box[2]);

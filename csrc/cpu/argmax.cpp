@@ -99,15 +99,13 @@ void for_each_chosen(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>&
   }
 }
 
-// sums[channels][pixels] -> channels [first, first + channels) of one image of a map, NCHW or channels_last. Copies a
-// few pixels at a time, so that source and target stay in the cache.
+// sums[channels][pixels] -> channels [first, first + channels) of one image of a map, NCHW or channels_last.
 template <class S, class W>
 void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
-  constexpr int64_t kTile = 16;
   S* target = map.template at<S>(n, first);
   const int64_t pixels = map.pixels();
-  for (int64_t begin = 0; begin < pixels; begin += kTile) {
-    const int64_t end = std::min(begin + kTile, pixels);
+  for (int64_t begin = 0; begin < pixels; begin += kArgmaxCopiedPixels) {
+    const int64_t end = std::min(begin + kArgmaxCopiedPixels, pixels);
     for (int64_t c = 0; c < channels; ++c) {
       const W* from = sums + c * pixels;
       for (int64_t i = begin; i < end; ++i) target[c * map.stride_c + i * map.stride_x] = static_cast<S>(from[i]);
@@ -192,7 +190,7 @@ template <class W, class T>
 void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
                        const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Output>& grad_input) {
   // A block is one channel, whose sums stay in the cache; for channels_last it is a cache line of channels.
-  const int64_t width = grad.stride_c == 1 ? 16 : 1;
+  const int64_t width = grad.stride_c == 1 ? kArgmaxChannels : 1;
   const auto plan = make_sample_plan<W>(params);
   const Rates<W> rates(params, directions);
   const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());

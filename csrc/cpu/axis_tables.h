@@ -8,6 +8,7 @@
 #include "../core/limits.h"
 #include "../core/products.h"
 #include "planes.h"
+#include "tuning.h"
 
 namespace roialign_ext {
 
@@ -171,7 +172,7 @@ AveragePlan<W> make_average_plan(const BoxParams<T>& params, const std::vector<c
   const Products products = average_products(params.rule, order);
   plan.terms = products.terms;
   TableBuilder<W, 1> builder;
-  const size_t guess = static_cast<size_t>(params.boxes * plan.terms) * 4;
+  const size_t guess = static_cast<size_t>(params.boxes * plan.terms) * kReservedTaps;
   plan.x.begin.reserve(static_cast<size_t>(params.boxes * plan.terms * params.bins_x + 1));
   plan.x.taps.reserve(guess * static_cast<size_t>(params.bins_x));
   plan.y.taps.reserve(guess * static_cast<size_t>(params.bins_y));

@@ -13,6 +13,7 @@
 #include "axis_tables.h"
 #include "rotated_boxes.h"
 #include "row_sweep.h"
+#include "tuning.h"
 #include "views.h"
 
 namespace roialign_ext {
@@ -114,8 +115,6 @@ struct Kernels {
   void (*rotated_grad_input)(const RotatedGradInputJob<W>&, int64_t begin, int64_t end);
   void (*rotated_grad_boxes)(const RotatedGradBoxesJob<W>&, int64_t begin, int64_t end);
 };
-
-constexpr int64_t kWideBlock = 4;
 
 template <class W>
 Kernels<W> kernels_default();

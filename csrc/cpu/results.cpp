@@ -13,25 +13,14 @@
 #include <sstream>
 
 #include "../parallel.h"
+#include "tuning.h"
 
 namespace roialign_ext {
 namespace {
 
-constexpr int64_t kMiB = 1 << 20;
-// Allocators keep smaller blocks, and supplying their pages would save little time.
-constexpr int64_t kWorthPopulating = 8 * kMiB;
-// glibc maps every larger block separately. So the advice ends with the block and never covers other memory.
-constexpr int64_t kWorthHugePages = 32 * kMiB;
 constexpr int64_t kHugePage = 2 * kMiB;
 constexpr int64_t kSmallPage = 4096;      // other sizes have other huge pages, and none is smaller
 constexpr int kSmallPagesOfHugePage = 9;  // log2
-// Free blocks that are required for each block that is needed. The kernel keeps a reserve, and other processes may take
-// blocks at the same time.
-constexpr int64_t kFreeBlocksPerBlock = 4;
-// Pages that one thread populates, or looks up, at a time.
-constexpr int64_t kChunk = 2 * kMiB;
-// Nanoseconds in which one thread gets a MiB in small pages. Huge pages that take longer are a loss.
-constexpr int64_t kStall = 350'000;
 // MADV_POPULATE_WRITE of Linux 5.14, a name that older headers lack.
 constexpr int kPopulateWrite = 23;
 
@@ -85,14 +74,16 @@ class WholePages {
   }
 
   const PageRange& all() const { return all_; }
-  int64_t chunks() const { return static_cast<int64_t>((all_.end + kChunk - 1) / kChunk - all_.begin / kChunk); }
+  int64_t chunks() const {
+    return static_cast<int64_t>((all_.end + kPageChunk - 1) / kPageChunk - all_.begin / kPageChunk);
+  }
   PageRange chunk(int64_t i) const {
-    const uintptr_t begin = (all_.begin / kChunk + i) * kChunk;
-    return {std::max(begin, all_.begin), std::min(begin + kChunk, all_.end)};
+    const uintptr_t begin = (all_.begin / kPageChunk + i) * kPageChunk;
+    return {std::max(begin, all_.begin), std::min(begin + kPageChunk, all_.end)};
   }
   // True if the process has these pages already, because an allocator kept them.
   bool resident(const PageRange& chunk) const {
-    unsigned char pages[kChunk / kSmallPage];
+    unsigned char pages[kPageChunk / kSmallPage];
     if (mincore(reinterpret_cast<void*>(chunk.begin), chunk.end - chunk.begin, pages) != 0) return false;
     return std::all_of(pages, pages + chunk.bytes() / page_, [](unsigned char flags) { return (flags & 1) != 0; });
   }
@@ -136,14 +127,14 @@ void HugePageTrials::record(Pages pages, bool stalled) {
     if (waits()) --left_;
   } else if (!stalled) {
     stalls_ = 0;
-  } else if (++stalls_ == kStallsInARow) {
+  } else if (++stalls_ == kDecisiveStalls) {
     stalls_ = 0;
     left_ = next_.load();
     next_ = 2 * next_;
   }
 }
 
-bool is_stall(int64_t bytes, int64_t nanoseconds) { return nanoseconds / kStall > bytes / kMiB; }
+bool is_stall(int64_t bytes, int64_t nanoseconds) { return nanoseconds / kStallPerMiB > bytes / kMiB; }
 
 Pages choose_pages(int64_t bytes, const HugePageFacts& facts) {
   if (bytes < kWorthPopulating) return Pages::kTouched;

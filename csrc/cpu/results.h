@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../tensor.h"
+#include "tuning.h"
 
 namespace roialign_ext {
 
@@ -25,9 +26,8 @@ HugePageFacts read_huge_page_facts();
 // their memory to other machines. The first touch then waits for the host. None of the facts above shows this.
 bool is_stall(int64_t bytes, int64_t nanoseconds);
 
-// Decides by past results whether the next result asks for huge pages. After two stalls in a row 4 results get small
-// pages, then 8, then 16, so stalls that recur become rare. One stall alone decides nothing: the first touch of free
-// memory may wait for the host. Memory that the process has just returned is available at once.
+// Decides by past results whether the next result asks for huge pages. After kDecisiveStalls in succession
+// kFirstResultsWithout results get small pages, then twice as many each time, so stalls that recur become rare.
 class HugePageTrials {
  public:
   bool waits() const { return left_ > 0; }
@@ -35,9 +35,8 @@ class HugePageTrials {
   void record(Pages pages, bool stalled);
 
  private:
-  static constexpr int kStallsInARow = 2;
   std::atomic<int> stalls_{0};
-  std::atomic<int64_t> left_{0}, next_{4};
+  std::atomic<int64_t> left_{0}, next_{kFirstResultsWithout};
 };
 
 // The rule for one result.

@@ -1,8 +1,9 @@
-// The units of work of a call, their threads, and the constants that decide both.
+// The units of work of a call and their threads.
 #pragma once
 
 #include "../parallel.h"
 #include "isa.h"
+#include "tuning.h"
 
 namespace roialign_ext {
 
@@ -15,11 +16,10 @@ inline ChannelBlocks choose_blocks(int64_t lanes, int64_t channels, int64_t unit
   return {width, (channels + width - 1) / width};
 }
 
-// Whether a block of the map stays in the second-level cache of a core while boxes are visited one by one. Larger
-// blocks are swept row by row.
+// Whether a block of the map stays in the cache while boxes are visited one by one. Larger blocks are swept row by row.
 template <class W>
 bool stays_in_cache(const Extents& map, const ChannelBlocks& blocks) {
-  return map.pixels() * blocks.width * static_cast<int64_t>(sizeof(W)) <= 1 << 20;
+  return map.pixels() * blocks.width * static_cast<int64_t>(sizeof(W)) <= kCachedBlockBytes;
 }
 
 // If results are summed over channels, the width of a block must not depend on the number of threads.
@@ -27,9 +27,6 @@ inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
   const int64_t width = channels > lanes ? lanes * kWideBlock : lanes;
   return {width, (channels + width - 1) / width};
 }
-
-// For calls that touch fewer elements, waking threads takes longer than it saves.
-constexpr double kWorthThreads = 1 << 16;
 
 // Number of parts into which the boxes of a plane are split, so that every thread has a unit.
 inline int64_t parts_of_plane(const ChannelBlocks& blocks, int64_t planes, double elements_touched) {

@@ -237,12 +237,11 @@ struct Row {
   int64_t pitch;
 };
 
-// True if the kernels can read this block of channels in place. Pixels a multiple of 4 KiB apart map to few cache sets,
-// so even a small block of them would be evicted.
+// True if the kernels can read this block of channels in place.
 template <int B, class W>
 inline bool readable_in_place(const Input& view, int64_t channels) {
   constexpr Storage own = std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat;
-  const bool spread_over_cache = view.stride_x * static_cast<int64_t>(sizeof(W)) % 4096 != 0;
+  const bool spread_over_cache = view.stride_x * static_cast<int64_t>(sizeof(W)) % kCacheSetPeriod != 0;
   return view.storage == own && view.stride_c == 1 && channels == B && spread_over_cache;
 }
 

@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "../core/limits.h"
+#include "tuning.h"
 
 namespace roialign_ext {
 
@@ -35,8 +36,8 @@ struct View : Extents {
     using Pointer = std::conditional_t<std::is_const_v<Void>, const S*, S*>;
     return static_cast<Pointer>(data) + offset(n, c);
   }
-  // Results this large are not in any cache when they are read back.
-  bool past_caches() const { return elements() * bytes_of(storage) > (int64_t(8) << 20); }
+  // True if results are written past the caches.
+  bool past_caches() const { return elements() * bytes_of(storage) > kPastCachesBytes; }
 };
 using Input = View<const void>;
 using Output = View<void>;

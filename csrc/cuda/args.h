@@ -36,8 +36,8 @@ struct CallArgs {
   Parts parts;
   int64_t images, channels, boxes, bins_y, bins_x;
 
-  // Rows in image pixels (box_columns), contiguous. Directions have the same columns. All of them are float64 if
-  // `boxes_are_double`, else float32. Float64 features always have float64 rows.
+  // Boxes in image pixels (box_columns), contiguous. Directions have the same columns. All of them are float64 if
+  // `boxes_are_double`, else float32. Float64 features always have float64 boxes.
   bool boxes_are_double;
   const void* box_data;
   int direction_count;
@@ -84,8 +84,8 @@ int64_t max_samples_of_bin(const CallArgs& args);
 // Enqueues the operation on a stream (a cudaStream_t) of the current device, without waiting. Returns an empty string,
 // or the kernel that could not be launched and the reason. No kernel follows a failed launch.
 //
-// A row is invalid if its batch index is not a whole number in [0, images). Rotated boxes of negative size are invalid
-// too. Invalid rows read nothing: their bins become NaN, their argmax -1, their gradients 0.
+// A box is invalid if its batch index is not a whole number in [0, images). Rotated boxes of negative size are invalid
+// too. Invalid boxes read nothing: their bins become NaN, their argmax -1, their gradients 0.
 std::string enqueue(Operation operation, const CallArgs& args, void* scratch, void* stream);
 
 }  // namespace roialign_ext::cuda

@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
   store_grad_boxes<4>(args, box, sum);
 }
 
-// NCHW: a warp takes one row of bins and kGradBoxesChannelsNchw channels at a time. Its lanes first are map columns,
+// NCHW: a warp takes one line of bins and kGradBoxesChannelsNchw channels at a time. Its lanes first are map columns,
 // each summed by the three y tables. So loads are coalesced, and every pixel is read once. Then lanes are bins,
 // kBinsAtOnce per channel, which read the sums of columns from shared memory.
 constexpr int kBinsAtOnce = kWarp / kGradBoxesChannelsNchw, kPitch = kWarp + 1;

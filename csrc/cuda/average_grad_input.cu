@@ -28,10 +28,10 @@ struct alignas(16) Quad {
 // Weights of one box in one tile, for one term (core/products.h) and at most kTableBins bins per axis.
 template <class W>
 struct BoxWeights {
-  int64_t grads;              // offset of bin row 0 in the first bin column, in elements
-  int columns, row_quads;     // bin columns of the tile; largest number of bin rows of a pixel row, in quads
+  int64_t grads;              // offset of the top bin of the first bin column, in elements
+  int columns, y_quads;       // bin columns of the tile; largest number of bins along y of a pixel row, in quads
   unsigned rows;              // bit y: pixel row y has weight (0 if no column has)
-  int first_bin[kTileRows];   // first bin row of each pixel row
+  int first_bin[kTileRows];   // first bin along y of each pixel row
   unsigned used[kTableBins];  // bit x: pixel column x has weight in this bin column
   Quad<W> x[kTableBins][kTileColumns / kQuad];
   Quad<W> y[kTableBins / kQuad][kTileRows];
@@ -58,31 +58,31 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
   }
   Span columns = {__shfl_sync(kAllLanes, begin, 0), __shfl_sync(kAllLanes, end, 0)};  // bins of all pixel columns
   if (columns.begin >= columns.end) columns = {0, 0};
-  Span row = {__shfl_sync(kAllLanes, found.begin, kTileColumns + own),
-              __shfl_sync(kAllLanes, found.end, kTileColumns + own)};  // bins of pixel row `own`
-  int rows = __shfl_sync(kAllLanes, count, kTileColumns);              // the largest number of bins of a pixel row
+  Span bins_of_row = {__shfl_sync(kAllLanes, found.begin, kTileColumns + own),
+                      __shfl_sync(kAllLanes, found.end, kTileColumns + own)};  // bins of pixel row `own`
+  int most_bins = __shfl_sync(kAllLanes, count, kTileColumns);  // the largest number of bins of a pixel row
   const int x_rounds = (columns.end - columns.begin + kTableBins - 1) / kTableBins;
-  const int rounds = products.terms * x_rounds * ((rows + kTableBins - 1) / kTableBins);
+  const int rounds = products.terms * x_rounds * ((most_bins + kTableBins - 1) / kTableBins);
   int term = 0;
   if (round > 0 && round < rounds) {
     term = round % products.terms;
     const int piece = round / products.terms, y_round = piece / x_rounds;
     columns.begin += (piece - y_round * x_rounds) * kTableBins;
-    row.begin += y_round * kTableBins;
-    rows -= y_round * kTableBins;
+    bins_of_row.begin += y_round * kTableBins;
+    most_bins -= y_round * kTableBins;
   }
   columns.end = min(columns.end, columns.begin + kTableBins);
-  rows = min(rows, kTableBins);
+  most_bins = min(most_bins, kTableBins);
   const W* const x_table = tables.x.table(box, products.term[term].x) + x;
   const W* const y_table = tables.y.table(box, products.term[term].y) + y;
   unsigned x_votes = 0, y_votes = 0;
   // Loads of both axes are in flight together.
 #pragma unroll 1
-  for (int first = 0; round < rounds && (first < columns.end - columns.begin || first < rows); first += kQuad) {
-    const int bin = first + own_bin, q = columns.begin + bin, p = row.begin + bin;
+  for (int first = 0; round < rounds && (first < columns.end - columns.begin || first < most_bins); first += kQuad) {
+    const int bin = first + own_bin, q = columns.begin + bin, p = bins_of_row.begin + bin;
     Band x_band = {}, y_band = {};
     if (q < columns.end) x_band = tables.x.band(box, q);
-    if (p < row.end) y_band = tables.y.band(box, p);
+    if (p < bins_of_row.end) y_band = tables.y.band(box, p);
     W x_weight = W(0), y_weight = W(0);
     if (contains(x_band.pixels, x)) x_weight = x_table[x_band.offset];
     if (contains(y_band.pixels, y)) y_weight = y_table[y_band.offset];
@@ -95,11 +95,11 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
   }
   y_votes |= y_votes >> 16;
   y_votes |= y_votes >> 8;
-  if (lane < kTileRows) weights.first_bin[lane] = row.begin;
+  if (lane < kTileRows) weights.first_bin[lane] = bins_of_row.begin;
   if (lane == 0) {
     weights.grads = box * args.bins.stride_n + columns.begin * args.bins.stride_x;
     weights.columns = columns.end - columns.begin;
-    weights.row_quads = (rows + kQuad - 1) / kQuad;
+    weights.y_quads = (most_bins + kQuad - 1) / kQuad;
     weights.rows = x_votes != 0 ? y_votes & 0xff : 0;
   }
   return round + 1 < rounds;
@@ -110,9 +110,9 @@ template <class S, class Offset, int VEC, class W>
 __device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* grads, const BoxWeights<W>& weights,
                                         int y, W (&sums)[kTileColumns][VEC]) {
   using Word = typename Pack<S, VEC>::Word;
-  const int columns = weights.columns, row_quads = weights.row_quads;
+  const int columns = weights.columns, y_quads = weights.y_quads;
   grads += weights.grads + weights.first_bin[y] * bins.stride_y;
-  for (int quad = 0; quad < row_quads; ++quad, grads += kQuad * bins.stride_y) {
+  for (int quad = 0; quad < y_quads; ++quad, grads += kQuad * bins.stride_y) {
     const Quad<W> wy = weights.y[quad][y];
     if (!wy.has_weight()) continue;
     const S* grad = grads;

@@ -11,7 +11,7 @@
 
 namespace roialign_ext::cuda {
 
-// The image of a plane. An invalid row, whose plane is -1, has that of plane 0, and reads nothing.
+// The image of a plane. An invalid box, whose plane is -1, has that of plane 0, and reads nothing.
 template <class S, class Offset>
 __device__ __forceinline__ Image<S, Offset> image_of_plane(const CallArgs& args, int plane) {
   const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
@@ -108,7 +108,7 @@ struct StridedChannels {
   }
 };
 
-// Map rows that a row of bins takes, and their weights, in registers.
+// Map rows that a line of bins takes, and their weights, in registers.
 template <class S, class Offset, int ROWS>
 struct HeldRows {
   using W = typename Access<S>::W;
@@ -190,7 +190,7 @@ __device__ __forceinline__ void write_piece(const S* piece, int pitch, int run, 
   }
 }
 
-// Shape of the blocks of a launch. A warp has one row of bins at a time.
+// Shape of the blocks of a launch. A warp has one line of bins at a time.
 struct BlockPlan {
   int warps;
   int y_taps, x_taps;  // room in shared memory for the taps of a box; 0: lists are read from the tables
@@ -223,8 +223,9 @@ template <class W>
 BlockPlan plan_block(const CallArgs& args, const Products& products, const TapsByBin<W>& taps, int64_t max_bins) {
   BlockPlan plan = {};
   const bool collected = collects(args, max_bins);
-  const int64_t max_rows = collected ? std::min<int64_t>(kAveragePoolRows, max_bins / args.bins_x) : kAveragePoolRows;
-  const int64_t rounds = (args.bins_y + max_rows - 1) / max_rows;
+  const int64_t max_warps =
+      collected ? std::min<int64_t>(kAveragePoolWarps, max_bins / args.bins_x) : kAveragePoolWarps;
+  const int64_t rounds = (args.bins_y + max_warps - 1) / max_warps;
   plan.warps = static_cast<int>((args.bins_y + rounds - 1) / rounds);  // rounds are equal, or nearly
   if (collected) plan.pitch = static_cast<int>(plan.warps * args.bins_x) | 1;
   // Tables of derivatives, and those of a call with values outside the map, are not staged.

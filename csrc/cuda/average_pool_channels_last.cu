@@ -1,5 +1,5 @@
-// Average pooling of channels_last maps. A block has one box and a chunk of channels, a warp one row of bins, a lane
-// VEC channels. Every map column that a row of bins takes is summed by the y table once, in registers. The bins then
+// Average pooling of channels_last maps. A block has one box and a chunk of channels, a warp one line of bins, a lane
+// VEC channels. Every map column that a line of bins takes is summed by the y table once, in registers. The bins then
 // sum these columns by the x table.
 #include "average_pool.cuh"
 
@@ -11,7 +11,7 @@ constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kA
 template <class S, int VEC>
 constexpr int64_t kMaxBinsCollected = max_bins_collected(kAveragePoolPieceBytes, kWarp * VEC * sizeof(S));
 
-// Pools a row of bins from taps in shared memory. Neighbouring bins share at most two columns, so the last two are
+// Pools a line of bins from taps in shared memory. Neighbouring bins share at most two columns, so the last two are
 // kept.
 template <class S, int VEC, class Rows, class W, class Offset, class Store>
 __device__ __forceinline__ void pool_staged(const Rows& rows, const StagedTaps<W>& x, Offset stride_x, int bins_x,
@@ -48,7 +48,7 @@ __device__ __forceinline__ void pool_staged(const Rows& rows, const StagedTaps<W
   }
 }
 
-// The general case: several terms, samples outside the map, invalid rows, and more taps than shared memory holds.
+// The general case: several terms, samples outside the map, invalid boxes, and more taps than shared memory holds.
 template <class S, int VEC, class W, class Offset, class Store>
 __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const TapsByBin<W>& taps,
                                             const S* map, Offset stride_y, Offset stride_x, int box, int p, int plane,
@@ -80,7 +80,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
 
 // Boxes vary faster than chunks. So blocks that run concurrently share a range of channels, which may fit the L2 cache.
 template <class S, class Offset, int VEC>
-__global__ void __launch_bounds__(kAveragePoolRows* kWarp, kBlocks<S, Offset, VEC>)
+__global__ void __launch_bounds__(kAveragePoolWarps* kWarp, kBlocks<S, Offset, VEC>)
     average_pool_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                                const __grid_constant__ TapsByBin<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;
@@ -109,9 +109,9 @@ __global__ void __launch_bounds__(kAveragePoolRows* kWarp, kBlocks<S, Offset, VE
   for (int first = 0; first < bins_y; first += plan.warps) {
     const int p = first + warp;
     if (p < bins_y && own_channel < left) {
-      S* const row = static_cast<S*>(bins.data) + (channel * bins.stride_c + p * bins.stride_y);
+      S* const line = static_cast<S*>(bins.data) + (channel * bins.stride_c + p * bins.stride_y);
       const auto store = [&](int q, const W(&sums)[VEC]) {
-        if (plan.pitch == 0) return Pack<S, VEC>::stream(row, q * bins.stride_x, sums);
+        if (plan.pitch == 0) return Pack<S, VEC>::stream(line, q * bins.stride_x, sums);
         S* const own = piece + own_channel * plan.pitch + warp * bins_x + q;
 #pragma unroll
         for (int c = 0; c < VEC; ++c) own[c * plan.pitch] = static_cast<S>(sums[c]);
@@ -126,9 +126,9 @@ __global__ void __launch_bounds__(kAveragePoolRows* kWarp, kBlocks<S, Offset, VE
     }
     if (plan.pitch == 0) continue;
     __syncthreads();
-    const int rows = bins_y - first < plan.warps ? bins_y - first : plan.warps;
+    const int lines = bins_y - first < plan.warps ? bins_y - first : plan.warps;
     S* const out = static_cast<S*>(bins.data) + (first_channel * bins.stride_c + first * bins_x);
-    write_piece(piece, plan.pitch, rows * bins_x, static_cast<int>(left < kChunk ? left : kChunk), out, bins.stride_c);
+    write_piece(piece, plan.pitch, lines * bins_x, static_cast<int>(left < kChunk ? left : kChunk), out, bins.stride_c);
     __syncthreads();
   }
 }

@@ -1,4 +1,4 @@
-// Average pooling of NCHW maps. A block has one box and 64 channels, a warp one row of bins. Lanes first are map
+// Average pooling of NCHW maps. A block has one box and 64 channels, a warp one line of bins. Lanes first are map
 // columns, which they sum by the y table with coalesced loads. Then lanes are bins, which sum the columns from shared
 // memory by the x table.
 #include "average_pool.cuh"
@@ -66,7 +66,7 @@ __device__ __forceinline__ void form_runs(const StagedTaps<W>& x, int bins, int 
 template <class S, class Offset>
 struct Results {
   using W = typename Access<S>::W;
-  S* to;  // the row of bins at the first channel, in shared memory or in the output
+  S* to;  // the line of bins at the first channel, in shared memory or in the output
   Offset stride_c, stride_x;
   bool collected;
 
@@ -95,7 +95,7 @@ __device__ __forceinline__ void sum_columns(const Rows& rows, Offset stride_c, O
   }
 }
 
-// Pools a row of bins, one run at a time. `columns` is the warp's shared memory for sums of kAveragePoolSetChannels
+// Pools a line of bins, one run at a time. `columns` is the warp's shared memory for sums of kAveragePoolSetChannels
 // channels.
 template <class S, class Offset, class W>
 __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>& pixels, const TapList<W>& ys,
@@ -150,7 +150,7 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
   }
 }
 
-// The general case: several terms, samples outside the map, invalid rows, and more taps than a run or shared memory
+// The general case: several terms, samples outside the map, invalid boxes, and more taps than a run or shared memory
 // holds. Columns are all pixels of the box's window, 32 at a time.
 template <class S, class Offset, class W>
 __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const TapsByBin<W>& taps,
@@ -204,7 +204,7 @@ __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products
 
 // Boxes vary faster than chunks. So blocks that run concurrently share a range of channels, which may fit the L2 cache.
 template <class S, class Offset>
-__global__ void __launch_bounds__(kAveragePoolRows* kWarp, kBlocksFor<S, Offset>)
+__global__ void __launch_bounds__(kAveragePoolWarps* kWarp, kBlocksFor<S, Offset>)
     average_pool_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                       const __grid_constant__ TapsByBin<typename Access<S>::W> taps, const BlockPlan plan) {
   using W = typename Access<S>::W;
@@ -251,8 +251,8 @@ __global__ void __launch_bounds__(kAveragePoolRows* kWarp, kBlocksFor<S, Offset>
     }
     if (plan.pitch == 0) continue;
     __syncthreads();
-    const int rows = bins_y - first < plan.warps ? bins_y - first : plan.warps;
-    write_piece(piece, plan.pitch, rows * bins_x, channels, out + first * bins_x, bins.stride_c);
+    const int lines = bins_y - first < plan.warps ? bins_y - first : plan.warps;
+    write_piece(piece, plan.pitch, lines * bins_x, channels, out + first * bins_x, bins.stride_c);
     __syncthreads();
   }
 }
@@ -266,9 +266,9 @@ void launch_average_pool_nchw(const CallArgs& args, const Products& products,
   const BlockPlan plan = plan_block(args, products, taps,
                                     max_bins_collected(kAveragePoolPieceBytesNchw, kAveragePoolChunkNchw * sizeof(S)));
   // A block has 48 KB without cudaFuncSetAttribute.
-  static_assert(kAveragePoolPieceBytesNchw + kAveragePoolRows * kColumnsOfWarp * sizeof(W) + 2 * kAveragePoolListBytes +
-                    (2 * kAveragePoolListedBins + 1) * sizeof(int) + (kAveragePoolListedBins + 1) * sizeof(Run) +
-                    kAveragePoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
+  static_assert(kAveragePoolPieceBytesNchw + kAveragePoolWarps * kColumnsOfWarp * sizeof(W) +
+                    2 * kAveragePoolListBytes + (2 * kAveragePoolListedBins + 1) * sizeof(int) +
+                    (kAveragePoolListedBins + 1) * sizeof(Run) + kAveragePoolListBytes / sizeof(Tap<W>) * sizeof(int) <=
                 48 * 1024);
   size_t bytes = kAveragePoolChunkNchw * plan.pitch * sizeof(S) + plan.warps * kColumnsOfWarp * sizeof(W);
   if (plan.y_taps > 0) {

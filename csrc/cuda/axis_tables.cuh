@@ -28,7 +28,7 @@ struct AxisWeightsByPixel : AxisBands {
 template <class W>
 struct WeightsByPixel {
   using Weight = W;
-  int* plane_of_box;  // level * images + image; -1 for an invalid row
+  int* plane_of_box;  // level * images + image; -1 for an invalid box
   AxisWeightsByPixel<W> y, x;
 };
 

@@ -1,6 +1,6 @@
 // The private operators on CUDA: tensors become the kernels' arguments (args.h). Launches go to the device of the
-// features and its current stream. Nothing here waits for the device, except the row checks that ROIALIGN_EXT_CHECK=1
-// requests.
+// features and its current stream. Nothing here waits for the device, except the checks of boxes that
+// ROIALIGN_EXT_CHECK=1 requests.
 #define USE_CUDA  // torch's headers then declare the stream functions
 #include "../private_ops.h"
 

@@ -1,5 +1,5 @@
 // The plane of each box, and lists of the boxes of each plane. The kernels that measure boxes also write these lists,
-// in separate blocks: a list depends on the rows alone (on the CPU: csrc/cpu/planes.h).
+// in separate blocks: a list depends on the boxes alone (on the CPU: csrc/cpu/planes.h).
 #pragma once
 
 #include "axis_bands.cuh"
@@ -10,7 +10,7 @@ namespace roialign_ext::cuda {
 
 ROI_HOST_DEVICE int64_t planes_of(const CallArgs& args) { return args.levels * args.images; }
 
-// The plane of box k, or -1 if its row is invalid; `box` is its row.
+// The plane of box k, or -1 if it is invalid; `box` is its data.
 template <class T>
 __device__ __forceinline__ int find_plane(const CallArgs& args, int64_t k, const T* box) {
   const T index = box[0], images = static_cast<T>(args.images / args.parts.count());

@@ -22,7 +22,7 @@ struct PixelOfBox {
   const PointDerivative<T, 1, ORDER> derivative;
   const int y, x;
   const UprightWindow<T> window;
-  const Span rows, columns;  // of bins
+  const Span bins_y, bins_x;  // that the neighbourhood meets
 
   __device__ __forceinline__ PixelOfBox(const CallArgs& args, const RotatedBoxes<T>& boxes, int64_t k, int y, int x)
       : box(boxes.boxes[k]),
@@ -30,8 +30,8 @@ struct PixelOfBox {
         y(y),
         x(x),
         window(turn_back(Window<T>{static_cast<T>(y - 1), static_cast<T>(x - 1), T(2), T(2)}, box)),
-        rows(bins_met(box.y, window.y)),
-        columns(bins_met(box.x, window.x)) {}
+        bins_y(bins_met(box.y, window.y)),
+        bins_x(bins_met(box.x, window.x)) {}
 
   template <class W>
   __device__ __forceinline__ W weight(int p, int q) const {
@@ -81,8 +81,8 @@ struct RotatedSource {
     const PixelOfBox<T, ORDER> pixel(args, boxes, k, y, x);
     const Elements<void>& bins = args.bins;
     const int64_t base = k * bins.stride_n + channels.first * bins.stride_c;
-    for (int p = pixel.rows.begin; p < pixel.rows.end; ++p) {
-      for (int q = pixel.columns.begin; q < pixel.columns.end; ++q) {
+    for (int p = pixel.bins_y.begin; p < pixel.bins_y.end; ++p) {
+      for (int q = pixel.bins_x.begin; q < pixel.bins_x.end; ++q) {
         const W weight = pixel.template weight<W>(p, q);
         if (weight == W(0)) continue;
         add_bin<S>(args.storage, bins.data, base + p * bins.stride_y + q * bins.stride_x, bins.stride_c, channels.count,
@@ -120,11 +120,11 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
   for_each_near_box(args, by_plane, tile, source, shared, [&](int box) {
     if (!has_pixel) return;
     const PixelOfBox<T, ORDER> pixel(args, source.boxes, box, y, x);
-    const int width = pixel.columns.end - pixel.columns.begin;
-    const int met = (pixel.rows.end - pixel.rows.begin) * width;
+    const int width = pixel.bins_x.end - pixel.bins_x.begin;
+    const int met = (pixel.bins_y.end - pixel.bins_y.begin) * width;
     const int64_t base = box * bins.stride_n + channels.first * bins.stride_c;
     for (int first = 0; first < met; first += kWarp) {
-      const int own = first + lane, p = pixel.rows.begin + own / width, q = pixel.columns.begin + own % width;
+      const int own = first + lane, p = pixel.bins_y.begin + own / width, q = pixel.bins_x.begin + own % width;
       const W own_weight = own < met ? pixel.template weight<W>(p, q) : W(0);
       const int64_t own_bin = p * bins.stride_y + q * bins.stride_x;
       for (unsigned left = __ballot_sync(kAllLanes, own_weight != W(0)); left != 0; left &= left - 1) {

@@ -6,7 +6,7 @@
 namespace roialign_ext::cuda {
 namespace {
 
-constexpr int kVectorBytes = 16, kVectorsOfRow = 8;  // eight lanes write 128 bytes of one place
+constexpr int kVectorBytes = 16, kVectorsOfPlace = 8;  // eight lanes write 128 bytes of one place
 
 // A tile is read by elements, by vectors within a channel, or by vectors of one contiguous piece. The piece holds all
 // channels of the tile.
@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(kThreads)
   Word* const elements = reinterpret_cast<Word*>(shared);
   // Tiles of channels vary fastest: neighbouring blocks complete the places of the copy. All of these numbers are below
   // the number of blocks, so they fit 32 bits.
-  const unsigned row = blockIdx.x / map.channel_tiles, image = row / map.place_tiles;
-  const int64_t first_channel = int64_t(blockIdx.x - row * map.channel_tiles) * map.channels;
-  const int64_t first_place = int64_t(row - image * map.place_tiles) * map.places;
+  const unsigned place_tile = blockIdx.x / map.channel_tiles, image = place_tile / map.place_tiles;
+  const int64_t first_channel = int64_t(blockIdx.x - place_tile * map.channel_tiles) * map.channels;
+  const int64_t first_place = int64_t(place_tile - image * map.place_tiles) * map.places;
   const int channels = static_cast<int>(min(shape.c - first_channel, int64_t(map.channels)));
   const int places = static_cast<int>(min(shape.h * shape.w - first_place, int64_t(map.places)));
   const TileLayout<Word> layout(places);
@@ -99,10 +99,10 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   // Eight lanes have the groups of one place. The four sets of eight lanes of a warp have neighbouring places.
-  const int groups = (channels + kGroup - 1) / kGroup, lane = threadIdx.x % kVectorsOfRow;
+  const int groups = (channels + kGroup - 1) / kGroup, lane = threadIdx.x % kVectorsOfPlace;
   Word* const to = static_cast<Word*>(copy.data) + image * copy.stride_n + first_channel;
-  for (int place = threadIdx.x / kVectorsOfRow; place < places; place += kThreads / kVectorsOfRow) {
-    for (int group = lane; group < groups; group += kVectorsOfRow) {
+  for (int place = threadIdx.x / kVectorsOfPlace; place < places; place += kThreads / kVectorsOfPlace) {
+    for (int group = lane; group < groups; group += kVectorsOfPlace) {
       Word own[kGroup];
 #pragma unroll
       for (int c = 0; c < kGroup; ++c) own[c] = elements[layout.element(group, c, place)];
@@ -121,7 +121,7 @@ TransposeMap make_map(const Shape& shape, const Elements<void>& source) {
   const int64_t places = shape.h * shape.w;
   TransposeMap map;
   map.places = static_cast<int>(places <= kMaxPlacesOfTile ? places : kPlacesOfTile);
-  map.channels = kVectorsOfRow * kGroup * (map.places <= kNarrowTile ? 2 : 1);
+  map.channels = kVectorsOfPlace * kGroup * (map.places <= kNarrowTile ? 2 : 1);
   map.channel_tiles = tiles_of(shape.c, map.channels);
   map.place_tiles = tiles_of(places, map.places);
   const auto aligned = [](int64_t elements) { return elements % kGroup == 0; };

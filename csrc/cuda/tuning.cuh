@@ -15,13 +15,13 @@ constexpr int kArgmaxBlocks = 2;
 constexpr int kMeasureBlocks = 1;
 constexpr int kRotatedBlocks = 1;  // the geometry of a rotated box needs the registers
 
-// Average pooling: rows of bins per block, one per warp. Heads pool 7 x 7 or 14 x 14 bins, so seven warps leave none
-// idle.
-constexpr int kAveragePoolRows = 7;
+// Average pooling: warps per block, each with one line of bins. Heads pool 7 x 7 or 14 x 14 bins, so seven warps leave
+// none idle.
+constexpr int kAveragePoolWarps = 7;
 // Bytes of shared memory for the taps of a box along one axis, and the largest number of bins staged there. The bytes
 // hold 512 taps in float32. No box of 14 x 14 bins has more on a map of 200 x 336 pixels.
 constexpr int kAveragePoolListBytes = 4096, kAveragePoolListedBins = 128;
-// Bytes of shared memory for results that are stored as NCHW: five rows of 14 bins in float32. The first is for
+// Bytes of shared memory for results that are stored as NCHW: five lines of 14 bins in float32. The first is for
 // channels_last maps (chunks of 128 channels), the second for NCHW maps (64 channels). Both keep a block below 48 KB.
 constexpr int kAveragePoolPieceBytes = 36 * 1024, kAveragePoolPieceBytesNchw = 20 * 1024;
 // Map rows whose loads are in flight together, if a bin has too many rows for registers. NCHW loads several channels of
