@@ -34,7 +34,7 @@ def join_boxes(
     float32, because bfloat16 cannot hold the batch index 257.
     """
     # Tracing would record the sizes of its example; there the operator's own checks have to do.
-    tracing = torch._C._get_tracing_state()
+    tracing = torch._C._get_tracing_state()  # torch.jit.is_tracing() without two function calls
     if isinstance(boxes, Tensor):
         if boxes.is_nested:  # sizes would raise an error of torch's
             raise ValueError("boxes: expected a dense tensor, got a nested one")
@@ -73,7 +73,7 @@ def join_boxes(
         indices = [
             torch.full_like(image_boxes[:, :1], float(i), dtype=torch.float32) for i, image_boxes in enumerate(boxes)
         ]
-    elif len(boxes) == 1:
+    elif len(boxes) == 1:  # one launch in place of an arange and two views
         indices = [torch.zeros([boxes[0].size(0), 1], dtype=torch.float32, device=device)]
     else:  # views, so that any number of images takes two launches
         images = torch.arange(len(boxes), dtype=torch.float32, device=device).unbind()
