@@ -45,23 +45,23 @@ struct Used {
 // A block has one box. Each thread sums the contributions of its bins and channels to the gradient w.r.t. the edges (x
 // low, y low, x high, y high). The sums of all threads are added in a fixed order.
 //
-// channels_last: threads share bins and channels as in WorkMap, in packs of VEC. A pixel is read only if both factors
+// channels_last: threads share bins and channels as in WorkPlan, in packs of VEC. A pixel is read only if both factors
 // of some product have weight, as in the definition.
 template <class S, int VEC>
 __global__ void __launch_bounds__(kThreads)
     average_grad_boxes_channels_last(const __grid_constant__ CallArgs args,
                                      const __grid_constant__ WeightsByPixel<typename Access<S>::W> tables,
-                                     const WorkMap map) {
+                                     const WorkPlan plan) {
   using W = typename Access<S>::W;
   constexpr int kPacks = kGradBoxesChannels / VEC;
   ROI_SHARED_BYTES(shared);
   const int64_t box = blockIdx.x;
   const int plane = tables.plane_of_box[box];
   W grad_edges[4] = {};
-  const int64_t threads = plane < 0 ? 0 : map.threads();
+  const int64_t threads = plane < 0 ? 0 : plan.threads();
   const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
-    const Work work = work_of(map, thread, kGradBoxesChannels, args.channels, VEC);
+    const Work work = work_of(plan, thread, kGradBoxesChannels, args.channels, VEC);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
     const int64_t at_bin = bins.offset(box, channels.first, bin.p, bin.q);
@@ -211,10 +211,10 @@ void enqueue_average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher
     build_weights_by_pixel(args, products, tables, BoxesByPlane{}, launcher);
     const size_t sums_bytes = kWarps * 4 * sizeof(W);
     if (reads_channels_last(args)) {
-      const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kGradBoxesChannels);
+      const WorkPlan plan = make_work_plan(args, args.bins_y * args.bins_x, kGradBoxesChannels);
       with_pack<S>(args, [&](auto vec) {
         launcher.launch("average_grad_boxes_channels_last", average_grad_boxes_channels_last<S, vec.value>, args.boxes,
-                        kThreads, sums_bytes, args, tables, map);
+                        kThreads, sums_bytes, args, tables, plan);
       });
     } else {
       const size_t columns_bytes = kWarps * sizeof(ColumnSums<W>);

@@ -45,10 +45,10 @@ struct AverageSource {
 
 template <class S, class Offset>
 __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
-    average_grad_input_few_channels(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+    average_grad_input_few_channels(const __grid_constant__ CallArgs args, const __grid_constant__ TilePlan plan,
                                     const BoxesByPlane by_plane,
                                     const __grid_constant__ AverageSource<S, Offset> source) {
-  gather_pixels<S>(args, map, by_plane, source);
+  gather_pixels<S>(args, plan, by_plane, source);
 }
 
 }  // namespace

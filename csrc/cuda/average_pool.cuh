@@ -220,7 +220,7 @@ int room_for_taps(const CallArgs& args, int64_t bins, int64_t MapArgs::* length)
 }
 
 template <class W>
-BlockPlan plan_block(const CallArgs& args, const Products& products, const TapsByBin<W>& taps, int64_t max_bins) {
+BlockPlan make_block_plan(const CallArgs& args, const Products& products, const TapsByBin<W>& taps, int64_t max_bins) {
   BlockPlan plan = {};
   const bool collected = collects(args, max_bins);
   const int64_t max_warps =

@@ -138,7 +138,7 @@ void launch(const CallArgs& args, const Products& products, const TapsByBin<type
             Launcher& launcher) {
   using W = typename Access<S>::W;
   constexpr int64_t kChunk = kWarp * VEC;
-  const BlockPlan plan = plan_block(args, products, taps, kMaxBinsCollected<S, VEC>);
+  const BlockPlan plan = make_block_plan(args, products, taps, kMaxBinsCollected<S, VEC>);
   // A block has 48 KB without cudaFuncSetAttribute.
   static_assert(kAveragePoolPieceBytes + 2 * kAveragePoolListBytes + 2 * kAveragePoolListedBins * sizeof(int) <=
                 48 * 1024);

@@ -263,8 +263,8 @@ template <class S>
 void launch_average_pool_nchw(const CallArgs& args, const Products& products,
                               const TapsByBin<typename Access<S>::W>& taps, Launcher& launcher) {
   using W = typename Access<S>::W;
-  const BlockPlan plan = plan_block(args, products, taps,
-                                    max_bins_collected(kAveragePoolPieceBytesNchw, kAveragePoolChunkNchw * sizeof(S)));
+  const BlockPlan plan = make_block_plan(
+      args, products, taps, max_bins_collected(kAveragePoolPieceBytesNchw, kAveragePoolChunkNchw * sizeof(S)));
   // A block has 48 KB without cudaFuncSetAttribute.
   static_assert(kAveragePoolPieceBytesNchw + kAveragePoolWarps * kColumnsOfWarp * sizeof(W) +
                     2 * kAveragePoolListBytes + (2 * kAveragePoolListedBins + 1) * sizeof(int) +

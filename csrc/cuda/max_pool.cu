@@ -43,14 +43,14 @@ struct BinSamples {
         rejected(axis.rejected[box * axis.bins + p]) {}
 };
 
-// A thread has one bin of one box and up to kMaxPoolChannels channels (WorkMap), in packs of VEC.
+// A thread has one bin of one box and up to kMaxPoolChannels channels (WorkPlan), in packs of VEC.
 template <class S, int VEC>
 __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     max_pool(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
-             const WorkMap map) {
+             const WorkPlan plan) {
   using W = typename Access<S>::W;
   constexpr int kPacks = kMaxPoolChannels / VEC;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kMaxPoolChannels, args.channels, VEC);
+  const Work work = work_of(plan, int64_t(blockIdx.x) * kThreads + threadIdx.x, kMaxPoolChannels, args.channels, VEC);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Bin bin = bin_of(args, work.place);
@@ -140,9 +140,9 @@ void enqueue_max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher
     const auto samples = take_samples<typename Access<S>::W>(args, /*bins_of_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
     build_samples(args, samples, BoxesByPlane{}, launcher);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kMaxPoolChannels);
+    const WorkPlan plan = make_work_plan(args, args.boxes * args.bins_y * args.bins_x, kMaxPoolChannels);
     with_pack<S>(args, [&](auto vec) {
-      launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
+      launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(plan.threads()), kThreads, 0, args, samples, plan);
     });
   });
 }

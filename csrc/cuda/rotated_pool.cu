@@ -5,12 +5,12 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// A thread has one bin of one box and up to kRotatedChannels channels (WorkMap).
+// A thread has one bin of one box and up to kRotatedChannels channels (WorkPlan).
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
-    rotated_pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
+    rotated_pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkPlan plan) {
   using W = typename Access<S>::W;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kRotatedChannels, args.channels);
+  const Work work = work_of(plan, int64_t(blockIdx.x) * kThreads + threadIdx.x, kRotatedChannels, args.channels);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Access<S> access(args.storage);
@@ -51,10 +51,10 @@ void enqueue_rotated_pool(const CallArgs& args, Scratch& scratch, Launcher& laun
     const auto boxes = take_rotated_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
     build_rotated_boxes(args, boxes, BoxesByPlane{}, launcher);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kRotatedChannels);
+    const WorkPlan plan = make_work_plan(args, args.boxes * args.bins_y * args.bins_x, kRotatedChannels);
     with_order(args, [&](auto order) {
-      launcher.launch("rotated_pool", rotated_pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, args,
-                      boxes, map);
+      launcher.launch("rotated_pool", rotated_pool<S, T, order.value>, blocks_for(plan.threads()), kThreads, 0, args,
+                      boxes, plan);
     });
   });
 }

@@ -11,7 +11,7 @@ namespace roialign_ext::cuda {
 //   NCHW: a warp has 32 places, and every lane has the same WIDTH channels.
 // Places vary faster than channels. So blocks that run concurrently share a range of channels, which may fit the L2
 // cache.
-struct WorkMap {
+struct WorkPlan {
   bool lanes_are_channels;
   int64_t places, chunks;  // a chunk is the channels of a warp (lanes are channels) or of a lane
 
@@ -93,7 +93,7 @@ __device__ __forceinline__ void for_each_channel(int count, Run&& run) {
   }
 }
 
-inline WorkMap make_work_map(const CallArgs& args, int64_t places, int width) {
+inline WorkPlan make_work_plan(const CallArgs& args, int64_t places, int width) {
   const bool lanes = reads_channels_last(args);
   const int64_t chunk = lanes ? kWarp * width : width;
   return {lanes, places, (args.channels + chunk - 1) / chunk};
@@ -105,7 +105,7 @@ struct Channels {
   int count;
 };
 
-// `width` is WIDTH of WorkMap; a pack is `vec` contiguous channels.
+// `width` is WIDTH of WorkPlan; a pack is `vec` contiguous channels.
 __device__ __forceinline__ Channels channels_of(bool lanes_are_channels, int64_t chunk, int lane, int width,
                                                 int64_t channels, int vec = 1) {
   const int64_t step = lanes_are_channels ? kWarp * vec : 1, packs = width / vec;
@@ -120,11 +120,12 @@ struct Work {
 };
 
 // `thread` is the index of the thread in the launch.
-__device__ __forceinline__ Work work_of(const WorkMap& map, int64_t thread, int width, int64_t channels, int vec = 1) {
-  const int64_t unit = map.lanes_are_channels ? thread / kWarp : thread;
-  const int64_t chunk = unit / map.places;
-  return {unit - chunk * map.places,
-          channels_of(map.lanes_are_channels, chunk, static_cast<int>(thread % kWarp), width, channels, vec)};
+__device__ __forceinline__ Work work_of(const WorkPlan& plan, int64_t thread, int width, int64_t channels,
+                                        int vec = 1) {
+  const int64_t unit = plan.lanes_are_channels ? thread / kWarp : thread;
+  const int64_t chunk = unit / plan.places;
+  return {unit - chunk * plan.places,
+          channels_of(plan.lanes_are_channels, chunk, static_cast<int>(thread % kWarp), width, channels, vec)};
 }
 
 // One bin of one box.
