@@ -107,7 +107,7 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
 
 // Adds one box to pixel row y of the tile. `grads` points to the lane's channels in the first bin of box 0.
 template <class S, class Offset, int VEC, class W>
-__device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* grads, const BoxWeights<W>& weights,
+__device__ __forceinline__ void add_box(const Slice<S, Offset>& bins, const S* grads, const BoxWeights<W>& weights,
                                         int y, W (&sums)[kTileColumns][VEC]) {
   using Word = typename Pack<S, VEC>::Word;
   const int columns = weights.columns, y_quads = weights.y_quads;
@@ -159,7 +159,7 @@ __device__ __forceinline__ void add_boxes(const CallArgs& args, const BoxesByPla
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   auto* const weights = reinterpret_cast<BoxWeights<W>*>(shared + kNearBytes);
   // Lanes after the last channel read channel 0 and store nothing.
-  const Image<S, Offset> bins(args.bins, 0);
+  const Slice<S, Offset> bins(args.bins, 0);
   const S* const grads = static_cast<const S*>(bins.data) + (channel < args.channels ? channel : 0);
   for_each_near_batch<kTableBoxes>(
       args, by_plane, tile, NearBoxes<WeightsByPixel<W>>{tables}, shared, [&](const int* boxes, int count) {
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
   const MapArgs& map = args.maps[tile.level];
   const int y = tile.y.begin + static_cast<int>(threadIdx.x) / kWarp;
   if (y >= map.height || channel >= args.channels) return;
-  const Image<S, Offset> pixels(map.pixels, tile.image);
+  const Slice<S, Offset> pixels(map.pixels, tile.image);
   const Offset at = channel + y * pixels.stride_y;
 #pragma unroll
   for (int x = 0; x < kTileColumns; ++x) {
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
   const MapArgs& map = args.maps[tile.level];
   const int y = tile.y.begin + warp, x = tile.x.begin + lane % kTileColumns;
   if (y >= map.height) return;
-  const Image<S, Offset> pixels(map.pixels, tile.image);
+  const Slice<S, Offset> pixels(map.pixels, tile.image);
   W* const transposed = reinterpret_cast<W*>(shared) + warp * kWarp * kPitch;
   const Offset at = y * pixels.stride_y + x * pixels.stride_x;
 #pragma unroll

@@ -13,9 +13,9 @@ namespace roialign_ext::cuda {
 
 // The image of a plane. An invalid box, whose plane is -1, has that of plane 0, and reads nothing.
 template <class S, class Offset>
-__device__ __forceinline__ Image<S, Offset> image_of_plane(const CallArgs& args, int plane) {
+__device__ __forceinline__ Slice<S, Offset> image_of_plane(const CallArgs& args, int plane) {
   const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
-  return Image<S, Offset>(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images);
+  return Slice<S, Offset>(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images);
 }
 
 // Contribution of samples outside the map to a bin.

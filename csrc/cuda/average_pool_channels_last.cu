@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kAveragePoolWarps* kWarp, kBlocks<S, Offset, V
     __syncthreads();
     staged = y.ends[bins_y - 1] <= plan.y_taps && x.ends[bins_x - 1] <= plan.x_taps;
   }
-  const Image<S, Offset> pixels = image_of_plane<S, Offset>(args, plane), bins(args.bins, box);
+  const Slice<S, Offset> pixels = image_of_plane<S, Offset>(args, plane), bins(args.bins, box);
   const int64_t first_channel = int64_t(chunk) * kChunk, left = args.channels - first_channel;
   const int own_channel = lane * VEC;
   const Offset channel = static_cast<Offset>(first_channel + own_channel);

@@ -45,14 +45,14 @@ void with_pack(const CallArgs& args, Run&& run) {
   run(std::integral_constant<int, 1>());
 }
 
-// One image of a map, or the bins of one box. Offset is int if all extents are below 2^31 elements: 32-bit offsets take
-// half the registers and instructions.
+// Slice n of a tensor: one image of a map, or the bins of one box. Offset is int if all extents are below 2^31
+// elements: 32-bit offsets take half the registers and instructions.
 template <class S, class Offset>
-struct Image {
+struct Slice {
   void* data;
   Offset stride_c, stride_y, stride_x;
 
-  __device__ __forceinline__ Image(const Elements<void>& elements, int64_t n)
+  __device__ __forceinline__ Slice(const Elements<void>& elements, int64_t n)
       : data(static_cast<S*>(elements.data) + n * elements.stride_n),
         stride_c(static_cast<Offset>(elements.stride_c)),
         stride_y(static_cast<Offset>(elements.stride_y)),
