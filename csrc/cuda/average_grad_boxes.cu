@@ -212,7 +212,7 @@ void enqueue_average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher
     const size_t sums_bytes = kWarps * 4 * sizeof(W);
     if (reads_channels_last(args)) {
       const WorkPlan plan = make_work_plan(args, args.bins_y * args.bins_x, kGradBoxesChannels);
-      with_pack<S>(args, [&](auto vec) {
+      with_pack<S>(takes_packs<S>(args), [&](auto vec) {
         launcher.launch("average_grad_boxes_channels_last", average_grad_boxes_channels_last<S, vec.value>, args.boxes,
                         kThreads, sums_bytes, args, tables, plan);
       });

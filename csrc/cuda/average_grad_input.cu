@@ -264,9 +264,9 @@ void enqueue_average_grad_input(const CallArgs& original, Scratch& scratch, Laun
     build_weights_by_pixel(args, products, tables, by_plane, launcher);
     if (copies) build_channels_last(args.storage, shape, original.bins, args.bins, launcher);
     const bool is_nchw = args.maps[0].pixels.stride_c != 1;
-    CallArgs packed = args;
-    if (is_nchw) packed.levels = 0;  // NCHW maps are stored element by element
-    if (copies) packed.channels = args.bins.stride_x;
+    // The padding of a copy may be read, and NCHW maps are stored element by element.
+    const bool packs = packs_fill_warp(copies ? args.bins.stride_x : args.channels, kPack<S>) &&
+                       has_packs<S>(args.bins, kPack<S>) && (is_nchw || maps_have_packs<S>(args, kPack<S>));
     const TilePlan plan = make_tile_plan(args, kTileRows, kTileColumns);
     with_offset(args, [&](auto offset) {
       using Offset = decltype(offset);
@@ -283,7 +283,7 @@ void enqueue_average_grad_input(const CallArgs& original, Scratch& scratch, Laun
                           kThreads, shared_bytes, args, plan, by_plane, products, tables);
         }
       };
-      with_pack<S>(packed, [&](auto vec) {
+      with_pack<S>(packs, [&](auto vec) {
         // With few tiles, blocks take fewer channels, so that every multiprocessor has work.
         if (plan.tiles * (args.channels / (kWarp * vec.value)) >= kManyBlocks) return run(vec);
         run(std::integral_constant<int, 1>());

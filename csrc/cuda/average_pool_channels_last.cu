@@ -153,7 +153,7 @@ void launch(const CallArgs& args, const Products& products, const TapsByBin<type
 template <class S, class Run>
 void with_widest_pack(const CallArgs& args, Run&& run) {
   const auto fits = [&](auto vec) {
-    return maps_have_packs<S>(args, vec) &&
+    return packs_fill_warp(args.channels, vec) && maps_have_packs<S>(args, vec) &&
            (has_packs<S>(args.bins, vec) || collects(args, kMaxBinsCollected<S, vec.value>));
   };
   constexpr std::integral_constant<int, 16 / sizeof(S)> kWidest{};

@@ -141,7 +141,7 @@ void enqueue_max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher
     if (scratch.counts_only()) return;
     build_samples(args, samples, BoxesByPlane{}, launcher);
     const WorkPlan plan = make_work_plan(args, args.boxes * args.bins_y * args.bins_x, kMaxPoolChannels);
-    with_pack<S>(args, [&](auto vec) {
+    with_pack<S>(takes_packs<S>(args), [&](auto vec) {
       launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(plan.threads()), kThreads, 0, args, samples, plan);
     });
   });

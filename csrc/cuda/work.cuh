@@ -29,19 +29,31 @@ bool has_packs(const Elements<void>& elements, int vec) {
          elements.stride_x % vec == 0 && reinterpret_cast<uintptr_t>(elements.data) % (vec * sizeof(S)) == 0;
 }
 
-// Whether the lanes of a warp can read the maps by packs of `vec` channels.
 template <class S>
 bool maps_have_packs(const CallArgs& args, int vec) {
-  bool all = args.channels % vec == 0 && args.channels >= kWarp * vec;
+  bool all = true;
   for (int i = 0; i < args.levels; ++i) all = all && has_packs<S>(args.maps[i].pixels, vec);
   return all;
 }
 
-// Calls run(vec) with the number of channels that a lane loads at once, as a compile-time constant.
+// Whether the channels are whole packs of `vec`, at least one for every lane of a warp.
+inline bool packs_fill_warp(int64_t channels, int vec) { return channels % vec == 0 && channels >= kWarp * vec; }
+
+// Channels of a pack, 16 bytes in float32.
+template <class S>
+constexpr int kPack = sizeof(S) == 8 ? 2 : 4;
+
+// Whether lanes can have packs of kPack channels both of the maps and of the bins.
+template <class S>
+bool takes_packs(const CallArgs& args) {
+  return packs_fill_warp(args.channels, kPack<S>) && maps_have_packs<S>(args, kPack<S>) &&
+         has_packs<S>(args.bins, kPack<S>);
+}
+
+// Calls run(vec) with the number of channels that a lane loads at once, as a compile-time constant: kPack or one.
 template <class S, class Run>
-void with_pack(const CallArgs& args, Run&& run) {
-  constexpr int kVec = sizeof(S) == 8 ? 2 : 4;
-  if (maps_have_packs<S>(args, kVec) && has_packs<S>(args.bins, kVec)) return run(std::integral_constant<int, kVec>());
+void with_pack(bool packs, Run&& run) {
+  if (packs) return run(std::integral_constant<int, kPack<S>>());
   run(std::integral_constant<int, 1>());
 }
 
