@@ -1,6 +1,7 @@
 // Checks of arguments, the same for every device; kernels rely on them. Wrong shapes, devices, dtypes and values raise
-// ValueError. With Python, wrong dtypes raise TypeError before they come here (roialign_ext/_checks.py). Empty tensors
-// pass. So does a map without pixels (H or W is 0): it rejects every sample, so its outputs are 0.
+// ValueError. With Python, roialign_ext/_operator_checks.py checks a refused call again, and raises TypeError for wrong
+// dtypes. Empty tensors pass. So does a map without pixels (H or W is 0): it rejects every sample, so its outputs are
+// 0.
 #pragma once
 
 #include <string>

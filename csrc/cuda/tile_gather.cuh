@@ -109,8 +109,8 @@ __device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Bo
 
 static_assert(kGatherTile * kGatherTile == kThreads);
 
-// grad_input of NCHW maps: a thread has one pixel of a tile and up to Source::kChannels channels. Source adds the
-// contribution of a box to the pixel (add).
+// grad_input whose lanes are pixels, for maps of any strides: a thread has one pixel of a tile and up to
+// Source::kChannels channels. Source adds the contribution of a box to the pixel (add).
 template <class S, class Source>
 __device__ __forceinline__ void gather_pixels(const CallArgs& args, const TilePlan& plan, const BoxesByPlane& by_plane,
                                               const Source& source) {

@@ -18,6 +18,9 @@ struct WorkPlan {
   ROI_HOST_DEVICE int64_t threads() const { return places * chunks * (lanes_are_channels ? kWarp : 1); }
 };
 
+// Whether the lanes of kernels over these maps are channels. Fewer than 32 channels would leave lanes idle. So the
+// kernels named _nchw, which take any strides, then run for channels_last maps too: average_pool_nchw,
+// average_grad_boxes_nchw and rotated_grad_input_nchw. Of averages, grad_input has average_grad_input_few_channels.
 inline bool reads_channels_last(const CallArgs& args) {
   return args.maps[0].pixels.stride_c == 1 && args.channels >= kWarp;
 }
