@@ -42,16 +42,22 @@ struct Rejected {
   bool later;  // some later one is, after those on the map
 };
 
-// Calls visit(sample) for the samples of bin p on the map, in the order of their index.
+// Calls visit(sample) for the samples of a maximum in bin p that lie on the map, in the order of their index. In a
+// reversed box that is by descending position.
 template <class T, class Visit>
-ROI_HOST_DEVICE Rejected for_each_kept(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
+ROI_HOST_DEVICE Rejected for_each_max_sample(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
   int64_t next_index = 0;
   bool first = true;
-  for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
+  const auto visit_in_order = [&](const AxisSample<T>& sample) {
     if (sample.index == 0) first = false;
     next_index = sample.index + sample.count;
     visit(sample);
-  });
+  };
+  if (axis.rule == Rule::kRoiPool) {
+    for_each_cell(axis, p, visit_in_order);
+  } else {
+    for_each_on_map(axis, p, /*backwards=*/false, visit_in_order);
+  }
   return {first, next_index > 0 && next_index < axis.grid};
 }
 

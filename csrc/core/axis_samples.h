@@ -128,7 +128,8 @@ ROI_HOST_DEVICE void for_each_cell(const BoxAxis<T>& axis, int64_t p, Visit&& vi
   for (cell.low = begin; cell.low < end; ++cell.low, ++cell.index) visit(cell);
 }
 
-// Calls visit(sample) for the samples of bin p that lie on the map, by ascending index or `backwards`.
+// Calls visit(sample) for the samples of bin p that lie on the map (inside, in docs/math.md), by ascending index or
+// `backwards`.
 template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_on_map(const BoxAxis<T>& axis, int64_t p, bool backwards, Visit&& visit) {
   AxisSample<T> sample = {};
@@ -149,14 +150,6 @@ template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
   if (axis.rule == Rule::kPrRoIPool) return for_each_piece(axis, p, visit);
   for_each_on_map(axis, p, /*backwards=*/axis.bin < T(0), visit);
-}
-
-// The same for a maximum, which chooses among samples in the order of their index. In a reversed box that is by
-// descending position.
-template <class T, class Visit>
-ROI_HOST_DEVICE void for_each_candidate(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
-  if (axis.rule == Rule::kRoiPool) return for_each_cell(axis, p, visit);
-  for_each_on_map(axis, p, /*backwards=*/false, visit);
 }
 
 // A maximum takes the first of samples that share a position.

@@ -26,8 +26,8 @@ void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<
             [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
-// Tables of all boxes for one term of grad_boxes. `kinds` are its EdgeTables. The two derivatives with respect to the
-// edges have one order, so they are built together.
+// Tables of all boxes for one term of grad_boxes. `kinds` are its tables (EdgeTable). The two derivatives with respect
+// to the edges have one order, so they are built together.
 template <class W, class T>
 EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const TableKind* kinds, const T* v) {
   EdgePlan<W> plan;

@@ -22,7 +22,7 @@ struct AxisSamples {
   void append(const BoxAxis<T>& axis) {
     bins = axis.bins;
     for (int64_t p = 0; p < axis.bins; ++p) {
-      rejected.push_back(for_each_kept(
+      rejected.push_back(for_each_max_sample(
           axis, p, [&](const AxisSample<T>& sample) { samples.push_back(sample_tap<W>(axis, p, sample)); }));
       ROI_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamplesOfBin,
                       axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamplesOfBin,

@@ -18,10 +18,10 @@ struct EdgeWeights {
 
 // The three tables of a term, of which `first` is the first one. Pointers are to the slot of the bin's pixel 0.
 template <class W>
-struct EdgeTables {
+struct TablesOfTerm {
   const W *kept, *low, *high;
 
-  __device__ EdgeTables(const AxisWeightsByPixel<W>& axis, int64_t box, int first, const Band& band)
+  __device__ TablesOfTerm(const AxisWeightsByPixel<W>& axis, int64_t box, int first, const Band& band)
       : kept(axis.table(box, first + kKept) + band.offset),
         low(axis.table(box, first + kByLowEdge) + band.offset),
         high(axis.table(box, first + kByHighEdge) + band.offset) {}
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     const Band y_band = tables.y.band(box, bin.p), x_band = tables.x.band(box, bin.q);
     for (int first = 0; first < tables.y.tables; first += kEdgeTables) {
-      const EdgeTables<W> y_tables(tables.y, box, first, y_band), x_tables(tables.x, box, first, x_band);
+      const TablesOfTerm<W> y_tables(tables.y, box, first, y_band), x_tables(tables.x, box, first, x_band);
       for (int y = y_band.pixels.begin; y < y_band.pixels.end; ++y) {
         const EdgeWeights<W> wy = y_tables.at(y);
         if (wy.kept == W(0) && !wy.moves()) continue;
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
     const int64_t at_map = plane % args.images * pixels.stride_n + channel * pixels.stride_c;
     const Band y_band = tables.y.band(box, p);
     for (int first = 0; first < tables.y.tables; first += kEdgeTables) {
-      const EdgeTables<W> y_tables(tables.y, box, first, y_band);
+      const TablesOfTerm<W> y_tables(tables.y, box, first, y_band);
       for (int tile = window.begin; tile < window.end; tile += kWarp) {
         W kept[kGradBoxesChannelsNchw] = {}, low[kGradBoxesChannelsNchw] = {}, high[kGradBoxesChannelsNchw] = {};
         Used used_y = {};
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
         const int c = lane / kBinsAtOnce;
         for (int q = lane % kBinsAtOnce; q < args.bins_x && c < count; q += kBinsAtOnce) {
           const Band x_band = tables.x.band(box, q);
-          const EdgeTables<W> x_tables(tables.x, box, first, x_band);
+          const TablesOfTerm<W> x_tables(tables.x, box, first, x_band);
           const int end = x_band.pixels.end < tile + kWarp ? x_band.pixels.end : tile + kWarp;
           W grad_of_bin[4] = {};
           Used used_x = {};

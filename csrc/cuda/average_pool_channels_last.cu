@@ -7,7 +7,7 @@ namespace roialign_ext::cuda {
 namespace {
 
 template <class S, class Offset, int VEC>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kAveragePoolBlocks - (VEC == 8);
+constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kFeatureBlocksWide : kAveragePoolBlocks - (VEC == 8);
 template <class S, int VEC>
 constexpr int64_t kMaxBinsCollected = max_bins_collected(kAveragePoolPieceBytes, kWarp * VEC * sizeof(S));
 

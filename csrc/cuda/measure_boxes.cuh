@@ -82,8 +82,8 @@ __device__ __forceinline__ void summarise(const Axis& axis, int64_t box, Span of
 // Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, one per lane. Function fill returns
 // the pixels that the bin may touch. A warp has one box. Blocks that write lists come first.
 template <class T, class Axis, class Fill>
-__device__ __forceinline__ void build_box(const CallArgs& args, const BoxesByPlane& by_plane, int* plane_of_box,
-                                          const Axis& y, const Axis& x, Fill&& fill) {
+__device__ __forceinline__ void measure_box(const CallArgs& args, const BoxesByPlane& by_plane, int* plane_of_box,
+                                            const Axis& y, const Axis& x, Fill&& fill) {
   const int64_t block = blockIdx.x - list_blocks(args, by_plane);
   if (block < 0) return list_boxes<T>(args, by_plane, static_cast<int>(blockIdx.x));
   const int64_t box = (block * kThreads + threadIdx.x) / kWarp;

@@ -76,7 +76,7 @@ struct Slice {
 
 // Minimum resident blocks of kernels over features.
 template <class S, class Offset>
-constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kFeatureBlocks;
+constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? kFeatureBlocksWide : kFeatureBlocks;
 
 inline bool offsets_are_int(const CallArgs& args) {
   const auto fits = [&](const Elements<void>& elements, int64_t height, int64_t width) {
