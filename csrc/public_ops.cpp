@@ -101,7 +101,7 @@ Tensor multiscale_roi_align_rotated(const Tensors& features, const Tensor& boxes
 }
 
 // Every bin of a box reads its own group of channels. Channel c of bin p is channel c * PH * PW + p of the input. So a
-// group is an image, and a bin is a box of one bin (Parts).
+// group is an image, and a bin is a box of one bin (PsBins).
 Tensor position_sensitive(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
                           int64_t sampling_ratio, const char* rule) {
   check_pool_args({input}, boxes, {}, {}, {}, output_size,

@@ -39,7 +39,7 @@ template <class T>
 ROI_HOST_DEVICE T position_rate(const BoxAxis<T>& axis, T along, const EdgeRates<T>& rates) {
   if (axis.size_held) along = T(0);
   if (axis.rule == Rule::kPsRoiAlign) {
-    along = (static_cast<T>(axis.part.number) + along) / static_cast<T>(axis.part.count);
+    along = (static_cast<T>(axis.ps_bin.number) + along) / static_cast<T>(axis.ps_bin.count);
   }
   return axis.scale * (T(1) - along) * rates.low + axis.scale * along * rates.high;
 }

@@ -10,14 +10,14 @@ Extents extents_of(const Tensor& tensor) {
 
 template <class T>
 void find_planes(BoxCall& call, const Geometry& geometry) {
-  check_box_values(call.boxes, call.rule, call.images, call.parts);
+  check_box_values(call.boxes, call.rule, call.images, call.ps_bins);
   const LevelRule levels = level_rule(geometry);
   const int64_t boxes = call.boxes.size(0), columns = call.boxes.size(1);
   call.plane_of_box.reserve(static_cast<size_t>(boxes));
   const T* box = call.boxes.const_data_ptr<T>();
   for (int64_t k = 0; k < boxes; ++k, box += columns) {
     const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, is_rotated(call.rule), box);
-    call.plane_of_box.push_back(level * call.images + call.parts.image(static_cast<int64_t>(box[0]), k));
+    call.plane_of_box.push_back(level * call.images + call.ps_bins.image(static_cast<int64_t>(box[0]), k));
   }
 }
 
@@ -35,7 +35,7 @@ BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& 
   BoxCall call = {as_contiguous(boxes, coordinates),
                   {},
                   geometry.rule,
-                  parts_of(geometry),
+                  ps_bins_of(geometry),
                   geometry.sampling_ratio,
                   sizes[0],
                   {},

@@ -13,7 +13,7 @@ struct BoxCall {
   Tensor boxes;        // [K, columns], contiguous
   Tensors directions;  // those of u and v that are defined
   Rule rule;
-  Parts parts;
+  PsBins ps_bins;
   int64_t sampling_ratio;
   int64_t images;
   std::vector<MapLevel> levels;
@@ -22,7 +22,7 @@ struct BoxCall {
   // A view, valid as long as the call.
   template <class T>
   BoxParams<T> params(int64_t bins_y, int64_t bins_x) const {
-    return {rule,   parts,        sampling_ratio,           boxes.size(0), boxes.size(1), bins_y, bins_x, images,
+    return {rule,   ps_bins,      sampling_ratio,           boxes.size(0), boxes.size(1), bins_y, bins_x, images,
             levels, plane_of_box, boxes.const_data_ptr<T>()};
   }
 

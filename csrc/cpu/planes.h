@@ -19,7 +19,7 @@ struct MapLevel {
 template <class T>
 struct BoxParams {
   Rule rule;
-  Parts parts;
+  PsBins ps_bins;
   int64_t sampling_ratio;
   int64_t boxes, columns;
   int64_t bins_y, bins_x;
@@ -42,7 +42,7 @@ struct BoxParams {
   BoxAxis<T> axis(int64_t k, bool is_y, int64_t bins, int64_t length) const {
     const T* edge = box(box_data, k) + (is_y ? 1 : 0);
     return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(level(k).scale), bins, length, sampling_ratio,
-                            is_y ? parts.along_y(k) : parts.along_x(k));
+                            is_y ? ps_bins.along_y(k) : ps_bins.along_x(k));
   }
 };
 

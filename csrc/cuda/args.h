@@ -33,7 +33,7 @@ struct MapArgs {
 struct CallArgs {
   Rule rule;
   int64_t sampling_ratio;
-  Parts parts;
+  PsBins ps_bins;
   int64_t images, channels, boxes, bins_y, bins_x;
 
   // Boxes in image pixels (box_columns), contiguous. Directions have the same columns. All of them are float64 if

@@ -52,7 +52,7 @@ class Call {
                     " levels, got ", images);
     args_.rule = geometry.rule;
     args_.sampling_ratio = geometry.sampling_ratio;
-    args_.parts = parts_of(geometry);
+    args_.ps_bins = ps_bins_of(geometry);
     args_.images = images;
     args_.channels = like.size(1);
     args_.boxes = boxes.size(0);
@@ -67,7 +67,7 @@ class Call {
     }
     if (checks_boxes()) {
       const torch::stable::Device host(torch::headeronly::DeviceType::CPU);
-      check_box_values(torch::stable::to(kept_.front(), host), args_.rule, images, args_.parts);
+      check_box_values(torch::stable::to(kept_.front(), host), args_.rule, images, args_.ps_bins);
     }
   }
 
