@@ -120,12 +120,12 @@ template <class W, class Apply>
 ROI_HOST_DEVICE void add_grad_edges(const SampleTap<W>& y, const SampleTap<W>& x, const TwoTaps<W>& y_taps,
                                     const TwoTaps<W>& x_taps, Apply&& apply, W (&grad_edges)[4]) {
   // A clamped sample has derivative 0: the pixel next to it may lie past the map.
-  const W along_y = follows_box(y) ? apply(moving_taps(W(1)), x_taps) : W(0);
-  const W along_x = follows_box(x) ? apply(y_taps, moving_taps(W(1))) : W(0);
-  grad_edges[0] += x.by_low_edge * along_x;
-  grad_edges[1] += y.by_low_edge * along_y;
-  grad_edges[2] += x.by_high_edge * along_x;
-  grad_edges[3] += y.by_high_edge * along_y;
+  const W slope_y = follows_box(y) ? apply(moving_taps(W(1)), x_taps) : W(0);
+  const W slope_x = follows_box(x) ? apply(y_taps, moving_taps(W(1))) : W(0);
+  grad_edges[0] += x.by_low_edge * slope_x;
+  grad_edges[1] += y.by_low_edge * slope_y;
+  grad_edges[2] += x.by_high_edge * slope_x;
+  grad_edges[3] += y.by_high_edge * slope_y;
 }
 
 }  // namespace roialign_ext

@@ -160,9 +160,9 @@ ROI_HOST_DEVICE AxisSample<T> first_of(AxisSample<T> sample) {
   return sample;
 }
 
-// Fraction of the box before a sample, in [0, 1]. Equal samples, and a piece, count with their middle.
+// The relative position t of a sample in its box, in [0, 1], (15). Equal samples, and a piece, count with their middle.
 template <class T>
-ROI_HOST_DEVICE T fraction_along_box(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample) {
+ROI_HOST_DEVICE T relative_position(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample) {
   if (axis.rule == Rule::kPrRoIPool) {
     return (static_cast<T>(p) + T(0.5) * (sample.begin + sample.end)) / static_cast<T>(axis.bins);
   }

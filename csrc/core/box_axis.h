@@ -53,8 +53,8 @@ struct PsBins {
   ROI_HOST_DEVICE int64_t image(int64_t batch_index, int64_t box) const {
     return count() == 1 ? batch_index : batch_index * count() + box % count();
   }
-  ROI_HOST_DEVICE PsBin along_y(int64_t box) const { return count() == 1 ? PsBin{0, 1} : PsBin{box % count() / x, y}; }
-  ROI_HOST_DEVICE PsBin along_x(int64_t box) const { return count() == 1 ? PsBin{0, 1} : PsBin{box % x, x}; }
+  ROI_HOST_DEVICE PsBin y_bin(int64_t box) const { return count() == 1 ? PsBin{0, 1} : PsBin{box % count() / x, y}; }
+  ROI_HOST_DEVICE PsBin x_bin(int64_t box) const { return count() == 1 ? PsBin{0, 1} : PsBin{box % x, x}; }
 };
 
 template <class T>

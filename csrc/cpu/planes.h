@@ -42,7 +42,7 @@ struct BoxParams {
   BoxAxis<T> axis(int64_t k, bool is_y, int64_t bins, int64_t length) const {
     const T* edge = box(box_data, k) + (is_y ? 1 : 0);
     return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(level(k).scale), bins, length, sampling_ratio,
-                            is_y ? ps_bins.along_y(k) : ps_bins.along_x(k));
+                            is_y ? ps_bins.y_bin(k) : ps_bins.x_bin(k));
   }
 };
 

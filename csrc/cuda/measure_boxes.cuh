@@ -43,7 +43,7 @@ __device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, int64_t k, c
   const T* edge = box + (is_y ? 2 : 1);
   return make_box_axis<T>(args.rule, edge[0], edge[2], static_cast<T>(map.scale), is_y ? args.bins_y : args.bins_x,
                           is_y ? map.height : map.width, args.sampling_ratio,
-                          is_y ? args.ps_bins.along_y(k) : args.ps_bins.along_x(k));
+                          is_y ? args.ps_bins.y_bin(k) : args.ps_bins.x_bin(k));
 }
 
 // The stored form of a span: {0, 0} if empty.
