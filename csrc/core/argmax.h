@@ -6,7 +6,7 @@
 
 namespace roialign_ext {
 
-// The argmax if the chosen sample is off the map, or if there is no sample.
+// The argmax if the chosen sample is rejected, or if there is no sample.
 constexpr int32_t kRejected = -1;
 
 // Samples of a bin along one axis. With one more, the last sample would have the code of kRejected.

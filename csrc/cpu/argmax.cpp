@@ -8,23 +8,23 @@
 namespace roialign_ext {
 namespace {
 
-// The sample of a bin that its argmax selects.
+// The sample of a bin that its argmax names.
 template <class W>
-struct ChosenSample {
+struct ArgmaxSample {
   const SampleTap<W>* y;
   const SampleTap<W>* x;
 };
 
 // Calls visit(y, x, weight) for the pixels of a product of y taps and x taps.
 template <class W, class Visit>
-void for_each_pixel_of(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+void for_each_pixel_of(const ArgmaxSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   const int64_t top = sample.y->low, left = sample.x->low;
   for_each_pixel(y, x, [&](int i, int j, W weight) { visit(top + i, left + j, weight); });
 }
 
 // The same for weights that may be 0, such as those of derivatives: 0 times infinity is not 0.
 template <class W, class Visit>
-void for_each_weighted_pixel_of(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x,
+void for_each_weighted_pixel_of(const ArgmaxSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x,
                                 Visit&& visit) {
   for_each_pixel_of(sample, y, x, [&](int64_t row, int64_t column, W weight) {
     if (weight != W(0)) visit(row, column, weight);
@@ -54,11 +54,11 @@ class Rates {
   template <class Run>
   void with_pixels(Run&& run) const {
     if (order_ == 0) {
-      return run([](const ChosenSample<W>& sample, int64_t, auto&& visit) {
+      return run([](const ArgmaxSample<W>& sample, int64_t, auto&& visit) {
         for_each_pixel_of(sample, value_taps(*sample.y), value_taps(*sample.x), visit);
       });
     }
-    run([this](const ChosenSample<W>& sample, int64_t k, auto&& visit) {
+    run([this](const ArgmaxSample<W>& sample, int64_t k, auto&& visit) {
       for_each_derived_product(order_, *sample.y, *sample.x, of_box(k), [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
         for_each_weighted_pixel_of(sample, y, x, visit);
       });
@@ -79,9 +79,9 @@ class Rates {
 // Calls visit(p, q, sample) for the bins of box k whose argmax in channel c is a sample on the map. Rejected samples,
 // which have no gradient, are skipped, and so is an argmax that is out of range for its bin.
 template <class W, class Visit>
-void for_each_chosen(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, int64_t k, int64_t c,
-                     Visit&& visit) {
-  const int32_t* const index = argmax.at(k, c);
+void for_each_argmax_sample(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, int64_t k, int64_t c,
+                            Visit&& visit) {
+  const int32_t* const bins = argmax.at(k, c);
   const int64_t height = argmax.height, width = argmax.width;
   const int64_t stride_y = argmax.stride_y, stride_x = argmax.stride_x;
   const int64_t *const y_begin = plan.y.begin.data() + k * height, *const x_begin = plan.x.begin.data() + k * width;
@@ -90,10 +90,10 @@ void for_each_chosen(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>&
     const SampleTap<W>* const ys = y_samples + y_begin[p];
     const int64_t count_y = y_begin[p + 1] - y_begin[p];
     for (int64_t q = 0; q < width; ++q) {
-      const int32_t chosen = index[p * stride_y + q * stride_x];
-      const int64_t sample_y = argmax_y(chosen), sample_x = argmax_x(chosen);
+      const int32_t index = bins[p * stride_y + q * stride_x];
+      const int64_t sample_y = argmax_y(index), sample_x = argmax_x(index);
       if (sample_y < count_y && sample_x < x_begin[q + 1] - x_begin[q]) {
-        visit(p, q, ChosenSample<W>{ys + sample_y, x_samples + x_begin[q] + sample_x});
+        visit(p, q, ArgmaxSample<W>{ys + sample_y, x_samples + x_begin[q] + sample_x});
       }
     }
   }
@@ -127,15 +127,15 @@ struct Addend {
   W value;
 };
 
-// Adds the contribution of the bins of one box to one channel. The chosen sample can be anywhere in its bin, so pixels
-// are prefetched while `addends` is filled, and added afterwards. `addends` has room for all of them.
+// Adds the contribution of the bins of one box to one channel. The sample of an argmax can be anywhere in its bin, so
+// pixels are prefetched while `addends` is filled, and added afterwards. `addends` has room for all of them.
 template <class S, class W, class PixelsOf>
 void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, const Input& grad, int64_t k,
              int64_t c, ChannelSums<W> sums, Addend<W>* addends, PixelsOf&& pixels_of) {
   const S* const bins = grad.template at<S>(k, c);
   const int64_t stride_y = grad.stride_y, stride_x = grad.stride_x;
   Addend<W>* last = addends;
-  for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
+  for_each_argmax_sample(plan, argmax, k, c, [&](int64_t p, int64_t q, const ArgmaxSample<W>& sample) {
     const W grad_bin = static_cast<W>(bins[p * stride_y + q * stride_x]);
     W* const upper = sums.data + sample.y->low * sums.width + sample.x->low;
     __builtin_prefetch(upper, 1);
@@ -168,7 +168,7 @@ void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& direct
         const Input& map = maps.map(plane);
         const S* pixels = map.template at<S>(maps.image(plane), c);
         std::fill(sums.begin(), sums.end(), W(0));
-        for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
+        for_each_argmax_sample(plan, argmax, k, c, [&](int64_t p, int64_t q, const ArgmaxSample<W>& sample) {
           W& sum = sums[p * output.width + q];
           pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) {
             sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
@@ -241,7 +241,7 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
         for (int64_t c = 0; c < grad.channels; ++c) {
           const S* pixels = map.template at<S>(maps.image(plane), c);
           const S* bins = grad.template at<S>(k, c);
-          for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
+          for_each_argmax_sample(plan, argmax, k, c, [&](int64_t p, int64_t q, const ArgmaxSample<W>& sample) {
             const W grad_bin = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;

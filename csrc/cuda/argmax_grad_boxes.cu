@@ -21,22 +21,22 @@ __global__ void __launch_bounds__(kThreads)
     if (work.channels.count <= 0) continue;
     Bin bin = bin_of(args, work.place);
     bin.box = box;
-    const ChosenSample<W> chosen = chosen_sample(args, samples, bin, channel);
-    if (!chosen.found) continue;
-    TwoTaps<W> y_taps = value_taps(chosen.y), x_taps = value_taps(chosen.x);
+    const ArgmaxSample<W> sample = argmax_sample(args, samples, bin, channel);
+    if (!sample.found) continue;
+    TwoTaps<W> y_taps = value_taps(sample.y), x_taps = value_taps(sample.x);
     if (args.direction_count == 1) {
-      y_taps = taps_along(chosen.y, kLowY, 0, rates_of<W>(args, box));
-      x_taps = taps_along(chosen.x, kLowX, 0, rates_of<W>(args, box));
+      y_taps = taps_along(sample.y, kLowY, 0, rates_of<W>(args, box));
+      x_taps = taps_along(sample.x, kLowX, 0, rates_of<W>(args, box));
     }
     const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
-    const int64_t at = offset_of(args, plane, channel, chosen);
+    const int64_t at = offset_of(args, plane, channel, sample);
     const W grad = Access<S>::load(bins.data, bins.offset(box, channel, bin.p, bin.q));
     const auto apply_taps = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
       Stencil<W> stencil = {};
       stencil.add_product(y, x);
       return grad * apply<S>(stencil, pixels, at);
     };
-    add_grad_edges(chosen.y, chosen.x, y_taps, x_taps, apply_taps, grad_edges);
+    add_grad_edges(sample.y, sample.x, y_taps, x_taps, apply_taps, grad_edges);
   }
   const W sum = sum_over_block(grad_edges, reinterpret_cast<W*>(shared));
   store_grad_boxes<4>(args, box, sum);

@@ -47,10 +47,10 @@ __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
     if (channel >= args.channels) return;
     for (int p = y_bins.begin; p < y_bins.end; ++p) {
       for (int q = x_bins.begin; q < x_bins.end; ++q) {
-        const ChosenSample<W> chosen = chosen_sample(args, samples, Bin{box, p, q}, channel);
-        const int y = chosen.y.low - top, x = chosen.x.low - left;
-        if (!chosen.found || y < -1 || y >= kArgmaxTileRows || x < -1 || x >= kColumns) continue;
-        const Stencil<W> stencil = stencil_of(args, box, chosen);
+        const ArgmaxSample<W> sample = argmax_sample(args, samples, Bin{box, p, q}, channel);
+        const int y = sample.y.low - top, x = sample.x.low - left;
+        if (!sample.found || y < -1 || y >= kArgmaxTileRows || x < -1 || x >= kColumns) continue;
+        const Stencil<W> stencil = stencil_of(args, box, sample);
         const Elements<void>& grads = args.bins;
         const W grad = Access<S>::load(grads.data, grads.offset(box, channel, p, q));
 #pragma unroll

@@ -17,10 +17,10 @@ __global__ void __launch_bounds__(kThreads)
   const int plane = samples.plane_of_box[bin.box];
   W value = plane < 0 ? W(NAN) : W(0);
   if (plane >= 0) {
-    const ChosenSample<W> chosen = chosen_sample(args, samples, bin, channel);
-    if (chosen.found) {
-      value = apply<S>(stencil_of(args, bin.box, chosen), args.maps[plane / args.images].pixels,
-                       offset_of(args, plane, channel, chosen));
+    const ArgmaxSample<W> sample = argmax_sample(args, samples, bin, channel);
+    if (sample.found) {
+      value = apply<S>(stencil_of(args, bin.box, sample), args.maps[plane / args.images].pixels,
+                       offset_of(args, plane, channel, sample));
     }
   }
   const Elements<void>& bins = args.bins;
