@@ -13,7 +13,7 @@ from .contestants import GRID_SAMPLE, OURS, STAND_INS, TORCHVISION
 from .workloads import HALF_DTYPES, Data, Workload
 
 # Largest difference allowed, relative to the reference's largest value.
-_LARGEST = {"float32": 2e-4, "float64": 1e-9, "float16": 4e-3, "bfloat16": 3e-2}
+_MAX_DIFFERENCE = {"float32": 2e-4, "float64": 1e-9, "float16": 4e-3, "bfloat16": 3e-2}
 # Rounding may decide a near tie of samples, or the side of a pixel centre on which a sample lies. A few elements then
 # differ a lot, so the norm of the difference is limited to this share of the reference's norm.
 _NORM = 2e-2
@@ -61,7 +61,7 @@ def check(case: Case, workload: Workload, data: Data, results: Mapping[str, tupl
         if reference_name not in results:
             return {"reference": None}
         reference = results[reference_name]
-    limit = _NORM if _by_norm(case) else _LARGEST[case.dtype]
+    limit = _NORM if _by_norm(case) else _MAX_DIFFERENCE[case.dtype]
     errors: dict[str, float] = {}
     for name, result in results.items():
         if result is reference:

@@ -91,12 +91,12 @@ def prepare(name: str, case: Case, workload: Workload, data: Data) -> Callable[[
         return lambda: pool(features, boxes)
     if case.direction == "grad_boxes":
         boxes = cast("Tensor", boxes).detach().requires_grad_()
-        wanted: tuple[Tensor, ...] = (boxes,)
+        inputs: tuple[Tensor, ...] = (boxes,)
     else:
         features = tuple(feature.detach().requires_grad_() for feature in features)
-        wanted = features
+        inputs = features
     outputs = pool(features, boxes)
     grads = [_grad_output(output.detach(), case.layout) for output in outputs]
     if case.direction == "both":
-        return lambda: torch.autograd.grad(pool(features, boxes), wanted, grads)
-    return lambda: torch.autograd.grad(outputs, wanted, grads, retain_graph=True)
+        return lambda: torch.autograd.grad(pool(features, boxes), inputs, grads)
+    return lambda: torch.autograd.grad(outputs, inputs, grads, retain_graph=True)

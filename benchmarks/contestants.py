@@ -169,7 +169,7 @@ def own_boxes(name: str, workload: Workload, boxes: Tensor, dtype: torch.dtype, 
 
 
 def _normalised_boxes(workload: Workload, boxes: Tensor) -> Tensor:
-    """Rows (image index, y1, x1, y2, x2), with 0 and 1 at the centres of the first and the last pixel."""
+    """Rows (batch index, y1, x1, y2, x2), with 0 and 1 at the centres of the first and the last pixel."""
     height, width = workload.image_size
     return boxes[:, [0, 2, 1, 4, 3]] / torch.tensor([1.0, height, width, height, width], dtype=boxes.dtype)
 

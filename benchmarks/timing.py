@@ -16,8 +16,8 @@ Call = Callable[[], object]
 
 # A faster call is repeated within one sample, so that the cost of the clock (about 0.1 us) is negligible.
 _SHORTEST_SAMPLE = 1e-3
-_MOST_SAMPLES = 40
-_FEWEST_SAMPLES = 3
+_MAX_SAMPLES = 40
+_MIN_SAMPLES = 3
 # A slow contestant may take this many times the requested seconds, to reach the fewest samples.
 _PATIENCE = 8
 # For calls slower than this, the cold first call of the check counts as a sample, because another one costs too much.
@@ -57,12 +57,12 @@ def _sample(call: Call, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def samples_wanted(seconds_per_call: float, seconds: float) -> int:
+def number_of_samples(seconds_per_call: float, seconds: float) -> int:
     """As many as fit into `seconds`; if fewer than three, up to three within the patience factor; at least one."""
     fitting = int(seconds / max(seconds_per_call, _SHORTEST_SAMPLE))
-    if fitting >= _FEWEST_SAMPLES:
-        return min(fitting, _MOST_SAMPLES)
-    return min(max(int(_PATIENCE * seconds / seconds_per_call), 1), _FEWEST_SAMPLES)
+    if fitting >= _MIN_SAMPLES:
+        return min(fitting, _MAX_SAMPLES)
+    return min(max(int(_PATIENCE * seconds / seconds_per_call), 1), _MIN_SAMPLES)
 
 
 def _summary(samples: list[float], calls: int, page_faults: float | None) -> Measurement:
@@ -95,7 +95,7 @@ def interleave(
     estimates: dict[str, float] = {}
     for name, call in calls.items():
         first = first_calls[name]
-        if first_calls_count and first > _SECONDS_TOO_SLOW_TO_REPEAT and samples_wanted(first, seconds) == 1:
+        if first_calls_count and first > _SECONDS_TOO_SLOW_TO_REPEAT and number_of_samples(first, seconds) == 1:
             result[name] = _summary([first], 1, None)
         else:
             estimates[name] = first if first > _SECONDS_TOO_SLOW_TO_REPEAT else timed(call)
@@ -103,7 +103,7 @@ def interleave(
     repeats = {name: max(1, math.ceil(_SHORTEST_SAMPLE / estimate)) for name, estimate in estimates.items()}
     if before_sample is not None:
         repeats = dict.fromkeys(estimates, 1)
-    turns = _turns({name: samples_wanted(estimate, seconds) for name, estimate in estimates.items()})
+    turns = _turns({name: number_of_samples(estimate, seconds) for name, estimate in estimates.items()})
     samples: dict[str, list[float]] = {name: [] for name in estimates}
     faults: dict[str, list[float]] = {name: [] for name in estimates}
     collecting = gc.isenabled()

@@ -126,8 +126,8 @@ VARIATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Tensors of one workload: a feature map per level, and boxes as rows (image index, x1, y1, x2, y2) in image
-    pixels. Rows of rotated boxes are (image index, centre x, centre y, width, height, angle in degrees)."""
+    """Tensors of one workload: a feature map per level, and boxes as rows (batch index, x1, y1, x2, y2) in image
+    pixels. Rows of rotated boxes are (batch index, centre x, centre y, width, height, angle in degrees)."""
 
     features: tuple[Tensor, ...]
     boxes: Tensor
@@ -149,25 +149,25 @@ def make_boxes(workload: Workload, generator: torch.Generator) -> Tensor:
 
     side = uniform(math.log(workload.box_px[0]), math.log(workload.box_px[1])).exp()
     aspect = uniform(math.log(0.5), math.log(2.0)).exp().sqrt()
-    image_index = (torch.arange(workload.boxes) % workload.images).double()
+    batch_index = (torch.arange(workload.boxes) % workload.images).double()
     if workload.operator == "roi_align_rotated":
         box_width, box_height = (side * aspect).clamp(max=width), (side / aspect).clamp(max=height)
         diagonal = torch.hypot(box_width, box_height)
         centre_x = diagonal / 2 + uniform(0.0, 1.0) * (width - diagonal)
         centre_y = diagonal / 2 + uniform(0.0, 1.0) * (height - diagonal)
-        rows = [image_index, centre_x, centre_y, box_width, box_height, uniform(-180.0, 180.0)]
+        rows = [batch_index, centre_x, centre_y, box_width, box_height, uniform(-180.0, 180.0)]
         return torch.stack(rows, dim=1).float()
     place_x, place_y = uniform(0.0, 1.0), uniform(0.0, 1.0)
     if clustered:
         # A box is an object of its image, moved and scaled by about a tenth of its size.
-        chosen = torch.randint(_OBJECTS, (workload.boxes,), generator=generator) * workload.images + image_index.long()
+        chosen = torch.randint(_OBJECTS, (workload.boxes,), generator=generator) * workload.images + batch_index.long()
         moved = torch.randn(3, workload.boxes, generator=generator, dtype=torch.float64) / 10
         side, aspect = side[chosen] * moved[0].exp(), aspect[chosen]
         place_x = (place_x[chosen] + moved[1] * side / width).clamp(0, 1)
         place_y = (place_y[chosen] + moved[2] * side / height).clamp(0, 1)
     box_width, box_height = (side * aspect).clamp(max=width), (side / aspect).clamp(max=height)
     x1, y1 = place_x * (width - box_width), place_y * (height - box_height)
-    boxes = torch.stack([image_index, x1, y1, x1 + box_width, y1 + box_height], dim=1).float()
+    boxes = torch.stack([batch_index, x1, y1, x1 + box_width, y1 + box_height], dim=1).float()
     if workload.arrangement == "sorted":
         # By image, then by the 64-pixel square that holds the corner.
         squares = (boxes[:, 1:3] / 64).floor()

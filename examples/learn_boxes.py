@@ -40,14 +40,14 @@ def displaced(boxes: Tensor) -> Tensor:
 
 def descend(features: Tensor, truth: Tensor, start: Tensor, steps: int) -> list[Tensor]:
     """The boxes before every step and after the last one."""
-    wanted = roi_align(features, [truth], BINS, aligned=True)  # [K, C, 7, 7]
+    target = roi_align(features, [truth], BINS, aligned=True)  # [K, C, 7, 7]
     boxes = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([boxes], lr=1.0)  # at most about one pixel a step
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     path = [start]
     for _ in tqdm(range(steps), desc="moving boxes", unit="step"):
         optimiser.zero_grad()
-        difference = roi_align(features, [boxes], BINS, aligned=True) - wanted
+        difference = roi_align(features, [boxes], BINS, aligned=True) - target
         difference.square().sum().backward()
         optimiser.step()
         schedule.step()

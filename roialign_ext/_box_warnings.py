@@ -31,14 +31,14 @@ ROTATED = Format("cx, cy, w, h, angle")
 NORMALISED = Format("y1, x1, y2, x2", has_batch_index=False)
 
 
-asked = os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")  # read once, because every call pays for a read
+enabled = os.environ.get("ROIALIGN_EXT_CHECK", "0") not in ("", "0")  # read once, because every call pays for a read
 
 
 def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format = CORNERS) -> None:
     """Warns on request about boxes that are reversed, wholly outside the maps, or all within the first map pixel.
 
     ``boxes`` and ``maps`` are arguments of a public function, ``scales`` the map pixels per image pixel of each map.
-    Other checks raise for arguments of a wrong shape or type. Callers look at ``asked`` first.
+    Other checks raise for arguments of a wrong shape or type. Callers look at ``enabled`` first.
     """
     if torch.compiler.is_compiling():
         return
@@ -48,7 +48,7 @@ def warn_about_boxes(boxes: Any, maps: Sequence[Tensor], scales: Sequence[float]
     if _is_traced() or not all(_has_values(piece) and piece.shape[1:] == (columns,) for piece in pieces):
         return
     joined = torch.cat([piece.detach()[:, first:].to("cpu", torch.float64) for piece in pieces] or [torch.empty(0, 4)])
-    if len(joined) == 0 or len(scales) != len(maps) or not all(one.dim() == 4 for one in maps):
+    if len(joined) == 0 or len(scales) != len(maps) or not all(level_map.dim() == 4 for level_map in maps):
         return
     lengths = [len(piece) for piece in pieces] if isinstance(boxes, list) else []
     for found, what, advice in _mistakes(joined, maps, scales, box_format):
@@ -67,7 +67,8 @@ def _mistakes(
     boxes: Tensor, maps: Sequence[Tensor], scales: Sequence[float], box_format: Format
 ) -> list[tuple[Tensor, str, str]]:
     """The kinds of mistakes: a mask of the boxes that make it, its description, and what to pass instead."""
-    sizes = [(float(one.shape[3]), float(one.shape[2])) for one in maps]  # (W, H), in the order of (x, y)
+    # (W, H), in the order of (x, y)
+    sizes = [(float(level_map.shape[3]), float(level_map.shape[2])) for level_map in maps]
     if box_format is NORMALISED:
         ends = boxes.reshape(-1, 2, 2)  # [K, corner, (y, x)]
         low, high = ends.amin(1), ends.amax(1)
@@ -86,7 +87,7 @@ def _mistakes(
         outside &= ((high * scale <= -1) | (low * scale >= torch.tensor(size, dtype=torch.float64) + 1)).any(1)
     finest = max(scales)
     in_first_pixel = bool(((low >= 0) & (high * finest <= 1)).all()) and bool((high > 0).any()) and max(sizes[0]) > 1
-    given = f"spatial_scale {finest:g}" if len(scales) == 1 else f"scales {[float(f'{one:g}') for one in scales]}"
+    given = f"spatial_scale {finest:g}" if len(scales) == 1 else f"scales {[float(f'{scale:g}') for scale in scales]}"
     height, width = maps[0].shape[2:]
     found = [
         (

@@ -17,23 +17,24 @@ from ._environment import REBUILD
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INDEX_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-LARGEST = 2**63 - 1  # of the schemas' ints
+MAX_INT = torch.iinfo(torch.int64).max  # of the operators' schemas
+MAX_LEVELS = 8  # of a feature pyramid
 HAS_CUDA = torch._C._dispatch_has_kernel_for_dispatch_key("roialign_ext::_pool", "CUDA")
 
 
-def as_integer(name: str, value: Any, wanted: str = "an int") -> Any:
+def as_integer(name: str, value: Any, expected: str = "an int") -> Any:
     """An int, from an integer of Python or numpy, a tensor of one integer, or a symbolic size. A bool raises."""
     if isinstance(value, torch.SymInt):
         return value
     if type(value) is not int:
         if _is_bool(value):
-            raise TypeError(f"{name}: expected {wanted}, got {value!r}")
+            raise TypeError(f"{name}: expected {expected}, got {value!r}")
         try:
             value = operator.index(value)
         except (TypeError, ValueError, RuntimeError) as error:  # for a tensor that does not hold one integer
-            raise TypeError(f"{name}: expected {wanted}, got {value!r}") from error
-    if not -LARGEST <= value <= LARGEST:
-        raise ValueError(f"{name}: expected {wanted} of at most 64 bits, got {value!r}")
+            raise TypeError(f"{name}: expected {expected}, got {value!r}") from error
+    if not -MAX_INT <= value <= MAX_INT:
+        raise ValueError(f"{name}: expected {expected} of at most 64 bits, got {value!r}")
     return value
 
 
@@ -52,10 +53,12 @@ def as_number(name: str, value: Any) -> Any:
 
 def as_pair(name: str, value: Any) -> Any:
     """Numbers of bins ``[PH, PW]``; one int stands for both."""
-    wanted = "an int or a pair of ints"
+    expected = "an int or a pair of ints"
     if isinstance(value, (list, tuple)):
-        return [bins if type(bins) is int and 0 < bins <= LARGEST else as_integer(name, bins, wanted) for bins in value]
-    number = as_integer(name, value, wanted)
+        return [
+            bins if type(bins) is int and 0 < bins <= MAX_INT else as_integer(name, bins, expected) for bins in value
+        ]
+    number = as_integer(name, value, expected)
     return [number, number]
 
 
@@ -99,13 +102,13 @@ def check_call(
         _check_box_list(boxes, columns)
     elif boxes.dtype not in DTYPES:
         check_dtype("boxes", boxes)
-    if type(output_size) is int and 0 < output_size <= LARGEST:
+    if type(output_size) is int and 0 < output_size <= MAX_INT:
         output_size = [output_size, output_size]
     else:
         output_size = as_pair("output_size", output_size)
     if type(spatial_scale) is not float:
         spatial_scale = as_spatial_scale(spatial_scale, columns)
-    if type(sampling_ratio) is not int or not -LARGEST <= sampling_ratio <= LARGEST:
+    if type(sampling_ratio) is not int or not -MAX_INT <= sampling_ratio <= MAX_INT:
         sampling_ratio = as_integer("sampling_ratio", sampling_ratio)
     if aligned is not True and aligned is not False:
         check_flag("aligned", aligned)
@@ -154,19 +157,19 @@ def check_named_maps(name: str, maps: Any, names: list[str]) -> None:
     if not isinstance(maps, Mapping):
         raise TypeError(f"{name}: expected a dict of tensors [N, C, H, W] by name, got {_kind(maps)}")
     finest = None
-    for key, one in maps.items():
+    for key, level_map in maps.items():
         if key not in names:
             continue
         argument = f"{name}[{key!r}]"
-        check_map(argument, one)
-        finest = one if finest is None else finest
-        if one.dtype != finest.dtype:
-            raise TypeError(f"{argument}: expected the dtype of the finest map, {finest.dtype}, got {one.dtype}")
+        check_map(argument, level_map)
+        finest = level_map if finest is None else finest
+        if level_map.dtype != finest.dtype:
+            raise TypeError(f"{argument}: expected the dtype of the finest map, {finest.dtype}, got {level_map.dtype}")
         # Tracing would record the sizes of its example.
-        if not torch.jit.is_tracing() and one.shape[:2] != finest.shape[:2]:  # type: ignore
+        if not torch.jit.is_tracing() and level_map.shape[:2] != finest.shape[:2]:  # type: ignore
             raise ValueError(
                 f"{argument}: expected the images and channels of the finest map, {list(finest.shape[:2])}, got shape "
-                f"{list(one.shape)}"
+                f"{list(level_map.shape)}"
             )
 
 
@@ -175,9 +178,9 @@ def check_levels(features: object, scales: object) -> list[Any]:
     if not isinstance(features, (list, tuple)):
         raise TypeError(f"features: expected a list of tensors [N, C, H, W], finest level first, got {_kind(features)}")
     if not features:
-        raise ValueError("features: expected a list of 1 to 8 levels, got an empty list")
-    for level, one in enumerate(features):
-        check_map(f"features[{level}]", one)
+        raise ValueError(f"features: expected a list of 1 to {MAX_LEVELS} levels, got an empty list")
+    for level, level_map in enumerate(features):
+        check_map(f"features[{level}]", level_map)
     return as_numbers("scales", scales)
 
 
@@ -219,10 +222,10 @@ def check_flag(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a bool, got {value!r}")
 
 
-def check_text(name: str, value: object, wanted: str) -> None:
+def check_text(name: str, value: object, expected: str) -> None:
     """A string."""
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected {wanted}, got {value!r}")
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
 
 
 def as_layer_size(name: str, value: Any) -> Any:
@@ -267,10 +270,10 @@ def as_finite_number(name: str, value: Any) -> Any:
 
 def check_word(name: str, value: object, words: tuple[str, str]) -> None:
     """One of two words."""
-    wanted = f"{words[0]!r} or {words[1]!r}"
-    check_text(name, value, wanted)
+    expected = f"{words[0]!r} or {words[1]!r}"
+    check_text(name, value, expected)
     if value not in words:
-        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 def as_names(name: str, value: Any) -> list[str]:
@@ -282,7 +285,7 @@ def as_names(name: str, value: Any) -> list[str]:
         names = list(value)
     except TypeError as error:
         raise TypeError(message) from error
-    if not all(isinstance(one, str) for one in names):
+    if not all(isinstance(element, str) for element in names):
         raise TypeError(message)
     if not names:
         raise ValueError(f"{name}: expected the name of one map at least, got {value!r}")
@@ -302,8 +305,10 @@ def _kind(value: object) -> str:
     """Describes a value that was passed in place of a tensor or a list of tensors."""
     name = type(value).__name__
     if isinstance(value, (list, tuple)):
-        other = next((type(one).__name__ for one in value if not isinstance(one, Tensor)), "Tensor" if value else "")
-        return f"a {name} of {other}" if other else f"an empty {name}"
+        if not value:
+            return f"an empty {name}"
+        other = next((type(element).__name__ for element in value if not isinstance(element, Tensor)), "Tensor")
+        return f"a {name} of {other}"
     return name
 
 

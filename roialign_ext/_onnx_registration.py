@@ -79,15 +79,15 @@ def _register_symbolics(exporter: Any) -> None:
 
 
 def _symbolic(name: str) -> Callable[..., Value]:
-    arguments = getattr(torch.ops.roialign_ext, name).default._schema.arguments
+    parameters = getattr(torch.ops.roialign_ext, name).default._schema.arguments
 
     def write(context: Any, *values: Value) -> Value:
         read = {"Tensor": lambda value: value, "List[Tensor]": _list_elements}
-        given = [
-            read.get(str(argument.type), _python_value)(value)
-            for argument, value in zip(arguments, values, strict=True)
+        arguments = [
+            read.get(str(parameter.type), _python_value)(value)
+            for parameter, value in zip(parameters, values, strict=True)
         ]
-        return translate(_TorchScriptGraph(context), name, given, {})
+        return translate(_TorchScriptGraph(context), name, arguments, {})
 
     return write
 
@@ -104,7 +104,7 @@ def _python_value(value: Value) -> Any:
     """A constant of the graph as a Python value, and a list as a Python list. Other values are returned as they are."""
     node = value.node()
     if node.kind() == "prim::ListConstruct":
-        return [_python_value(one) for one in node.inputs()]
+        return [_python_value(element) for element in node.inputs()]
     if node.kind() != "onnx::Constant":
         return value
     constant = getattr(node, node.kindOf("value"))("value")
@@ -119,18 +119,18 @@ class _TorchScriptGraph:
         exporter: Any = torch.onnx
         self._dtypes = exporter.JitScalarType
 
-    def constant(self, value: Any, kind: int) -> Value:
-        dtype = self._dtypes.from_onnx_type(kind).dtype()
-        return self._context.op("Constant", value_t=torch.tensor(value, dtype=dtype))
+    def constant(self, value: Any, dtype: int) -> Value:
+        torch_dtype = self._dtypes.from_onnx_type(dtype).dtype()
+        return self._context.op("Constant", value_t=torch.tensor(value, dtype=torch_dtype))
 
     def dtype(self, value: Value) -> int:
         return int(self._dtypes.from_value(value).onnx_type())
 
     def __getattr__(self, operator: str) -> Callable[..., Value]:
         def add(*inputs: Value, **attributes: Any) -> Value:
-            values = [self.constant(one, INT64) if isinstance(one, list) else one for one in inputs]
+            values = [self.constant(value, INT64) if isinstance(value, list) else value for value in inputs]
             # The exporter reads the type of an attribute from its name.
-            typed = {f"{name}_{'s' if isinstance(one, str) else 'i'}": one for name, one in attributes.items()}
+            typed = {f"{name}_{'s' if isinstance(value, str) else 'i'}": value for name, value in attributes.items()}
             return self._context.op(operator, *values, **typed)
 
         return add

@@ -22,8 +22,8 @@ FLOAT, INT64, DOUBLE = 1, 7, 11
 class Graph(Protocol):
     """The model that an exporter writes. ``graph.Mul(a, b)`` adds a node and returns its value."""
 
-    def constant(self, value: Any, kind: int) -> Value:
-        """A constant of dtype ``kind``: a number, or numbers nested in lists."""
+    def constant(self, value: Any, dtype: int) -> Value:
+        """A constant of this dtype: a number, or numbers nested in lists."""
 
     def dtype(self, value: Value) -> int:
         """The number of a value's dtype in ONNX."""
@@ -50,10 +50,10 @@ class Translations:
         mode: str = "avg",
     ) -> Value:
         op = self._graph
-        kind = self._coordinate_type(input, boxes)
-        index, corners = self._index_and_rest(op.Cast(boxes, to=kind))
-        corners = op.Mul(corners, op.constant(spatial_scale, kind))  # not by RoiAlign's own scale, which is float32
-        pooled = self._pool(op.Cast(input, to=kind), index, corners, output_size, sampling_ratio, aligned, mode, kind)
+        dtype = self._coordinate_type(input, boxes)
+        index, corners = self._index_and_rest(op.Cast(boxes, to=dtype))
+        corners = op.Mul(corners, op.constant(spatial_scale, dtype))  # not by RoiAlign's own scale, which is float32
+        pooled = self._pool(op.Cast(input, to=dtype), index, corners, output_size, sampling_ratio, aligned, mode, dtype)
         return op.Cast(pooled, to=op.dtype(input))
 
     def multiscale_roi_align(
@@ -69,16 +69,18 @@ class Translations:
         canonical_level: float = 4.0,
     ) -> Value:
         op = self._graph
-        kind = self._coordinate_type(features[0], boxes)
-        index, corners = self._index_and_rest(op.Cast(boxes, to=kind))
-        level = self._level(corners, kind, scales, canonical_scale, canonical_level)
+        dtype = self._coordinate_type(features[0], boxes)
+        index, corners = self._index_and_rest(op.Cast(boxes, to=dtype))
+        levels = self._levels(corners, dtype, scales, canonical_scale, canonical_level)
         parts, numbers = [], []
-        for place, (level_features, scale) in enumerate(zip(features, scales, strict=True)):
-            number = op.Squeeze(op.NonZero(op.Equal(level, op.constant(place, INT64))), [0])
-            level_corners = op.Mul(op.Gather(corners, number), op.constant(scale, kind))
-            level_index, level_features = op.Gather(index, number), op.Cast(level_features, to=kind)
+        for level, (level_features, scale) in enumerate(zip(features, scales, strict=True)):
+            number = op.Squeeze(op.NonZero(op.Equal(levels, op.constant(level, INT64))), [0])
+            level_corners = op.Mul(op.Gather(corners, number), op.constant(scale, dtype))
+            level_index, level_features = op.Gather(index, number), op.Cast(level_features, to=dtype)
             parts.append(
-                self._pool(level_features, level_index, level_corners, output_size, sampling_ratio, aligned, mode, kind)
+                self._pool(
+                    level_features, level_index, level_corners, output_size, sampling_ratio, aligned, mode, dtype
+                )
             )
             numbers.append(op.Unsqueeze(number, [1]))
         pooled = op.Concat(*parts, axis=0)
@@ -96,17 +98,17 @@ class Translations:
         mode: str = "avg",
     ) -> Value:
         op = self._graph
-        kind = self._coordinate_type(input, boxes)
-        index, corners = self._index_and_rest(op.Cast(boxes, to=kind))
-        corners = self._rounded(op.Mul(corners, op.constant(spatial_scale, kind)), kind)
-        pooled = self._pool(op.Cast(input, to=kind), index, corners, output_size, sampling_ratio, False, mode, kind)
+        dtype = self._coordinate_type(input, boxes)
+        index, corners = self._index_and_rest(op.Cast(boxes, to=dtype))
+        corners = self._rounded(op.Mul(corners, op.constant(spatial_scale, dtype)), dtype)
+        pooled = self._pool(op.Cast(input, to=dtype), index, corners, output_size, sampling_ratio, False, mode, dtype)
         return op.Cast(pooled, to=op.dtype(input))
 
     def roi_pool(self, input: Value, boxes: Value, output_size: Sequence[int], spatial_scale: float = 1.0) -> Value:
         op = self._graph
-        kind = self._coordinate_type(input, boxes)
-        scaled = op.Mul(op.Cast(boxes, to=kind), op.constant([1.0, *[spatial_scale] * 4], kind))
-        pooled = op.MaxRoiPool(op.Cast(input, to=kind), scaled, pooled_shape=output_size)
+        dtype = self._coordinate_type(input, boxes)
+        scaled = op.Mul(op.Cast(boxes, to=dtype), op.constant([1.0, *[spatial_scale] * 4], dtype))
+        pooled = op.MaxRoiPool(op.Cast(input, to=dtype), scaled, pooled_shape=output_size)
         return op.Cast(pooled, to=op.dtype(input))
 
     def ps_roi_align(
@@ -142,34 +144,34 @@ class Translations:
         mode: str = "avg",
     ) -> Value:
         op = self._graph
-        kind = self._coordinate_type(input, boxes)
+        dtype = self._coordinate_type(input, boxes)
         bins_y, bins_x = crop_size
-        corners = op.Cast(boxes, to=kind)
+        corners = op.Cast(boxes, to=dtype)
 
         def axis(first: int, samples: int, map_axis: int) -> tuple[Value, Value]:
             """Positions ``[K, samples]`` in map pixels and a mask of those on the map, (34)."""
             low, high = self._column(corners, first), self._column(corners, first + 2)
-            last = op.Cast(op.Shape(input, start=map_axis, end=map_axis + 1), to=kind)
-            last = op.Sub(last, op.constant(1.0, kind))
+            last = op.Cast(op.Shape(input, start=map_axis, end=map_axis + 1), to=dtype)
+            last = op.Sub(last, op.constant(1.0, dtype))
             if samples > 1:
-                step = op.Div(op.Mul(op.Sub(high, low), last), op.constant(float(samples - 1), kind))
-                numbers = op.constant([[float(j) for j in range(samples - 1)]], kind)
+                step = op.Div(op.Mul(op.Sub(high, low), last), op.constant(float(samples - 1), dtype))
+                numbers = op.constant([[float(j) for j in range(samples - 1)]], dtype)
                 position, end = op.Add(op.Mul(low, last), op.Mul(numbers, step)), op.Mul(high, last)
                 # Rounding may move a sample past the edge of the box, where the last sample lies.
-                goes_down = op.Less(step, op.constant(0.0, kind))
+                goes_down = op.Less(step, op.constant(0.0, dtype))
                 position = op.Where(goes_down, op.Max(position, end), op.Min(position, end))
                 position = op.Concat(position, end, axis=1)
             else:
-                position = op.Mul(op.Mul(op.constant(0.5, kind), op.Add(low, high)), last)
-            inside = op.And(op.GreaterOrEqual(position, op.constant(0.0, kind)), op.LessOrEqual(position, last))
-            return (position if method == "bilinear" else self._rounded(position, kind)), inside
+                position = op.Mul(op.Mul(op.constant(0.5, dtype), op.Add(low, high)), last)
+            inside = op.And(op.GreaterOrEqual(position, op.constant(0.0, dtype)), op.LessOrEqual(position, last))
+            return (position if method == "bilinear" else self._rounded(position, dtype)), inside
 
         y, y_inside = axis(0, bins_y * samples_per_bin, 2)
         x, x_inside = axis(1, bins_x * samples_per_bin, 3)
-        crop = self._sample(op.Cast(input, to=kind), box_indices, op.Unsqueeze(y, [2]), op.Unsqueeze(x, [1]), kind)
+        crop = self._sample(op.Cast(input, to=dtype), box_indices, op.Unsqueeze(y, [2]), op.Unsqueeze(x, [1]), dtype)
         inside = op.And(op.Unsqueeze(y_inside, [1, 3]), op.Unsqueeze(x_inside, [1, 2]))
-        crop = op.Where(inside, crop, op.constant(extrapolation_value, kind))
-        return op.Cast(self._pool_samples(crop, crop_size, samples_per_bin, mode, kind), to=op.dtype(input))
+        crop = op.Where(inside, crop, op.constant(extrapolation_value, dtype))
+        return op.Cast(self._pool_samples(crop, crop_size, samples_per_bin, mode, dtype), to=op.dtype(input))
 
     def roi_align_rotated(
         self,
@@ -183,27 +185,27 @@ class Translations:
         angle_unit: str = "degree",
     ) -> Value:
         op = self._graph
-        kind = self._coordinate_type(input, boxes)
+        dtype = self._coordinate_type(input, boxes)
         _check_fixed(sampling_ratio, self._name)
         bins_y, bins_x = output_size
-        index, box = self._index_and_rest(op.Cast(boxes, to=kind))
-        scale = op.constant(spatial_scale, kind)
+        index, box = self._index_and_rest(op.Cast(boxes, to=dtype))
+        scale = op.constant(spatial_scale, dtype)
 
         def centre(column: int) -> Value:
             position = op.Mul(self._column(box, column), scale)
-            return op.Unsqueeze(op.Sub(position, op.constant(0.5 if aligned else 0.0, kind)), [2])
+            return op.Unsqueeze(op.Sub(position, op.constant(0.5 if aligned else 0.0, dtype)), [2])
 
         def upright(column: int, bins: int) -> Value:
             """Positions ``[K, samples]`` in map pixels along a side, relative to the centre of the box: (3), (5)."""
             size = op.Mul(self._column(box, column), scale)
             if not aligned:
-                size = op.Max(size, op.constant(1.0, kind))
-            step = op.Div(size, op.constant(float(bins), kind))
+                size = op.Max(size, op.constant(1.0, dtype))
+            step = op.Div(size, op.constant(float(bins), dtype))
             in_bin = [[i + 0.5 for _ in range(bins) for i in range(sampling_ratio)]]
             number = [[float(p) for p in range(bins) for _ in range(sampling_ratio)]]
-            start = op.Add(op.Mul(size, op.constant(-0.5, kind)), op.Mul(op.constant(number, kind), step))
+            start = op.Add(op.Mul(size, op.constant(-0.5, dtype)), op.Mul(op.constant(number, dtype), step))
             return op.Add(
-                start, op.Div(op.Mul(op.constant(in_bin, kind), step), op.constant(float(sampling_ratio), kind))
+                start, op.Div(op.Mul(op.constant(in_bin, dtype), step), op.constant(float(sampling_ratio), dtype))
             )
 
         angle = self._column(box, 4)
@@ -211,14 +213,14 @@ class Translations:
             radians = op.Div(
                 op.Mul(op.Cast(angle, to=DOUBLE), op.constant(math.pi, DOUBLE)), op.constant(180.0, DOUBLE)
             )
-            angle = op.Cast(radians, to=kind)
+            angle = op.Cast(radians, to=dtype)
         angle = op.Unsqueeze(op.Cast(op.Neg(angle) if clockwise else angle, to=DOUBLE), [2])
-        cosine, sine = op.Cast(op.Cos(angle), to=kind), op.Cast(op.Sin(angle), to=kind)
+        cosine, sine = op.Cast(op.Cos(angle), to=dtype), op.Cast(op.Sin(angle), to=dtype)
         up_y, up_x = op.Unsqueeze(upright(3, bins_y), [2]), op.Unsqueeze(upright(2, bins_x), [1])
         y = op.Add(op.Sub(op.Mul(up_y, cosine), op.Mul(up_x, sine)), centre(1))
         x = op.Add(op.Add(op.Mul(up_y, sine), op.Mul(up_x, cosine)), centre(0))
-        samples = self._sample(op.Cast(input, to=kind), index, y, x, kind)
-        return op.Cast(self._pool_samples(samples, output_size, sampling_ratio, "avg", kind), to=op.dtype(input))
+        samples = self._sample(op.Cast(input, to=dtype), index, y, x, dtype)
+        return op.Cast(self._pool_samples(samples, output_size, sampling_ratio, "avg", dtype), to=op.dtype(input))
 
     def multiscale_roi_align_rotated(
         self,
@@ -264,16 +266,16 @@ class Translations:
         """``(x1, y1)`` and ``(x2, y2)``. For Slice an optimizer would write a form of Split that needs opset 18."""
         return self._graph.Gather(corners, [0, 1], axis=1), self._graph.Gather(corners, [2, 3], axis=1)
 
-    def _rounded(self, position: Value, kind: int) -> Value:
+    def _rounded(self, position: Value, dtype: int) -> Value:
         """Rounds half away from zero; ONNX's Round rounds halves to even."""
         op = self._graph
         size = op.Abs(position)
         whole = op.Floor(size)
-        up = op.GreaterOrEqual(op.Sub(size, whole), op.constant(0.5, kind))
-        return op.Mul(op.Sign(position), op.Add(whole, op.Cast(up, to=kind)))
+        up = op.GreaterOrEqual(op.Sub(size, whole), op.constant(0.5, dtype))
+        return op.Mul(op.Sign(position), op.Add(whole, op.Cast(up, to=dtype)))
 
-    def _level(
-        self, corners: Value, kind: int, scales: Sequence[float], canonical_scale: float, canonical_level: float
+    def _levels(
+        self, corners: Value, dtype: int, scales: Sequence[float], canonical_scale: float, canonical_level: float
     ) -> Value:
         """Index of the map of each box, (35): the number of levels after the first whose smallest size it reaches."""
         op = self._graph
@@ -282,7 +284,7 @@ class Translations:
         low, high = self._low_and_high(corners)
         sides = op.Sub(high, low)
         size = op.Sqrt(op.Mul(self._column(sides, 0), self._column(sides, 1)))
-        reached = op.Cast(op.GreaterOrEqual(size, op.constant([smallest], kind)), to=INT64)
+        reached = op.Cast(op.GreaterOrEqual(size, op.constant([smallest], dtype)), to=INT64)
         return op.Min(op.ReduceSum(reached, [1], keepdims=0), op.constant(len(scales) - 1, INT64))
 
     def _pool(
@@ -294,7 +296,7 @@ class Translations:
         sampling_ratio: int,
         aligned: bool,
         mode: str,
-        kind: int,
+        dtype: int,
     ) -> Value:
         """RoIAlign of boxes ``corners``, in map pixels."""
         op = self._graph
@@ -303,7 +305,7 @@ class Translations:
             # RoiAlign takes g x g times as many bins, with one sample each: the g x g samples of every bin.
             _check_fixed(sampling_ratio, f"mode 'max' of {self._name}")
             samples = self._align(input, index, corners, bins_y * sampling_ratio, bins_x * sampling_ratio, 1, aligned)
-            return self._pool_samples(samples, output_size, sampling_ratio, mode, kind)
+            return self._pool_samples(samples, output_size, sampling_ratio, mode, dtype)
         if aligned and sampling_ratio <= 0:
             # A reversed box has a negative number of samples, on which runtimes fail. An empty box has the same result.
             low, high = self._low_and_high(corners)
@@ -324,20 +326,20 @@ class Translations:
             coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
         )
 
-    def _sample(self, input: Value, index: Value, y: Value, x: Value, kind: int) -> Value:
+    def _sample(self, input: Value, index: Value, y: Value, x: Value, dtype: int) -> Value:
         """The map interpolated at positions (map pixels) that broadcast to ``[K, rows, columns]``.
 
         The result is ``[K, C, rows, columns]``. For ``RoiAlign`` each sample is an empty box, a bin with one sample.
         """
         op = self._graph
         grid = op.Shape(op.Add(y, x))
-        xs, ys = (op.Add(op.Reshape(op.Expand(v, grid), [-1, 1]), op.constant(0.5, kind)) for v in (x, y))
+        xs, ys = (op.Add(op.Reshape(op.Expand(v, grid), [-1, 1]), op.constant(0.5, dtype)) for v in (x, y))
         images = op.Reshape(op.Expand(op.Unsqueeze(op.Cast(index, to=INT64), [1, 2]), grid), [-1])
         samples = self._align(input, images, op.Concat(xs, ys, xs, ys, axis=1), 1, 1, 1, aligned=True)
         shape = op.Concat(grid, op.Shape(input, start=1, end=2), axis=0)
         return op.Transpose(op.Reshape(samples, shape), perm=[0, 3, 1, 2])
 
-    def _pool_samples(self, samples: Value, bins: Sequence[int], n: int, mode: str, kind: int) -> Value:
+    def _pool_samples(self, samples: Value, bins: Sequence[int], n: int, mode: str, dtype: int) -> Value:
         """Pools each n x n samples of ``[K, C, PH * n, PW * n]`` to one output."""
         op = self._graph
         if n == 1:
@@ -347,7 +349,7 @@ class Translations:
         # ONNX Runtime has no float64 AveragePool, and opset 18 changed how ReduceMean takes its axes.
         size = op.Concat(op.Shape(samples, start=0, end=2), op.constant([bins[0], n, bins[1], n], INT64), axis=0)
         sums = op.ReduceSum(op.Reshape(samples, size), [3, 5], keepdims=0)
-        return op.Div(sums, op.constant(float(n * n), kind))
+        return op.Div(sums, op.constant(float(n * n), dtype))
 
 
 def _check_fixed(sampling_ratio: int, what: str) -> None:
@@ -364,13 +366,13 @@ OPERATORS = tuple(name for name in vars(Translations) if not name.startswith("_"
 
 def translate(graph: Graph, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Value:
     """Writes a call of an operator into the graph. Arguments other than tensors must be constants."""
-    wanted = getattr(torch.ops.roialign_ext, name).default._schema.arguments
-    given = {one.name: value for one, value in zip(wanted, arguments, strict=False)} | dict(keywords)
-    kinds = {one.name: str(one.type) for one in wanted}
-    for argument, value in given.items():
+    parameters = getattr(torch.ops.roialign_ext, name).default._schema.arguments
+    bound = {parameter.name: value for parameter, value in zip(parameters, arguments, strict=False)} | dict(keywords)
+    types = {parameter.name: str(parameter.type) for parameter in parameters}
+    for argument, value in bound.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
-        if "Tensor" not in kinds[argument] and not all(isinstance(one, (int, float, str)) for one in numbers):
-            what = "constant ints" if "int" in kinds[argument] else "constant numbers"
+        if "Tensor" not in types[argument] and not all(isinstance(number, (int, float, str)) for number in numbers):
+            what = "constant ints" if "int" in types[argument] else "constant numbers"
             raise ValueError(f"{argument}: expected {what}, because ONNX has them as attributes, got {value}")
-    written: Value = getattr(Translations(graph, name), name)(**given)
+    written: Value = getattr(Translations(graph, name), name)(**bound)
     return written

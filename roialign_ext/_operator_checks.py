@@ -11,19 +11,16 @@ too: it rejects every sample, so its outputs are 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._checks import check_dense, check_dtype
+from ._checks import MAX_LEVELS, check_dense, check_dtype
 from ._form import NO_GRAD_BOXES
 
-MOST_LEVELS = 8
-MOST_SAMPLES = 2**31 - 1  # along one axis of a box
-LARGEST_FLOAT = torch.finfo(torch.float32).max
+MAX_SAMPLES_OF_AXIS = torch.iinfo(torch.int32).max  # of a box
 NAMES = (
     "roi_align_half_pixel",
     "roi_align_legacy",
@@ -60,32 +57,32 @@ def check_output_size(name: str, size: Sequence[Any]) -> None:
     if len(size) != 2 or not all(holds(bins > 0) for bins in size):
         raise ValueError(f"{name}: expected two positive integers (height, width), got {list(size)}")
     for bins in size:
-        if isinstance(bins, int) and bins > MOST_SAMPLES:
-            raise ValueError(f"{name}: expected at most {MOST_SAMPLES} along an axis, got {list(size)}")
+        if isinstance(bins, int) and bins > MAX_SAMPLES_OF_AXIS:
+            raise ValueError(f"{name}: expected at most {MAX_SAMPLES_OF_AXIS} along an axis, got {list(size)}")
 
 
 def check_samples(name: str, per_bin: int, bins: Sequence[Any]) -> None:
     """Raises if ``bins * per_bin`` exceeds an int32. Symbolic numbers of bins are checked by the kernel."""
     for size in bins:
         known = size if isinstance(size, int) else 1
-        if per_bin > 0 and per_bin > MOST_SAMPLES // known:
+        if per_bin > 0 and per_bin > MAX_SAMPLES_OF_AXIS // known:
             raise ValueError(
-                f"{name}: expected at most {MOST_SAMPLES} samples along an axis of a box, got {per_bin} in each of "
-                f"{known} bins"
+                f"{name}: expected at most {MAX_SAMPLES_OF_AXIS} samples along an axis of a box, got {per_bin} in each "
+                f"of {known} bins"
             )
 
 
-def check_scale(name: str, scale: float, in_float64: bool) -> None:
-    """A finite number above 0 in the type of the coordinates, float64 or float32."""
+def check_scale(name: str, scale: float, coordinates: torch.dtype) -> None:
+    """A finite number above 0 in the type of the coordinates."""
+    in_float64 = coordinates == torch.float64
     smallest = 0.0 if in_float64 else 2.0**-150  # which rounds to 0 as a float32
-    if not (scale > smallest and scale <= (math.inf if in_float64 else LARGEST_FLOAT) and scale < math.inf):
+    if not smallest < scale <= torch.finfo(coordinates).max:
         read = "" if in_float64 else " in float32, as which coordinates are read"
         raise ValueError(f"{name}: expected a finite number above 0{read}, got {scale:g}")
 
 
-def is_wide(features: Tensor, boxes: Tensor) -> bool:
-    """Whether coordinates are float64."""
-    return torch.float64 in (features.dtype, boxes.dtype)
+def coordinate_type(features: Tensor, boxes: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (features.dtype, boxes.dtype) else torch.float32
 
 
 def holds(condition: Any) -> bool:
@@ -104,36 +101,36 @@ def _has_shape(tensor: Tensor, *sizes: Any) -> bool:
     return tensor.dim() == len(sizes) and all(holds(a == b) for a, b in zip(tensor.shape, sizes, strict=True))
 
 
-def _check_map_tensor(name: str, tensor: Tensor) -> None:
+def _check_map(name: str, tensor: Tensor) -> None:
     check_dense(name, tensor)
     if tensor.dim() != 4:
         raise ValueError(f"{name}: expected a 4-D tensor [N, C, H, W], got shape {list(tensor.shape)}")
     check_dtype(name, tensor)
 
 
-def _check_number_of_levels(levels: int, rule: str) -> None:
-    if not 1 <= levels <= MOST_LEVELS:
-        raise ValueError(f"features: expected 1 to {MOST_LEVELS} feature maps, got {levels}")
+def _check_levels(levels: int, rule: str) -> None:
+    if not 1 <= levels <= MAX_LEVELS:
+        raise ValueError(f"features: expected 1 to {MAX_LEVELS} feature maps, got {levels}")
     if levels > 1 and rule.startswith(("crop", "ps_")):
         raise ValueError(f"features: expected one feature map, got {levels}")
 
 
 def _check_maps(maps: Sequence[Tensor], rule: str) -> None:
-    _check_number_of_levels(len(maps), rule)
+    _check_levels(len(maps), rule)
     if len(maps) == 1:
-        _check_map_tensor("input", maps[0])
+        _check_map("input", maps[0])
         return
-    for level, one in enumerate(maps):
+    for level, level_map in enumerate(maps):
         name = f"features[{level}]"
-        _check_map_tensor(name, one)
-        check_device(name, one, "features[0]", maps[0])
-        if one.dtype != maps[0].dtype:
-            raise TypeError(f"{name}: expected the dtype of features[0], {maps[0].dtype}, got {one.dtype}")
-        if not all(holds(one.shape[axis] == maps[0].shape[axis]) for axis in (0, 1)):
+        _check_map(name, level_map)
+        check_device(name, level_map, "features[0]", maps[0])
+        if level_map.dtype != maps[0].dtype:
+            raise TypeError(f"{name}: expected the dtype of features[0], {maps[0].dtype}, got {level_map.dtype}")
+        if not all(holds(level_map.shape[axis] == maps[0].shape[axis]) for axis in (0, 1)):
             images, channels = maps[0].shape[:2]
             raise ValueError(
                 f"{name}: expected the images and channels of features[0], [{images}, {channels}, H, W], got shape "
-                f"{list(one.shape)}"
+                f"{list(level_map.shape)}"
             )
 
 
@@ -189,14 +186,14 @@ def _check_argmax(argmax: Tensor | None, boxes: Tensor, rule: str, *sizes: Any) 
         raise TypeError(f"argmax: expected an int32 tensor, got {argmax.dtype}")
 
 
-def _check_rule(
+def _check_geometry(
     scales: Sequence[float], rule_args: Sequence[float] | None, sampling_ratio: int, rule: str, levels: int,
-    images: Any, boxes: Tensor, in_float64: bool, output_size: Sequence[Any],
+    images: Any, boxes: Tensor, coordinates: torch.dtype, output_size: Sequence[Any],
 ) -> None:  # fmt: skip
     if len(scales) != levels:
         raise ValueError(f"scales: expected one number per feature map, which are {levels}, got {len(scales)}")
     for level, scale in enumerate(scales):
-        check_scale("spatial_scale" if levels == 1 else f"scales[{level}]", scale, in_float64)
+        check_scale("spatial_scale" if levels == 1 else f"scales[{level}]", scale, coordinates)
     if sorted(scales, reverse=True) != list(scales):
         raise ValueError(
             "scales: expected 1 / stride of each level, from the finest level to the coarsest, none larger than the "
@@ -208,8 +205,8 @@ def _check_rule(
             raise ValueError(
                 f"rule_args: expected the two numbers canonical_scale and canonical_level, got {len(rule_args)}"
             )
-        check_scale("canonical_scale", rule_args[0], in_float64)
-        if not abs(rule_args[1]) <= LARGEST_FLOAT:
+        check_scale("canonical_scale", rule_args[0], coordinates)
+        if not abs(rule_args[1]) <= torch.finfo(torch.float32).max:
             raise ValueError(f"canonical_level: expected a finite number, got {rule_args[1]:g}")
     if rule.startswith("crop") and sampling_ratio <= 0:
         raise ValueError(f"samples_per_bin: expected a positive number, got {sampling_ratio}")
@@ -220,7 +217,7 @@ def _check_rule(
 
 def _check_parts(rule_args: Sequence[float], rule: str, images: Any, boxes: Any, output_size: Sequence[Any]) -> None:
     """Checks position-sensitive rules: an image of the operator is one bin of an image, a box one bin of a box."""
-    if not all(1 <= bins <= MOST_SAMPLES and bins == int(bins) for bins in rule_args):
+    if not all(1 <= bins <= MAX_SAMPLES_OF_AXIS and bins == int(bins) for bins in rule_args):
         numbers = ", ".join(f"{bins:g}" for bins in rule_args)
         raise ValueError(f'rule_args: expected the numbers of bins (PH, PW) of rule "{rule}", got [{numbers}]')
     count = int(rule_args[0]) * int(rule_args[1])
@@ -246,10 +243,10 @@ def check_max_pool(
 ) -> None:  # fmt: skip
     if rule in NAMES and not _has_maximum(rule):
         raise ValueError(f'rule: expected one that has a maximum, got "{rule}"')
-    _check_pooling(input, boxes, output_size, scales, rule_args, sampling_ratio, rule)
+    _check_common(input, boxes, output_size, scales, rule_args, sampling_ratio, rule)
 
 
-def _check_pooling(
+def _check_common(
     input: Sequence[Tensor], boxes: Tensor, output_size: Sequence[Any], scales: Sequence[float],
     rule_args: Sequence[float] | None, sampling_ratio: int, rule: str,
 ) -> None:  # fmt: skip
@@ -258,9 +255,9 @@ def _check_pooling(
     _check_boxes(boxes, rule)
     check_device("boxes", boxes, "input", input[0])
     check_output_size("output_size", output_size)
-    in_float64 = is_wide(input[0], boxes)
+    coordinates = coordinate_type(input[0], boxes)
     images = input[0].shape[0]
-    _check_rule(scales, rule_args, sampling_ratio, rule, len(input), images, boxes, in_float64, output_size)
+    _check_geometry(scales, rule_args, sampling_ratio, rule, len(input), images, boxes, coordinates, output_size)
 
 
 def check_pool(
@@ -268,7 +265,7 @@ def check_pool(
     output_size: Sequence[Any], scales: Sequence[float], rule_args: Sequence[float] | None, sampling_ratio: int,
     rule: str, extrapolation_value: float = 0.0,
 ) -> None:  # fmt: skip
-    _check_pooling(input, boxes, output_size, scales, rule_args, sampling_ratio, rule)
+    _check_common(input, boxes, output_size, scales, rule_args, sampling_ratio, rule)
     if extrapolation_value != 0 and not (rule.startswith("crop") and u is None and argmax is None):
         raise ValueError(f"extrapolation_value: expected 0 but for the value of a crop, got {extrapolation_value:g}")
     _check_directions(u, v, boxes, rule)
@@ -287,16 +284,16 @@ def check_pool_grad_input(
     if not all(holds(size >= 0) for size in input_size):
         raise ValueError(f"input_size: expected no negative size, got {list(input_size)}")
     levels = len(input_size) // 2 - 1
-    _check_number_of_levels(levels, rule)
-    _check_map_tensor("grad", grad)
+    _check_levels(levels, rule)
+    _check_map("grad", grad)
     _check_boxes(boxes, rule)
     bins = grad.shape[2:]
     _check_output_shaped("grad", grad, boxes, input_size[1], *bins)
     check_output_size("output_size", bins)
     _check_directions(u, v, boxes, rule)
     _check_argmax(argmax, boxes, rule, input_size[1], *bins)
-    in_float64 = is_wide(grad, boxes)
-    _check_rule(scales, rule_args, sampling_ratio, rule, levels, input_size[0], boxes, in_float64, bins)
+    coordinates = coordinate_type(grad, boxes)
+    _check_geometry(scales, rule_args, sampling_ratio, rule, levels, input_size[0], boxes, coordinates, bins)
 
 
 def check_pool_grad_boxes(
@@ -306,7 +303,7 @@ def check_pool_grad_boxes(
     _check_name(rule)
     if rule in NO_GRAD_BOXES:
         raise NotImplementedError(NO_GRAD_BOXES[rule])
-    _check_map_tensor("grad", grad)
+    _check_map("grad", grad)
     _check_maps(input, rule)
     if grad.dtype != input[0].dtype:
         raise TypeError(f"grad: expected the dtype of input, {input[0].dtype}, got {grad.dtype}")
@@ -317,9 +314,9 @@ def check_pool_grad_boxes(
     check_output_size("output_size", bins)
     _check_direction("v", v, boxes, rule)
     _check_argmax(argmax, boxes, rule, input[0].shape[1], *bins)
-    in_float64 = is_wide(grad, boxes)
+    coordinates = coordinate_type(grad, boxes)
     images = input[0].shape[0]
-    _check_rule(scales, rule_args, sampling_ratio, rule, len(input), images, boxes, in_float64, bins)
+    _check_geometry(scales, rule_args, sampling_ratio, rule, len(input), images, boxes, coordinates, bins)
 
 
 CHECKS: dict[str, Callable[..., None]] = {

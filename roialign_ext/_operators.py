@@ -20,22 +20,32 @@ from ._operator_checks import (
     check_samples,
     check_scale,
     check_tensor,
+    coordinate_type,
     holds,
-    is_wide,
 )
 
 
-def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
-    """The public operators by name, in terms of ``_pool`` and ``_max_pool``. All take the keys of the call first."""
+class Operators:
+    """The public operators, with the names and arguments of csrc/schemas.cpp, in terms of two private operators.
 
-    def pool_by_mode(keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any) -> Any:
+    Both private operators and all methods take the keys of the call first.
+    """
+
+    def __init__(self, pool: Callable[..., Any], max_pool: Callable[..., Any]) -> None:
+        self._pool = pool
+        self._max_pool = max_pool
+
+    def _pool_by_mode(
+        self, keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any
+    ) -> Any:
         if mode == "avg":
-            return pool(keys, maps, boxes, None, None, None, output_size, *rule)
+            return self._pool(keys, maps, boxes, None, None, None, output_size, *rule)
         if mode == "max":
-            return max_pool(keys, maps, boxes, output_size, *rule)[0]
+            return self._max_pool(keys, maps, boxes, output_size, *rule)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
+        self,
         keys: Any,
         input: Tensor,
         boxes: Tensor,
@@ -47,10 +57,11 @@ def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> di
     ) -> Any:
         rule = ([spatial_scale], None, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
         if mode == "avg":  # saves a function call: this operator has the shortest calls
-            return pool(keys, [input], boxes, None, None, None, output_size, *rule)
-        return pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
+            return self._pool(keys, [input], boxes, None, None, None, output_size, *rule)
+        return self._pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
 
     def multiscale_roi_align(
+        self,
         keys: Any,
         features: list[Tensor],
         boxes: Tensor,
@@ -63,14 +74,15 @@ def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> di
         canonical_level: float = 4.0,
     ) -> Any:
         _check_one_level(features, boxes, scales)
-        rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-        rule_args = [canonical_scale, canonical_level]
-        return pool_by_mode(keys, features, boxes, output_size, mode, scales, rule_args, sampling_ratio, rule)
+        name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
+        rule = (scales, [canonical_scale, canonical_level], sampling_ratio, name)
+        return self._pool_by_mode(keys, features, boxes, output_size, mode, *rule)
 
-    def prroi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
+    def prroi_pool(self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return self._pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
 
     def roi_warp(
+        self,
         keys: Any,
         input: Tensor,
         boxes: Tensor,
@@ -79,25 +91,28 @@ def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> di
         sampling_ratio: int = -1,
         mode: str = "avg",
     ) -> Any:
-        return pool_by_mode(keys, [input], boxes, output_size, mode, [spatial_scale], None, sampling_ratio, "roi_warp")
+        rule = ([spatial_scale], None, sampling_ratio, "roi_warp")
+        return self._pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
 
-    def roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return max_pool(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
+    def roi_pool(self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return self._max_pool(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
-    def position_sensitive(
-        keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int, rule: str
-    ) -> Any:
+    def _position_sensitive(
+        self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int,
+        name: str,
+    ) -> Any:  # fmt: skip
         scales = [spatial_scale]
         check_pool([input], boxes, None, None, None, output_size, scales, None, sampling_ratio, "roi_align_half_pixel")
         bins_y, bins_x = output_size
         boxes_of_bins = _boxes_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
-        rule_args = [float(bins_y), float(bins_x)]
-        pooled = pool(keys, [groups], boxes_of_bins, None, None, None, [1, 1], scales, rule_args, sampling_ratio, rule)
+        rule = (scales, [float(bins_y), float(bins_x)], sampling_ratio, name)
+        pooled = self._pool(keys, [groups], boxes_of_bins, None, None, None, [1, 1], *rule)
         pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
         return pooled if is_channels_last(input) else pooled.contiguous()
 
     def ps_roi_align(
+        self,
         keys: Any,
         input: Tensor,
         boxes: Tensor,
@@ -105,26 +120,27 @@ def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> di
         spatial_scale: float = 1.0,
         sampling_ratio: int = -1,
     ) -> Any:
-        return position_sensitive(keys, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
+        return self._position_sensitive(keys, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
 
-    def ps_roi_pool(keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return position_sensitive(keys, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
+    def ps_roi_pool(self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return self._position_sensitive(keys, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
 
-    def rotated(
-        keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
+    def _rotated(
+        self, keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
         rule_args: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
             raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
-        rule = "rotated_half_pixel" if aligned else "rotated_legacy"
-        rule += "_radian" if angle_unit == "radian" else ""
+        name = "rotated_half_pixel" if aligned else "rotated_legacy"
+        name += "_radian" if angle_unit == "radian" else ""
         if clockwise:
             check_tensor("boxes", boxes)
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return pool(keys, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, rule)
+        return self._pool(keys, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, name)
 
     def roi_align_rotated(
+        self,
         keys: Any,
         input: Tensor,
         boxes: Tensor,
@@ -135,10 +151,11 @@ def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> di
         clockwise: bool = False,
         angle_unit: str = "degree",
     ) -> Any:
-        how = sampling_ratio, aligned, clockwise, angle_unit
-        return rotated(keys, [input], boxes, output_size, [spatial_scale], None, *how)
+        options = sampling_ratio, aligned, clockwise, angle_unit
+        return self._rotated(keys, [input], boxes, output_size, [spatial_scale], None, *options)
 
     def multiscale_roi_align_rotated(
+        self,
         keys: Any,
         features: list[Tensor],
         boxes: Tensor,
@@ -152,10 +169,11 @@ def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> di
         canonical_level: float = 4.0,
     ) -> Any:
         _check_one_level(features, boxes, scales)
-        how = sampling_ratio, aligned, clockwise, angle_unit
-        return rotated(keys, features, boxes, output_size, scales, [canonical_scale, canonical_level], *how)
+        options = sampling_ratio, aligned, clockwise, angle_unit
+        return self._rotated(keys, features, boxes, output_size, scales, [canonical_scale, canonical_level], *options)
 
     def crop_and_resize(
+        self,
         keys: Any,
         input: Tensor,
         boxes: Tensor,
@@ -183,34 +201,22 @@ def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> di
         is_max = mode == "max" and samples_per_bin > 1 and input.shape[1] != 0
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
         size = [crop_size[0] * pooled, crop_size[1] * pooled]
-        crop = pool(
-            keys,
-            [input],
-            indexed,
-            None,
-            None,
-            None,
-            size,
-            [1.0],
-            None,
-            averaged,
-            f"crop_{method}",
-            extrapolation_value,
-        )
+        rule = ([1.0], None, averaged, f"crop_{method}")
+        crop = self._pool(keys, [input], indexed, None, None, None, size, *rule, extrapolation_value)
         return torch.max_pool2d(crop, [pooled, pooled]) if is_max else crop
 
-    operators = (
-        roi_align, multiscale_roi_align, prroi_pool, roi_warp, roi_pool, ps_roi_align, ps_roi_pool, roi_align_rotated,
-        multiscale_roi_align_rotated, crop_and_resize,
-    )  # fmt: skip
-    return {operator.__name__: operator for operator in operators}
+
+def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
+    """The public operators by name."""
+    operators = Operators(pool, max_pool)
+    return {name: getattr(operators, name) for name in vars(Operators) if not name.startswith("_")}
 
 
 def _check_one_level(features: list[Tensor], boxes: Tensor, scales: list[float]) -> None:
     """Names the arguments of a pyramid: with one map a private operator would name ``input`` and ``spatial_scale``."""
     if len(features) == 1 and len(scales) == 1:
         check_tensor("features[0]", features[0])
-        check_scale("scales[0]", scales[0], is_wide(features[0], boxes))
+        check_scale("scales[0]", scales[0], coordinate_type(features[0], boxes))
 
 
 def _boxes_of_bins(boxes: Tensor, bins: Any) -> Tensor:

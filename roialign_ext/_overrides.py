@@ -34,13 +34,13 @@ def _plain(argument: Any) -> Any:
     """A tensor, or the tensors of a list, without their subclass: torch.compile sees it even under the guard above."""
     if isinstance(argument, Tensor):
         return argument.as_subclass(Tensor)
-    return [_plain(one) for one in argument] if isinstance(argument, (list, tuple)) else argument
+    return [_plain(element) for element in argument] if isinstance(argument, (list, tuple)) else argument
 
 
 def check_corners(boxes: Sequence[Any]) -> None:
     """Raises if BoundingBoxes of torchvision among ``boxes`` do not hold corners."""
-    for one in boxes:
-        if (found := _format(one)) not in (None, "XYXY"):
+    for image_boxes in boxes:
+        if (found := _format(image_boxes)) not in (None, "XYXY"):
             raise ValueError(
                 "boxes: expected (x1, y1, x2, y2), which is the format XYXY, got BoundingBoxes of the format "
                 f"{found}: torchvision.transforms.v2.ConvertBoundingBoxFormat converts upright ones"
@@ -49,8 +49,8 @@ def check_corners(boxes: Sequence[Any]) -> None:
 
 def check_rotated(boxes: Sequence[Any], clockwise: object, angle_unit: object) -> None:
     """Raises if BoundingBoxes among ``boxes`` do not match: torchvision's angles are in degrees, counter-clockwise."""
-    for one in boxes:
-        found = _format(one)
+    for image_boxes in boxes:
+        found = _format(image_boxes)
         if found not in (None, "CXCYWHR"):
             raise ValueError(
                 f"boxes: expected (cx, cy, w, h, angle), which is the format CXCYWHR, got BoundingBoxes of the format "
@@ -74,7 +74,7 @@ def check_plain(boxes: object) -> None:
 
 def _format(boxes: object) -> str | None:
     """The format of BoundingBoxes, or None for anything else. The path of the class tells, without an import."""
-    for kind in type(boxes).__mro__:
-        if f"{kind.__module__}.{kind.__qualname__}" == _BOUNDING_BOXES:
+    for cls in type(boxes).__mro__:
+        if f"{cls.__module__}.{cls.__qualname__}" == _BOUNDING_BOXES:
             return str(getattr(boxes, "format").value)  # noqa: B009 (Tensor has no such attribute)
     return None

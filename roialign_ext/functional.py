@@ -90,7 +90,7 @@ def roi_align(
             input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
         )
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_align(
             input, join_boxes(boxes, input), output_size, spatial_scale, sampling_ratio, aligned, mode
@@ -143,7 +143,7 @@ def prroi_pool(
             return call_override(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.prroi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
     joined = join_boxes(boxes, input)
@@ -201,7 +201,7 @@ def roi_warp(
             input, boxes, output_size, spatial_scale, sampling_ratio, mode=mode
         )
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_warp(input, join_boxes(boxes, input), output_size, spatial_scale, sampling_ratio, mode)
     joined = join_boxes(boxes, input)
@@ -251,7 +251,7 @@ def roi_pool(
             return call_override(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
     joined = join_boxes(boxes, input)
@@ -307,7 +307,7 @@ def ps_roi_align(
             input, boxes, output_size, spatial_scale, sampling_ratio
         )
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.ps_roi_align(input, join_boxes(boxes, input), output_size, spatial_scale, sampling_ratio)
     joined = join_boxes(boxes, input)
@@ -361,7 +361,7 @@ def ps_roi_pool(
             return call_override(ps_roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
         output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.ps_roi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
     joined = join_boxes(boxes, input)
@@ -427,7 +427,7 @@ def crop_and_resize(
         extrapolation_value = as_number("extrapolation_value", extrapolation_value)
         samples_per_bin = as_integer("samples_per_bin", samples_per_bin)
         check_call(input, boxes, 1, mode=mode)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [1.0], _box_warnings.NORMALISED)
     check_normalised_boxes(boxes, box_indices)
     return torch.ops.roialign_ext.crop_and_resize(  # type: ignore[no-any-return]
@@ -496,7 +496,7 @@ def roi_align_rotated(
         check_flag("clockwise", clockwise)
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale], _box_warnings.ROTATED)
         return _calls.roi_align_rotated(
             input,
@@ -577,7 +577,7 @@ def multiscale_roi_align(
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, features, scales)
     joined = join_boxes(boxes, features[0])
     return torch.ops.roialign_ext.multiscale_roi_align(  # type: ignore[no-any-return]
@@ -658,7 +658,7 @@ def multiscale_roi_align_rotated(
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
         boxes = as_tensor_or_list(boxes)
-        if _box_warnings.asked:
+        if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, features, scales, _box_warnings.ROTATED)
     joined = join_boxes(boxes, features[0], 5, "cx, cy, w, h, angle")
     return torch.ops.roialign_ext.multiscale_roi_align_rotated(  # type: ignore[no-any-return]

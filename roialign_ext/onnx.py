@@ -57,9 +57,9 @@ class _OnnxScriptGraph:
     # annotates tensors, not values of a graph.
     _operators: Any = onnxscript.opset18
 
-    def constant(self, value: Any, kind: int) -> Value:
+    def constant(self, value: Any, dtype: int) -> Value:
         # Plain numbers would be written as float32 and converted.
-        return self._operators.Constant(value=ir.tensor(value, dtype=ir.DataType(kind)))
+        return self._operators.Constant(value=ir.tensor(value, dtype=ir.DataType(dtype)))
 
     def dtype(self, value: Value) -> int:
         return int(value.dtype)

@@ -199,15 +199,15 @@ _ORIGINALS: dict[str, Callable[[Any], nn.Module]] = {
 """Class path -> function that makes torchvision's layer."""
 
 
-def _class_path(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _class_path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _counterpart(layer: nn.Module, counterparts: Mapping[str, Callable[[Any], nn.Module]]) -> nn.Module | None:
     """The replacement of ``layer``, or None if it is not a RoI layer. Raises _LeftAloneError."""
     if counterparts is _COUNTERPARTS and isinstance(layer, MultiScaleRoIAlign):
         return None  # it may be a subclass of torchvision's layer, but needs no replacement
-    path, *bases = (_class_path(kind) for kind in type(layer).__mro__)
+    path, *bases = (_class_path(cls) for cls in type(layer).__mro__)
     build = counterparts.get(path)
     if build is None:
         known = next((base for base in bases if base in counterparts), None)

@@ -60,7 +60,7 @@ def _batched_boxes(boxes: Tensor, dim: int | None, batch: int, images: int | Non
 
 
 @contextmanager
-def _as_given(boxes: Tensor, dim: int | None, images: int) -> Iterator[None]:
+def _errors_of_one_call(boxes: Tensor, dim: int | None, images: int) -> Iterator[None]:
     """Errors about a batch index name the one that the caller gave and the images of one call."""
     try:
         yield
@@ -93,31 +93,31 @@ def batched(info: Any, in_dims: tuple[Any, ...], _: None, settings: Settings, *t
     boxes, u, v, argmax, grad, *maps = tensors
     boxes_dim, u_dim, v_dim, argmax_dim, grad_dim, *map_dims = in_dims[2:]
     images, channels, *planes = settings.input_size
-    naming: Any = nullcontext()
+    errors: Any = nullcontext()
     # _pool_grad_boxes adds up the channels, so that they cannot hold a batch.
     if boxes_dim is None and u_dim is None and v_dim is None and operator != "_pool_grad_boxes":
-        into, place, parts = _into_channels, 1, channels
-        maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
+        into, out_dim, size = _into_channels, 1, channels
+        maps = [into(level_map, dim, batch) for level_map, dim in zip(maps, map_dims, strict=True)]
         input_size = [images, batch * channels, *planes]
     else:
-        into, place = _into_first_dimension, 0
-        parts = images if operator == "_pool_grad_input" else _size_without(boxes, boxes_dim)[0]
+        into, out_dim = _into_first_dimension, 0
+        size = images if operator == "_pool_grad_input" else _size_without(boxes, boxes_dim)[0]
         indices = images // bins_per_image(settings.rule)  # which batch indices count
-        naming = _as_given(boxes, boxes_dim, indices)
+        errors = _errors_of_one_call(boxes, boxes_dim, indices)
         shares_images = operator != "_pool_grad_input" and all(dim is None for dim in map_dims)
         if not shares_images:
-            maps = [into(one, dim, batch) for one, dim in zip(maps, map_dims, strict=True)]
+            maps = [into(level_map, dim, batch) for level_map, dim in zip(maps, map_dims, strict=True)]
         boxes = _batched_boxes(boxes, boxes_dim, batch, None if shares_images else indices)
         u, v = into(u, u_dim, batch), into(v, v_dim, batch)
         input_size = [batch * images, channels, *planes]
     grad, argmax = into(grad, grad_dim, batch), into(argmax, argmax_dim, batch)
-    with naming:
+    with errors:
         results = call(settings._replace(input_size=input_size), boxes, u, v, argmax, grad, *maps)
     if operator == "_pool_grad_boxes":
         results = results.to(tensors[0].dtype)
     if isinstance(results, Tensor):
-        return results.unflatten(place, (batch, parts)), place  # type: ignore[no-untyped-call]
-    return tuple(one.unflatten(place, (batch, parts)) for one in results), (place,) * len(results)
+        return results.unflatten(out_dim, (batch, size)), out_dim  # type: ignore[no-untyped-call]
+    return tuple(result.unflatten(out_dim, (batch, size)) for result in results), (out_dim,) * len(results)
 
 
 def _with_older_batch(tensor: Tensor, dim: int, level: int) -> Tensor:
@@ -131,17 +131,17 @@ def under_older_vmap(settings: Settings, *tensors: Any) -> Any:
     torch._C._vmapmode_decrement_nesting()
     for level in range(innermost, 0, -1):
         # A tensor without a batch at that level comes back with a first dimension of the size that is asked for: 0.
-        bare = [None if one is None else torch._remove_batch_dim(one, level, 0, 0) for one in tensors]
-        batches = {len(one) for one in bare if one is not None} - {0}
+        unbatched = [None if tensor is None else torch._remove_batch_dim(tensor, level, 0, 0) for tensor in tensors]
+        batches = {len(tensor) for tensor in unbatched if tensor is not None} - {0}
         if not batches:
             continue
-        is_batched = [one is not None and len(one) > 0 for one in bare]
+        is_batched = [tensor is not None and len(tensor) > 0 for tensor in unbatched]
         dims = tuple(0 if batch else None for batch in is_batched)
-        chosen = [new if batch else old for new, old, batch in zip(bare, tensors, is_batched, strict=True)]
+        arguments = [new if batch else old for new, old, batch in zip(unbatched, tensors, is_batched, strict=True)]
         info = SimpleNamespace(batch_size=batches.pop())
-        results, places = batched(info, (None, None, *dims), None, settings, *chosen)
+        results, out_dims = batched(info, (None, None, *dims), None, settings, *arguments)
         if isinstance(results, Tensor):
-            return _with_older_batch(results, places, level)
-        wrapped = [_with_older_batch(one, place, level) for one, place in zip(results, places, strict=True)]
+            return _with_older_batch(results, out_dims, level)
+        wrapped = [_with_older_batch(result, dim, level) for result, dim in zip(results, out_dims, strict=True)]
         return wrapped if settings.operator == "_pool_grad_input" else tuple(wrapped)
     raise ValueError(f"{settings.operator}: expected a batch of one call or more, got an empty one")

@@ -86,14 +86,14 @@ class Child:
 
 def _marked(mark: str) -> list[int]:
     """Processes started by the child with that mark, the child included."""
-    wanted = f"{MARK}={mark}".encode()
+    own = f"{MARK}={mark}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # it has ended, or is not ours
-        if any(variable == wanted or variable.startswith(wanted + b"/") for variable in variables):
+        if any(variable == own or variable.startswith(own + b"/") for variable in variables):
             found.append(int(folder.name))
     return found
 

@@ -19,7 +19,7 @@ import torch
 
 Call = Callable[[], object]
 
-SAMPLES, WARM_UP, FEWEST = 30, 3, 5
+SAMPLES, WARM_UP, MIN_SAMPLES = 30, 3, 5
 SECONDS_OF_A_TIMING = 1.0
 PROFILED_CALLS = 5
 LAUNCHES = 200
@@ -128,7 +128,7 @@ class Cuda:
         self.synchronize()
         taken: list[float] = []
         end = time.perf_counter() + SECONDS_OF_A_TIMING
-        while len(taken) < samples and (len(taken) < FEWEST or time.perf_counter() < end):
+        while len(taken) < samples and (len(taken) < MIN_SAMPLES or time.perf_counter() < end):
             first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             if queued:
                 torch.cuda._sleep(CYCLES_IN_FRONT)  # type: ignore[no-untyped-call]

@@ -109,9 +109,9 @@ _PROFILES = (
     "torchvision:D:float32:NCHW"
 )
 _MORE_PROFILES = "profile " + " ".join(
-    f"{who}:{workload}:float32:{layout}"
+    f"{contestant}:{workload}:float32:{layout}"
     for workload in ("B", "E")
-    for who, layout in (("roialign_ext", "NCHW"), ("roialign_ext", "channels_last"), ("torchvision", "NCHW"))
+    for contestant, layout in (("roialign_ext", "NCHW"), ("roialign_ext", "channels_last"), ("torchvision", "NCHW"))
 )
 FIRST = Table(
     # The most important phases come first; the sanitizers get the remaining time.
@@ -120,12 +120,17 @@ FIRST = Table(
         _BUILD,
         phase("variants build", 60, "one source file of each variant", "variants --build", lane="host", needs=BUILT),
         phase(
-            "baseline", 60, "torchvision on the workloads of the goals", "measure --who torchvision --workloads A B D E"
+            "baseline",
+            60,
+            "torchvision on the workloads of the goals",
+            "measure --contestant torchvision --workloads A B D E",
         ),
         _LIMITS,
         phase("smoke", 45, "the first call of every kernel, dtype and layout", needs=BUILT),
         phase("tests", 75, "tests/cuda/test_device.py", needs=BUILT),
-        phase("ours", 75, "this package on the same workloads", f"measure --who roialign_ext {_GOALS}", needs=BUILT),
+        phase(
+            "ours", 75, "this package on the same workloads", f"measure --contestant roialign_ext {_GOALS}", needs=BUILT
+        ),
         phase("layers", 20, "a pyramid end to end; the host's time", needs=BUILT, after=("variants build",)),
         phase("profile", 70, "ncu on A and D", _PROFILES, needs=BUILT, least=20),
         phase("variants", 50, "the kernels with other constants", needs=BUILT, after=("variants build",)),
@@ -141,14 +146,14 @@ SWEEP = Table(
             "baseline",
             100,
             "torchvision: more workloads, float64, graphs",
-            f"measure --who torchvision {_MORE} --dtypes float32 float16 float64",
+            f"measure --contestant torchvision {_MORE} --dtypes float32 float16 float64",
         ),
         _LIMITS,
         phase(
             "ours",
             150,
             "this package on the same workloads",
-            f"measure --who roialign_ext {_MORE} {_MORE_LAYOUTS} --dtypes float32 float16 bfloat16 float64",
+            f"measure --contestant roialign_ext {_MORE} {_MORE_LAYOUTS} --dtypes float32 float16 bfloat16 float64",
             needs=BUILT,
         ),
         phase("profile", 70, "ncu on B and E", _MORE_PROFILES, needs=BUILT, least=20),

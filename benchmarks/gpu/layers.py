@@ -27,13 +27,13 @@ def measure(store: Store, samples: int, quick: bool) -> None:
     store.update("layers", device=device.describe(), quick=quick)
     workload = WORKLOADS["E"].shrunk() if quick else WORKLOADS["E"]
     for dtype in ("float32", "half"):
-        for who in (TORCHVISION, OURS):
-            dtypes = [HALF[who] if dtype == "half" else dtype]
-            plan = Plan(who, dtypes, list(LAYOUTS), ["layer"], samples)
+        for contestant in (TORCHVISION, OURS):
+            dtypes = [HALF[contestant] if dtype == "half" else dtype]
+            plan = Plan(contestant, dtypes, list(LAYOUTS), ["layer"], samples)
 
-            def add(cell: dict[str, Any], who: str = who) -> None:
-                print(line({"who": who, **cell}), flush=True)
-                store.append("layers", {"who": who, **cell})
+            def add(cell: dict[str, Any], contestant: str = contestant) -> None:
+                print(line({"contestant": contestant, **cell}), flush=True)
+                store.append("layers", {"contestant": contestant, **cell})
 
             measure_cases(device, plan, workload, add)
     entries = []

@@ -36,14 +36,14 @@ def main() -> None:
         built = _build_info.CUDA_ARCHITECTURES or "the CPU alone"
         raise SystemExit(f"this build is for {built}: rebuild with TORCH_CUDA_ARCH_LIST={options.architecture}")
     library, architecture = _environment.library("cuda"), options.architecture.replace(".", "")
-    wanted = [
+    kernels = [
         kernel
         for kernel in cuda_sass.kernels_of(tool, library)
         if kernel.architecture == architecture
         and kernel.file.startswith(FILES)
         and not cuda_sass.RARE.search(kernel.name)
     ]
-    loops_of_each = cuda_sass.loops_of_kernels(tool, library, wanted)
+    loops_of_each = cuda_sass.loops_of_kernels(tool, library, kernels)
     found = {kernel.name: [list(loop) for loop in loops] for kernel, loops in loops_of_each if loops}
     if options.json:
         lines = (f" {json.dumps(name)}: {json.dumps(loops)}" for name, loops in sorted(found.items()))

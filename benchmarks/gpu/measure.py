@@ -1,4 +1,4 @@
-"""Times of one contestant on a GPU: `python -m benchmarks.gpu.measure --results FILE --who roialign_ext|torchvision`.
+"""Times of one contestant on a GPU: `python -m benchmarks.gpu.measure --results FILE --contestant NAME`.
 
 Inputs rotate over several sets, so that no call finds its maps in the cache from the previous call. Every workload has
 its own process. Before this package is timed on a workload, its results are compared with torchvision's; cases that
@@ -47,7 +47,7 @@ Cell = dict[str, Any]
 class Plan(NamedTuple):
     """The measured cases of a workload, and the kind of measurement."""
 
-    who: str
+    contestant: str
     dtypes: Sequence[str]
     layouts: Sequence[str]
     calls: Sequence[str]
@@ -64,9 +64,9 @@ class Plan(NamedTuple):
                 for layout in self.layouts:
                     for direction in self.directions or DIRECTIONS[call]:
                         case = Case(workload.key, direction, mode, dtype, layout, call)
-                        if layout == NCHW_GRADIENT and (direction != "backward" or self.who != OURS):
+                        if layout == NCHW_GRADIENT and (direction != "backward" or self.contestant != OURS):
                             continue
-                        if refusal(self.who, workload, direction, mode, dtype) is None:
+                        if refusal(self.contestant, workload, direction, mode, dtype) is None:
                             yield case
 
 
@@ -77,7 +77,7 @@ def name(case: Case) -> Cell:
 
 def measure_case(device: Cuda, plan: Plan, case: Case, workload: Workload, sets: Iterable[Data]) -> Cell:
     with torch.set_grad_enabled(case.direction != "forward"):
-        calls = [prepare(plan.who, case, workload, data) for data in sets]
+        calls = [prepare(plan.contestant, case, workload, data) for data in sets]
         if case.call == "graph":
             calls = [device.captured(calls[0])]  # type: ignore[list-item]
         turn = cycle(calls)
@@ -105,7 +105,7 @@ def measure_cases(device: Cuda, plan: Plan, workload: Workload, add: Callable[[C
             sets += [make_data(workload, case.dtype, case.layout, device.name, number) for number in range(SETS)]
             of = (case.dtype, case.layout)
         try:
-            if plan.who == OURS:
+            if plan.contestant == OURS:
                 found = difference(case, workload, sets[0])
                 add({**measure_case(device, plan, case, workload, sets), "relative_error": found})
             else:
@@ -121,7 +121,7 @@ def difference(case: Case, workload: Workload, data: Data) -> float | None:
     case = replace(case, call="layer", direction=direction)
     names = [OURS] if case.dtype in HALF_DTYPES else [OURS, TORCHVISION]
     with torch.set_grad_enabled(direction != "forward"):
-        results = {who: prepare(who, case, workload, data)() for who in names}
+        results = {contestant: prepare(contestant, case, workload, data)() for contestant in names}
         errors = agreement.check(case, workload, data, results).get("relative_error", {})
     error: float | None = errors.get(OURS)
     return error
@@ -130,7 +130,7 @@ def difference(case: Case, workload: Workload, data: Data) -> float | None:
 def line(cell: Cell) -> str:
     """One cell, for the log."""
     words = " ".join(
-        str(cell[key]) for key in ("who", "workload", "direction", "dtype", "layout", "call") if key in cell
+        str(cell[key]) for key in ("contestant", "workload", "direction", "dtype", "layout", "call") if key in cell
     )
     if "error" in cell:
         return f"{words}: {cell['error']}"
@@ -155,7 +155,7 @@ def measure_workload(plan: Plan, workload: Workload, store: Store, phase: str) -
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--who", choices=[OURS, TORCHVISION], required=True)
+    parser.add_argument("--contestant", choices=[OURS, TORCHVISION], required=True)
     parser.add_argument("--phase", help="under which name results are written; by default ours or baseline")
     parser.add_argument("--workloads", nargs="+", choices=list(ALL), help="by default those of the goals")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), help="by default float32 and a half precision")
@@ -164,12 +164,12 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--quick", action="store_true", help="small problems: shows that everything works")
     options = parser.parse_args()
-    who, phase, store = options.who, options.phase or PHASES[options.who], Store(options.results)
-    dtypes, workloads = options.dtypes or ["float32", HALF[who]], options.workloads or GOALS[who]
-    plan = Plan(who, dtypes, options.layouts, options.calls, options.samples)
+    contestant, phase, store = options.contestant, options.phase or PHASES[options.contestant], Store(options.results)
+    dtypes, workloads = options.dtypes or ["float32", HALF[contestant]], options.workloads or GOALS[contestant]
+    plan = Plan(contestant, dtypes, options.layouts, options.calls, options.samples)
     unfinished = dict.fromkeys(workloads, "not begun")
-    store.update(phase, who=who, quick=options.quick, unfinished=unfinished)
-    if who == OURS:
+    store.update(phase, contestant=contestant, quick=options.quick, unfinished=unfinished)
+    if contestant == OURS:
         importlib.import_module("roialign_ext")  # once for all processes
     for key in workloads:
         workload = ALL[key].shrunk() if options.quick else ALL[key]

@@ -24,10 +24,11 @@ def main() -> int:
         print(f"nothing is run: {error}")
         return NO_DEVICE
     for name in options.cases:
-        who, key, dtype, layout = name.split(":")
+        contestant, key, dtype, layout = name.split(":")
         workload = WORKLOADS[key].shrunk() if options.quick else WORKLOADS[key]
         data = make_data(workload, dtype, layout, device.name)
-        prepare(who, Case(key, "backward", "avg", dtype, layout, "kernel"), workload, data)()  # runs forward, too
+        case = Case(key, "backward", "avg", dtype, layout, "kernel")
+        prepare(contestant, case, workload, data)()  # runs forward, too
         device.synchronize()
         print(f"{name}: done", flush=True)
     return 0

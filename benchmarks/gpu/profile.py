@@ -65,10 +65,16 @@ def number(text: str) -> float | None:
 
 
 def cell(case: str, row: dict[str, str]) -> dict[str, object]:
-    who, workload, dtype, layout = case.split(":")
+    contestant, workload, dtype, layout = case.split(":")
     found = {name: number(row.get(metric, "")) for name, metric in METRICS.items()}
     kernel = row.get("Kernel Name", "")
-    where = {"who": who, "workload": workload, "dtype": dtype, "layout": layout, "kernel": short_name(kernel)}
+    where = {
+        "contestant": contestant,
+        "workload": workload,
+        "dtype": dtype,
+        "layout": layout,
+        "kernel": short_name(kernel),
+    }
     shape = {"grid": row.get("Grid Size", ""), "block": row.get("Block Size", "")}
     return {**where, **shape, **{name: value for name, value in found.items() if value is not None}}
 

@@ -18,7 +18,7 @@ from .tests import FILE, Watched, pytest_command, pytest_environment, together
 CASES = "test_kernels_agree and ((channels_last and (34 or 160 or 5)) or 41 or 600)"
 """About twenty cases that cover every kernel and dtype."""
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-FEWEST_FAILURES = 5
+MAX_FAILURES = 5
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
                 "sanitizers",
                 name,
                 Store(options.results),
-                [*tool, *pytest_command(options.file, options.cases, FEWEST_FAILURES)],
+                [*tool, *pytest_command(options.file, options.cases, MAX_FAILURES)],
                 options.file.parent,
                 {**pytest_environment(), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
                 FINDINGS,

@@ -104,8 +104,8 @@ def passes(call: Call, x: Tensor, boxes: Tensor, by_boxes: bool) -> list[Tensor]
     x, boxes = x.detach().requires_grad_(), boxes.detach().requires_grad_(by_boxes)
     out = call(x, boxes)
     grad = (torch.arange(out.numel(), device=out.device) % 257 - 128).to(out.dtype).view(out.shape) / 128
-    wanted = [x, boxes] if by_boxes else [x]
-    return [one.detach().cpu() for one in (out, *torch.autograd.grad(out, wanted, grad))]
+    gradients = torch.autograd.grad(out, [x, boxes] if by_boxes else [x], grad)
+    return [tensor.detach().cpu() for tensor in (out, *gradients)]
 
 
 def fault(name: str) -> str:
@@ -120,16 +120,16 @@ def fault(name: str) -> str:
     device.synchronize()
     # A near tie may give another argmax, and with it the gradient of another pixel.
     allowed = 5e-2 if family in ("roi_align max", "roi_pool") else 1e-2
-    for part, one, other, wanted in zip(
+    for part, first, second, expected in zip(
         ("output", "grad_input", "grad_boxes"),
         found,
         again,
         passes(call, x, boxes, by_boxes),
         strict=False,
     ):
-        if not torch.equal(one, other):
+        if not torch.equal(first, second):
             return f"the {part} differs between two runs"
-        far = float((one.double() - wanted.double()).norm() / wanted.double().norm())
+        far = float((first.double() - expected.double()).norm() / expected.double().norm())
         if not far <= (1e-2 if part == "output" else allowed):
             return f"the {part} is {far:.2g} of its norm from the CPU's"
     return ""
@@ -194,8 +194,8 @@ def run_all(names: list[str], results: Path) -> list[str]:
 
 def findings(lines: Iterator[str] | list[str]) -> list[str]:
     """The first finding of compute-sanitizer: the kind of error and its place."""
-    said = [re.sub(r"^=+\s*", "", line).strip() for line in lines if line.startswith("=====")]
-    return [line for line in said if line and "COMPUTE-SANITIZER" not in line][:4]
+    messages = [re.sub(r"^=+\s*", "", line).strip() for line in lines if line.startswith("=====")]
+    return [line for line in messages if line and "COMPUTE-SANITIZER" not in line][:4]
 
 
 def memcheck(name: str, results: Path) -> None:

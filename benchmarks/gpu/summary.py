@@ -57,19 +57,21 @@ def split(cell: Cell) -> dict[str, float]:
 
 
 def key(cell: Cell) -> tuple[str, ...]:
-    return tuple(cell.get(name, "") for name in ("who", "workload", "direction", "dtype", "layout", "call"))
+    return tuple(cell.get(name, "") for name in ("contestant", "workload", "direction", "dtype", "layout", "call"))
 
 
-def peer_of(cell: Cell, others: dict[tuple[str, ...], Cell], who: str = "") -> Cell:
+def peer_of(cell: Cell, others: dict[tuple[str, ...], Cell], contestant: str = "") -> Cell:
     """torchvision's cell for one of ours; empty if there is none."""
     changed = {name: STAND_IN.get(cell.get(name, ""), cell.get(name, "")) for name in ("dtype", "layout")}
-    wanted = {**cell, **changed}
-    if who:
-        wanted["who"] = who
-    return others.get(key(wanted), {})
+    peer = {**cell, **changed}
+    if contestant:
+        peer["contestant"] = contestant
+    return others.get(key(peer), {})
 
 
-def against_torchvision(ours: Iterable[Cell], others: Iterable[Cell], limits: dict[str, float], who: str = "") -> str:
+def against_torchvision(
+    ours: Iterable[Cell], others: Iterable[Cell], limits: dict[str, float], contestant: str = ""
+) -> str:
     """Ours beside torchvision's, with floors and, if kernels were split, their parts; empty without cells."""
     by_key = {key(cell): cell for cell in others}
     rows: list[list[object]] = []
@@ -78,7 +80,7 @@ def against_torchvision(ours: Iterable[Cell], others: Iterable[Cell], limits: di
         if "us" not in cell:
             rows.append([*name, cell.get("error", ABSENT), *[""] * 5])
             continue
-        us, peer = float(cell["us"]), peer_of(cell, by_key, who)
+        us, peer = float(cell["us"]), peer_of(cell, by_key, contestant)
         least = floor(cell, limits)
         rows.append(
             [
@@ -121,7 +123,7 @@ def lone_baseline(document: Document) -> str:
 
 def layers(document: Document) -> str:
     both = cells(document, "layers")
-    ours = [cell for cell in both if cell.get("who") == "roialign_ext"]
+    ours = [cell for cell in both if cell.get("contestant") == "roialign_ext"]
     return against_torchvision(ours, both, {}, "torchvision")
 
 

@@ -20,7 +20,7 @@ from .logs import LogFile
 from .store import Store
 
 FILE = ROOT / "tests" / "cuda" / "test_device.py"
-FEWEST_FAILURES = 20
+MAX_FAILURES = 20
 """After this many failures, further ones tell nothing new."""
 EVERY = 25
 """Tests between two updates of the results."""
@@ -138,7 +138,7 @@ def main() -> int:
             "tests",
             name,
             store,
-            pytest_command(options.file, chosen, FEWEST_FAILURES),
+            pytest_command(options.file, chosen, MAX_FAILURES),
             options.file.parent,
             pytest_environment(),
         )

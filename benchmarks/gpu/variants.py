@@ -166,9 +166,9 @@ def build_all(store: Store, names: list[str]) -> int:
         for job in as_completed(jobs):
             name, error = jobs[job], job.exception()
             failed += error is not None
-            said = f"built in {job.result()} s" if error is None else f"{type(error).__name__}: {error}"
-            print(f"{name}: {said}", flush=True)
-            store.append("variants build", {"variant": name, "said": said, "built": error is None})
+            message = f"built in {job.result()} s" if error is None else f"{type(error).__name__}: {error}"
+            print(f"{name}: {message}", flush=True)
+            store.append("variants build", {"variant": name, "message": message, "built": error is None})
     return int(failed > 0)
 
 

@@ -57,7 +57,7 @@ def profile(document: Document) -> str:
         if "error" in cell:
             rows.append([cell["case"], cell["error"], *[""] * len(COLUMNS)])
             continue
-        case = " ".join(cell[name] for name in ("who", "workload", "dtype", "layout"))
+        case = " ".join(cell[name] for name in ("contestant", "workload", "dtype", "layout"))
         numbers = [f"{factor * cell[name]:.3g}" if name in cell else ABSENT for name, factor in COLUMNS.values()]
         rows.append([case, cell["kernel"], *numbers])
     return table(["", "kernel", *COLUMNS], rows) if rows else ""

@@ -24,7 +24,7 @@ from .._checks import DTYPES, as_layer_size, as_layer_spatial_scale, as_number, 
 from .geometry import Axis, operator_axis, taps
 from .operators import WORDS, check_operators, pool
 
-LARGEST_BOX = 40.0
+MAX_BOX_SIZE = 40.0
 """Longest box to draw, map pixels along an axis; a picture of a longer one would show nothing."""
 
 # Okabe and Ito's colours, distinct for colour-blind readers, on a map light enough for black text.
@@ -119,9 +119,9 @@ def draw_box(
     for operator in operators:
         result = pool(operator, image[None, None], row, (bins_y, bins_x), spatial_scale, sampling_ratio)
         size = max(abs(x2 - x1), abs(y2 - y1)) * spatial_scale
-        if size > LARGEST_BOX:
+        if size > MAX_BOX_SIZE:
             raise ValueError(
-                f"box: expected at most {LARGEST_BOX:g} map pixels along an axis to draw at this spatial_scale, "
+                f"box: expected at most {MAX_BOX_SIZE:g} map pixels along an axis to draw at this spatial_scale, "
                 f"got {size:g}"
             )
         y = operator_axis(operator, (y1, y2), bins_y, height, spatial_scale, sampling_ratio)
@@ -133,13 +133,13 @@ def draw_box(
 
 
 def _corners(box: Sequence[float] | Tensor) -> list[float]:
-    wanted = "expected four finite numbers (x1, y1, x2, y2)"
+    expected = "four finite numbers (x1, y1, x2, y2)"
     try:
         corners = [as_number("box", coordinate) for coordinate in (box.tolist() if isinstance(box, Tensor) else box)]
     except (TypeError, RuntimeError) as error:
-        raise TypeError(f"box: {wanted}, got {box!r}") from error
+        raise TypeError(f"box: expected {expected}, got {box!r}") from error
     if len(corners) != 4 or not all(map(math.isfinite, corners)):
-        raise ValueError(f"box: {wanted}, got {box!r}")
+        raise ValueError(f"box: expected {expected}, got {box!r}")
     return corners
 
 

@@ -63,7 +63,7 @@ def _check(operator: str, shifts: Sequence[float] | Tensor, size: float, bins: i
     message = f"shifts: expected a row of numbers in [-1, 1], got {shifts!r}"
     try:
         numbers = shifts.tolist() if isinstance(shifts, Tensor) else list(shifts)
-        moved = torch.tensor([as_number("shifts", one) for one in numbers], dtype=torch.float64)
+        moved = torch.tensor([as_number("shifts", number) for number in numbers], dtype=torch.float64)
         allowed = bool((moved.abs() <= 1).all())
     except (TypeError, RuntimeError) as error:
         raise TypeError(message) from error

@@ -35,7 +35,7 @@ WORDS = {
 def check_operators(operators: Sequence[str]) -> None:
     """Raises ValueError unless ``operators`` names at least one operator and every name is known."""
     several = isinstance(operators, (list, tuple)) and len(operators) > 0
-    if not several or not all(isinstance(one, str) and one in OPERATORS for one in operators):
+    if not several or not all(isinstance(name, str) and name in OPERATORS for name in operators):
         raise ValueError(f"operators: expected names out of {', '.join(OPERATORS)}, got {operators!r}")
 
 

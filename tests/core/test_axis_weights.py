@@ -17,7 +17,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from oracle.reference_sampled import round_half_away
-from support.kept import headers, kept
+from support.cache import cached, headers
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "csrc" / "core"
@@ -56,7 +56,7 @@ def core() -> ctypes.CDLL:
     def make(folder: Path) -> None:
         subprocess.run([*command, "-o", str(folder / "core.so")], check=True)
 
-    library = kept("core", [version, *command, source, *headers()], make) / "core.so"
+    library = cached("core", [version, *command, source, *headers()], make) / "core.so"
     loaded = ctypes.CDLL(str(library))
     integer, real = ctypes.c_int64, ctypes.c_double
     loaded.build_taps.restype = integer
@@ -104,7 +104,7 @@ def samples(axis: Axis, real: type = np.float64) -> list[tuple[int, float, float
         return result
 
 
-def expected(axis: Axis, kind: int = VALUE, real: type = np.float64) -> Table:
+def by_definition(axis: Axis, kind: int = VALUE, real: type = np.float64) -> Table:
     """The mean over samples of the two bilinear weights, or of their derivatives with respect to the two edges."""
     table: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     drawn = samples(axis, real)
@@ -130,9 +130,9 @@ def expected(axis: Axis, kind: int = VALUE, real: type = np.float64) -> Table:
     return {key: (value[0], value[1]) for key, value in table.items()}
 
 
-def assert_same(actual: Table, wanted: Table, tolerance: float) -> None:
-    for key in actual.keys() | wanted.keys():
-        assert actual.get(key, (0.0, 0.0)) == pytest.approx(wanted.get(key, (0.0, 0.0)), abs=tolerance, rel=0), key
+def assert_same(actual: Table, expected: Table, tolerance: float) -> None:
+    for key in actual.keys() | expected.keys():
+        assert actual.get(key, (0.0, 0.0)) == pytest.approx(expected.get(key, (0.0, 0.0)), abs=tolerance, rel=0), key
 
 
 coordinates = st.floats(-40, 60, allow_nan=False, width=32)
@@ -150,17 +150,17 @@ axes = st.builds(
 
 @given(axis=axes)
 def test_weights_are_the_mean_of_the_samples(core: ctypes.CDLL, axis: Axis) -> None:
-    assert_same(build(core, axis), expected(axis), 1e-12)
+    assert_same(build(core, axis), by_definition(axis), 1e-12)
 
 
 @given(axis=axes)
 def test_single_precision_takes_the_same_floor_decisions(core: ctypes.CDLL, axis: Axis) -> None:
-    assert_same(build(core, axis, single=1), expected(axis, real=np.float32), 2e-6)
+    assert_same(build(core, axis, single=1), by_definition(axis, real=np.float32), 2e-6)
 
 
 @given(axis=axes)
 def test_derivatives_with_respect_to_the_edges(core: ctypes.CDLL, axis: Axis) -> None:
-    assert_same(build(core, axis, EDGES), expected(axis, EDGES), 1e-12)
+    assert_same(build(core, axis, EDGES), by_definition(axis, EDGES), 1e-12)
 
 
 @given(axis=axes)
@@ -183,8 +183,8 @@ def test_derivatives_are_those_of_the_weights(core: ctypes.CDLL, axis: Axis) -> 
 @given(axis=axes, rates=st.tuples(st.floats(-2, 2), st.floats(-2, 2)))
 def test_direction_is_a_combination_of_the_edges(core: ctypes.CDLL, axis: Axis, rates: tuple[float, float]) -> None:
     edges = build(core, axis, EDGES)
-    wanted = {key: (low * rates[0] + high * rates[1], 0.0) for key, (low, high) in edges.items()}
-    assert_same(build(core, axis, DIRECTION, rates), wanted, 1e-12)
+    expected = {key: (low * rates[0] + high * rates[1], 0.0) for key, (low, high) in edges.items()}
+    assert_same(build(core, axis, DIRECTION, rates), expected, 1e-12)
 
 
 @given(axis=axes)
@@ -202,8 +202,8 @@ def test_weights_move_with_the_box(core: ctypes.CDLL, axis: Axis, shift: int) ->
     moved = axis._replace(low=axis.low + shift, high=axis.high + shift)
     assume(all(0.01 < position < 50 for _, position, _ in samples(axis)))
     assume(len(samples(axis)) == len(samples(moved)))
-    wanted = {(p, pixel + shift): weight for (p, pixel), weight in build(core, axis).items()}
-    assert_same(build(core, moved), wanted, 1e-10)
+    expected = {(p, pixel + shift): weight for (p, pixel), weight in build(core, axis).items()}
+    assert_same(build(core, moved), expected, 1e-10)
 
 
 # Rules whose tables come from something else than the samples of a regular grid.
@@ -331,10 +331,10 @@ def test_crops_run_from_edge_to_edge(core: ctypes.CDLL, axis: Axis, single: int)
             for edge, rate in enumerate((last * (1 - along), last * along)):
                 edges[key][edge] -= rate / axis.ratio
                 edges[key[0], low + 1][edge] += rate / axis.ratio
-    wanted = {key: (w[0], 0.0) for key, w in table.items()}
-    assert_same(build(core, axis, single=single), wanted, 1e-5 if single else 1e-9)
-    wanted = {key: (w[0], w[1]) for key, w in edges.items()}
-    assert_same(build(core, axis, EDGES, single=single), wanted, 1e-3 if single else 1e-9)
+    expected = {key: (w[0], 0.0) for key, w in table.items()}
+    assert_same(build(core, axis, single=single), expected, 1e-5 if single else 1e-9)
+    expected = {key: (w[0], w[1]) for key, w in edges.items()}
+    assert_same(build(core, axis, EDGES, single=single), expected, 1e-3 if single else 1e-9)
 
 
 @pytest.mark.parametrize("single", [0, 1])

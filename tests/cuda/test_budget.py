@@ -108,8 +108,8 @@ def kernels() -> list[Kernel]:
 @each_file
 def test_registers_and_spills(kernels: list[Kernel], file: str) -> None:
     built = [kernel for kernel in kernels if kernel.file == file]
-    wanted = re.findall(r"(\d+)\.(\d+\w?)", _build_info.CUDA_ARCHITECTURES) if file in BUDGETS else []
-    assert {kernel.architecture for kernel in built} == {"".join(numbers) for numbers in wanted}
+    expected = re.findall(r"(\d+)\.(\d+\w?)", _build_info.CUDA_ARCHITECTURES) if file in BUDGETS else []
+    assert {kernel.architecture for kernel in built} == {"".join(numbers) for numbers in expected}
     exceeded = []
     for kernel in built:
         budget = (BUDGETS if kernel.architecture == "90" else BUDGETS_ELSEWHERE)[file]
@@ -123,8 +123,8 @@ def loops_of_each(kernels: list[Kernel]) -> list[tuple[Kernel, list[Loop]]]:
     """The kernels for 9.0 of common types, with their loops."""
     if "9.0" not in _build_info.CUDA_ARCHITECTURES:
         pytest.skip(f"the budget is that of 9.0, and this build is for {_build_info.CUDA_ARCHITECTURES}")
-    wanted = [one for one in kernels if one.architecture == "90" and not cuda_sass.RARE.search(one.name)]
-    return list(cuda_sass.loops_of_kernels(TOOL, _environment.library("cuda"), wanted))
+    common = [kernel for kernel in kernels if kernel.architecture == "90" and not cuda_sass.RARE.search(kernel.name)]
+    return list(cuda_sass.loops_of_kernels(TOOL, _environment.library("cuda"), common))
 
 
 @each_file

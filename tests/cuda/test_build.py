@@ -97,7 +97,7 @@ def test_the_path_is_searched(setup: ModuleType, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("known", "wanted"),
+    ("known", "expected"),
     [
         (KNOWN, "7.5;8.0;8.6;9.0;10.0;12.0+PTX"),
         ("70 75 80 86 89 90", "7.5;8.0;8.6;9.0+PTX"),
@@ -105,9 +105,9 @@ def test_the_path_is_searched(setup: ModuleType, tmp_path: Path, monkeypatch: py
     ],
 )
 def test_default_architectures_are_those_that_nvcc_knows(
-    setup: ModuleType, tmp_path: Path, known: str, wanted: str
+    setup: ModuleType, tmp_path: Path, known: str, expected: str
 ) -> None:
-    assert setup.architectures(make_toolkit(tmp_path, architectures=known)) == wanted
+    assert setup.architectures(make_toolkit(tmp_path, architectures=known)) == expected
 
 
 def test_architectures_of_the_gpus_here(setup: ModuleType, toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def probe() -> Iterator[Probe]:
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         # Requests, bytes, sectors, lines of the maps.
         ("copy_4_bytes", (1, 128, 4, 1)),
@@ -60,19 +60,19 @@ def probe() -> Iterator[Probe]:
         ("lanes_in_calls", (5, 4 * 80, 10, 5)),
     ],
 )
-def test_loads_of_features(probe: Probe, name: str, wanted: tuple[int, ...]) -> None:
+def test_loads_of_features(probe: Probe, name: str, expected: tuple[int, ...]) -> None:
     """Probes of one warp."""
     loads = probe(name).requests("maps", write=False)
-    assert (loads.requests, loads.bytes, loads.sectors, loads.lines) == wanted
+    assert (loads.requests, loads.bytes, loads.sectors, loads.lines) == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [("copy_4_bytes", (1, 32, 4, 1)), ("copy_8_bytes", (1, 32, 8, 2)), ("copy_packs", (1, 32, 16, 4))],
 )
-def test_stores(probe: Probe, name: str, wanted: tuple[int, ...]) -> None:
+def test_stores(probe: Probe, name: str, expected: tuple[int, ...]) -> None:
     stores = probe(name).requests("bins", write=True)
-    assert (stores.requests, stores.lanes, stores.sectors, stores.lines) == wanted
+    assert (stores.requests, stores.lanes, stores.sectors, stores.lines) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_stores(probe: Probe, name: str, wanted: tuple[int, ...]) -> None:
 )
 def test_shared_memory(probe: Probe, name: str, stored: tuple[int, int], loaded: tuple[int, int]) -> None:
     launch = probe(name)
-    for write, wanted in ((True, stored), (False, loaded)):
+    for write, expected in ((True, stored), (False, loaded)):
         requests = launch.requests("shared", write=write)
-        assert (requests.requests, requests.wavefronts) == wanted
+        assert (requests.requests, requests.wavefronts) == expected
     assert launch.requests("maps", "tables", write=False).requests == 0
 
 

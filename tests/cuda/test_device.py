@@ -98,17 +98,17 @@ def test_public_operators_agree_with_the_cpu(call: OperatorCall, dtype: torch.dt
     maps, boxes = tree_map(lambda one: one.cpu(), maps), boxes.cpu()
     on_cpu = forward_and_backward(call, maps, boxes)
     wide = forward_and_backward(call, tree_map(lambda one: one.double(), maps), boxes)
-    for actual, wanted, exact in zip(on_cuda, on_cpu, wide, strict=True):
-        assert (actual.dtype, actual.stride()) == (wanted.dtype, wanted.stride())
+    for actual, expected, exact in zip(on_cuda, on_cpu, wide, strict=True):
+        assert (actual.dtype, actual.stride()) == (expected.dtype, expected.stride())
         scale = float(exact.abs().max())
         # Both within the rounding of the result and of float32 coordinates.
         tolerance = max(4 * torch.finfo(dtype).eps, 2e-4 if dtype != torch.float64 else 1e-11) * scale
         if call.chooses_samples or not call.has_mean:
             # Near ties may give another argmax, and then another pixel's gradient.
-            far = (actual.cpu().double() - wanted.double()).abs() > tolerance
+            far = (actual.cpu().double() - expected.double()).abs() > tolerance
             assert far.double().mean() < 1e-3
         else:
-            torch.testing.assert_close(actual.cpu(), wanted, rtol=0, atol=tolerance)
+            torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=tolerance)
 
 
 @each_call
@@ -165,27 +165,27 @@ def test_graphs_replay_with_other_boxes(call: OperatorCall) -> None:
 
 def test_calls_run_on_the_current_stream() -> None:
     """On a side stream, after a slow kernel that writes the features."""
-    boxes, wanted_x = boxes_of(ROI_ALIGN, overlapping_corners()), features(ROI_ALIGN)
-    wanted = forward_and_backward(ROI_ALIGN, wanted_x, boxes)
+    boxes, source = boxes_of(ROI_ALIGN, overlapping_corners()), features(ROI_ALIGN)
+    expected = forward_and_backward(ROI_ALIGN, source, boxes)
     side = torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
-        x = torch.zeros_like(wanted_x)
+        x = torch.zeros_like(source)
         torch.cuda._sleep(50_000_000)
-        x.copy_(wanted_x)
+        x.copy_(source)
         result = forward_and_backward(ROI_ALIGN, x, boxes)
     side.synchronize()
-    assert same_bits(result, wanted)
+    assert same_bits(result, expected)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_calls_run_on_the_device_of_their_tensors() -> None:
     x, boxes = features(ROI_ALIGN), boxes_of(ROI_ALIGN, overlapping_corners())
-    wanted = forward_and_backward(ROI_ALIGN, x, boxes)
+    expected = forward_and_backward(ROI_ALIGN, x, boxes)
     with torch.cuda.device(0):
         result = forward_and_backward(ROI_ALIGN, x.to("cuda:1"), boxes.to("cuda:1"))
     assert all(one.device.index == 1 for one in result)
-    assert same_bits(tuple(one.cpu() for one in result), tuple(one.cpu() for one in wanted))
+    assert same_bits(tuple(one.cpu() for one in result), tuple(one.cpu() for one in expected))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 9), (0, 3, 7, 9), (2, 0, 7, 9), (2, 3, 0, 9)])
@@ -279,8 +279,8 @@ def test_outputs_beyond_two_to_the_31st() -> None:
     scale = 2.0**-6
     (grad,) = torch.autograd.grad(out, x, torch.full_like(out, scale))
     weights = torch.tensor([4.0, 28.0, 28.0, 4.0], device="cuda")
-    wanted = (scale * count * torch.outer(weights, weights)).expand(x.shape)
-    torch.testing.assert_close(grad.float(), wanted, rtol=2.0**-10, atol=0)
+    expected = (scale * count * torch.outer(weights, weights)).expand(x.shape)
+    torch.testing.assert_close(grad.float(), expected, rtol=2.0**-10, atol=0)
 
 
 @pytest.mark.parametrize("levels", [1, len(PYRAMID)])

@@ -115,8 +115,8 @@ def test_kernels_agree_with_the_definition(
             out, argmax = shim("_max_pool", [features], boxes, (3, 2), *arguments)
         else:
             (out,) = shim("_pool", [features], boxes, None, None, None, (3, 2), *arguments)
-        wanted = call.forward(features, boxes)
-        assert_within_rounding(out, wanted, features.abs().max())
+        expected = call.forward(features, boxes)
+        assert_within_rounding(out, expected, features.abs().max())
         size = list(features.shape)
         (grad_input,) = shim("_pool_grad_input", grad, boxes, None, None, argmax, size, is_channels_last, *arguments)
         assert_within_rounding(grad_input, call.grad_input(grad, features, boxes), grad.abs().max() * 16)
@@ -124,10 +124,10 @@ def test_kernels_agree_with_the_definition(
         assert_within_rounding(grad_boxes, call.grad_boxes(grad, features, boxes), grad.abs().max() * 64)
 
 
-def assert_close(actual: Tensor, wanted: Tensor) -> None:
+def assert_close(actual: Tensor, expected: Tensor) -> None:
     """Asserts equality up to the rounding of sums whose terms are as large as the largest result."""
-    largest = wanted.abs().max() if wanted.numel() > 0 else torch.zeros(())
-    assert_within_rounding(actual, wanted.double(), 4 * largest.double())
+    largest = expected.abs().max() if expected.numel() > 0 else torch.zeros(())
+    assert_within_rounding(actual, expected.double(), 4 * largest.double())
 
 
 def bad_boxes(case: Case) -> tuple[Tensor, Tensor]:
@@ -148,33 +148,32 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: in
     case = Case(rule=rule, boxes="20", channels=channels, layout="channels_last" if channels_last else "contiguous")
     boxes, good = bad_boxes(case)
     maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
-    argmax = good_argmax = None
+    argmaxes = [(None, None)] if case.has_mean else []
     if case.has_maximum:
         values, argmax = shim("_max_pool", maps, boxes, case.bins, *arguments)
-        wanted, good_argmax = CPU("_max_pool", maps, boxes[good], case.bins, *arguments)
+        expected, good_argmax = CPU("_max_pool", maps, boxes[good], case.bins, *arguments)
         assert values[~good].isnan().all()
         assert (argmax[~good] == -1).all()
         assert torch.equal(argmax[good], good_argmax)
-        assert_close(values[good], wanted)
-    for chosen, good_chosen in ((None, None), (argmax, good_argmax)):
-        if chosen is None and not case.has_mean:
-            continue
-        (out,) = shim("_pool", maps, boxes, None, None, chosen, case.bins, *arguments)
-        (wanted,) = CPU("_pool", maps, boxes[good], None, None, good_chosen, case.bins, *arguments)
+        assert_close(values[good], expected)
+        argmaxes.append((argmax, good_argmax))
+    for argmax, good_argmax in argmaxes:
+        (out,) = shim("_pool", maps, boxes, None, None, argmax, case.bins, *arguments)
+        (expected,) = CPU("_pool", maps, boxes[good], None, None, good_argmax, case.bins, *arguments)
         assert out[~good].isnan().all()
-        assert_close(out[good], wanted)
+        assert_close(out[good], expected)
         size = case.input_size
-        (grad_input,) = shim("_pool_grad_input", grad, boxes, None, None, chosen, size, channels_last, *arguments)
-        (wanted,) = CPU(
-            "_pool_grad_input", grad[good], boxes[good], None, None, good_chosen, size, channels_last, *arguments
+        (grad_input,) = shim("_pool_grad_input", grad, boxes, None, None, argmax, size, channels_last, *arguments)
+        (expected,) = CPU(
+            "_pool_grad_input", grad[good], boxes[good], None, None, good_argmax, size, channels_last, *arguments
         )
-        assert_close(grad_input, wanted)
+        assert_close(grad_input, expected)
         if not case.has_mean:
             continue
-        (grad_boxes,) = shim("_pool_grad_boxes", grad, maps, boxes, None, chosen, *arguments)
-        (wanted,) = CPU("_pool_grad_boxes", grad[good], maps, boxes[good], None, good_chosen, *arguments)
+        (grad_boxes,) = shim("_pool_grad_boxes", grad, maps, boxes, None, argmax, *arguments)
+        (expected,) = CPU("_pool_grad_boxes", grad[good], maps, boxes[good], None, good_argmax, *arguments)
         assert (grad_boxes[~good] == 0).all()
-        assert_close(grad_boxes[good], wanted)
+        assert_close(grad_boxes[good], expected)
         assert (grad_boxes[:, 0] == 0).all()
 
 
@@ -219,12 +218,12 @@ def test_levels_of_several_layouts(shim: Operators, channels: int) -> None:
     """The layout of the first level decides the layout of the result."""
     case = Case(planes=((24, 40), (12, 20)), boxes="60", channels=channels)
     maps, boxes, arguments = case.maps(), case.boxes_tensor(), case.rule_arguments
-    (wanted,) = CPU("_pool", maps, boxes, None, None, None, case.bins, *arguments)
+    (expected,) = CPU("_pool", maps, boxes, None, None, None, case.bins, *arguments)
     for layouts in (("channels_last", "contiguous"), ("contiguous", "channels_last"), ("channels_last", "sliced")):
         mixed = [with_layout(one, layout) for one, layout in zip(maps, layouts, strict=True)]
         (out,) = shim("_pool", mixed, boxes, None, None, None, case.bins, *arguments)
         assert out.is_contiguous(memory_format=torch.channels_last) == (layouts[0] == "channels_last")
-        assert_close(out, wanted)
+        assert_close(out, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -234,7 +233,7 @@ def test_channels_that_begin_between_packs(shim: Operators, dtype: torch.dtype, 
     channels, (height, width) = 256, (6, 7)
     case = Case(channels=channels, planes=((height, width),), dtype=dtype, boxes="12", bins=(3, 2))
     (features,), boxes, arguments = case.maps(), case.boxes_tensor(), case.rule_arguments
-    (wanted,) = CPU("_pool", [features], boxes, None, None, None, case.bins, *arguments)
+    (expected,) = CPU("_pool", [features], boxes, None, None, None, case.bins, *arguments)
     by_pixel = features.permute(0, 2, 3, 1)
     storage = torch.full((case.images * height * width * (channels + 16) * 2,), float("nan"), dtype=dtype)
     pixel = channels + 16
@@ -248,7 +247,7 @@ def test_channels_that_begin_between_packs(shim: Operators, dtype: torch.dtype, 
         moved = storage.as_strided(by_pixel.shape, strides, start)
         moved.copy_(by_pixel)
         (out,) = shim("_pool", [moved.permute(0, 3, 1, 2)], boxes, None, None, None, case.bins, *arguments)
-        assert_close(out, wanted)
+        assert_close(out, expected)
 
 
 def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
@@ -259,9 +258,9 @@ def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
     for rule in ("roi_align_legacy", "roi_align_half_pixel", "roi_pool", "crop_bilinear", "crop_nearest"):
         arguments = Case(rule=rule, ratio=3).rule_arguments
         actual = shim("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
-        wanted = CPU("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
-        assert torch.equal(actual[1], wanted[1]), rule
-        assert torch.equal(actual[0].nan_to_num(7.0), wanted[0].nan_to_num(7.0)), rule
+        expected = CPU("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
+        assert torch.equal(actual[1], expected[1]), rule
+        assert torch.equal(actual[0].nan_to_num(7.0), expected[0].nan_to_num(7.0)), rule
 
 
 @pytest.mark.parametrize("half_size", [1e4, 1e6, 1e9, 1e18, 1e30])
@@ -274,10 +273,12 @@ def test_cost_of_huge_boxes_is_bounded(shim: Operators, half_size: float, rule: 
     boxes, features = torch.tensor([row]), random_tensor(1, 2, 30, 40, dtype=torch.float32)
     arguments = ([1.0], [8.0, 1.0], -1, rule)
     if rule == "roi_pool":
-        actual, wanted = (ops("_max_pool", [features], boxes, (2, 2), *arguments) for ops in (shim, CPU))
+        actual, expected = (ops("_max_pool", [features], boxes, (2, 2), *arguments) for ops in (shim, CPU))
     else:
-        actual, wanted = (ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU))
-    assert_close(actual[0], wanted[0])
+        actual, expected = (
+            ops("_pool", [features], boxes, None, None, None, (2, 2), *arguments) for ops in (shim, CPU)
+        )
+    assert_close(actual[0], expected[0])
 
 
 @pytest.mark.parametrize("bins", [7, 14])
@@ -294,26 +295,25 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
     rule_arguments = ([1.0], [8.0, 1.0], -1, rule)
 
     def results(ops: Operators) -> list[tuple[Tensor, ...]]:
-        found, argmax = [], None
+        found: list[tuple[Tensor, ...]] = []
+        argmaxes = [] if rule == "roi_pool" else [None]
         if rule != "prroi_pool":
             found.append(ops("_max_pool", [features], boxes, (2, bins), *rule_arguments))
-            argmax = found[0][1]
-        for chosen in {id(argmax): argmax, id(None): None}.values():
-            if chosen is None and rule == "roi_pool":
-                continue
-            tail = (boxes, None, None, chosen)
+            argmaxes.append(found[0][1])
+        for argmax in argmaxes:
+            tail = (boxes, None, None, argmax)
             found.append(ops("_pool", [features], *tail, (2, bins), *rule_arguments))
             found.append(ops("_pool_grad_input", grad, *tail, [1, 2, 7, 200], False, *rule_arguments))
             if rule != "roi_pool":
-                found.append(ops("_pool_grad_boxes", grad, [features], boxes, None, chosen, *rule_arguments))
+                found.append(ops("_pool_grad_boxes", grad, [features], boxes, None, argmax, *rule_arguments))
         return found
 
     monkeypatch.setenv("SHIM_SEED", "3")
     other_order = results(shim)
     monkeypatch.setenv("SHIM_SEED", "")
-    for actual, other, wanted in zip(results(shim), other_order, results(CPU), strict=True):
+    for actual, other, expected in zip(results(shim), other_order, results(CPU), strict=True):
         assert same_bits(actual, other)
-        for one, two in zip(actual, wanted, strict=True):
+        for one, two in zip(actual, expected, strict=True):
             assert_close(one, two) if one.is_floating_point() else torch.testing.assert_close(one, two)
 
 
@@ -326,12 +326,12 @@ def test_small_bins_far_from_the_origin_keep_apart(shim: Operators) -> None:
     # Positions are whole numbers: the pixel after one has weight only in derivatives.
     for direction in (None, torch.ones_like(boxes)):
         call = ("_pool", [features], boxes, direction, None, None, (1, 39337), *arguments)
-        actual, wanted = (ops(*call) for ops in (shim, CPU))
+        actual, expected = (ops(*call) for ops in (shim, CPU))
         assert actual[0].count_nonzero() > 10
-        assert_close(actual[0], wanted[0])
+        assert_close(actual[0], expected[0])
     grad = random_tensor(1, 1, 1, 39337, dtype=torch.float32)
-    actual, wanted = (ops("_pool_grad_boxes", grad, [features], boxes, None, None, *arguments) for ops in (shim, CPU))
-    assert_close(actual[0], wanted[0])
+    actual, expected = (ops("_pool_grad_boxes", grad, [features], boxes, None, None, *arguments) for ops in (shim, CPU))
+    assert_close(actual[0], expected[0])
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")] if KIND == "plain" else [float("inf")])
@@ -341,21 +341,21 @@ def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str,
     """Clamped samples have no derivative, and memory behind the map is not read."""
     case = Case(rule=rule, boxes="border", channels=33, images=1, layout=layout)
     maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.rule_arguments
-    argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    argmaxes = [None, CPU("_max_pool", maps, boxes, case.bins, *arguments)[1]] if case.has_maximum else [None]
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
         u[:, column] = value
-        for chosen in [None, argmax] if case.has_maximum else [None]:
+        for argmax in argmaxes:
             for v in (None, random_tensor(*boxes.shape, dtype=boxes.dtype)):
-                calls = [("_pool", maps, boxes, u, v, chosen, case.bins, *arguments)]
+                calls = [("_pool", maps, boxes, u, v, argmax, case.bins, *arguments)]
                 channels_last = layout == "channels_last"
-                calls += [("_pool_grad_input", grad, boxes, u, v, chosen, case.input_size, channels_last, *arguments)]
-                calls += [("_pool_grad_boxes", grad, maps, boxes, u, chosen, *arguments)]
+                calls += [("_pool_grad_input", grad, boxes, u, v, argmax, case.input_size, channels_last, *arguments)]
+                calls += [("_pool_grad_boxes", grad, maps, boxes, u, argmax, *arguments)]
                 for call in calls:
-                    for actual, wanted in zip(shim(*call), CPU(*call), strict=True):
-                        finite = wanted.isfinite()
+                    for actual, expected in zip(shim(*call), CPU(*call), strict=True):
+                        finite = expected.isfinite()
                         assert torch.equal(actual.isfinite(), finite), call[0]
-                        assert_close(actual[finite], wanted[finite])
+                        assert_close(actual[finite], expected[finite])
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -367,12 +367,12 @@ def test_gradients_of_bins_without_weight_count_for_nothing(shim: Operators, lay
     grad[0, :, 0] = float("inf")
     grad[1, 3] = float("inf")
     call = ("_pool_grad_boxes", grad, [features], boxes, None, None, [1.0], [8.0, 1.0], 2, "roi_align_half_pixel")
-    (actual,), (wanted,) = shim(*call), CPU(*call)
-    assert wanted[0].isfinite().all()
-    assert (wanted[1, [1, 3]] == 0).all()
-    assert not wanted[1, [2, 4]].isfinite().any()
-    assert torch.equal(actual.isfinite(), wanted.isfinite())
-    assert_close(actual[wanted.isfinite()], wanted[wanted.isfinite()])
+    (actual,), (expected,) = shim(*call), CPU(*call)
+    assert expected[0].isfinite().all()
+    assert (expected[1, [1, 3]] == 0).all()
+    assert not expected[1, [2, 4]].isfinite().any()
+    assert torch.equal(actual.isfinite(), expected.isfinite())
+    assert_close(actual[expected.isfinite()], expected[expected.isfinite()])
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -389,11 +389,11 @@ def test_gradients_reach_the_pixels_with_weight(shim: Operators, channels: int, 
     grad[3, :, 0, 0] = float("inf")
     for given in (grad, grad.contiguous(memory_format=torch.channels_last)):
         tail = (boxes, None, None, None, [1, channels, 28, 33], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
-        (actual,), (wanted,) = shim("_pool_grad_input", given, *tail), CPU("_pool_grad_input", grad, *tail)
-        finite = wanted.isfinite()
+        (actual,), (expected,) = shim("_pool_grad_input", given, *tail), CPU("_pool_grad_input", grad, *tail)
+        finite = expected.isfinite()
         assert 10 < (~finite[:, : channels // 3 + 1]).sum() < finite[:, : channels // 3 + 1].numel() / 4
         assert torch.equal(actual.isfinite(), finite)
-        assert_close(actual[finite], wanted[finite])
+        assert_close(actual[finite], expected[finite])
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -405,9 +405,9 @@ def test_many_boxes_of_one_plane(shim: Operators, channels_last: bool) -> None:
     boxes = torch.cat([torch.zeros(count, 1), corner, corner + unit[:, 2:4] * 3], 1)
     grad = random_tensor(count, 33, 1, 1, dtype=torch.float32)
     tail = (boxes, None, None, None, [1, 33, 7, 26], channels_last, [1.0], [8.0, 1.0], 1, "roi_align_half_pixel")
-    (actual,), (wanted,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
+    (actual,), (expected,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
     (magnitude,) = CPU("_pool_grad_input", grad.abs(), *tail)
-    assert_within_rounding(actual, wanted.double(), magnitude.double())
+    assert_within_rounding(actual, expected.double(), magnitude.double())
 
 
 LAUNCHED = {
@@ -528,14 +528,14 @@ def test_images_of_many_elements(shim: Operators, channels: int, tmp_path: Path)
     spread_out = spread_out.as_strided(sizes, strides)
     spread_out.copy_(maps)
     (out,) = shim("_pool", [spread_out], boxes, None, None, None, (2, 3), *arguments)
-    (wanted,) = CPU("_pool", [maps], boxes, None, None, None, (2, 3), *arguments)
-    assert_close(out, wanted)
+    (expected,) = CPU("_pool", [maps], boxes, None, None, None, (2, 3), *arguments)
+    assert_close(out, expected)
     # The same numbers as the gradient of bins.
     for channels_last in (False, True):
         tail = (boxes, None, None, None, [1, channels, 6, 7], channels_last, *arguments)
         (grad_input,) = shim("_pool_grad_input", spread_out, *tail)
-        (wanted,) = CPU("_pool_grad_input", maps, *tail)
-        assert_close(grad_input, wanted)
+        (expected,) = CPU("_pool_grad_input", maps, *tail)
+        assert_close(grad_input, expected)
 
 
 @pytest.mark.parametrize("strides", [(0, 1 << 27, 4, 1), (0, 1 << 27, 1 << 10, 3)], ids=["vectors", "elements"])
@@ -550,8 +550,8 @@ def test_gradients_of_many_elements_are_copied(shim: Operators, strides: tuple[i
     for channels_last in (False, True):
         tail = (boxes, None, None, None, [1, 33, 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
         (grad_input,) = shim("_pool_grad_input", spread_out, *tail)
-        (wanted,) = CPU("_pool_grad_input", grad, *tail)
-        assert_close(grad_input, wanted)
+        (expected,) = CPU("_pool_grad_input", grad, *tail)
+        assert_close(grad_input, expected)
 
 
 @pytest.mark.parametrize(
@@ -575,8 +575,8 @@ def test_gradients_at_any_address_are_copied(
     grad = random_tensor(3000, dtype=torch.float32).as_strided(sizes, strides, offset)
     for channels_last in (False, True):
         tail = (boxes, None, None, None, [1, sizes[1], 6, 7], channels_last, [1.0], [8.0, 1.0], 2, "roi_align_legacy")
-        (grad_input,), (wanted,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
-        assert_close(grad_input, wanted)
+        (grad_input,), (expected,) = shim("_pool_grad_input", grad, *tail), CPU("_pool_grad_input", grad, *tail)
+        assert_close(grad_input, expected)
 
 
 def test_checks_on_request(shim: Operators, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def probe() -> Probe:
 
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [
         ("block_sum", [32640.0, 33640.0]),
         ("warp_barrier", [496.0, 0.0]),
@@ -49,9 +49,9 @@ def probe() -> Probe:
         ("shared_memory_asked_for", [32.0, 0.0]),
     ],
 )
-def test_results(probe: Probe, monkeypatch: pytest.MonkeyPatch, name: str, wanted: list[float], seed: str) -> None:
+def test_results(probe: Probe, monkeypatch: pytest.MonkeyPatch, name: str, expected: list[float], seed: str) -> None:
     monkeypatch.setenv("SHIM_SEED", seed)
-    assert probe(name) == (wanted, "")
+    assert probe(name) == (expected, "")
 
 
 @pytest.mark.parametrize(

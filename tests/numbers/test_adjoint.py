@@ -68,12 +68,12 @@ def test_the_derivatives_are_adjoint_too(aligned: bool, ratio: int, directions: 
     ops = torch.ops.roialign_ext
     features, boxes = random_tensor(*SHAPE, seed=1), all_boxes(2)
     arguments = ([3, 2], [0.9], [224.0, 4.0], ratio, RULES[aligned])
-    chosen = ops._max_pool([features], boxes, *arguments)[1] if has_argmax else None
+    argmax = ops._max_pool([features], boxes, *arguments)[1] if has_argmax else None
     along = [random_tensor(*boxes.shape, seed=3 + i) if i < directions else None for i in range(2)]
-    out = ops._pool([features], boxes, *along, chosen, *arguments)
+    out = ops._pool([features], boxes, *along, argmax, *arguments)
     grad = random_tensor(*out.shape, seed=2)
     for channels_last in (False, True):
-        back = ops._pool_grad_input(grad, boxes, *along, chosen, list(SHAPE), channels_last, *arguments[1:])[0]
+        back = ops._pool_grad_input(grad, boxes, *along, argmax, list(SHAPE), channels_last, *arguments[1:])[0]
         assert_adjoint(out, grad, features, back, 1e-13)
 
 
@@ -87,10 +87,10 @@ def test_directional_derivatives(aligned: bool, ratio: int, has_argmax: bool) ->
     boxes = smooth_boxes(6, SHAPE, call, seed=5)
     features = random_tensor(*SHAPE, seed=1)
     arguments = ([3, 2], [0.9], [224.0, 4.0], ratio, RULES[aligned])
-    chosen = ops._max_pool([features], boxes, *arguments)[1] if has_argmax else None
+    argmax = ops._max_pool([features], boxes, *arguments)[1] if has_argmax else None
 
     def pool(rows: Tensor, u: Tensor | None = None, v: Tensor | None = None) -> Tensor:
-        result: Tensor = ops._pool([features], rows, u, v, chosen, *arguments)
+        result: Tensor = ops._pool([features], rows, u, v, argmax, *arguments)
         return result
 
     u, v = random_tensor(*boxes.shape, seed=3), random_tensor(*boxes.shape, seed=4)
@@ -104,7 +104,7 @@ def test_directional_derivatives(aligned: bool, ratio: int, has_argmax: bool) ->
     torch.testing.assert_close(pool(boxes, u, v), pool(boxes, v, u), atol=1e-13, rtol=0)
     grad = random_tensor(len(boxes), SHAPE[1], 3, 2, seed=2)
     for along in (None, v):
-        grad_boxes = ops._pool_grad_boxes(grad, [features], boxes, along, chosen, *arguments[1:])
+        grad_boxes = ops._pool_grad_boxes(grad, [features], boxes, along, argmax, *arguments[1:])
         moved = pool(boxes, u) if along is None else pool(boxes, v, u)
         per_box = (grad_boxes * u)[:, 1:].sum(1)
         torch.testing.assert_close(per_box, (moved * grad).sum((1, 2, 3)), atol=1e-11, rtol=0)

@@ -33,10 +33,10 @@ def many_boxes(call: OperatorCall, count: int, images: int) -> Tensor:
 def run_everything(call: OperatorCall, features: Any, boxes: Tensor, grad: Tensor) -> list[Tensor]:
     """Forward, every gradient, and the gradients of a form of the gradients."""
     leaves, grad = call.leaves(features, boxes), grad.detach().requires_grad_()
-    out, wanted = call(*leaves), requiring_grad(leaves)
-    firsts = torch.autograd.grad(out, wanted, grad, create_graph=True)
+    out, inputs = call(*leaves), requiring_grad(leaves)
+    firsts = torch.autograd.grad(out, inputs, grad, create_graph=True)
     squares = [first.float().square().sum() for first in firsts]
-    seconds = torch.autograd.grad(squares, [*wanted, grad], materialize_grads=True)
+    seconds = torch.autograd.grad(squares, [*inputs, grad], materialize_grads=True)
     return [out.detach(), *(first.detach() for first in firsts), *seconds]
 
 

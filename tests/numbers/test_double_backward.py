@@ -11,7 +11,7 @@ from roialign_ext import roi_align, roi_warp
 from support import differentiable
 from support.inputs import BOX_SETS, MODES, as_array, joined, random_tensor, smooth_boxes, spread
 from support.operator_calls import RoIAlignCall
-from support.small_calls import NAMED, SIZE, close
+from support.small_cases import NAMED, SIZE, close
 
 FEATURES = random_tensor(2, 2, 4, 5, seed=1)
 pytestmark = pytest.mark.usefixtures("one_thread")

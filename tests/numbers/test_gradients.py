@@ -275,8 +275,9 @@ def test_gradients_only_where_required(call: OperatorCall) -> None:
     with torch.no_grad():
         assert not call(features, boxes).requires_grad
     alone = []
-    for wanted in tree_leaves(features):
-        alone += call.gradients([tree_map(lambda one: one if one is wanted else one.detach(), features), boxes])  # noqa: B023
+    for leaf_map in tree_leaves(features):
+        others_detached = tree_map(lambda one: one if one is leaf_map else one.detach(), features)  # noqa: B023
+        alone += call.gradients([others_detached, boxes])
     alone += call.gradients([plain, leaf]) if leaf.requires_grad else []
     for together, only in zip(call.gradients([features, leaf]), alone, strict=True):
         assert torch.equal(together, only)
@@ -287,10 +288,10 @@ def test_backward_twice_accumulates(call: OperatorCall) -> None:
     leaves = call.leaves(call.input_of(FEATURES), call.boxes("crossing"))
     out = call(*leaves)
     out.sum().backward(retain_graph=True)
-    wanted = requiring_grad(leaves)
-    first = [leaf.grad.clone() for leaf in wanted if leaf.grad is not None]
+    inputs = requiring_grad(leaves)
+    first = [leaf.grad.clone() for leaf in inputs if leaf.grad is not None]
     out.sum().backward()
-    for once, leaf in zip(first, wanted, strict=True):
+    for once, leaf in zip(first, inputs, strict=True):
         assert leaf.grad is not None
         assert torch.equal(leaf.grad, 2 * once)
 
@@ -325,12 +326,12 @@ def test_empty_results(call: OperatorCall, shape: tuple[int, int, int, int], cou
         out = call(*leaves)
         assert out.shape == (count, shape[1], *call.output_size)
         assert out.dtype == dtype
-        wanted = requiring_grad(leaves)
-        gradients = torch.autograd.grad(out.sum(), wanted, create_graph=True)
-        for gradient, leaf in zip(gradients, wanted, strict=True):
+        inputs = requiring_grad(leaves)
+        gradients = torch.autograd.grad(out.sum(), inputs, create_graph=True)
+        for gradient, leaf in zip(gradients, inputs, strict=True):
             assert torch.equal(gradient, torch.zeros_like(leaf))
         if gradients[-1].requires_grad:
-            for second in torch.autograd.grad(gradients[-1].sum(), wanted, allow_unused=True):
+            for second in torch.autograd.grad(gradients[-1].sum(), inputs, allow_unused=True):
                 assert second is None or not bool(second.any())
 
 

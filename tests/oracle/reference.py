@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-LARGEST_GRID = 20_000_000
+MAX_GRID = 20_000_000
 """Most samples per bin and axis that the oracle enumerates."""
 
 
@@ -79,31 +79,31 @@ def bilinear_sample(index: int, position: float, length: int, by_first: float, b
 
 def sample_axis(first: float, second: float, bins: int, length: int, params: Params) -> Axis:
     """Equations (1) to (9) for one axis of one box: ``first`` and ``second`` are its edges in image pixels."""
-    kind = params.coordinate
-    scale, offset = kind(params.spatial_scale), kind(0.5 if params.aligned else 0.0)
+    dtype = params.coordinate
+    scale, offset = dtype(params.spatial_scale), dtype(0.5 if params.aligned else 0.0)
     with np.errstate(all="ignore"):
-        start = kind(first) * scale - offset
-        size = (kind(second) * scale - offset) - start
+        start = dtype(first) * scale - offset
+        size = (dtype(second) * scale - offset) - start
         legacy_minimum = not params.aligned and bool(size < 1)
         if legacy_minimum:
-            size = kind(1.0)
+            size = dtype(1.0)
     return regular_grid(start, size, legacy_minimum, bins, length, params)
 
 
 def regular_grid(start: Any, size: Any, size_held: bool, bins: int, length: int, params: Params) -> Axis:
     """Equations (3) to (9) and (15) to (17); ``size_held``: the minimum, not the second edge, determines the size."""
-    kind = params.coordinate
-    half, s = kind(0.5), float(kind(params.spatial_scale))
+    dtype = params.coordinate
+    half, s = dtype(0.5), float(dtype(params.spatial_scale))
     with np.errstate(all="ignore"):
-        step = size / kind(bins)
+        step = size / dtype(bins)
         adaptive = math.ceil(step) if math.isfinite(step) else 1  # not finite: all samples are rejected
         grid = params.sampling_ratio if params.sampling_ratio > 0 else adaptive
-        if grid > LARGEST_GRID:
+        if grid > MAX_GRID:
             raise ValueError(f"a grid of {grid} samples per bin is too large to enumerate")
         index = np.arange(max(grid, 0), dtype=np.int64)
         result = Axis(grid, [], [])
         for p in range(bins):
-            positions = (start + kind(p) * step) + ((index.astype(kind) + half) * step) / kind(grid)
+            positions = (start + dtype(p) * step) + ((index.astype(dtype) + half) * step) / dtype(grid)
             inside = (positions >= -1.0) & (positions <= length)
             samples = []
             for i in index[inside]:

@@ -41,16 +41,16 @@ def levels(boxes: Array, params: Params) -> list[int]:
 
     Level 0 is the finest. A box with a NaN area goes to it.
     """
-    kind = params.pooling.coordinate
+    dtype = params.pooling.coordinate
     finest, coarsest = (int(-np.log2(np.float32(scale))) for scale in (params.scales[0], params.scales[-1]))
     result = []
     for row in boxes:
-        x1, y1, x2, y2, *angle = (kind(value) for value in row[1:])
+        x1, y1, x2, y2, *angle = (dtype(value) for value in row[1:])
         with np.errstate(all="ignore"):
             width, height = (x2, y2) if angle else (x2 - x1, y2 - y1)  # a rotated box has its sides there
             size = np.sqrt(width * height)
-            level = kind(params.canonical_level) + np.log2(size / kind(params.canonical_scale))
-            level = np.floor(level + kind(1e-6))
+            level = dtype(params.canonical_level) + np.log2(size / dtype(params.canonical_scale))
+            level = np.floor(level + dtype(1e-6))
         level = finest if math.isnan(level) else min(max(level, finest), coarsest)
         result.append(min(int(level) - finest, len(params.scales) - 1))
     return result

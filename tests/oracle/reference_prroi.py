@@ -58,11 +58,11 @@ class Bin:
 
 def bins_of(first: float, second: float, count: int, params: Params) -> list[Bin]:
     """The bins of one axis that are not empty and have finite ends."""
-    kind, s = params.coordinate, float(params.coordinate(params.spatial_scale))
+    dtype, s = params.coordinate, float(params.coordinate(params.spatial_scale))
     with np.errstate(all="ignore"):
-        start = kind(first) * kind(s)
-        step = (kind(second) * kind(s) - start) / kind(count)
-        edges = [start + kind(p) * step for p in range(count + 1)]
+        start = dtype(first) * dtype(s)
+        step = (dtype(second) * dtype(s) - start) / dtype(count)
+        edges = [start + dtype(p) * step for p in range(count + 1)]
         if not (step > 0 and np.isfinite(step)):
             return []
         by = [(s * (1.0 - p / count), s * p / count) for p in range(count + 1)]

@@ -48,16 +48,16 @@ class PoolParams:
 
     def axis(self, first: float, second: float, bins: int, length: int) -> list[Points]:
         """The pixels of every bin, of which the last one of the map is none."""
-        kind = self.coordinate
-        scale, one = kind(self.spatial_scale), kind(1.0)
+        dtype = self.coordinate
+        scale, one = dtype(self.spatial_scale), dtype(1.0)
         result: list[Points] = []
         with np.errstate(all="ignore"):
-            start = round_half_away(kind(first) * scale)
-            size = round_half_away(kind(second) * scale) - start
+            start = round_half_away(dtype(first) * scale)
+            size = round_half_away(dtype(second) * scale) - start
             size = one if size < one else size
-            step = size / kind(bins)
+            step = size / dtype(bins)
             for p in range(bins):
-                low, high = np.floor(kind(p) * step), np.ceil(kind(p + 1) * step)
+                low, high = np.floor(dtype(p) * step), np.ceil(dtype(p + 1) * step)
                 pixels = range(0)
                 if np.isfinite(start) and np.isfinite(low) and np.isfinite(high):
                     edges = int(start) + int(low), int(start) + int(high)

@@ -25,16 +25,16 @@ class Params:
 
 def pixels_of(first: float, second: float, count: int, length: int, params: Params) -> list[range]:
     """The pixels of every bin of one axis; bins overlap by a pixel if an edge is not whole."""
-    kind = params.coordinate
-    scale, one = kind(params.spatial_scale), kind(1.0)
+    dtype = params.coordinate
+    scale, one = dtype(params.spatial_scale), dtype(1.0)
     result = []
     with np.errstate(all="ignore"):
-        start = round_half_away(kind(first) * scale)
-        size = (round_half_away(kind(second) * scale) - start) + one
+        start = round_half_away(dtype(first) * scale)
+        size = (round_half_away(dtype(second) * scale) - start) + one
         size = one if size < one else size
-        step = size / kind(count)
+        step = size / dtype(count)
         for p in range(count):
-            low, high = np.floor(kind(p) * step), np.ceil(kind(p + 1) * step)
+            low, high = np.floor(dtype(p) * step), np.ceil(dtype(p + 1) * step)
             if not (np.isfinite(start) and np.isfinite(low) and np.isfinite(high)):
                 result.append(range(0))
             else:

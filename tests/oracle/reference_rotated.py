@@ -46,9 +46,9 @@ class Side:
 
     def offsets(self, p: int, index: Array) -> Array:
         """Offsets of samples ``index`` of bin ``p``, in map pixels."""
-        kind = type(self.step)
-        in_bin = ((index.astype(kind) + kind(0.5)) * self.step) / kind(self.grid)
-        return np.asarray((self.half + kind(p) * self.step) + in_bin)
+        dtype = type(self.step)
+        in_bin = ((index.astype(dtype) + dtype(0.5)) * self.step) / dtype(self.grid)
+        return np.asarray((self.half + dtype(p) * self.step) + in_bin)
 
 
 @dataclass(frozen=True)
@@ -73,33 +73,33 @@ class Frame:
 
 def side(length: Any, bins: int, params: Params) -> Side:
     """The samples along a side of the box that is ``length`` image pixels long."""
-    kind = params.coordinate
-    size = kind(length) * kind(params.spatial_scale)
+    dtype = params.coordinate
+    size = dtype(length) * dtype(params.spatial_scale)
     held = not params.aligned and bool(size < 1)
     if held:
-        size = kind(1.0)
-    step = size / kind(bins)
+        size = dtype(1.0)
+    step = size / dtype(bins)
     adaptive = math.ceil(step) if math.isfinite(step) else 1
     grid = params.sampling_ratio if params.sampling_ratio > 0 else adaptive
-    return Side(-size / kind(2.0), step, grid, held)
+    return Side(-size / dtype(2.0), step, grid, held)
 
 
 def frame(row: Array, params: Params) -> Frame:
     """The box of one row."""
-    kind = params.coordinate
-    image, cx, cy, w, h, angle = (kind(value) for value in row)
-    scale, offset = kind(params.spatial_scale), kind(0.5 if params.aligned else 0.0)
+    dtype = params.coordinate
+    image, cx, cy, w, h, angle = (dtype(value) for value in row)
+    scale, offset = dtype(params.spatial_scale), dtype(0.5 if params.aligned else 0.0)
     turn = (-1.0 if params.clockwise else 1.0) * (math.pi / 180.0 if params.angle_unit == "degree" else 1.0)
     with np.errstate(all="ignore"):
         theta = float(angle) * math.pi / 180.0 if params.angle_unit == "degree" else float(angle)
-        theta = float(kind(-theta if params.clockwise else theta))
+        theta = float(dtype(-theta if params.clockwise else theta))
         cos, sin = (math.cos(theta), math.sin(theta)) if math.isfinite(theta) else (math.nan, math.nan)
         return Frame(
             int(image),
             cy * scale - offset,
             cx * scale - offset,
-            kind(cos),
-            kind(sin),
+            dtype(cos),
+            dtype(sin),
             turn,
             side(h, params.output_size[0], params),
             side(w, params.output_size[1], params),

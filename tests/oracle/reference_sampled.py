@@ -31,13 +31,13 @@ class WarpParams(Params):
     """
 
     def axis(self, first: float, second: float, bins: int, length: int) -> Axis:
-        kind = self.coordinate
-        scale = kind(self.spatial_scale)
+        dtype = self.coordinate
+        scale = dtype(self.spatial_scale)
         with np.errstate(all="ignore"):
-            start = round_half_away(kind(first) * scale)
-            size = round_half_away(kind(second) * scale) - start
+            start = round_half_away(dtype(first) * scale)
+            size = round_half_away(dtype(second) * scale) - start
         held = bool(size < 1)
-        return regular_grid(start, kind(1.0) if held else size, held, bins, length, self)
+        return regular_grid(start, dtype(1.0) if held else size, held, bins, length, self)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class CropParams(Params):
         return self.extrapolation_value
 
     def axis(self, first: float, second: float, bins: int, length: int) -> Axis:
-        kind, per_bin = self.coordinate, self.sampling_ratio
-        low, high, last = kind(first), kind(second), kind(length - 1)
+        dtype, per_bin = self.coordinate, self.sampling_ratio
+        low, high, last = dtype(first), dtype(second), dtype(length - 1)
         count = bins * per_bin
         result = Axis(per_bin, [], [])
         for p in range(bins):
@@ -66,11 +66,11 @@ class CropParams(Params):
             for i in range(per_bin):
                 with np.errstate(all="ignore"):
                     if count > 1:
-                        step = ((high - low) * last) / kind(count - 1)
+                        step = ((high - low) * last) / dtype(count - 1)
                         position = self._between(low * last, high * last, p * per_bin + i, step, count)
                         t = (p * per_bin + i) / (count - 1)
                     else:
-                        position = (kind(0.5) * (low + high)) * last
+                        position = (dtype(0.5) * (low + high)) * last
                         t = 0.5
                 if 0 <= position <= length - 1:
                     slopes = float(last) * (1.0 - t), float(last) * t
@@ -84,12 +84,12 @@ class CropParams(Params):
     @staticmethod
     def _between(first: Any, last: Any, number: int, step: Any, count: int) -> Any:
         """Sample ``number`` of a grid of ``count`` samples between two positions."""
-        kind = type(step)
+        dtype = type(step)
         if not np.isfinite(step):
-            return kind(np.nan)
+            return dtype(np.nan)
         if number == count - 1:
             return last
-        return min(max(first + kind(number) * step, min(first, last)), max(first, last))
+        return min(max(first + dtype(number) * step, min(first, last)), max(first, last))
 
     def _sample(self, index: int, position: float, length: int, by_first: float, by_second: float) -> Sample:
         if self.method == "bilinear":

@@ -17,8 +17,8 @@ PYRAMID = [random_tensor(2, 3, 32 // 2**level, 40 // 2**level, seed=20 + level) 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 
 
-def pyramid_params(kind: type[np.floating[Any]] = np.float64, **changes: Any) -> reference_multiscale.Params:
-    return replace(reference_multiscale.Params(Params((2, 2), 1.0, 2, coordinate=kind), SCALES), **changes)
+def pyramid_params(dtype: type[np.floating[Any]] = np.float64, **changes: Any) -> reference_multiscale.Params:
+    return replace(reference_multiscale.Params(Params((2, 2), 1.0, 2, coordinate=dtype), SCALES), **changes)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def pyramid_params(kind: type[np.floating[Any]] = np.float64, **changes: Any) ->
 )
 def test_level_by_hand(size: float, level: int) -> None:
     boxes = xyxy((5.0, 7.0, 5.0 + size, 7.0 + size), (5.0, 7.0, 5.0 + 2 * size, 7.0 + size / 2))
-    for kind in (np.float32, np.float64):
-        assert reference_multiscale.levels(as_array(boxes), pyramid_params(kind)) == [level, level]
+    for dtype in (np.float32, np.float64):
+        assert reference_multiscale.levels(as_array(boxes), pyramid_params(dtype)) == [level, level]
 
 
 def test_levels_of_odd_boxes() -> None:
@@ -48,8 +48,8 @@ def test_pyramid_equals_torchvision(dtype: torch.dtype) -> None:
     boxes = boxes[boxes[:, 0].argsort(stable=True)]
     features = [level.to(dtype).requires_grad_() for level in PYRAMID]
     out = layer({str(i): level for i, level in enumerate(features)}, listed(boxes), [(128, 160)] * 2)
-    kind: type[np.floating[Any]] = np.float32 if dtype == torch.float32 else np.float64
-    params = pyramid_params(kind, canonical_scale=40.0)
+    coordinate: type[np.floating[Any]] = np.float32 if dtype == torch.float32 else np.float64
+    params = pyramid_params(coordinate, canonical_scale=40.0)
     arrays = [as_array(level) for level in features], as_array(boxes)
     assert set(reference_multiscale.levels(arrays[1], params)) == {0, 1, 2, 3}
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5

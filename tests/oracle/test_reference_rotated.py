@@ -57,8 +57,8 @@ def test_samples_far_from_the_map_may_be_left_out(monkeypatch: pytest.MonkeyPatc
     def everything(_: Any, yy: Any, xx: Any, *__: int) -> list[tuple[int, Any]]:
         return [(i, np.arange(len(xx))) for i in range(len(yy))]
 
-    for kind in (np.float32, np.float64):
-        params = reference_rotated.Params((2, 1), coordinate=kind)
+    for dtype in (np.float32, np.float64):
+        params = reference_rotated.Params((2, 1), coordinate=dtype)
         out = reference_rotated.forward(as_array(FEATURES), as_array(boxes), params)
         assert np.abs(out).max() > 0.0
         with monkeypatch.context() as patch:

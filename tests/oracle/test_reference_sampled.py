@@ -24,8 +24,8 @@ FEATURES = random_tensor(2, 3, 7, 9, seed=1)
     [(0.5, 1.0), (1.5, 2.0), (2.5, 3.0), (-0.5, -1.0), (-2.5, -3.0), (0.49999997, 0.0), (-1.4, -1.0), (INF, INF)],
 )
 def test_rounding_half_away_from_zero(value: float, expected: float) -> None:
-    for kind in (np.float32, np.float64):
-        assert round_half_away(kind(value)) == expected
+    for dtype in (np.float32, np.float64):
+        assert round_half_away(dtype(value)) == expected
     assert np.isnan(round_half_away(np.float64(NAN)))
 
 

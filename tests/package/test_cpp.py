@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.export import Dim
 
 from roialign_ext import _environment
+from support.cache import cached
 from support.every_operator import FEATURES, EveryOperator, boxes_of
-from support.kept import kept
 
 SOURCES = Path(__file__).resolve().parents[2] / "examples" / "cpp"
 BOXES = boxes_of(2)
@@ -43,7 +43,7 @@ def program() -> Path:
             run("cmake", "--build", objects)
             shutil.copy(Path(objects) / "run_model", folder)
 
-    return kept("cpp", [torch.__version__, torch.__path__[0], *SOURCES.iterdir()], make) / "run_model"
+    return cached("cpp", [torch.__version__, torch.__path__[0], *SOURCES.iterdir()], make) / "run_model"
 
 
 def outputs(program: Path, model: Path) -> Tensor:

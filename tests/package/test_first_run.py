@@ -57,16 +57,16 @@ def test_what_is_missing_is_said(module: Callable[[str], ModuleType], tmp_path: 
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5 8.0 9.0")
     shutil.copy(shutil.which("true") or "/bin/true", tmp_path / "tools" / "clang++")
     setting = found.prepare()
-    said = "\n".join(setting.sentences)
-    assert "setuptools is 68.1.2, older than 77: it does here" in said
-    assert "ninja is missing" in said
+    message = "\n".join(setting.sentences)
+    assert "setuptools is 68.1.2, older than 77: it does here" in message
+    assert "ninja is missing" in message
     assert setting.slow_build
-    assert "g++ is missing: clang++ compiles" in said
-    assert "that of /elsewhere/include is used" in said
+    assert "g++ is missing: clang++ compiles" in message
+    assert "that of /elsewhere/include is used" in message
     assert setting.variables["CXX"] == "clang++"
     assert setting.variables["CPATH"].startswith("/elsewhere/include")
     assert "TORCH_CUDA_ARCH_LIST" not in setting.variables
-    assert "ncu, compute-sanitizer, nvidia-smi: missing, so there are no profile, sanitizers, clocks" in said
+    assert "ncu, compute-sanitizer, nvidia-smi: missing, so there are no profile, sanitizers, clocks" in message
     monkeypatch.setattr(found, "versions", lambda: dict.fromkeys(found.PACKAGES, "missing"))
     monkeypatch.setattr(found, "headers", lambda: None)
     assert len(found.prepare().sentences) == 9  # everything, within the first ten lines

@@ -111,7 +111,7 @@ def test_boxes_are_those_of_earlier_results() -> None:
         key: float(workloads.make_boxes(one, torch.Generator().manual_seed(workloads.SEED)).double().sum())
         for key, one in workloads.WORKLOADS.items()
     }
-    wanted = [
+    expected = [
         2153354.4,
         220776.7,
         2152108.4,
@@ -123,7 +123,7 @@ def test_boxes_are_those_of_earlier_results() -> None:
         *[1062335.3] * 4,
         656199.6,
     ]
-    assert sums == pytest.approx(dict(zip("ABCDEFGHIJKLM", wanted, strict=True)), abs=0.1)
+    assert sums == pytest.approx(dict(zip("ABCDEFGHIJKLM", expected, strict=True)), abs=0.1)
 
 
 def test_variations_are_of_their_workload() -> None:

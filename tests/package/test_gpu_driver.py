@@ -200,8 +200,8 @@ def test_phases_take_the_arguments_of_the_tables(module: Callable[[str], ModuleT
                 call(module(name), "--results", "no such file", *phase.arguments, "--help")
             assert end.value.code == 0, phase.name
             if name == "profile":
-                for who, workload, dtype, layout in (case.split(":") for case in phase.arguments):
-                    assert who in ("roialign_ext", "torchvision")
+                for contestant, workload, dtype, layout in (case.split(":") for case in phase.arguments):
+                    assert contestant in ("roialign_ext", "torchvision")
                     assert workload in workloads
                     assert (dtype in ("float32", "bfloat16"), layout in ("NCHW", "channels_last")) == (True, True)
 

@@ -47,9 +47,9 @@ def test_kernels_and_layers_are_measured(tmp_path: Path, measure: ModuleType, mo
     monkeypatch.setattr(layers, "SECONDS", 0.001)
     workload = replace(measure.ALL["E two images"], boxes=20, channels=4)
     monkeypatch.setitem(layers.WORKLOADS, "E", replace(layers.WORKLOADS["E"], boxes=20, channels=32))
-    for who, dtypes in (("torchvision", ["float32"]), ("roialign_ext", ["float32", "bfloat16"])):
-        plan = measure.Plan(who, dtypes, ["channels_last, NCHW gradient", "NCHW"], ["kernel", "graph"], 2)
-        measure.measure_workload(plan, workload, store, measure.PHASES[who])
+    for contestant, dtypes in (("torchvision", ["float32"]), ("roialign_ext", ["float32", "bfloat16"])):
+        plan = measure.Plan(contestant, dtypes, ["channels_last, NCHW gradient", "NCHW"], ["kernel", "graph"], 2)
+        measure.measure_workload(plan, workload, store, measure.PHASES[contestant])
     layers.measure(store, 2, quick=True)
     results = store.read()
     ours, theirs = results["ours"]["cells"], results["baseline"]["cells"]
@@ -61,7 +61,7 @@ def test_kernels_and_layers_are_measured(tmp_path: Path, measure: ModuleType, mo
     assert kernel["kernels"]["fill_tables<float>"] == 1.5
     assert 0 < kernel["relative_error"] < 1e-4
     assert results["ours"]["clocks of E two images"] == ["none", "none"]
-    assert {cell["who"] for cell in results["layers"]["cells"]} == {"roialign_ext", "torchvision"}
+    assert {cell["contestant"] for cell in results["layers"]["cells"]} == {"roialign_ext", "torchvision"}
     assert len(results["layers"]["overhead"]) == 12
     shown = importlib.import_module("benchmarks.gpu.summary").text(results)
     assert "cannot be shown" not in shown
@@ -85,7 +85,7 @@ def test_a_fault_costs_no_more_than_it_has_to(measure: ModuleType, monkeypatch: 
 
 
 def test_what_differs_is_not_timed(measure: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(importlib.import_module("benchmarks.agreement")._LARGEST, "float32", 0.0)
+    monkeypatch.setitem(importlib.import_module("benchmarks.agreement")._MAX_DIFFERENCE, "float32", 0.0)
     device = importlib.import_module("benchmarks.gpu.device").open_device()
     cells: list[Document] = []
     plan = measure.Plan("roialign_ext", ["float32"], ["NCHW"], ["kernel"], 2)
@@ -116,7 +116,7 @@ def test_a_hung_device_ends_with_the_time(tmp_path: Path, measure: ModuleType) -
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
     }
     results = tmp_path / "results.json"
-    arguments = ["--results", str(results), "--who", "torchvision", "--quick", "--workloads", "F", "E"]
+    arguments = ["--results", str(results), "--contestant", "torchvision", "--quick", "--workloads", "F", "E"]
     # The time counts from here on, and not while torch is imported.
     script = (
         "import os, sys, time; from benchmarks.gpu import measure\n"

@@ -97,9 +97,9 @@ def test_tests(module: Callable[[str], ModuleType], tmp_path: Path, file_of_test
     (failure,) = device["failures"].items()
     assert failure[0].endswith("test_of_the_device[a b-c]")
     assert "the device is lost" in failure[1]
-    said = module("verdicts").text(document(tmp_path))
-    assert "tests, kernels: passed, 1 passed, 0 failed, 1 skipped" in said
-    assert "tests, device: failed with status 1, 2 passed, 1 failed, 0 skipped" in said
+    text = module("verdicts").text(document(tmp_path))
+    assert "tests, kernels: passed, 1 passed, 0 failed, 1 skipped" in text
+    assert "tests, device: failed with status 1, 2 passed, 1 failed, 0 skipped" in text
 
 
 def test_a_test_that_hangs_is_named(
@@ -152,7 +152,7 @@ def test_profile(module: Callable[[str], ModuleType], tool: Tool, tmp_path: Path
     assert call(profile, "--results", tmp_path / "results.json", *cases) == 1
     first, second = document(tmp_path)["profile"]["cells"]
     assert (first["kernel"], first["ns"], first["grid"]) == ("average_pool_nchw<float, int>", 1234.5, "(8, 1, 1)")
-    assert set(first) == {"who", "workload", "dtype", "layout", "kernel", "grid", "block", *profile.METRICS} - {
+    assert set(first) == {"contestant", "workload", "dtype", "layout", "kernel", "grid", "block", *profile.METRICS} - {
         "registers"
     }
     assert second["case"] == cases[1]
@@ -196,6 +196,6 @@ def test_first_calls(
     assert found == {"roi_align": "passed", "roi_pool": "failed", "roi_warp": "crashed", "prroi_pool": "timed out"}
     looked_into = [cell for cell in cells if "tool" in cell]
     assert [(cell["state"], cell["why"]) for cell in looked_into] == [("found errors", "Invalid write of size 4")] * 2
-    said = module("verdicts").text(document(tmp_path))
-    assert "first calls: 1 of 4 passed" in said
-    assert "memcheck of" in said
+    text = module("verdicts").text(document(tmp_path))
+    assert "first calls: 1 of 4 passed" in text
+    assert "memcheck of" in text

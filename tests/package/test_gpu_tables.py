@@ -25,8 +25,8 @@ def invented() -> Document:
     del broken["us"]
     both = {"device": DEVICE, "quick": False}
     layer = [
-        {**cell("float32", us), "who": who, "call": "layer"}
-        for who, us in (("torchvision", 6.0), ("roialign_ext", 2.0))
+        {**cell("float32", us), "contestant": contestant, "call": "layer"}
+        for contestant, us in (("torchvision", 6.0), ("roialign_ext", 2.0))
     ]
     return {
         "run": {"cells": [{"phase": phase, "state": "passed"} for phase in ("smoke", "tests")]},

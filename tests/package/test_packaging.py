@@ -249,7 +249,7 @@ def test_source_archive_holds_everything(built: Built) -> None:
         assert metadata is not None
         assert "\nRequires-Dist: torch>=2.11\n" in metadata.read().decode()
     assert not [name for name in found if name.startswith("build/") or ".egg-info" in name or ".hypothesis" in name]
-    wanted = {
+    expected = {
         "setup.py",
         "pyproject.toml",
         "README.md",
@@ -263,9 +263,9 @@ def test_source_archive_holds_everything(built: Built) -> None:
         files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
         files = (path for path in files if path.suffix not in {".so", ".pyc"})
         files = (path for path in files if not {"__pycache__", ".hypothesis"} & set(path.parts))
-        wanted |= {path.relative_to(ROOT).as_posix() for path in files}
-    wanted -= {"roialign_ext/_build_info.py"}
-    assert wanted - found == set()
+        expected |= {path.relative_to(ROOT).as_posix() for path in files}
+    expected -= {"roialign_ext/_build_info.py"}
+    assert expected - found == set()
     assert any(name.startswith("csrc/core/") and name.endswith(".h") for name in found)
     assert "roialign_ext/_build_info.py" not in found
     assert not [name for name in found if name.endswith((".so", ".o", ".pyc"))]

@@ -19,7 +19,7 @@ from support.arguments import FEATURES, each_with_lists, each_with_scale, modes_
 from support.inputs import DTYPES, finest, random_tensor
 from support.operator_calls import OperatorCall
 from support.operators import each_function, having
-from support.small_calls import SmallCall, each_case
+from support.small_cases import SmallCase, each_case
 
 MAP = random_tensor(1, 2, 16, 16, seed=1, dtype=torch.float32)
 BOXES = torch.tensor([[0.0, 1, 1, 9, 9]])
@@ -106,7 +106,7 @@ def test_layers_keep_their_arguments() -> None:
 
 
 @each_case
-def test_layers_say_what_they_are(case: SmallCall) -> None:
+def test_layers_say_what_they_are(case: SmallCase) -> None:
     text = repr(case.module())
     assert text.startswith(type(case.module()).__name__ + "(")
     assert "_size=(2, 3)" in text

@@ -1,4 +1,4 @@
-"""Does an error about boxes name the argument, what was wanted, and what came?"""
+"""Does an error about boxes name the argument, what was expected, and what came?"""
 
 from __future__ import annotations
 

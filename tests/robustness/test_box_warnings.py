@@ -39,7 +39,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_box_warnings, "asked", True)
+    monkeypatch.setattr(_box_warnings, "enabled", True)
 
 
 def messages(function: Callable[..., object], *arguments: object, **keywords: object) -> list[str]:
@@ -161,7 +161,7 @@ def test_the_variable_is_read_by_the_import() -> None:
 
 
 def test_silent_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_box_warnings, "asked", False)
+    monkeypatch.setattr(_box_warnings, "enabled", False)
     assert messages(roi_align, MAP, torch.cat([REVERSED, FAR]), 2, SCALE) == []
 
 
@@ -174,7 +174,7 @@ def test_results_and_gradients_stay(checked: None, monkeypatch: pytest.MonkeyPat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with_check = run()
-    monkeypatch.setattr(_box_warnings, "asked", False)
+    monkeypatch.setattr(_box_warnings, "enabled", False)
     assert_close(with_check, run(), atol=0, rtol=0)
 
 

@@ -360,15 +360,15 @@ def test_directions_that_are_not_finite(rule: str, value: float) -> None:
     boxes = torch.cat([beyond.repeat_interleave(case.parts, 0), boxes])
     first = 2 * case.parts
     grad = torch.cat([grad[:first], grad])
-    argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if case.has_maximum else None
+    argmaxes = [None, CPU("_max_pool", maps, boxes, case.bins, *arguments)[1]] if case.has_maximum else [None]
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
         u[:, column] = value
-        for chosen in [None, argmax] if case.has_maximum else [None]:
+        for argmax in argmaxes:
             for v in (None, random_tensor(*boxes.shape, dtype=boxes.dtype)):
-                (out,) = CPU("_pool", maps, boxes, u, v, chosen, case.bins, *arguments)
-                CPU("_pool_grad_input", grad, boxes, u, v, chosen, case.input_size, False, *arguments)
-                (grad_boxes,) = CPU("_pool_grad_boxes", grad, maps, boxes, u, chosen, *arguments)
+                (out,) = CPU("_pool", maps, boxes, u, v, argmax, case.bins, *arguments)
+                CPU("_pool_grad_input", grad, boxes, u, v, argmax, case.input_size, False, *arguments)
+                (grad_boxes,) = CPU("_pool_grad_boxes", grad, maps, boxes, u, argmax, *arguments)
                 assert moves or (out[:first] == 0).all()
                 assert moves or (grad_boxes[:first] == 0).all()
                 assert not out[first:].isfinite().all() or rule == "crop_nearest"

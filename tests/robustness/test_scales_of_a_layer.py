@@ -36,7 +36,7 @@ def scripted(layer: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(params=[lambda layer: layer, scripted], ids=["eager", "scripted"])
-def form(request: pytest.FixtureRequest) -> Callable[[nn.Module], nn.Module]:
+def wrap(request: pytest.FixtureRequest) -> Callable[[nn.Module], nn.Module]:
     return request.param  # type: ignore[no-any-return]
 
 
@@ -54,12 +54,12 @@ FPN = [4, 8, 16, 32]
     ],
 )
 def test_padding_does_not_change_the_scale(
-    form: Callable[[nn.Module], nn.Module], image: tuple[int, int], strides: list[int]
+    wrap: Callable[[nn.Module], nn.Module], image: tuple[int, int], strides: list[int]
 ) -> None:
     """67 x 1333 is padded to 96 x 1344: the map of stride 4 has 24 rows, 1 / 2.8 of 67."""
     features = maps(image, strides)
     expected = multiscale_roi_align(list(features.values()), BOXES, 2, [1 / stride for stride in strides], 2)
-    assert torch.equal(form(make(strides))(features, BOXES, [image]), expected)
+    assert torch.equal(wrap(make(strides))(features, BOXES, [image]), expected)
 
 
 def pyramid_of(*heights: int) -> dict[str, Tensor]:
@@ -118,9 +118,9 @@ def test_largest_image_of_a_batch() -> None:
      ((480, 640), [12], 12), ((480, 640), [20], 20)],
 )  # fmt: skip
 def test_a_poor_guess_warns_once(
-    form: Callable[[nn.Module], nn.Module], image: tuple[int, int], strides: list[int], multiple: int
+    wrap: Callable[[nn.Module], nn.Module], image: tuple[int, int], strides: list[int], multiple: int
 ) -> None:
-    features, layer = maps(image, strides, multiple), form(make(strides))
+    features, layer = maps(image, strides, multiple), wrap(make(strides))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
@@ -129,7 +129,7 @@ def test_a_poor_guess_warns_once(
     assert len(ours) == 1
     assert "scales=" in ours[0]
     assert f"{image[0]} x {image[1]}" in ours[0]
-    given = form(make(strides, scales=[1 / stride for stride in strides]))
+    given = wrap(make(strides, scales=[1 / stride for stride in strides]))
     given(features, BOXES, [image])  # warnings are errors
 
 
@@ -137,11 +137,11 @@ def test_a_poor_guess_warns_once(
     "image",
     [(800, 1333), (1333, 800), (800, 1066), (480, 640), (375, 500), (600, 801), (320, 320), (128, 160), (333, 321)],
 )
-def test_usual_images_do_not_warn(form: Callable[[nn.Module], nn.Module], image: tuple[int, int]) -> None:
+def test_usual_images_do_not_warn(wrap: Callable[[nn.Module], nn.Module], image: tuple[int, int]) -> None:
     """Padded to multiples of 32 or of nothing, with the coarse levels that some detectors have."""
     for multiple in (1, 32):
         for strides in (FPN, [16], [32], [8, 16, 32, 64, 128]):
-            form(make(strides))(maps(image, strides, multiple), BOXES, [image])
+            wrap(make(strides))(maps(image, strides, multiple), BOXES, [image])
 
 
 @pytest.mark.parametrize("shapes", [[(0, 16)], [(16, 0)], [(0, 0)]])

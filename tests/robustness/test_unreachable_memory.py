@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from support.small_calls import SIZE, SmallCall, each_case, each_function
+from support.small_cases import SIZE, SmallCase, each_case, each_function
 
 CALLS, ROUNDS = 40, 3
 PER_CALL = 16  # bytes; the smallest block of malloc, which one that is lost in each call would exceed
@@ -55,21 +55,21 @@ def test_counter_sees_a_lost_string() -> None:
 
 
 @each_function
-def test_calls_and_derivatives(case: SmallCall) -> None:
+def test_calls_and_derivatives(case: SmallCase) -> None:
     leaves = case.leaves(2)
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    inputs = [leaf for leaf in leaves if leaf.requires_grad]
 
     def step() -> None:
         value = case(*leaves)
-        first = torch.autograd.grad(value.square().sum(), wanted, create_graph=True)
+        first = torch.autograd.grad(value.square().sum(), inputs, create_graph=True)
         if any(one.requires_grad for one in first):
-            torch.autograd.grad(sum(one.square().sum() for one in first), wanted, allow_unused=True)
+            torch.autograd.grad(sum(one.square().sum() for one in first), inputs, allow_unused=True)
 
     assert left_behind(step) < PER_CALL
 
 
 @each_case
-def test_calls_without_gradients(case: SmallCall) -> None:
+def test_calls_without_gradients(case: SmallCase) -> None:
     leaves = case.leaves(2)
 
     def call() -> None:
@@ -80,7 +80,7 @@ def test_calls_without_gradients(case: SmallCall) -> None:
 
 
 @each_function
-def test_refused_calls(case: SmallCall) -> None:
+def test_refused_calls(case: SmallCase) -> None:
     *maps, boxes = case.leaves(2)
     features, (*rows, images) = case.features(*maps), case.box_arguments(boxes.detach())
     images = images.clone()

@@ -180,38 +180,37 @@ def calculations(case: Case) -> Iterator[Calculation]:
     maps, boxes, grad = case.maps(), case.boxes_tensor(), case.grad()
     absolute = [features.abs() for features in maps]
     rule = case.rule_arguments
-    argmax = CPU("_max_pool", maps, boxes, case.bins, *rule)[1] if case.has_maximum else None
     largest_feature = max((float(one.max()) for one in absolute if one.numel() > 0), default=0.0)
     largest_grad = float(grad.abs().max()) if grad.numel() > 0 else 0.0
 
-    def pool(order: int, selected: Tensor | None) -> Calculation:
+    def pool(order: int, argmax: Tensor | None) -> Calculation:
         u, v = case.directions(order)
-        value = case.extrapolation_value if order == 0 and selected is None else 0.0
+        value = case.extrapolation_value if order == 0 and argmax is None else 0.0
 
         def run(ops: Operators) -> Result:
-            return ops("_pool", maps, boxes, u, v, selected, case.bins, *rule, value)
+            return ops("_pool", maps, boxes, u, v, argmax, case.bins, *rule, value)
 
         def magnitude() -> Result:
-            return CPU("_pool", absolute, boxes, u, v, selected, case.bins, *rule, abs(value))
+            return CPU("_pool", absolute, boxes, u, v, argmax, case.bins, *rule, abs(value))
 
         return Calculation(f"pool order {order}", run, magnitude if order == 0 else None, largest_feature)
 
-    def grad_input(order: int, selected: Tensor | None, channels_last: bool) -> Calculation:
+    def grad_input(order: int, argmax: Tensor | None, channels_last: bool) -> Calculation:
         u, v = case.directions(order)
 
         def call(ops: Operators, bins: Tensor) -> Result:
             size = case.input_size
-            return ops("_pool_grad_input", bins, boxes, u, v, selected, size, channels_last, *rule)
+            return ops("_pool_grad_input", bins, boxes, u, v, argmax, size, channels_last, *rule)
 
         layout = "channels_last" if channels_last else "contiguous"
         magnitude = (lambda: call(CPU, grad.abs())) if order == 0 else None
         return Calculation(f"{layout} grad_input order {order}", lambda ops: call(ops, grad), magnitude, largest_grad)
 
-    def grad_boxes(order: int, selected: Tensor | None) -> Calculation:
+    def grad_boxes(order: int, argmax: Tensor | None) -> Calculation:
         v = case.directions(order)[0]
         return Calculation(
             f"grad_boxes order {order}",
-            lambda ops: ops("_pool_grad_boxes", grad, maps, boxes, v, selected, *rule),
+            lambda ops: ops("_pool_grad_boxes", grad, maps, boxes, v, argmax, *rule),
             operand=largest_grad * largest_feature,
         )
 
@@ -222,23 +221,26 @@ def calculations(case: Case) -> Iterator[Calculation]:
             lambda: CPU("_max_pool", absolute, boxes, case.bins, *rule),
         )
     orders = range(3) if case.follows_boxes else range(1)
-    for selected in ([None] if case.has_mean else []) + ([argmax] if case.has_maximum else []):
+    argmaxes = [None] if case.has_mean else []
+    if case.has_maximum:
+        argmaxes.append(CPU("_max_pool", maps, boxes, case.bins, *rule)[1])
+    for argmax in argmaxes:
         for order in orders:
-            yield pool(order, selected)
+            yield pool(order, argmax)
             for channels_last in (False, True):
-                yield grad_input(order, selected, channels_last)
+                yield grad_input(order, argmax, channels_last)
         for order in range(2) if case.follows_boxes else ():
-            yield grad_boxes(order, selected)
+            yield grad_boxes(order, argmax)
 
 
 def assert_agree(case: Case, calculation: Calculation, actual: Result) -> None:
     """Asserts equality with the CPU's result up to the rounding of sums over samples; integers must be equal."""
-    wanted = calculation.run(CPU)
+    expected = calculation.run(CPU)
     magnitudes = calculation.magnitude() if calculation.magnitude is not None else None
     arithmetic = torch.float64 if case.dtype == torch.float64 else torch.float32
     samples = max(1.0, case.ratio / 4)
-    assert len(actual) == len(wanted), calculation.name
-    for i, (one, other) in enumerate(zip(actual, wanted, strict=True)):
+    assert len(actual) == len(expected), calculation.name
+    for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
         assert (one.dtype, one.shape) == (other.dtype, other.shape), calculation.name
         assert one.stride() == other.stride() or one.numel() == 0, calculation.name
         if not one.dtype.is_floating_point:

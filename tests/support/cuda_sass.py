@@ -94,14 +94,14 @@ def cuobjdump() -> str | None:
 
 def loops_of_kernels(tool: str, target: Path, kernels: Iterable[Kernel]) -> Iterator[tuple[Kernel, list[Loop]]]:
     """The innermost loops of these kernels of an object."""
-    wanted = {(kernel.symbol, kernel.architecture): kernel for kernel in kernels}
-    for architecture in sorted({architecture for _, architecture in wanted}):
-        symbols = ",".join(symbol for symbol, own in wanted if own == architecture)
+    by_symbol = {(kernel.symbol, kernel.architecture): kernel for kernel in kernels}
+    for architecture in sorted({architecture for _, architecture in by_symbol}):
+        symbols = ",".join(symbol for symbol, own in by_symbol if own == architecture)
         command = [tool, "--dump-sass", "--gpu-architecture", f"sm_{architecture}", "--function", symbols, str(target)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for function in re.split(r"^\s+Function : ", text, flags=re.MULTILINE)[1:]:
             symbol, code = function.split("\n", 1)
-            yield wanted[symbol, architecture], innermost_loops(code)
+            yield by_symbol[symbol, architecture], innermost_loops(code)
 
 
 def innermost_loops(code: str) -> list[Loop]:

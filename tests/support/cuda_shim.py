@@ -24,7 +24,7 @@ import torch
 from torch.utils import cpp_extension
 
 import roialign_ext  # noqa: F401  (its operators have the schemas)
-from support.kept import ROOT, headers, kept
+from support.cache import ROOT, cached, headers
 
 SHIM = ROOT / "tests" / "cuda" / "shim"
 SCHEDULER, GLUE = SHIM / "scheduler.cpp", SHIM / "operators.cpp"
@@ -96,7 +96,7 @@ def compiled(source: Path, kind: str) -> Path:
     def make(folder: Path) -> None:
         run([*command, "-o", str(folder / "object.o")])
 
-    return kept(f"{source.parent.name}.{source.stem}.{kind}", depends_on, make) / "object.o"
+    return cached(f"{source.parent.name}.{source.stem}.{kind}", depends_on, make) / "object.o"
 
 
 def build(name: str, kind: str, checked: list[Path], unchecked: list[Path] | None = None) -> Path:
@@ -115,7 +115,7 @@ def build(name: str, kind: str, checked: list[Path], unchecked: list[Path] | Non
         objects = list(map(str, pool.map(lambda job: compiled(*job), jobs)))
     # Its own functions come first: with a CUDA build of torch, CUDA's runtime has functions of the same names.
     command = [*compiler(), "-shared", "-Wl,-Bsymbolic", *objects, *linked]
-    folder = kept(f"{name}.{kind}", command, lambda folder: run([*command, "-o", str(folder / "library.so")]))
+    folder = cached(f"{name}.{kind}", command, lambda folder: run([*command, "-o", str(folder / "library.so")]))
     return folder / "library.so"
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from support.operator_calls import OperatorCall
-from support.small_calls import CASES
+from support.small_cases import CASES
 
 SIDE = 8
 FEATURES = torch.arange(64.0).reshape(1, 1, SIDE, SIDE)

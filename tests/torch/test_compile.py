@@ -16,13 +16,13 @@ from torch.func import grad, jvp, vmap
 
 from roialign_ext import MultiScaleRoIAlign, RoIAlignFunction, roi_align
 from support.inputs import random_tensor
-from support.small_calls import (
+from support.small_cases import (
     BY_FUNCTION,
     CASES,
     NAMED,
     SHAPE,
     SIZE,
-    SmallCall,
+    SmallCase,
     close,
     each_mode,
     name_of,
@@ -41,7 +41,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
 # A legacy or adaptive grid is another number in the same graph.
 @pytest.mark.parametrize("case", [case for case in CASES if "legacy" not in case.name], ids=name_of)
-def test_dynamic_number_of_boxes(case: SmallCall) -> None:
+def test_dynamic_number_of_boxes(case: SmallCase) -> None:
     layer = case.module()
     counter = CompileCounterWithBackend("aot_eager")
     dynamic = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
@@ -53,11 +53,11 @@ def test_dynamic_number_of_boxes(case: SmallCall) -> None:
 
 
 @each_mode
-@pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True)])
-def test_what_requires_grad(case: SmallCall, wanted: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize("requires_grad", [(False, False), (True, False), (False, True)])
+def test_what_requires_grad(case: SmallCase, requires_grad: tuple[bool, bool]) -> None:
     results = []
     for function in (compiled(case.module()), case.module()):
-        leaves = [tensor.requires_grad_(by) for tensor, by in zip(case.point(), wanted, strict=True)]
+        leaves = [tensor.requires_grad_(by) for tensor, by in zip(case.point(), requires_grad, strict=True)]
         value = function(*case.forward_arguments(*leaves))
         leaves = [leaf for leaf in leaves if leaf.requires_grad]
         assert value.requires_grad == bool(leaves)
@@ -66,7 +66,7 @@ def test_what_requires_grad(case: SmallCall, wanted: tuple[bool, bool]) -> None:
 
 
 @each_mode
-def test_number_of_boxes_becomes_dynamic(case: SmallCall) -> None:
+def test_number_of_boxes_becomes_dynamic(case: SmallCase) -> None:
     """By default the second number compiles a graph for all that follow, no boxes included."""
     layer = case.module()
     counter = CompileCounterWithBackend("aot_eager")
@@ -79,7 +79,7 @@ def test_number_of_boxes_becomes_dynamic(case: SmallCall) -> None:
 
 
 @each_mode
-def test_bad_batch_index(case: SmallCall) -> None:
+def test_bad_batch_index(case: SmallCase) -> None:
     layer = compiled(case.module())
     features, rows = case.forward_arguments(*case.maps(), case.boxes(6))
     for index in (2.0, -1.0, 0.5, float("nan")):
@@ -90,7 +90,7 @@ def test_bad_batch_index(case: SmallCall) -> None:
 
 @each_mode
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_layouts_and_half_precision(case: SmallCall, dtype: torch.dtype) -> None:
+def test_layouts_and_half_precision(case: SmallCase, dtype: torch.dtype) -> None:
     results = []
     for function in (compiled(case.module()), case.module()):
         features = case.maps()[0].to(dtype).to(memory_format=torch.channels_last).requires_grad_()
@@ -144,7 +144,7 @@ def test_the_function(rest: tuple[Any, ...], trains: bool) -> None:
 
 
 @pytest.mark.parametrize("case", [*BY_FUNCTION, NAMED["roi_align-max"]], ids=name_of)
-def test_around_torch_func(case: SmallCall) -> None:
+def test_around_torch_func(case: SmallCase) -> None:
     call, scalar, point = case.varied(case), case.varied(case.scalar), case.varied_point()
     batch = tuple(torch.stack([tensor, tensor + 1e-4]) for tensor in point)
     for function, arguments in (
@@ -157,7 +157,7 @@ def test_around_torch_func(case: SmallCall) -> None:
 
 @each_mode
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_dual_numbers(case: SmallCall, backend: str) -> None:
+def test_dual_numbers(case: SmallCase, backend: str) -> None:
     """Graphs open the level of forward mode on their own, past torch.autograd.forward_ad."""
 
     def tangent(x: Tensor, along: Tensor, boxes: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def test_dual_numbers(case: SmallCall, backend: str) -> None:
 
 
 @each_mode
-def test_compiled_autograd(case: SmallCall) -> None:
+def test_compiled_autograd(case: SmallCase) -> None:
     leaves = case.leaves()
     value = case(*leaves).square().sum()
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from roialign_ext import roi_align
-from support.small_calls import BY_FUNCTION, NAMED, SmallCall, name_of
+from support.small_cases import BY_FUNCTION, NAMED, SmallCase, name_of
 
 DIRECT = [case for case in BY_FUNCTION if case.levels == 1 and not case.is_crop]
 each_direct = pytest.mark.parametrize("case", DIRECT, ids=name_of)
@@ -38,7 +38,7 @@ def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @each_direct
 @pytest.mark.parametrize("grad", [False, True])
-def test_usual_calls_go_past_it(case: SmallCall, grad: bool, dispatched: list[str]) -> None:
+def test_usual_calls_go_past_it(case: SmallCase, grad: bool, dispatched: list[str]) -> None:
     with torch.set_grad_enabled(grad):
         case(*case.leaves())
     assert dispatched == []
@@ -51,7 +51,7 @@ def test_usual_calls_under_autocast_go_past_it(dispatched: list[str]) -> None:
 
 
 @each_direct
-def test_the_operator_gives_the_same(case: SmallCall) -> None:
+def test_the_operator_gives_the_same(case: SmallCase) -> None:
     *maps, boxes = case.leaves()
     operator = getattr(torch.ops.roialign_ext, case.name)
     by_operator = operator(*maps, *case.box_arguments(boxes), [2, 3], *case.options.values())

@@ -20,7 +20,7 @@ from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from support.small_calls import BY_FUNCTION, NAMED, SmallCall, close
+from support.small_cases import BY_FUNCTION, NAMED, SmallCase, close
 
 if not dist.is_available() or not dist.is_gloo_available():
     pytest.skip("this torch has no gloo", allow_module_level=True)
@@ -36,7 +36,7 @@ Gradients = dict[str, Tensor]
 class Model(nn.Module):
     """Convolutions of the maps, learned boxes, and the layer of a case."""
 
-    def __init__(self, case: SmallCall, checkpointed: bool = False, unused: bool = False) -> None:
+    def __init__(self, case: SmallCase, checkpointed: bool = False, unused: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.case, self.checkpointed = case, checkpointed
@@ -70,7 +70,7 @@ def gradients(model: nn.Module) -> Gradients:
     return found
 
 
-def steps(model: nn.Module, case: SmallCall, batch: int) -> Gradients:
+def steps(model: nn.Module, case: SmallCase, batch: int) -> Gradients:
     """The gradients of the last step; the parameters stay, so each step has the same ones."""
     for _ in range(STEPS):
         model.zero_grad()
@@ -79,12 +79,12 @@ def steps(model: nn.Module, case: SmallCall, batch: int) -> Gradients:
 
 
 def replicated(
-    rank: int, case: SmallCall, checkpointed: bool = False, unused: bool = False, **options: Any
+    rank: int, case: SmallCase, checkpointed: bool = False, unused: bool = False, **options: Any
 ) -> Gradients:
     return steps(DistributedDataParallel(Model(case, checkpointed, unused), **options), case, rank)
 
 
-def sharded(rank: int, case: SmallCall, checkpointed: bool = False) -> Gradients:
+def sharded(rank: int, case: SmallCase, checkpointed: bool = False) -> Gradients:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

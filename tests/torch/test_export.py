@@ -12,10 +12,10 @@ from torch.export import Dim, ExportedProgram, export
 from torch.testing import assert_close
 
 from roialign_ext import MultiScaleRoIAlign
-from support.small_calls import (
+from support.small_cases import (
     BY_FUNCTION,
     NAMED,
-    SmallCall,
+    SmallCase,
     close,
     each_function,
     each_mode,
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 class Head(nn.Module):
-    def __init__(self, case: SmallCall) -> None:
+    def __init__(self, case: SmallCase) -> None:
         super().__init__()
         self.pool = case.module()
 
@@ -38,7 +38,7 @@ class Head(nn.Module):
         return 2.0 * self.pool(*arguments)  # type: ignore[no-any-return]
 
 
-def exported(case: SmallCall) -> ExportedProgram:
+def exported(case: SmallCase) -> ExportedProgram:
     arguments = case.forward_arguments(*case.maps(), case.boxes(6))
     count = Dim("count", min=2, max=500)
     if not case.is_pyramid_by_name:
@@ -51,7 +51,7 @@ def exported(case: SmallCall) -> ExportedProgram:
 
 
 @pytest.mark.parametrize("case", [*BY_FUNCTION, NAMED["roi_align-max"]], ids=name_of)
-def test_export_with_a_dynamic_number_of_boxes(case: SmallCall) -> None:
+def test_export_with_a_dynamic_number_of_boxes(case: SmallCase) -> None:
     program = exported(case)
     targets = [str(node.target) for node in program.graph.nodes if "roialign_ext" in str(node.target)]
     assert targets == [f"roialign_ext.{case.function.__name__}.default"]
@@ -62,13 +62,13 @@ def test_export_with_a_dynamic_number_of_boxes(case: SmallCall) -> None:
 # torch 2.13 compares its own tree specifications in a way that it deprecates.
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*is deprecated:FutureWarning")
 @each_function
-def test_training_through_a_decomposed_module(case: SmallCall) -> None:
+def test_training_through_a_decomposed_module(case: SmallCase) -> None:
     program = exported(case).run_decompositions()
     close(value_and_gradients(program.module(), case, 4), value_and_gradients(Head(case), case, 4))
 
 
 @each_mode
-def test_saved_and_loaded(case: SmallCall) -> None:
+def test_saved_and_loaded(case: SmallCase) -> None:
     buffer = io.BytesIO()
     torch.export.save(exported(case), buffer)
     buffer.seek(0)

@@ -12,12 +12,12 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 import roialign_ext
 from roialign_ext import RoIAlignFunction, roi_align
 from support.inputs import MODES, random_tensor
-from support.small_calls import SHAPE, SIZE, WEIGHTS, SmallCall, close, each_case, each_mode
+from support.small_cases import SHAPE, SIZE, WEIGHTS, SmallCase, close, each_case, each_mode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def tangents_of(case: SmallCall) -> Iterator[tuple[Tensor, ...]]:
+def tangents_of(case: SmallCase) -> Iterator[tuple[Tensor, ...]]:
     """A direction of everything, then one for each argument alone, the others zero."""
     along = case.directions()
     yield along
@@ -42,7 +42,7 @@ def tangent_of(result: Tensor) -> Tensor:
 
 @each_case
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_dual_numbers(case: SmallCall, requires_grad: bool) -> None:
+def test_dual_numbers(case: SmallCase, requires_grad: bool) -> None:
     for tangents in tangents_of(case):
         value, expected = torch.autograd.functional.jvp(case.varied(case.defined), case.varied_point(), tangents)
         with forward_ad.dual_level():
@@ -53,7 +53,7 @@ def test_dual_numbers(case: SmallCall, requires_grad: bool) -> None:
 
 
 @each_case
-def test_tangent_under_no_grad(case: SmallCall) -> None:
+def test_tangent_under_no_grad(case: SmallCase) -> None:
     point, tangents = case.varied_point(), case.directions()
     _, expected = torch.autograd.functional.jvp(case.varied(case.defined), point, tangents)
     with torch.no_grad(), forward_ad.dual_level():
@@ -64,13 +64,13 @@ def test_tangent_under_no_grad(case: SmallCall) -> None:
 
 
 @each_case
-def test_no_tangent_without_a_dual_argument(case: SmallCall) -> None:
+def test_no_tangent_without_a_dual_argument(case: SmallCase) -> None:
     with forward_ad.dual_level():
         assert forward_ad.unpack_dual(case(*case.point())).tangent is None
 
 
 @each_case
-def test_forward_over_backward(case: SmallCall) -> None:
+def test_forward_over_backward(case: SmallCase) -> None:
     """The tangents of all gradients along a direction are a product of the Hessian with it."""
     for tangents in tangents_of(case):
         _, expected = torch.autograd.functional.vhp(case.varied(case.defined_scalar), case.varied_point(), tangents)
@@ -81,7 +81,7 @@ def test_forward_over_backward(case: SmallCall) -> None:
                 close(tangent_of(gradient), product)
 
 
-def linear_loss_products(case: SmallCall) -> tuple[Tensor, ...]:
+def linear_loss_products(case: SmallCase) -> tuple[Tensor, ...]:
     """Products of the Hessian of a weighted sum with the directions."""
 
     def loss(*tensors: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def linear_loss_products(case: SmallCall) -> tuple[Tensor, ...]:
 
 
 @each_case
-def test_forward_over_backward_of_a_linear_loss(case: SmallCall) -> None:
+def test_forward_over_backward_of_a_linear_loss(case: SmallCase) -> None:
     """The gradient does not depend on the result, so that only the tensors saved for backward carry tangents."""
     with forward_ad.dual_level():
         leaves = [primal.clone().requires_grad_() for primal in case.varied_point()]
@@ -105,7 +105,7 @@ def test_forward_over_backward_of_a_linear_loss(case: SmallCall) -> None:
 
 
 @each_case
-def test_backward_over_forward(case: SmallCall) -> None:
+def test_backward_over_forward(case: SmallCase) -> None:
     """The tangent is differentiable itself. The gradients have tangents too, which are third derivatives."""
     with forward_ad.dual_level():
         leaves = [primal.clone().requires_grad_() for primal in case.varied_point()]
@@ -123,7 +123,7 @@ def test_backward_over_forward(case: SmallCall) -> None:
 
 
 @each_case
-def test_finite_differences(case: SmallCall) -> None:
+def test_finite_differences(case: SmallCase) -> None:
     """roi_warp in its maps alone: derivatives with respect to the boxes pass straight through the rounding."""
     *maps, boxes = case.point()
     exact = case.box_order > 0 and case.function is not roialign_ext.roi_warp
@@ -159,7 +159,7 @@ def test_tangent_has_the_dtype_and_layout_of_the_result(
 
 
 @each_mode
-def test_function_has_forward_mode(case: SmallCall) -> None:
+def test_function_has_forward_mode(case: SmallCase) -> None:
     (rows,), along = case.box_arguments(case.boxes()), case.directions()
     with forward_ad.dual_level():
         dual_features = forward_ad.make_dual(case.maps()[0], along[0])

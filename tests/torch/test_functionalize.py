@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functionalize, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from support.small_calls import SmallCall, close, each_case
+from support.small_cases import SmallCase, close, each_case
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-def in_place(case: SmallCall) -> Callable[..., Tensor]:
+def in_place(case: SmallCase) -> Callable[..., Tensor]:
     """Arguments that are changed through views before the call, and a result that is changed after it."""
 
     def call(*tensors: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def in_place(case: SmallCall) -> Callable[..., Tensor]:
 
 
 @each_case
-def test_recorded_graph(case: SmallCall, remove: str) -> None:
+def test_recorded_graph(case: SmallCase, remove: str) -> None:
     """The graph is one call of the operator, without changes in place; it gives the same for other maps."""
     call = in_place(case)
     close(functionalize(call, remove=remove)(*case.point()), call(*case.point()))
@@ -45,7 +45,7 @@ def test_recorded_graph(case: SmallCall, remove: str) -> None:
 
 
 @each_case
-def test_under_other_transforms(case: SmallCall, remove: str) -> None:
+def test_under_other_transforms(case: SmallCase, remove: str) -> None:
     def loss(*maps: Tensor) -> Tensor:
         return in_place(case)(*maps, case.boxes()).square().sum()
 
@@ -56,7 +56,7 @@ def test_under_other_transforms(case: SmallCall, remove: str) -> None:
 
 
 @each_case
-def test_of_vmap(case: SmallCall, remove: str) -> None:
+def test_of_vmap(case: SmallCase, remove: str) -> None:
     points = [(*case.maps(seed), case.boxes() + shift) for seed, shift in enumerate((0.0, 1e-2))]
     batches = [torch.stack(tensors) for tensors in zip(*points, strict=True)]
     expected = torch.stack([in_place(case)(*point) for point in points])

@@ -15,13 +15,13 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 from roialign_ext import RoIAlignFunction, multiscale_roi_align, roi_align, roi_align_rotated
 from support.inputs import MODES, random_tensor, smooth_boxes
 from support.operator_calls import RoIAlignCall
-from support.small_calls import (
+from support.small_cases import (
     CASES,
     NAMED,
     SHAPE,
     SIZE,
     WEIGHTS,
-    SmallCall,
+    SmallCase,
     close,
     differentiable_in_boxes,
     each_case,
@@ -34,7 +34,7 @@ BATCH = 3
 Transform = Callable[..., Callable[..., Any]]
 
 
-def places(case: SmallCall) -> tuple[int, ...]:
+def places(case: SmallCase) -> tuple[int, ...]:
     """All that may be differentiated."""
     return tuple(range(len(case.varied_point())))
 
@@ -43,7 +43,7 @@ def places(case: SmallCall) -> tuple[int, ...]:
 
 
 @each_case
-def test_grad(case: SmallCall) -> None:
+def test_grad(case: SmallCase) -> None:
     point, scalar = case.varied_point(), case.varied(case.scalar)
     leaves = tuple(tensor.clone().requires_grad_() for tensor in point)
     expected = torch.autograd.grad(case.varied(case.defined_scalar)(*leaves), leaves)
@@ -53,7 +53,7 @@ def test_grad(case: SmallCall) -> None:
 
 
 @each_case
-def test_vjp(case: SmallCall) -> None:
+def test_vjp(case: SmallCase) -> None:
     point, defined = case.varied_point(), case.varied(case.defined)
     value, pullback = vjp(case.varied(case), *point)
     close(value, defined(*point))
@@ -61,7 +61,7 @@ def test_vjp(case: SmallCall) -> None:
 
 
 @each_case
-def test_jvp(case: SmallCall) -> None:
+def test_jvp(case: SmallCase) -> None:
     """The direction is along all arguments, or along one of them with the others constant."""
     point, along, call = case.varied_point(), case.directions(), case.varied(case)
     jacobian = torch.autograd.functional.jvp
@@ -79,7 +79,7 @@ def test_jvp(case: SmallCall) -> None:
 # torch.fx's own constant folding, on which linearize relies, warns of the attributes it inserts.
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")
 @each_case
-def test_linearize(case: SmallCall) -> None:
+def test_linearize(case: SmallCase) -> None:
     point, call = case.varied_point(), case.varied(case)
     value, pushforward = linearize(call, *point)
     close(value, call(*point))
@@ -89,13 +89,13 @@ def test_linearize(case: SmallCall) -> None:
 
 
 @cache
-def defined_jacobian(case: SmallCall) -> Any:
+def defined_jacobian(case: SmallCase) -> Any:
     return torch.autograd.functional.jacobian(case.varied(case.defined), case.varied_point())
 
 
 @each_case
 @pytest.mark.parametrize("transform", [jacrev, jacfwd])
-def test_jacobian(case: SmallCall, transform: Transform) -> None:
+def test_jacobian(case: SmallCase, transform: Transform) -> None:
     close(transform(case.varied(case), places(case))(*case.varied_point()), defined_jacobian(case))
 
 
@@ -112,18 +112,18 @@ def reverse_forward(function: Callable[..., Tensor], argnums: Any) -> Callable[.
 
 
 @cache
-def defined_hessian(case: SmallCall) -> Any:
+def defined_hessian(case: SmallCase) -> Any:
     return torch.autograd.functional.hessian(case.varied(case.defined_scalar), case.varied_point(), vectorize=True)
 
 
 @each_case
 @pytest.mark.parametrize("transform", [hessian, reverse_reverse, forward_forward, reverse_forward])
-def test_hessian(case: SmallCall, transform: Transform) -> None:
+def test_hessian(case: SmallCase, transform: Transform) -> None:
     close(transform(case.varied(case.scalar), places(case))(*case.varied_point()), defined_hessian(case))
 
 
 @cache
-def defined_mixed_derivative(case: SmallCall) -> Any:
+def defined_mixed_derivative(case: SmallCase) -> Any:
     *maps, boxes = case.point()
 
     def curvature(first: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def defined_mixed_derivative(case: SmallCall) -> Any:
 @pytest.mark.parametrize(
     ("outer", "inner"), [(jacrev, hessian), (jacfwd, hessian), (jacrev, forward_forward), (jacfwd, reverse_reverse)]
 )
-def test_mixed_third_derivative(case: SmallCall, outer: Transform, inner: Transform) -> None:
+def test_mixed_third_derivative(case: SmallCase, outer: Transform, inner: Transform) -> None:
     """Twice with respect to the boxes and once with respect to the maps: every rule has it."""
     close(outer(inner(case.scalar, case.levels))(*case.point()), defined_mixed_derivative(case))
 
@@ -148,14 +148,14 @@ def test_mixed_third_derivative(case: SmallCall, outer: Transform, inner: Transf
 # --- vmap
 
 
-def batches(case: SmallCall) -> list[Tensor]:
+def batches(case: SmallCase) -> list[Tensor]:
     """BATCH maps per level and BATCH sets of boxes, within the cells in which the call is smooth."""
     maps = [torch.stack(level) for level in zip(*(case.maps(seed) for seed in range(BATCH)), strict=True)]
     boxes = case.boxes()
     return [*maps, torch.stack([boxes, boxes.flip(0), boxes + 1e-4])]
 
 
-def in_dims_of(case: SmallCall) -> list[tuple[int | None, ...]]:
+def in_dims_of(case: SmallCase) -> list[tuple[int | None, ...]]:
     some = [(0,) * case.levels, (2,) * case.levels, (None,) * case.levels]
     chosen = [(*dims, boxes) for dims in some for boxes in (0, None, -1)]
     if case.levels == 2:
@@ -177,7 +177,7 @@ def stacked(samples: list[Any]) -> Any:
 
 
 @each_case
-def test_vmap(case: SmallCall) -> None:
+def test_vmap(case: SmallCase) -> None:
     """Values and gradients, with a batch in any of the arguments."""
     per_sample = grad(case.scalar, places(case))
     for in_dims in in_dims_of(case):
@@ -189,7 +189,7 @@ def test_vmap(case: SmallCall) -> None:
 
 
 @differentiable_in_boxes
-def test_vmap_of_second_derivatives(case: SmallCall) -> None:
+def test_vmap_of_second_derivatives(case: SmallCase) -> None:
     by_boxes, mixed = hessian(case.scalar, case.levels), jacrev(jacfwd(case.scalar, 0), case.levels)
     for derive, of_maps, of_boxes in ((by_boxes, 0, 0), (by_boxes, None, -1), (mixed, 1, None)):
         in_dims = (*[of_maps] * case.levels, of_boxes)
@@ -198,7 +198,7 @@ def test_vmap_of_second_derivatives(case: SmallCall) -> None:
 
 
 @each_case
-def test_vmap_of_tangents(case: SmallCall) -> None:
+def test_vmap_of_tangents(case: SmallCase) -> None:
     point, call = case.varied_point(), case.varied(case)
     tangents = [torch.stack([tangent, 2.0 * tangent, -tangent]) for tangent in case.directions()]
     _, one = jvp(call, point, case.directions())
@@ -206,7 +206,7 @@ def test_vmap_of_tangents(case: SmallCall) -> None:
     close(batch, torch.stack([one, 2.0 * one, -one]))
 
 
-def batch_of_rows(case: SmallCall) -> tuple[Tensor, Tensor]:
+def batch_of_rows(case: SmallCase) -> tuple[Tensor, Tensor]:
     """Features and full box rows of BATCH calls; the rows' batch indices differ from call to call."""
     assert isinstance(case.call, RoIAlignCall)
     rows = torch.stack([smooth_boxes(4, SHAPE, case.call, seed=seed) for seed in (7, 8, 9)])
@@ -218,7 +218,7 @@ def batch_of_rows(case: SmallCall) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     "in_dims", [(0, 0), (0, None), (None, 0), (3, 1), (2, 2), (-1, -1), (4, None), (None, 2), (1, 0)]
 )
-def test_vmap_of_rows(case: SmallCall, in_dims: tuple[int | None, ...]) -> None:
+def test_vmap_of_rows(case: SmallCase, in_dims: tuple[int | None, ...]) -> None:
     arguments, samples = arguments_of(list(batch_of_rows(case)), in_dims)
     close(vmap(case.call, in_dims)(*arguments), torch.stack([case.call(*sample) for sample in samples]))
 
@@ -227,7 +227,7 @@ def test_vmap_of_rows(case: SmallCall, in_dims: tuple[int | None, ...]) -> None:
 @pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_vmap_without_boxes(
-    case: SmallCall, in_dims: tuple[int | None, int | None], layout: torch.memory_format
+    case: SmallCase, in_dims: tuple[int | None, int | None], layout: torch.memory_format
 ) -> None:
     features, rows = random_tensor(*SHAPE).to(memory_format=layout), torch.zeros(0, 5)
     sizes = [tensor if dim is None else tensor.expand(BATCH, *tensor.shape) for tensor, dim in
@@ -236,14 +236,14 @@ def test_vmap_without_boxes(
 
 
 @each_mode
-def test_nested_vmap(case: SmallCall) -> None:
+def test_nested_vmap(case: SmallCase) -> None:
     features, rows = batch_of_rows(case)
     expected = torch.stack([torch.stack([case.call(image, boxes) for boxes in rows]) for image in features])
     close(vmap(vmap(case.call, (None, 0)), (0, None))(features, rows), expected)
 
 
 @each_mode
-def test_vmap_of_boxes_in_a_list(case: SmallCall) -> None:
+def test_vmap_of_boxes_in_a_list(case: SmallCase) -> None:
     features, rows = batch_of_rows(case)
     lists = rows[:, :2, 1:], rows[:, 2:, 1:]
     expected = torch.stack(
@@ -341,7 +341,7 @@ def test_transforms_keep_dtypes(mode: str, dtype: torch.dtype, boxes_dtype: torc
 @pytest.mark.parametrize(
     "case", [case for case in CASES if isinstance(case.call, RoIAlignCall)], ids=lambda case: case.name
 )
-def test_channels_last_and_function(case: SmallCall) -> None:
+def test_channels_last_and_function(case: SmallCase) -> None:
     """RoIAlignFunction takes part in transforms like roi_align, and gradients follow the layout of the features."""
     features = case.maps()[0].to(memory_format=torch.channels_last)
     (rows,) = case.box_arguments(case.boxes())

@@ -19,7 +19,7 @@ import roialign_ext
 from support.inputs import FORMATS, MODES, SWAPPED, random_tensor
 from support.operator_calls import OperatorCall
 from support.operators import FIRST, OPERATORS
-from support.small_calls import SIZE, SmallCall, each_case
+from support.small_cases import SIZE, SmallCase, each_case
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -120,8 +120,8 @@ def with_grad(arguments: Sequence[Any], which: str) -> tuple[Any, ...]:
         if not isinstance(argument, Tensor) or not argument.is_floating_point():
             return argument
         place = next(places)
-        wanted = {"none": False, "all": True, "even": place % 2 == 0, "odd": place % 2 == 1}[which]
-        return argument.detach().clone().requires_grad_(wanted)
+        requires_grad = {"none": False, "all": True, "even": place % 2 == 0, "odd": place % 2 == 1}[which]
+        return argument.detach().clone().requires_grad_(requires_grad)
 
     return tuple(fresh(argument) for argument in arguments)
 
@@ -188,7 +188,7 @@ def test_opcheck_of_maximum(case: RuleCall, which: str) -> None:
 
 @each_case
 @pytest.mark.parametrize(("requires_grad", "layout"), [(True, FORMATS[0]), (False, FORMATS[1])])
-def test_opcheck_of_public_operators(case: SmallCall, requires_grad: bool, layout: torch.memory_format) -> None:
+def test_opcheck_of_public_operators(case: SmallCase, requires_grad: bool, layout: torch.memory_format) -> None:
     *maps, boxes = case.leaves() if requires_grad else case.point()
     maps = [one.detach().to(memory_format=layout).requires_grad_(one.requires_grad) for one in maps]
     arguments = (case.features(*maps), *case.box_arguments(boxes), SIZE)
@@ -320,13 +320,13 @@ def differentiable_form(name: str, directions: int, case: RuleCall) -> tuple[Fun
         grad = rest.pop(0) if bins else None
         boxes = arguments.boxes if fixed else torch.cat([image, rest.pop(0)], 1)
         along = [*rest, *[None] * (2 - directions)]
-        chosen, rule = arguments.argmax, arguments.rule
+        argmax, rule = arguments.argmax, arguments.rule
         if name == "_pool":
-            return ops._pool(features, boxes, *along, chosen, arguments.bins, *rule)
+            return ops._pool(features, boxes, *along, argmax, arguments.bins, *rule)
         if name == "_pool_grad_input":
             size, last = arguments.size, arguments.channels_last
-            return tuple(ops._pool_grad_input(grad, boxes, *along, chosen, size, last, *rule))
-        return ops._pool_grad_boxes(grad, features, boxes, along[0], chosen, *rule)
+            return tuple(ops._pool_grad_input(grad, boxes, *along, argmax, size, last, *rule))
+        return ops._pool_grad_boxes(grad, features, boxes, along[0], argmax, *rule)
 
     tensors = (*maps, *bins, *corners, *(arguments.u, arguments.v)[:directions])
     return call, tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from roialign_ext import PrRoIPool, RoIAlign, RoIAlignFunction, _checks, multiscale_roi_align, roi_align, roi_pool
 from support.inputs import MODES, random_tensor
 from support.operators import FIRST
-from support.small_calls import NAMED, close
+from support.small_cases import NAMED, close
 
 PRIVATE = ("_pool", "_max_pool", "_pool_grad_input", "_pool_grad_boxes")
 FEATURES = random_tensor(2, 2, 5, 6)

@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 import roialign_ext
 from roialign_ext import MultiScaleRoIAlign, RoIAlign, roi_align
 from support.inputs import random_tensor
-from support.small_calls import (
+from support.small_cases import (
     CASES,
     NAMED,
     SIZE,
-    SmallCall,
+    SmallCase,
     close,
     each_case,
     each_function,
@@ -36,7 +36,7 @@ PYRAMID = [torch.tensor([[3.0, 4.0, 40.0, 61.0], [0.0, 0.0, 250.0, 200.0]]), tor
 
 
 @each_case
-def test_script(case: SmallCall) -> None:
+def test_script(case: SmallCase) -> None:
     """A scripted layer trains, before it is saved and after it is loaded."""
     scripted, buffer = torch.jit.script(case.module()), io.BytesIO()
     torch.jit.save(scripted, buffer)
@@ -47,7 +47,7 @@ def test_script(case: SmallCall) -> None:
 
 
 @each_function
-def test_scripted_function(case: SmallCall) -> None:
+def test_scripted_function(case: SmallCase) -> None:
     *maps, boxes = case.point()
     arguments = (case.features(*maps), *case.box_arguments(boxes), SIZE)
     close(torch.jit.script(case.function)(*arguments, **case.options), case(*case.point()))
@@ -74,7 +74,7 @@ def test_a_list_of_maps_keeps_them(name: str, inference: bool) -> None:
 
 @each_mode
 @pytest.mark.parametrize("output_size", [3, SIZE])
-def test_scripted_layer_takes_boxes_in_a_list(case: SmallCall, output_size: int | tuple[int, int]) -> None:
+def test_scripted_layer_takes_boxes_in_a_list(case: SmallCase, output_size: int | tuple[int, int]) -> None:
     layer = RoIAlign(output_size, *case.options.values())
     scripted = torch.jit.script(layer)
     for boxes in (*case.box_arguments(BOXES), LISTED):
@@ -88,7 +88,7 @@ def test_scripted_layer_checks_boxes() -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.levels == 1], ids=name_of)
-def test_trace(case: SmallCall) -> None:
+def test_trace(case: SmallCase) -> None:
     """A trace takes any number of boxes and keeps nothing of the example in its graph."""
     layer = case.module()
     with warnings.catch_warnings():
@@ -125,7 +125,7 @@ def test_fx_keeps_each_call_as_one_node() -> None:
 
 
 @each_function
-def test_fx_keeps_the_call_as_one_node(case: SmallCall) -> None:
+def test_fx_keeps_the_call_as_one_node(case: SmallCase) -> None:
     """The traced arguments are maps or boxes, alone or in a list."""
     *maps, boxes = case.point()
 
@@ -159,7 +159,7 @@ def test_pyramids_in_fx_and_script() -> None:
 
 
 @each_function
-def test_tensor_subclasses_see_the_call(case: SmallCall) -> None:
+def test_tensor_subclasses_see_the_call(case: SmallCase) -> None:
     seen = []
 
     class Recorder(Tensor):

@@ -14,7 +14,7 @@ from torch.func import jacfwd, jacrev
 
 from support.inputs import random_tensor
 from support.operators import FIRST
-from support.small_calls import DIFFERENTIABLE_IN_BOXES, SmallCall, close
+from support.small_cases import DIFFERENTIABLE_IN_BOXES, SmallCase, close
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,7 +25,7 @@ COMPOSITIONS = list(itertools.product((jacfwd, jacrev), repeat=3))
 OF_VARIANTS = ((jacfwd, jacrev, jacfwd), (jacrev, jacrev, jacfwd))
 
 
-def each_composition(cases: list[SmallCall]) -> pytest.MarkDecorator:
+def each_composition(cases: list[SmallCase]) -> pytest.MarkDecorator:
     """All of them for the first row of a function and for a maximum, some for the others."""
     return pytest.mark.parametrize(
         ("case", "composition"),
@@ -38,7 +38,7 @@ def each_composition(cases: list[SmallCall]) -> pytest.MarkDecorator:
     )
 
 
-def third(case: SmallCall, call: Callable[..., Tensor], power: int, composition: tuple[Any, ...]) -> Tensor:
+def third(case: SmallCase, call: Callable[..., Tensor], power: int, composition: tuple[Any, ...]) -> Tensor:
     """The derivative of a sum of the results to that power, by one box: derivatives by two boxes are zero."""
     maps, boxes = case.maps(), case.boxes()
 
@@ -55,12 +55,12 @@ def autograd(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
 
 
 @cache
-def expected(case: SmallCall, power: int) -> Tensor:
+def expected(case: SmallCase, power: int) -> Tensor:
     return third(case, case.defined, power, (autograd,) * 3)
 
 
 @each_composition(PIECEWISE_LINEAR)
-def test_piecewise_linear_in_the_boxes(case: SmallCall, composition: tuple[Any, ...]) -> None:
+def test_piecewise_linear_in_the_boxes(case: SmallCase, composition: tuple[Any, ...]) -> None:
     """That of the operator is zero; that of a square is made of the first two, of which "nearest" has none."""
     for power in (1, 2):
         assert bool(expected(case, power).any()) == (power == 2 and case.options.get("method") != "nearest")
@@ -68,14 +68,14 @@ def test_piecewise_linear_in_the_boxes(case: SmallCall, composition: tuple[Any, 
 
 
 @each_composition(CURVED)
-def test_not_implemented(case: SmallCall, composition: tuple[Any, ...]) -> None:
+def test_not_implemented(case: SmallCase, composition: tuple[Any, ...]) -> None:
     for power in (1, 2):
         with pytest.raises(NotImplementedError, match="third derivatives with respect to the boxes"):
             third(case, case, power, composition)
 
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE_IN_BOXES, ids=lambda case: case.name)
-def test_along_directions_in_eager_mode(case: SmallCall) -> None:
+def test_along_directions_in_eager_mode(case: SmallCase) -> None:
     """Zero, and not missing, where the tables are piecewise linear in the box; else refused."""
     *maps, boxes = case.leaves()
     derivative = case(*maps, boxes).sum()

@@ -19,7 +19,7 @@ from support.children import Program, run_all
 from support.detectors import detector
 from support.inputs import random_tensor
 from support.operators import FIRST
-from support.small_calls import SmallCall, each_function
+from support.small_cases import SmallCase, each_function
 
 # --- tensor subclasses
 
@@ -44,7 +44,7 @@ class Picture(Image):
 
 
 @each_function
-def test_where_every_override_declines_tensors_are_plain(case: SmallCall) -> None:
+def test_where_every_override_declines_tensors_are_plain(case: SmallCase) -> None:
     *maps, boxes = case.point()
     features = case.features(*(one.as_subclass(Picture) for one in maps))
     rows = case.box_arguments(boxes)
@@ -122,12 +122,12 @@ def test_formats_of_other_operators(tv_tensors: ModuleType, name: str, format: s
     columns = {"XYWHR": 5, "CXCYWHR": 5, "XYXYXYXY": 8}.get(format, 4)
     features, rows = call.input_of(random_tensor(1, 3, 8, 8, dtype=torch.float32)), call.boxes("inside", images=1)[:2]
     boxes = tv_tensors.BoundingBoxes(torch.ones(2, columns), format=format, canvas_size=(8, 8))
-    wanted = rf".* {call.box_format}, got BoundingBoxes of the" if call.takes_lists else "a plain tensor .*"
+    expected = rf".* {call.box_format}, got BoundingBoxes of the" if call.takes_lists else "a plain tensor .*"
     for given in ([boxes], boxes) if call.takes_lists else (boxes,):
-        with pytest.raises(ValueError, match=rf"^boxes: expected {wanted} format {format}\b"):
+        with pytest.raises(ValueError, match=rf"^boxes: expected {expected} format {format}\b"):
             call.function(**{**call.arguments(features, rows), "boxes": given})
         inputs = call.layer_inputs(features, rows)
-        with pytest.raises(ValueError, match=rf"^boxes: expected {wanted} format {format}\b"):
+        with pytest.raises(ValueError, match=rf"^boxes: expected {expected} format {format}\b"):
             call.layer()(**{**inputs, "rois" if "rois" in inputs else "boxes": given})
 
 

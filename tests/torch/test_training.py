@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from roialign_ext import RoIAlign, RoIAlignFunction, roi_align
-from support.small_calls import NAMED, SHAPE, SIZE, SmallCall, close, each_case, each_mode
+from support.small_cases import NAMED, SHAPE, SIZE, SmallCase, close, each_case, each_mode
 
 AVERAGE = NAMED["roi_align"]
 
 
-def gradients(case: SmallCall, function: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
+def gradients(case: SmallCase, function: Callable[..., Tensor] | None = None) -> tuple[Tensor, ...]:
     """The gradients of a sum of squares with respect to all that may be differentiated."""
     leaves = case.leaves()
     total = (function or case)(*leaves).square().sum()
@@ -32,7 +32,7 @@ def gradients(case: SmallCall, function: Callable[..., Tensor] | None = None) ->
 
 @each_case
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpoint(case: SmallCall, use_reentrant: bool) -> None:
+def test_checkpoint(case: SmallCase, use_reentrant: bool) -> None:
     def checkpointed(*leaves: Tensor) -> Tensor:
         out: Tensor = checkpoint(case, *leaves, use_reentrant=use_reentrant)
         return out
@@ -45,7 +45,7 @@ def test_checkpoint(case: SmallCall, use_reentrant: bool) -> None:
         close(tuple(leaf.grad for leaf in leaves if leaf.requires_grad), gradients(case))
 
 
-def saved_shapes(x: Tensor, boxes: Tensor, case: SmallCall) -> list[torch.Size]:
+def saved_shapes(x: Tensor, boxes: Tensor, case: SmallCase) -> list[torch.Size]:
     """Shapes of what one forward call keeps for its backward."""
     kept: list[torch.Size] = []
 
@@ -59,7 +59,7 @@ def saved_shapes(x: Tensor, boxes: Tensor, case: SmallCall) -> list[torch.Size]:
 
 
 @each_mode
-def test_feature_map_is_kept_only_for_grad_boxes(case: SmallCall) -> None:
+def test_feature_map_is_kept_only_for_grad_boxes(case: SmallCase) -> None:
     (x,), (boxes,) = case.maps(), case.box_arguments(case.boxes())
     x.requires_grad_()
     assert x.shape not in saved_shapes(x, boxes, case)
@@ -68,7 +68,7 @@ def test_feature_map_is_kept_only_for_grad_boxes(case: SmallCall) -> None:
 
 
 @each_mode
-def test_feature_map_is_freed(case: SmallCall) -> None:
+def test_feature_map_is_freed(case: SmallCase) -> None:
     x, boxes = case.leaves()
     moving = x * 1
     alive = weakref.ref(moving)
@@ -79,7 +79,7 @@ def test_feature_map_is_freed(case: SmallCall) -> None:
 
 
 @each_case
-def test_saved_tensor_hooks(case: SmallCall) -> None:
+def test_saved_tensor_hooks(case: SmallCase) -> None:
     with torch.autograd.graph.save_on_cpu():
         packed = gradients(case)
     close(packed, gradients(case))
@@ -95,7 +95,7 @@ def test_changed_features_are_noticed() -> None:
 
 
 @each_mode
-def test_changed_boxes_are_noticed(case: SmallCall) -> None:
+def test_changed_boxes_are_noticed(case: SmallCase) -> None:
     x, (boxes,) = case.leaves()[0], case.box_arguments(case.boxes())
     out = case.call(x, boxes)
     boxes.mul_(2)
@@ -104,7 +104,7 @@ def test_changed_boxes_are_noticed(case: SmallCall) -> None:
 
 
 @each_mode
-def test_features_may_change_where_boxes_are_fixed(case: SmallCall) -> None:
+def test_features_may_change_where_boxes_are_fixed(case: SmallCase) -> None:
     x, boxes = case.leaves()
     moving = x * 1
     out = case(moving, boxes.detach())
@@ -113,25 +113,25 @@ def test_features_may_change_where_boxes_are_fixed(case: SmallCall) -> None:
 
 
 @each_case
-def test_backward_again(case: SmallCall) -> None:
+def test_backward_again(case: SmallCase) -> None:
     """A kept graph gives the same gradients, a freed one raises an error."""
     leaves = case.leaves()
-    out, wanted = case(*leaves).sum(), [leaf for leaf in leaves if leaf.requires_grad]
-    first = torch.autograd.grad(out, wanted, retain_graph=True)
-    assert_close(torch.autograd.grad(out, wanted), first, rtol=0, atol=0)
+    out, inputs = case(*leaves).sum(), [leaf for leaf in leaves if leaf.requires_grad]
+    first = torch.autograd.grad(out, inputs, retain_graph=True)
+    assert_close(torch.autograd.grad(out, inputs), first, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="second time"):
-        torch.autograd.grad(out, wanted)
+        torch.autograd.grad(out, inputs)
 
 
 @each_case
-def test_without_gradients(case: SmallCall) -> None:
-    wanted = case(*case.leaves())
-    assert wanted.requires_grad
+def test_without_gradients(case: SmallCase) -> None:
+    expected = case(*case.leaves())
+    assert expected.requires_grad
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
             out = case(*case.leaves())
         assert not out.requires_grad
-        assert torch.equal(out, wanted)
+        assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -152,7 +152,7 @@ def test_autocast(dtype: torch.dtype) -> None:
 
 
 @each_case
-def test_half_precision_and_layout(case: SmallCall) -> None:
+def test_half_precision_and_layout(case: SmallCase) -> None:
     """Gradients have the dtypes and layouts of what they belong to."""
     *maps, boxes = case.point()
     maps = [one.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_() for one in maps]
@@ -169,7 +169,7 @@ def test_half_precision_and_layout(case: SmallCall) -> None:
 
 
 @each_mode
-def test_function_class(case: SmallCall) -> None:
+def test_function_class(case: SmallCase) -> None:
     def call(x: Tensor, boxes: Tensor) -> Tensor:
         return RoIAlignFunction.apply(x, *case.box_arguments(boxes), SIZE, *case.options.values())
 
@@ -215,11 +215,11 @@ def test_module() -> None:
 
 
 @each_mode
-def test_threads(case: SmallCall) -> None:
-    wanted = gradients(case)
+def test_threads(case: SmallCase) -> None:
+    expected = gradients(case)
     with ThreadPoolExecutor(4) as pool:
         for result in pool.map(lambda _: gradients(case), range(100)):
-            assert_close(result, wanted, rtol=0, atol=0)
+            assert_close(result, expected, rtol=0, atol=0)
 
 
 def pooled_in_child(name: str) -> Tensor:

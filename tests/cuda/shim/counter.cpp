@@ -345,14 +345,14 @@ bool begin_launch(const void* kernel, const dim3& grid, const dim3& block) {
   c.launches.push_back(launch);
   c.runs_others = static_cast<int64_t>(c.launches.size()) != c.planned;
   c.chosen.clear();
-  const uint64_t wanted = std::min(launch.blocks, c.max_blocks);
+  const uint64_t count = std::min(launch.blocks, c.max_blocks);
   uint64_t random = 88172645463325252u;
-  for (uint64_t i = 0; i < wanted; ++i) {
+  for (uint64_t i = 0; i < count; ++i) {
     // One block from each of equal parts of the launch.
     random ^= random << 13;
     random ^= random >> 7;
     random ^= random << 17;
-    const uint64_t begin = i * launch.blocks / wanted, end = (i + 1) * launch.blocks / wanted;
+    const uint64_t begin = i * launch.blocks / count, end = (i + 1) * launch.blocks / count;
     c.chosen.insert(begin + random % (end - begin));
   }
   c.lanes.assign(launch.threads, {});

@@ -1,4 +1,4 @@
-"""Compiled by tests, kept in build/tests from run to run, and made again where something that it depends on changed."""
+"""Compiled files of tests, cached in build/tests from run to run, and made again if a dependency changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def headers() -> list[Path]:
     return sorted([*found, *folders[3].rglob("*.h")])
 
 
-def kept(name: str, depends_on: Iterable[str | Path], make: Callable[[Path], None]) -> Path:
+def cached(name: str, depends_on: Iterable[str | Path], make: Callable[[Path], None]) -> Path:
     """The folder that ``make`` fills. It depends on texts (commands, versions) and on the contents of files."""
     digest = hashlib.sha256(name.encode())
     for part in depends_on:

@@ -26,7 +26,7 @@ DIRECTION_SEED = 7
 
 
 @dataclass(frozen=True)
-class SmallCall:
+class SmallCase:
     """An operator of the table as a function of maps and coordinates, and the module of the same meaning."""
 
     name: str
@@ -69,7 +69,7 @@ class SmallCall:
         return [*maps, self.boxes(count).requires_grad_(self.box_order > 0)]
 
     def box_arguments(self, boxes: Tensor) -> tuple[Tensor, ...]:
-        """The arguments that stand for these boxes, image indices 0, 1, 0, 1, ..."""
+        """The arguments that stand for these boxes, batch indices 0, 1, 0, 1, ..."""
         images = IMAGES.to(boxes.dtype).repeat(len(boxes) // 2 + 1, 1)[: len(boxes)]
         if self.is_crop:
             return boxes, images.flatten().long()
@@ -139,11 +139,11 @@ VARIANTS = (
 """Rows of the table that take other ways through Python than the first one of their function."""
 
 
-def small(name: str) -> SmallCall:
+def small(name: str) -> SmallCase:
     """The row for a map of ``SHAPE``."""
     scale = {"spatial_scale": 0.8} if "spatial_scale" in OPERATORS[name].options else {}
     call = replace(OPERATORS[name], output_size=SIZE, **scale)
-    return SmallCall(name, call, call.function, call.options, call.box_order, call.levels)
+    return SmallCase(name, call, call.function, call.options, call.box_order, call.levels)
 
 
 CASES = [small(name) for name in OPERATORS if name in FIRST or name in VARIANTS]
@@ -153,7 +153,7 @@ BY_FUNCTION = [case for case in CASES if case.name in FIRST]
 DIFFERENTIABLE_IN_BOXES = [case for case in CASES if case.box_order > 0]
 
 
-def name_of(case: SmallCall) -> str:
+def name_of(case: SmallCase) -> str:
     return case.name
 
 
@@ -169,7 +169,7 @@ def close(actual: Any, expected: Any) -> None:
     assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
-def value_and_gradients(function: Callable[..., Tensor], case: SmallCall, count: int = 2) -> tuple[Tensor, ...]:
+def value_and_gradients(function: Callable[..., Tensor], case: SmallCase, count: int = 2) -> tuple[Tensor, ...]:
     """The result and gradients of the module of ``case``, or of its replacement, with so many boxes."""
     leaves = case.leaves(count)
     value = function(*case.forward_arguments(*leaves))

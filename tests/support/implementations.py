@@ -1,4 +1,4 @@
-"""An operator in two forms: the package's and its oracle, for what has to hold for both."""
+"""The two implementations of an operator, the package's and its oracle, for tests that must hold for both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Gradients = Callable[[OperatorCall, Tensor, Any, Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Form:
+class Implementation:
     """The result of a call, and its gradients with respect to the maps and, where there are some, to the boxes."""
 
     value: Callable[[OperatorCall, Any, Tensor], Tensor]
@@ -34,7 +34,7 @@ def oracle_gradients(call: OperatorCall, grad: Tensor, features: Any, boxes: Ten
     return [*call.grad_inputs(grad, features, boxes), *grad_boxes]
 
 
-PACKAGE = Form(lambda call, features, boxes: call(features, boxes), package_gradients, DTYPES)
-ORACLE = Form(lambda call, features, boxes: call.forward(features, boxes), oracle_gradients, (torch.float64,))
+PACKAGE = Implementation(lambda call, features, boxes: call(features, boxes), package_gradients, DTYPES)
+ORACLE = Implementation(lambda call, features, boxes: call.forward(features, boxes), oracle_gradients, (torch.float64,))
 
-each_form = pytest.mark.parametrize("form", [PACKAGE, ORACLE], ids=["package", "oracle"])
+each_implementation = pytest.mark.parametrize("implementation", [PACKAGE, ORACLE], ids=["package", "oracle"])
