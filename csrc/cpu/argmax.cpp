@@ -33,12 +33,12 @@ void for_each_weighted_pixel_of(const ArgmaxSample<W>& sample, const TwoTaps<W>&
 
 constexpr int64_t kPixelsPerSample = 8;  // a derivative has two products of 2 x 2 taps
 
-// Rates of up to two directions, [box][4] each, in the arithmetic type.
+// The rates of boxes along up to two directions, [box][4] each, in the arithmetic type.
 template <class W>
-class Rates {
+class Directions {
  public:
   template <class T>
-  Rates(const BoxParams<T>& params, const std::vector<const T*>& directions)
+  Directions(const BoxParams<T>& params, const std::vector<const T*>& directions)
       : order_(static_cast<int>(directions.size())) {
     for (int d = 0; d < order_; ++d) {
       for (int64_t k = 0; k < params.boxes; ++k) {
@@ -59,14 +59,14 @@ class Rates {
       });
     }
     run([this](const ArgmaxSample<W>& sample, int64_t k, auto&& visit) {
-      for_each_derived_product(order_, *sample.y, *sample.x, of_box(k), [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
-        for_each_weighted_pixel_of(sample, y, x, visit);
-      });
+      for_each_derived_product(
+          order_, *sample.y, *sample.x, rates_of(k),
+          [&](const TwoTaps<W>& y, const TwoTaps<W>& x) { for_each_weighted_pixel_of(sample, y, x, visit); });
     });
   }
 
   // Rates of box k as a function of the direction and the edge.
-  auto of_box(int64_t k) const {
+  auto rates_of(int64_t k) const {
     return [this, k](int d, int edge) { return rates_[d][4 * k + edge]; };
   }
   int order() const { return order_; }
@@ -103,7 +103,7 @@ void for_each_argmax_sample(const SamplePlan<W>& plan, const ArgmaxView<const in
 template <class S, class W>
 void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
   S* target = map.template at<S>(n, first);
-  const int64_t pixels = map.pixels();
+  const int64_t pixels = map.area();
   for (int64_t begin = 0; begin < pixels; begin += kArgmaxCopiedPixels) {
     const int64_t end = std::min(begin + kArgmaxCopiedPixels, pixels);
     for (int64_t c = 0; c < channels; ++c) {
@@ -158,11 +158,11 @@ template <class W, class T>
 void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
                  const ArgmaxView<const int32_t>& argmax, const Pyramid<Input>& maps, const Output& output) {
   const auto plan = make_sample_plan<W>(params);
-  const Rates<W> rates(params, directions);
+  const Directions<W> converted(params, directions);
   with_storage<W>(output.storage, [&](auto storage) {
     using S = decltype(storage);
     const auto pool = [&](auto&& pixels_of, int64_t begin, int64_t end) {
-      std::vector<W> sums(static_cast<size_t>(output.pixels()));
+      std::vector<W> sums(static_cast<size_t>(output.area()));
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t k = unit / output.channels, c = unit % output.channels, plane = params.plane_of_box[k];
         const Input& map = maps.map(plane);
@@ -175,10 +175,10 @@ void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& direct
           });
         });
         S* bins = output.template at<S>(k, c);
-        for (int64_t i = 0; i < output.pixels(); ++i) bins[i * output.stride_x] = static_cast<S>(sums[i]);
+        for (int64_t i = 0; i < output.area(); ++i) bins[i * output.stride_x] = static_cast<S>(sums[i]);
       }
     };
-    rates.with_pixels([&](auto&& pixels_of) {
+    converted.with_pixels([&](auto&& pixels_of) {
       run_units(params.boxes * output.channels, static_cast<double>(output.elements()),
                 [&](int64_t begin, int64_t end) { pool(pixels_of, begin, end); });
     });
@@ -192,33 +192,33 @@ void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& 
   // A block is one channel, whose sums stay in the cache; for channels_last it is a cache line of channels.
   const int64_t width = grad.stride_c == 1 ? kArgmaxChannels : 1;
   const auto plan = make_sample_plan<W>(params);
-  const Rates<W> rates(params, directions);
+  const Directions<W> converted(params, directions);
   const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
   const int64_t blocks = (grad.channels + width - 1) / width;
   const double elements = static_cast<double>(grad.elements() + grad_input.elements());
   const auto add_boxes = [&](auto storage, auto&& pixels_of, int64_t begin, int64_t end) {
     using S = decltype(storage);
     std::vector<W> buffer;
-    std::vector<Addend<W>> addends(static_cast<size_t>(kPixelsPerSample * grad.pixels()));
+    std::vector<Addend<W>> addends(static_cast<size_t>(kPixelsPerSample * grad.area()));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t plane = unit / blocks, first = unit % blocks * width;
       const Output& map = grad_input.map(plane);
       const int64_t image = grad_input.image(plane), channels = std::min(width, grad.channels - first);
       W* const in_place = width == 1 ? channel_in_place<W>(map, image, first) : nullptr;
-      if (in_place == nullptr) buffer.resize(static_cast<size_t>(channels * map.pixels()));
+      if (in_place == nullptr) buffer.resize(static_cast<size_t>(channels * map.area()));
       W* const sums = in_place == nullptr ? buffer.data() : in_place;
-      std::fill(sums, sums + channels * map.pixels(), W(0));
+      std::fill(sums, sums + channels * map.area(), W(0));
       for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
         for (int64_t c = 0; c < channels; ++c) {
-          add_box<S>(plan, argmax, grad, by_plane.boxes[b], first + c,
-                     ChannelSums<W>{sums + c * map.pixels(), map.width}, addends.data(), pixels_of);
+          add_box<S>(plan, argmax, grad, by_plane.boxes[b], first + c, ChannelSums<W>{sums + c * map.area(), map.width},
+                     addends.data(), pixels_of);
         }
       }
       if (in_place == nullptr) write_channels<S>(sums, map, image, first, channels);
     }
   };
   with_storage<W>(grad.storage, [&](auto storage) {
-    rates.with_pixels([&](auto&& pixels_of) {
+    converted.with_pixels([&](auto&& pixels_of) {
       run_units(params.planes() * blocks, elements,
                 [&](int64_t begin, int64_t end) { add_boxes(storage, pixels_of, begin, end); });
     });
@@ -230,7 +230,7 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
                        const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Input>& maps,
                        T* grad_boxes) {
   const auto plan = make_sample_plan<W>(params);
-  const Rates<W> rates(params, directions);
+  const Directions<W> converted(params, directions);
   with_storage<W>(grad.storage, [&](auto storage) {
     using S = decltype(storage);
     run_units(params.boxes, static_cast<double>(grad.elements()), [&](int64_t begin, int64_t end) {
@@ -251,9 +251,9 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
               return grad_bin * sum;
             };
             TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
-            if (rates.order() == 1) {
-              y_taps = taps_along(*sample.y, kLowY, 0, rates.of_box(k));
-              x_taps = taps_along(*sample.x, kLowX, 0, rates.of_box(k));
+            if (converted.order() == 1) {
+              y_taps = taps_along(*sample.y, kLowY, 0, converted.rates_of(k));
+              x_taps = taps_along(*sample.x, kLowX, 0, converted.rates_of(k));
             }
             add_grad_edges(*sample.y, *sample.x, y_taps, x_taps, apply, grad_edges);
           });

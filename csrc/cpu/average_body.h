@@ -70,11 +70,11 @@ inline void pool_by_box(const AveragePoolJob<W>& job, const PlanePart& part, int
   const AveragePlan<W>& plan = *job.plan;
   const Input& view = job.maps.map(part.plane);
   const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
-  std::vector<W> map(reader.in_place ? 0 : view.pixels() * B);
+  std::vector<W> map(reader.in_place ? 0 : view.area() * B);
   std::vector<bool> packed(view.height, reader.in_place);
-  std::vector<W> bins(job.bins.pixels() * B);
+  std::vector<W> bins(job.bins.area() * B);
   for (int64_t k : part.boxes) {
-    begin_bins<B>(plan, k, job.bins.pixels(), bins.data());
+    begin_bins<B>(plan, k, job.bins.area(), bins.data());
     for_each_row_of_box(plan, k, [&](int32_t y, const RowProduct<W>& product) {
       W* row_of_map = map.data() + (reader.in_place ? 0 : y * view.width * B);
       Row<W> row = {row_of_map, B};
@@ -93,11 +93,11 @@ inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int
   const PlaneSweep& sweep = part.sweep;
   const Input& view = job.maps.map(part.plane);
   const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
-  const int64_t size = job.bins.pixels() * B;
+  const int64_t size = job.bins.area() * B;
   std::vector<W> buffer(reader.in_place ? 0 : view.width * B);
   std::vector<W> slots(std::max<int64_t>(sweep.slots, 1) * size);
   for (int64_t k : sweep.untouched) {
-    begin_bins<B>(plan, k, job.bins.pixels(), slots.data());
+    begin_bins<B>(plan, k, job.bins.area(), slots.data());
     unpack_plane<B>(slots.data(), job.bins, k, c, channels);
   }
   for (int64_t y = 0; y < view.height; ++y) {
@@ -108,7 +108,7 @@ inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int
       const SweepEntry& entry = sweep.entries[e];
       const RowProduct<W> product = plan.on_row(entry.box, plan.y.pixels[entry.use]);
       W* bins = slots.data() + entry.slot * size;
-      if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.pixels(), bins);
+      if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.area(), bins);
       pool_row<NV>(row, product, bins);
       if (entry.closes) unpack_plane<B>(bins, job.bins, entry.box, c, channels);
     }
@@ -120,8 +120,8 @@ inline void grad_input_by_box(const AverageGradInputJob<W>& job, const PlanePart
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const Output& view = job.maps.map(part.plane);
-  std::vector<W> map(view.pixels() * B);
-  std::vector<W> grad(job.bins.pixels() * B);
+  std::vector<W> map(view.area() * B);
+  std::vector<W> grad(job.bins.area() * B);
   for (int64_t k : part.boxes) {
     pack_plane<B>(job.bins, k, c, channels, grad.data());
     for_each_row_of_box(plan, k, [&](int32_t y, const RowProduct<W>& product) {
@@ -137,7 +137,7 @@ inline void grad_input_by_row(const AverageGradInputJob<W>& job, const PlanePart
   const AveragePlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
   const Output& view = job.maps.map(part.plane);
-  const int64_t size = job.bins.pixels() * B;
+  const int64_t size = job.bins.area() * B;
   std::vector<W> row(view.width * B);
   std::vector<W> slots(sweep.slots * size);
   for (int64_t y = 0; y < view.height; ++y) {

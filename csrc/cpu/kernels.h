@@ -106,7 +106,7 @@ using RotatedGradBoxesJob = RotatedJob<W, Input, Input>;
 
 template <class W>
 struct Kernels {
-  int64_t lanes;  // channels per vector; a block has one or `kWideBlock` vectors
+  int64_t lanes;  // channels per vector; a block has one or `kVectorsOfWideBlock` vectors
   void (*average_pool)(const AveragePoolJob<W>&, int64_t begin, int64_t end);
   void (*average_grad_input)(const AverageGradInputJob<W>&, int64_t begin, int64_t end);
   void (*average_grad_boxes)(const AverageGradBoxesJob<W>&, int64_t begin, int64_t end);

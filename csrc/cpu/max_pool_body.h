@@ -84,8 +84,7 @@ class MaxOfBox {
     }
     unpack_plane<B>(values_, job_.values, k_, c, channels);
     const ArgmaxView<int32_t>& view = job_.argmax;
-    unpack<B>(argmax_, view.pixels(), view.at(k_, c), view.stride_c, view.stride_x, channels,
-              job_.values.past_caches());
+    unpack<B>(argmax_, view.area(), view.at(k_, c), view.stride_c, view.stride_x, channels, job_.values.past_caches());
   }
 
  private:
@@ -181,7 +180,7 @@ inline void max_of_part(const MaxPoolJob<W>& job, const PlanePart& part, int64_t
   const bool keeps_map = sweep.begin.empty();
   const RowReader<B, W> reader(map, job.maps.image(part.plane), c, channels);
   RowCache<B, W> rows(reader, keeps_map ? map.height : 2);
-  const int64_t size = job.values.pixels() * B;
+  const int64_t size = job.values.area() * B;
   std::vector<W> values(std::max<int64_t>(sweep.slots, 1) * size);
   std::vector<lane_index_t<W>> argmax(values.size());
   const auto box_in = [&](int64_t slot, int64_t k) {

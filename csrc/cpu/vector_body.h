@@ -207,7 +207,7 @@ template <int B, class W>
 inline void pack_plane(const Input& view, int64_t n, int64_t c, int64_t channels, W* block) {
   with_storage<W>(view.storage, [&](auto storage) {
     const auto* source = view.at<decltype(storage)>(n, c);
-    if (view.flat()) return pack<B>(source, view.stride_c, view.stride_x, channels, view.pixels(), block);
+    if (view.flat()) return pack<B>(source, view.stride_c, view.stride_x, channels, view.area(), block);
     for (int64_t y = 0; y < view.height; ++y) {
       pack<B>(source + y * view.stride_y, view.stride_c, view.stride_x, channels, view.width,
               block + y * view.width * B);
@@ -227,7 +227,7 @@ inline void unpack_pixels(const W* block, const Output& view, int64_t n, int64_t
 
 template <int B, class W>
 inline void unpack_plane(const W* block, const Output& view, int64_t n, int64_t c, int64_t channels) {
-  unpack_pixels<B>(block, view, n, c, channels, 0, view.pixels());
+  unpack_pixels<B>(block, view, n, c, channels, 0, view.area());
 }
 
 // A row of the map for the kernels: pixel x of the block starts at data + x * pitch.
@@ -282,7 +282,7 @@ inline void for_each_unit(const ChannelBlocks& blocks, int64_t channels, int64_t
     if (blocks.width == VectorType<W>::lanes) {
       run(std::integral_constant<int, 1>(), n, c, present);
     } else {
-      run(std::integral_constant<int, kWideBlock>(), n, c, present);
+      run(std::integral_constant<int, kVectorsOfWideBlock>(), n, c, present);
     }
   }
 }
