@@ -101,7 +101,7 @@ void for_each_argmax_sample(const SamplePlan<W>& plan, const ArgmaxView<const in
 
 // sums[channels][pixels] -> channels [first, first + channels) of one image of a map, NCHW or channels_last.
 template <class S, class W>
-void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
+void write_channels(const W* sums, const MutableView& map, int64_t n, int64_t first, int64_t channels) {
   S* target = map.template at<S>(n, first);
   const int64_t pixels = map.area();
   for (int64_t begin = 0; begin < pixels; begin += kArgmaxCopiedPixels) {
@@ -130,7 +130,7 @@ struct Addend {
 // Adds the contribution of the bins of one box to one channel. The sample of an argmax can be anywhere in its bin, so
 // pixels are prefetched while `addends` is filled, and added afterwards. `addends` has room for all of them.
 template <class S, class W, class PixelsOf>
-void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, const Input& grad, int64_t k,
+void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, const ConstView& grad, int64_t k,
              int64_t c, ChannelSums<W> sums, Addend<W>* addends, PixelsOf&& pixels_of) {
   const S* const bins = grad.template at<S>(k, c);
   const int64_t stride_y = grad.stride_y, stride_x = grad.stride_x;
@@ -147,7 +147,7 @@ void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax,
 
 // One channel of a contiguous map if sums can be formed in place; otherwise null.
 template <class W>
-W* channel_in_place(const Output& map, int64_t n, int64_t c) {
+W* channel_in_place(const MutableView& map, int64_t n, int64_t c) {
   const bool is_own_type = map.storage == (std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat);
   return is_own_type && map.stride_x == 1 ? map.template at<W>(n, c) : nullptr;
 }
@@ -156,7 +156,7 @@ W* channel_in_place(const Output& map, int64_t n, int64_t c) {
 
 template <class W, class T>
 void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                 const ArgmaxView<const int32_t>& argmax, const Pyramid<Input>& maps, const Output& output) {
+                 const ArgmaxView<const int32_t>& argmax, const Pyramid<ConstView>& maps, const MutableView& output) {
   const auto plan = make_sample_plan<W>(params);
   const Directions<W> converted(params, directions);
   with_storage<W>(output.storage, [&](auto storage) {
@@ -165,7 +165,7 @@ void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& direct
       std::vector<W> sums(static_cast<size_t>(output.area()));
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t k = unit / output.channels, c = unit % output.channels, plane = params.plane_of_box[k];
-        const Input& map = maps.map(plane);
+        const ConstView& map = maps.map(plane);
         const S* pixels = map.template at<S>(maps.image(plane), c);
         std::fill(sums.begin(), sums.end(), W(0));
         for_each_argmax_sample(plan, argmax, k, c, [&](int64_t p, int64_t q, const ArgmaxSample<W>& sample) {
@@ -188,7 +188,8 @@ void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& direct
 // One thread writes each (plane, block of channels) and adds its boxes in their order, so the result is deterministic.
 template <class W, class T>
 void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Output>& grad_input) {
+                       const ArgmaxView<const int32_t>& argmax, const ConstView& grad,
+                       const Pyramid<MutableView>& grad_input) {
   // A block is one channel, whose sums stay in the cache; for channels_last it is a cache line of channels.
   const int64_t width = grad.stride_c == 1 ? kArgmaxChannels : 1;
   const auto plan = make_sample_plan<W>(params);
@@ -202,7 +203,7 @@ void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& 
     std::vector<Addend<W>> addends(static_cast<size_t>(kPixelsPerSample * grad.area()));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t plane = unit / blocks, first = unit % blocks * width;
-      const Output& map = grad_input.map(plane);
+      const MutableView& map = grad_input.map(plane);
       const int64_t image = grad_input.image(plane), channels = std::min(width, grad.channels - first);
       W* const in_place = width == 1 ? channel_in_place<W>(map, image, first) : nullptr;
       if (in_place == nullptr) buffer.resize(static_cast<size_t>(channels * map.area()));
@@ -227,7 +228,7 @@ void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& 
 
 template <class W, class T>
 void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Input>& maps,
+                       const ArgmaxView<const int32_t>& argmax, const ConstView& grad, const Pyramid<ConstView>& maps,
                        T* grad_boxes) {
   const auto plan = make_sample_plan<W>(params);
   const Directions<W> converted(params, directions);
@@ -236,7 +237,7 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
     run_units(params.boxes, static_cast<double>(grad.elements()), [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
         const int64_t plane = params.plane_of_box[k];
-        const Input& map = maps.map(plane);
+        const ConstView& map = maps.map(plane);
         W grad_edges[4] = {};
         for (int64_t c = 0; c < grad.channels; ++c) {
           const S* pixels = map.template at<S>(maps.image(plane), c);
@@ -266,11 +267,13 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
 
 #define INSTANTIATE(W, T)                                                                                              \
   template void argmax_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const ArgmaxView<const int32_t>&, \
-                                  const Pyramid<Input>&, const Output&);                                               \
+                                  const Pyramid<ConstView>&, const MutableView&);                                      \
   template void argmax_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                             \
-                                        const ArgmaxView<const int32_t>&, const Input&, const Pyramid<Output>&);       \
+                                        const ArgmaxView<const int32_t>&, const ConstView&,                            \
+                                        const Pyramid<MutableView>&);                                                  \
   template void argmax_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                             \
-                                        const ArgmaxView<const int32_t>&, const Input&, const Pyramid<Input>&, T*);
+                                        const ArgmaxView<const int32_t>&, const ConstView&, const Pyramid<ConstView>&, \
+                                        T*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, double)
 INSTANTIATE(double, double)

@@ -9,7 +9,7 @@ namespace {
 template <class W, class MapView, class BinsView>
 void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<W>& plan, int64_t lanes,
                  void (*kernel)(const AverageJob<W, MapView, BinsView>&, int64_t, int64_t)) {
-  constexpr bool kWritesMaps = std::is_same_v<MapView, Output>;
+  constexpr bool kWritesMaps = std::is_same_v<MapView, MutableView>;
   const int64_t planes = maps.planes();
   const double elements = static_cast<double>(maps.elements() + bins.elements());
   const ChannelBlocks blocks = choose_blocks(lanes, bins.channels, planes);
@@ -50,8 +50,8 @@ EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const TableKind* kinds, c
 
 // Adds one term to grad_boxes[k][1..4].
 template <class W, class T>
-void add_term(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& grad, const Pyramid<Input>& maps,
-              T* grad_boxes) {
+void add_term(const BoxParams<T>& params, const EdgePlan<W>& plan, const ConstView& grad,
+              const Pyramid<ConstView>& maps, T* grad_boxes) {
   const Kernels<W> kernels = select_kernels<W>();
   const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
   std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * 4));
@@ -69,7 +69,7 @@ void add_term(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& 
 
 template <class W, class T>
 void average_pool(const BoxParams<T>& params, const std::vector<const T*>& directions, double extrapolation_value,
-                  const Pyramid<Input>& maps, const Output& output) {
+                  const Pyramid<ConstView>& maps, const MutableView& output) {
   const Kernels<W> kernels = select_kernels<W>();
   AveragePlan<W> plan = make_average_plan<W>(params, directions);
   if (extrapolation_value != 0) add_extrapolation(plan, params, extrapolation_value);
@@ -77,15 +77,15 @@ void average_pool(const BoxParams<T>& params, const std::vector<const T*>& direc
 }
 
 template <class W, class T>
-void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Output>& grad_input) {
+void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<MutableView>& grad_input) {
   const Kernels<W> kernels = select_kernels<W>();
   run_average(grad_input, grad, make_average_plan<W>(params, directions), kernels.lanes, kernels.average_grad_input);
 }
 
 template <class W, class T>
-void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* grad_boxes) {
+void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<ConstView>& maps, T* grad_boxes) {
   const T* const v = directions.empty() ? nullptr : directions[0];
   const Products products = grad_boxes_products(params.rule, static_cast<int>(directions.size()));
   for (int first = 0; first < products.tables; first += kEdgeTables) {
@@ -93,13 +93,13 @@ void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>&
   }
 }
 
-#define INSTANTIATE(W, T)                                                                                            \
-  template void average_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, double, const Pyramid<Input>&, \
-                                   const Output&);                                                                   \
-  template void average_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,            \
-                                         const Pyramid<Output>&);                                                    \
-  template void average_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,            \
-                                         const Pyramid<Input>&, T*);
+#define INSTANTIATE(W, T)                                                                                     \
+  template void average_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, double,                 \
+                                   const Pyramid<ConstView>&, const MutableView&);                            \
+  template void average_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const ConstView&, \
+                                         const Pyramid<MutableView>&);                                        \
+  template void average_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const ConstView&, \
+                                         const Pyramid<ConstView>&, T*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, double)
 INSTANTIATE(double, double)

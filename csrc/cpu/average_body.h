@@ -68,7 +68,7 @@ template <int NV, class W>
 inline void pool_by_box(const AveragePoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const Input& view = job.maps.map(part.plane);
+  const ConstView& view = job.maps.map(part.plane);
   const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
   std::vector<W> map(reader.in_place ? 0 : view.area() * B);
   std::vector<bool> packed(view.height, reader.in_place);
@@ -91,7 +91,7 @@ inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
-  const Input& view = job.maps.map(part.plane);
+  const ConstView& view = job.maps.map(part.plane);
   const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
   const int64_t size = job.bins.area() * B;
   std::vector<W> buffer(reader.in_place ? 0 : view.width * B);
@@ -119,7 +119,7 @@ template <int NV, class W>
 inline void grad_input_by_box(const AverageGradInputJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const Output& view = job.maps.map(part.plane);
+  const MutableView& view = job.maps.map(part.plane);
   std::vector<W> map(view.area() * B);
   std::vector<W> grad(job.bins.area() * B);
   for (int64_t k : part.boxes) {
@@ -136,7 +136,7 @@ inline void grad_input_by_row(const AverageGradInputJob<W>& job, const PlanePart
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
-  const Output& view = job.maps.map(part.plane);
+  const MutableView& view = job.maps.map(part.plane);
   const int64_t size = job.bins.area() * B;
   std::vector<W> row(view.width * B);
   std::vector<W> slots(sweep.slots * size);

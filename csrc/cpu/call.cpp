@@ -54,11 +54,13 @@ BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& 
   return call;
 }
 
-Input input_view(const Tensor& tensor) { return {extents_of(tensor), tensor.const_data_ptr(), storage_of(tensor)}; }
+ConstView const_view(const Tensor& tensor) { return {extents_of(tensor), tensor.const_data_ptr(), storage_of(tensor)}; }
 
-Output output_view(const Tensor& tensor) { return {extents_of(tensor), tensor.mutable_data_ptr(), storage_of(tensor)}; }
+MutableView mutable_view(const Tensor& tensor) {
+  return {extents_of(tensor), tensor.mutable_data_ptr(), storage_of(tensor)};
+}
 
-ArgmaxView<const int32_t> argmax_view(const Tensor& argmax) {
+ArgmaxView<const int32_t> const_argmax_view(const Tensor& argmax) {
   return {extents_of(argmax), argmax.const_data_ptr<int32_t>()};
 }
 
@@ -66,8 +68,8 @@ ArgmaxView<int32_t> mutable_argmax_view(const Tensor& argmax) {
   return {extents_of(argmax), argmax.mutable_data_ptr<int32_t>()};
 }
 
-Pyramid<Input> input_pyramid(const Tensors& maps) { return pyramid<Input>(maps, input_view); }
+Pyramid<ConstView> const_pyramid(const Tensors& maps) { return pyramid<ConstView>(maps, const_view); }
 
-Pyramid<Output> output_pyramid(const Tensors& maps) { return pyramid<Output>(maps, output_view); }
+Pyramid<MutableView> mutable_pyramid(const Tensors& maps) { return pyramid<MutableView>(maps, mutable_view); }
 
 }  // namespace roialign_ext

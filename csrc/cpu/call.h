@@ -38,12 +38,12 @@ struct BoxCall {
 BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
                       const OptionalTensor& v, const Geometry& geometry);
 
-Input input_view(const Tensor& tensor);
-Output output_view(const Tensor& tensor);
-ArgmaxView<const int32_t> argmax_view(const Tensor& argmax);
+ConstView const_view(const Tensor& tensor);
+MutableView mutable_view(const Tensor& tensor);
+ArgmaxView<const int32_t> const_argmax_view(const Tensor& argmax);
 ArgmaxView<int32_t> mutable_argmax_view(const Tensor& argmax);
-Pyramid<Input> input_pyramid(const Tensors& maps);
-Pyramid<Output> output_pyramid(const Tensors& maps);
+Pyramid<ConstView> const_pyramid(const Tensors& maps);
+Pyramid<MutableView> mutable_pyramid(const Tensors& maps);
 
 // Calls run(W(), T()), where W is the arithmetic type of the features and T the type of the coordinates. Float64
 // features always have float64 coordinates.

@@ -7,7 +7,7 @@
 namespace roialign_ext {
 
 template <class W, class T>
-void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Output& values,
+void max_pool(const BoxParams<T>& params, const Pyramid<ConstView>& maps, const MutableView& values,
               const ArgmaxView<int32_t>& argmax) {
   const MaxPlan<W> plan = make_max_plan<W>(params);
   const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
@@ -19,7 +19,7 @@ void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Outp
   // A sweep keeps the running maxima of several boxes, so those of one box have to be small.
   const bool sweeps = stays_in_cache<W>(job.values, blocks);
   for (PlanePart& part : job.parts) {
-    const Input& map = maps.map(part.plane);
+    const ConstView& map = maps.map(part.plane);
     if (stays_in_cache<W>(map, blocks)) continue;
     const auto swept = std::stable_partition(part.boxes.begin(), part.boxes.end(), [&](int64_t k) {
       return sweeps && plan.touches_map(k) && plan.descends(k);
@@ -31,11 +31,11 @@ void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Outp
             [&](int64_t begin, int64_t end) { kernels.max_pool(job, begin, end); });
 }
 
-template void max_pool<float, float>(const BoxParams<float>&, const Pyramid<Input>&, const Output&,
+template void max_pool<float, float>(const BoxParams<float>&, const Pyramid<ConstView>&, const MutableView&,
                                      const ArgmaxView<int32_t>&);
-template void max_pool<float, double>(const BoxParams<double>&, const Pyramid<Input>&, const Output&,
+template void max_pool<float, double>(const BoxParams<double>&, const Pyramid<ConstView>&, const MutableView&,
                                       const ArgmaxView<int32_t>&);
-template void max_pool<double, double>(const BoxParams<double>&, const Pyramid<Input>&, const Output&,
+template void max_pool<double, double>(const BoxParams<double>&, const Pyramid<ConstView>&, const MutableView&,
                                        const ArgmaxView<int32_t>&);
 
 }  // namespace roialign_ext

@@ -176,7 +176,7 @@ inline void max_of_part(const MaxPoolJob<W>& job, const PlanePart& part, int64_t
   constexpr int B = NV * VectorType<W>::lanes;
   const MaxPlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
-  const Input& map = job.maps.map(part.plane);
+  const ConstView& map = job.maps.map(part.plane);
   const bool keeps_map = sweep.begin.empty();
   const RowReader<B, W> reader(map, job.maps.image(part.plane), c, channels);
   RowCache<B, W> rows(reader, keeps_map ? map.height : 2);

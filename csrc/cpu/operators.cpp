@@ -24,9 +24,9 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
     using T = decltype(coordinate);
     const BoxParams<T> params = call.params<T>(output_size[0], output_size[1]);
     const std::vector<const T*> directions = call.direction_pointers<T>();
-    const Pyramid<Input> maps = input_pyramid(input);
-    const Output bins = output_view(output);
-    if (argmax.has_value()) return argmax_pool<W>(params, directions, argmax_view(*argmax), maps, bins);
+    const Pyramid<ConstView> maps = const_pyramid(input);
+    const MutableView bins = mutable_view(output);
+    if (argmax.has_value()) return argmax_pool<W>(params, directions, const_argmax_view(*argmax), maps, bins);
     if (is_rotated(geometry.rule)) return rotated_pool<W>(params, directions, maps, bins);
     average_pool<W>(params, directions, extrapolation_value, maps, bins);
   });
@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, c
   dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    max_pool<W>(call.params<T>(output_size[0], output_size[1]), input_pyramid(input), output_view(values),
+    max_pool<W>(call.params<T>(output_size[0], output_size[1]), const_pyramid(input), mutable_view(values),
                 mutable_argmax_view(argmax));
   });
   return {values, argmax};
@@ -67,9 +67,9 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
     using T = decltype(coordinate);
     const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
     const std::vector<const T*> directions = call.direction_pointers<T>();
-    const Pyramid<Output> maps = output_pyramid(grad_input);
-    const Input bins = input_view(grad);
-    if (argmax.has_value()) return argmax_grad_input<W>(params, directions, argmax_view(*argmax), bins, maps);
+    const Pyramid<MutableView> maps = mutable_pyramid(grad_input);
+    const ConstView bins = const_view(grad);
+    if (argmax.has_value()) return argmax_grad_input<W>(params, directions, const_argmax_view(*argmax), bins, maps);
     if (is_rotated(geometry.rule)) return rotated_grad_input<W>(params, directions, bins, maps);
     average_grad_input<W>(params, directions, bins, maps);
   });
@@ -87,11 +87,11 @@ Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& b
     using T = decltype(coordinate);
     const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
     const std::vector<const T*> directions = call.direction_pointers<T>();
-    const Pyramid<Input> maps = input_pyramid(input);
-    const Input bins = input_view(grad);
+    const Pyramid<ConstView> maps = const_pyramid(input);
+    const ConstView bins = const_view(grad);
     T* const sums = grad_boxes.mutable_data_ptr<T>();
     if (argmax.has_value()) {
-      return argmax_grad_boxes<W>(params, directions, argmax_view(*argmax), bins, maps, sums);
+      return argmax_grad_boxes<W>(params, directions, const_argmax_view(*argmax), bins, maps, sums);
     }
     if (is_rotated(geometry.rule)) return rotated_grad_boxes<W>(params, directions, bins, maps, sums);
     average_grad_boxes<W>(params, directions, bins, maps, sums);

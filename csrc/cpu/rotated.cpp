@@ -5,8 +5,8 @@
 namespace roialign_ext {
 
 template <class W, class T>
-void rotated_pool(const BoxParams<T>& params, const std::vector<const T*>& directions, const Pyramid<Input>& maps,
-                  const Output& output) {
+void rotated_pool(const BoxParams<T>& params, const std::vector<const T*>& directions, const Pyramid<ConstView>& maps,
+                  const MutableView& output) {
   const Kernels<W> kernels = select_kernels<W>();
   const RotatedPlan<W> plan = make_rotated_plan<W>(params, directions);
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, output.channels, maps.planes());
@@ -16,8 +16,8 @@ void rotated_pool(const BoxParams<T>& params, const std::vector<const T*>& direc
 }
 
 template <class W, class T>
-void rotated_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Output>& grad_input) {
+void rotated_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<MutableView>& grad_input) {
   const Kernels<W> kernels = select_kernels<W>();
   const RotatedPlan<W> plan = make_rotated_plan<W>(params, directions);
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, grad.channels, grad_input.planes());
@@ -27,8 +27,8 @@ void rotated_grad_input(const BoxParams<T>& params, const std::vector<const T*>&
 }
 
 template <class W, class T>
-void rotated_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* grad_boxes) {
+void rotated_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<ConstView>& maps, T* grad_boxes) {
   const Kernels<W> kernels = select_kernels<W>();
   const RotatedPlan<W> plan = make_rotated_grad_boxes_plan<W>(params, directions);
   const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
@@ -44,13 +44,13 @@ void rotated_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>&
   }
 }
 
-#define INSTANTIATE(W, T)                                                                                    \
-  template void rotated_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Pyramid<Input>&, \
-                                   const Output&);                                                           \
-  template void rotated_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,    \
-                                         const Pyramid<Output>&);                                            \
-  template void rotated_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,    \
-                                         const Pyramid<Input>&, T*);
+#define INSTANTIATE(W, T)                                                                                        \
+  template void rotated_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Pyramid<ConstView>&, \
+                                   const MutableView&);                                                          \
+  template void rotated_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const ConstView&,    \
+                                         const Pyramid<MutableView>&);                                           \
+  template void rotated_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const ConstView&,    \
+                                         const Pyramid<ConstView>&, T*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, double)
 INSTANTIATE(double, double)

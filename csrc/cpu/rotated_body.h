@@ -6,7 +6,7 @@
 template <int B, class W>
 class PackedPlane {
  public:
-  PackedPlane(const Input& map, int64_t n, int64_t c, int64_t channels)
+  PackedPlane(const ConstView& map, int64_t n, int64_t c, int64_t channels)
       : reader_(map, n, c, channels),
         rows_(map.height, Row<W>{nullptr, B}),
         packed_(reader_.in_place ? 0 : map.area() * B) {}
@@ -50,7 +50,7 @@ inline void rotated_pool_plane(const RotatedPoolJob<W>& job, int64_t plane, int6
 template <int NV, class W>
 inline void rotated_grad_input_plane(const RotatedGradInputJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
-  const Output& map = job.maps.map(plane);
+  const MutableView& map = job.maps.map(plane);
   std::vector<W> sums(map.area() * B), bins(job.bins.area() * B);
   PointTaps<W> taps;
   const BoxesByPlane& boxes = job.plan->by_plane;

@@ -39,8 +39,8 @@ struct View : Extents {
   // True if results are written past the caches.
   bool past_caches() const { return elements() * bytes_of(storage) > kPastCachesBytes; }
 };
-using Input = View<const void>;
-using Output = View<void>;
+using ConstView = View<const void>;
+using MutableView = View<void>;
 
 // The argmax of every output.
 template <class Int>

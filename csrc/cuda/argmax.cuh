@@ -18,7 +18,7 @@ struct ArgmaxSample {
 template <class W>
 __device__ __forceinline__ ArgmaxSample<W> argmax_sample(const CallArgs& args, const Samples<W>& samples,
                                                          const Bin& bin, int64_t channel) {
-  const Elements<int32_t>& argmax = args.argmax;
+  const View<int32_t>& argmax = args.argmax;
   const int32_t index = argmax.data[argmax.offset(bin.box, channel, bin.p, bin.q)];
   const Band y = samples.y.band(bin.box, bin.p), x = samples.x.band(bin.box, bin.q);
   const unsigned sample_y = argmax_y(index), sample_x = argmax_x(index);
@@ -63,7 +63,7 @@ __device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t b
 // The sum of the map's pixels, weighted by a stencil. `at` is the offset of its upper left pixel.
 template <class S>
 __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Access<S>::W>& stencil,
-                                                       const Elements<void>& pixels, int64_t at) {
+                                                       const View<void>& pixels, int64_t at) {
   using W = typename Access<S>::W;
   W sum = W(0);
 #pragma unroll
@@ -83,7 +83,7 @@ __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Ac
 template <class W>
 __device__ __forceinline__ int64_t offset_of(const CallArgs& args, int plane, int64_t channel,
                                              const ArgmaxSample<W>& sample) {
-  const Elements<void>& pixels = args.maps[plane / args.images].pixels;
+  const View<void>& pixels = args.maps[plane / args.images].pixels;
   return pixels.offset(plane % args.images, channel, sample.y.low, sample.x.low);
 }
 

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads)
       y_taps = taps_along(sample.y, kLowY, 0, rates_of<W>(args, box));
       x_taps = taps_along(sample.x, kLowX, 0, rates_of<W>(args, box));
     }
-    const Elements<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
+    const View<void>&pixels = args.maps[plane / args.images].pixels, &bins = args.bins;
     const int64_t at = offset_of(args, plane, channel, sample);
     const W grad = Access<S>::load(bins.data, bins.offset(box, channel, bin.p, bin.q));
     const auto apply_taps = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {

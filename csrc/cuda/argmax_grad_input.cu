@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
         const int y = sample.y.low - top, x = sample.x.low - left;
         if (!sample.found || y < -1 || y >= kArgmaxTileRows || x < -1 || x >= kColumns) continue;
         const Stencil<W> stencil = stencil_of(args, box, sample);
-        const Elements<void>& grads = args.bins;
+        const View<void>& grads = args.bins;
         const W grad = Access<S>::load(grads.data, grads.offset(box, channel, p, q));
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
   });
   __syncwarp();
   // channels_last: lanes are channels; else lanes are pixels.
-  const Elements<void>& pixels = map.pixels;
+  const View<void>& pixels = map.pixels;
   const bool lanes_are_channels = pixels.stride_c == 1;
   for (int i = lane; i < kPixels * kWarp; i += kWarp) {
     const int pixel = lanes_are_channels ? i / kWarp : i % kPixels, c = lanes_are_channels ? lane : i / kPixels;

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kThreads)
                        offset_of(args, plane, channel, sample));
     }
   }
-  const Elements<void>& bins = args.bins;
+  const View<void>& bins = args.bins;
   Access<S>::store(bins.data, bins.offset(bin.box, channel, bin.p, bin.q), value);
 }
 

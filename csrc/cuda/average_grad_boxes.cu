@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
   const int plane = tables.plane_of_box[box];
   W grad_edges[4] = {};
   const int64_t threads = plane < 0 ? 0 : plan.threads();
-  const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
+  const View<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
     const Work work = work_of(plan, thread, kGradBoxesChannels, args.channels, VEC);
     const Channels& channels = work.channels;
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
   ColumnSums<W>& columns = reinterpret_cast<ColumnSums<W>*>(shared)[warp];
   const int64_t box = blockIdx.x;
   const int plane = tables.plane_of_box[box];
-  const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
+  const View<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   const Span window = plane < 0 ? Span{} : tables.x.pixels[box];
   const int64_t sets = (args.channels + kGradBoxesChannelsNchw - 1) / kGradBoxesChannelsNchw;
   W grad_edges[4] = {};

@@ -203,7 +203,7 @@ constexpr int64_t max_bins_collected(int64_t bytes, int64_t bin_bytes) { return 
 
 // Whether results are collected in shared memory: the bins of a box must be contiguous NCHW.
 inline bool collects(const CallArgs& args, int64_t max_bins) {
-  const Elements<void>& bins = args.bins;
+  const View<void>& bins = args.bins;
   return bins.stride_c != 1 && bins.stride_x == 1 && bins.stride_y == args.bins_x &&
          bins.stride_c == args.bins_y * args.bins_x && args.bins_x <= max_bins;
 }

@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     for (int c = 0; c < VEC; ++c) best[i][c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoArgmax};
   }
   if (plane >= 0) {
-    const Elements<void>& pixels = args.maps[plane / args.images].pixels;
+    const View<void>& pixels = args.maps[plane / args.images].pixels;
     const int64_t step = channels.step * pixels.stride_c;
     const int64_t base = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
     const BinSamples<W> ys(samples.y, bin.box, bin.p), xs(samples.x, bin.box, bin.q);
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     }
     if (ys.rejected.later) consider_zero();
   }
-  const Elements<void>& bins = args.bins;
-  const Elements<int32_t>& argmax = args.argmax;  // aligned as the values are, so packs fit
+  const View<void>& bins = args.bins;
+  const View<int32_t>& argmax = args.argmax;  // aligned as the values are, so packs fit
   const int64_t at = bins.offset(bin.box, channels.first, bin.p, bin.q);
   const int64_t at_argmax = argmax.offset(bin.box, channels.first, bin.p, bin.q);
 #pragma unroll

@@ -24,14 +24,14 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
   }
   W grad_parameters[M] = {};
   const int images = static_cast<int>(args.images), level = plane < 0 ? 0 : plane / images;
-  const Elements<void>& pixels = args.maps[level].pixels;
+  const View<void>& pixels = args.maps[level].pixels;
   const int64_t at_image = (plane - level * images) * pixels.stride_n;
   const int64_t threads = plane < 0 ? 0 : plan.threads();
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
     const Work work = work_of(plan, thread, kRotatedChannels, args.channels);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
-    const Elements<void>& bins = args.bins;
+    const View<void>& bins = args.bins;
     const int64_t at_bin = bins.offset(k, channels.first, bin.p, bin.q);
     const int64_t at_map = at_image + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;

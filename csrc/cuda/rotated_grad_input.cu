@@ -79,7 +79,7 @@ struct RotatedSource {
   __device__ __forceinline__ void add(const CallArgs& args, int64_t k, int y, int x, const Channels& channels,
                                       W (&sums)[kChannels]) const {
     const PixelOfBox<T, ORDER> pixel(args, boxes, k, y, x);
-    const Elements<void>& bins = args.bins;
+    const View<void>& bins = args.bins;
     const int64_t base = k * bins.stride_n + channels.first * bins.stride_c;
     for (int p = pixel.bins_y.begin; p < pixel.bins_y.end; ++p) {
       for (int q = pixel.bins_x.begin; q < pixel.bins_x.end; ++q) {
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
   const int y = tile.y.begin + warp / kTileColumns, x = tile.x.begin + warp % kTileColumns;
   const Channels channels = channels_of(true, tile.chunk, lane, kRotatedChannels, args.channels);
   const bool has_pixel = y < map.height && x < map.width;
-  const Elements<void>&pixels = map.pixels, &bins = args.bins;
+  const View<void>&pixels = map.pixels, &bins = args.bins;
   W sums[kRotatedChannels] = {};
   for_each_near_box(args, by_plane, tile, source, shared, [&](int box) {
     if (!has_pixel) return;

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
   for (int c = 0; c < kRotatedChannels; ++c) sums[c] = plane < 0 ? W(NAN) : W(0);
   if (plane >= 0) {
     const int images = static_cast<int>(args.images), level = plane / images;
-    const Elements<void>& pixels = args.maps[level].pixels;
+    const View<void>& pixels = args.maps[level].pixels;
     const int64_t base = (plane - level * images) * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     const RotatedBox<T> box = boxes.boxes[bin.box];
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
                               }
                             });
   }
-  const Elements<void>& bins = args.bins;
+  const View<void>& bins = args.bins;
   const int64_t at = bins.offset(bin.box, channels.first, bin.p, bin.q);
 #pragma unroll
   for (int c = 0; c < kRotatedChannels; ++c) {

@@ -127,7 +127,7 @@ __device__ __forceinline__ void gather_pixels(const CallArgs& args, const TilePl
     if (has_pixel) source.add(args, box, y, x, channels, sums);
   });
   if (!has_pixel) return;
-  const Elements<void>& pixels = map.pixels;
+  const View<void>& pixels = map.pixels;
   const Access<S> access(args.storage);
   const int64_t at = pixels.offset(tile.image, channels.first, y, x);
   for_each_channel<kChannels>(channels.count,

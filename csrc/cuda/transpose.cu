@@ -60,8 +60,8 @@ struct Division {
 // Word is an unsigned integer of the element size: elements are copied as bits.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
-    transpose_channels(const TransposePlan plan, const Shape shape, const __grid_constant__ Elements<void> source,
-                       const __grid_constant__ Elements<void> copy) {
+    transpose_channels(const TransposePlan plan, const Shape shape, const __grid_constant__ View<void> source,
+                       const __grid_constant__ View<void> copy) {
   constexpr int kGroup = TileLayout<Word>::kGroup;
   ROI_SHARED_BYTES(shared);
   uint4* const vectors = reinterpret_cast<uint4*>(shared);
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kThreads)
 unsigned tiles_of(int64_t length, int64_t size) { return static_cast<unsigned>((length + size - 1) / size); }
 
 template <class Word>
-TransposePlan make_plan(const Shape& shape, const Elements<void>& source) {
+TransposePlan make_plan(const Shape& shape, const View<void>& source) {
   constexpr int kGroup = TileLayout<Word>::kGroup;
   const int64_t places = shape.h * shape.w;
   TransposePlan plan;
@@ -137,7 +137,7 @@ TransposePlan make_plan(const Shape& shape, const Elements<void>& source) {
 }
 
 template <class Word>
-void launch(const Shape& shape, const Elements<void>& source, const Elements<void>& copy, Launcher& launcher) {
+void launch(const Shape& shape, const View<void>& source, const View<void>& copy, Launcher& launcher) {
   const TransposePlan plan = make_plan<Word>(shape, source);
   const int64_t blocks = shape.n * plan.place_tiles * plan.channel_tiles;
   const int64_t groups = plan.channels / TileLayout<Word>::kGroup;
@@ -147,14 +147,14 @@ void launch(const Shape& shape, const Elements<void>& source, const Elements<voi
 
 }  // namespace
 
-Elements<void> take_channels_last(Storage storage, const Shape& shape, Scratch& scratch) {
+View<void> take_channels_last(Storage storage, const Shape& shape, Scratch& scratch) {
   const int64_t bytes = bytes_of(storage), group = kVectorBytes / bytes;
   const int64_t pixel = (shape.c + group - 1) / group * group;
   void* const data = scratch.take<char>(shape.n * shape.h * shape.w * pixel * bytes);
   return {data, shape.h * shape.w * pixel, 1, shape.w * pixel, pixel};
 }
 
-void build_channels_last(Storage storage, const Shape& shape, const Elements<void>& source, const Elements<void>& copy,
+void build_channels_last(Storage storage, const Shape& shape, const View<void>& source, const View<void>& copy,
                          Launcher& launcher) {
   switch (bytes_of(storage)) {
     case 2:

@@ -27,9 +27,9 @@ inline bool reads_channels_last(const CallArgs& args) {
 
 // Whether `vec` channels are contiguous and aligned to their total size, at every pixel or bin.
 template <class S>
-bool has_packs(const Elements<void>& elements, int vec) {
-  return elements.stride_c == 1 && elements.stride_n % vec == 0 && elements.stride_y % vec == 0 &&
-         elements.stride_x % vec == 0 && reinterpret_cast<uintptr_t>(elements.data) % (vec * sizeof(S)) == 0;
+bool has_packs(const View<void>& view, int vec) {
+  return view.stride_c == 1 && view.stride_n % vec == 0 && view.stride_y % vec == 0 && view.stride_x % vec == 0 &&
+         reinterpret_cast<uintptr_t>(view.data) % (vec * sizeof(S)) == 0;
 }
 
 template <class S>
@@ -67,11 +67,11 @@ struct Slice {
   void* data;
   Offset stride_c, stride_y, stride_x;
 
-  __device__ __forceinline__ Slice(const Elements<void>& elements, int64_t n)
-      : data(static_cast<S*>(elements.data) + n * elements.stride_n),
-        stride_c(static_cast<Offset>(elements.stride_c)),
-        stride_y(static_cast<Offset>(elements.stride_y)),
-        stride_x(static_cast<Offset>(elements.stride_x)) {}
+  __device__ __forceinline__ Slice(const View<void>& view, int64_t n)
+      : data(static_cast<S*>(view.data) + n * view.stride_n),
+        stride_c(static_cast<Offset>(view.stride_c)),
+        stride_y(static_cast<Offset>(view.stride_y)),
+        stride_x(static_cast<Offset>(view.stride_x)) {}
 };
 
 // Minimum resident blocks of kernels over features.
@@ -79,8 +79,8 @@ template <class S, class Offset>
 constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? kFeatureBlocksWide : kFeatureBlocks;
 
 inline bool offsets_are_int(const CallArgs& args) {
-  const auto fits = [&](const Elements<void>& elements, int64_t height, int64_t width) {
-    return args.channels * elements.stride_c + height * elements.stride_y + width * elements.stride_x <= INT32_MAX;
+  const auto fits = [&](const View<void>& view, int64_t height, int64_t width) {
+    return args.channels * view.stride_c + height * view.stride_y + width * view.stride_x <= INT32_MAX;
   };
   bool all = fits(args.bins, args.bins_y, args.bins_x);
   for (int i = 0; i < args.levels; ++i) all = all && fits(args.maps[i].pixels, args.maps[i].height, args.maps[i].width);
