@@ -38,11 +38,11 @@ template <class W>
 class Directions {
  public:
   template <class T>
-  Directions(const BoxParams<T>& params, const std::vector<const T*>& directions)
+  Directions(const CallArgs<T>& args, const std::vector<const T*>& directions)
       : order_(static_cast<int>(directions.size())) {
     for (int d = 0; d < order_; ++d) {
-      for (int64_t k = 0; k < params.boxes; ++k) {
-        const T* rates = params.box(directions[d], k);
+      for (int64_t k = 0; k < args.boxes; ++k) {
+        const T* rates = args.box(directions[d], k);
         rates_[d].insert(rates_[d].end(), rates, rates + 4);
       }
     }
@@ -155,16 +155,16 @@ W* channel_in_place(const MutableView& map, int64_t n, int64_t c) {
 }  // namespace
 
 template <class W, class T>
-void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
+void argmax_pool(const CallArgs<T>& args, const std::vector<const T*>& directions,
                  const ArgmaxView<const int32_t>& argmax, const Pyramid<ConstView>& maps, const MutableView& output) {
-  const auto plan = make_sample_plan<W>(params);
-  const Directions<W> converted(params, directions);
+  const auto plan = make_sample_plan<W>(args);
+  const Directions<W> converted(args, directions);
   with_storage<W>(output.storage, [&](auto storage) {
     using S = decltype(storage);
     const auto pool = [&](auto&& pixels_of, int64_t begin, int64_t end) {
       std::vector<W> sums(static_cast<size_t>(output.area()));
       for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t k = unit / output.channels, c = unit % output.channels, plane = params.plane_of_box[k];
+        const int64_t k = unit / output.channels, c = unit % output.channels, plane = args.plane_of_box[k];
         const ConstView& map = maps.map(plane);
         const S* pixels = map.template at<S>(maps.image(plane), c);
         std::fill(sums.begin(), sums.end(), W(0));
@@ -179,7 +179,7 @@ void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& direct
       }
     };
     converted.with_pixels([&](auto&& pixels_of) {
-      run_units(params.boxes * output.channels, static_cast<double>(output.elements()),
+      run_units(args.boxes * output.channels, static_cast<double>(output.elements()),
                 [&](int64_t begin, int64_t end) { pool(pixels_of, begin, end); });
     });
   });
@@ -187,14 +187,14 @@ void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& direct
 
 // One thread writes each (plane, block of channels) and adds its boxes in their order, so the result is deterministic.
 template <class W, class T>
-void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
+void argmax_grad_input(const CallArgs<T>& args, const std::vector<const T*>& directions,
                        const ArgmaxView<const int32_t>& argmax, const ConstView& grad,
                        const Pyramid<MutableView>& grad_input) {
   // A block is one channel, whose sums stay in the cache; for channels_last it is a cache line of channels.
   const int64_t width = grad.stride_c == 1 ? kArgmaxChannels : 1;
-  const auto plan = make_sample_plan<W>(params);
-  const Directions<W> converted(params, directions);
-  const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
+  const auto plan = make_sample_plan<W>(args);
+  const Directions<W> converted(args, directions);
+  const BoxesByPlane by_plane = group_by_plane(args.plane_of_box, args.planes());
   const int64_t blocks = (grad.channels + width - 1) / width;
   const double elements = static_cast<double>(grad.elements() + grad_input.elements());
   const auto add_boxes = [&](auto storage, auto&& pixels_of, int64_t begin, int64_t end) {
@@ -220,23 +220,23 @@ void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& 
   };
   with_storage<W>(grad.storage, [&](auto storage) {
     converted.with_pixels([&](auto&& pixels_of) {
-      run_units(params.planes() * blocks, elements,
+      run_units(args.planes() * blocks, elements,
                 [&](int64_t begin, int64_t end) { add_boxes(storage, pixels_of, begin, end); });
     });
   });
 }
 
 template <class W, class T>
-void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
+void argmax_grad_boxes(const CallArgs<T>& args, const std::vector<const T*>& directions,
                        const ArgmaxView<const int32_t>& argmax, const ConstView& grad, const Pyramid<ConstView>& maps,
                        T* grad_boxes) {
-  const auto plan = make_sample_plan<W>(params);
-  const Directions<W> converted(params, directions);
+  const auto plan = make_sample_plan<W>(args);
+  const Directions<W> converted(args, directions);
   with_storage<W>(grad.storage, [&](auto storage) {
     using S = decltype(storage);
-    run_units(params.boxes, static_cast<double>(grad.elements()), [&](int64_t begin, int64_t end) {
+    run_units(args.boxes, static_cast<double>(grad.elements()), [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
-        const int64_t plane = params.plane_of_box[k];
+        const int64_t plane = args.plane_of_box[k];
         const ConstView& map = maps.map(plane);
         W grad_edges[4] = {};
         for (int64_t c = 0; c < grad.channels; ++c) {
@@ -266,12 +266,12 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
 }
 
 #define INSTANTIATE(W, T)                                                                                              \
-  template void argmax_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const ArgmaxView<const int32_t>&, \
+  template void argmax_pool<W, T>(const CallArgs<T>&, const std::vector<const T*>&, const ArgmaxView<const int32_t>&,  \
                                   const Pyramid<ConstView>&, const MutableView&);                                      \
-  template void argmax_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                             \
+  template void argmax_grad_input<W, T>(const CallArgs<T>&, const std::vector<const T*>&,                              \
                                         const ArgmaxView<const int32_t>&, const ConstView&,                            \
                                         const Pyramid<MutableView>&);                                                  \
-  template void argmax_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                             \
+  template void argmax_grad_boxes<W, T>(const CallArgs<T>&, const std::vector<const T*>&,                              \
                                         const ArgmaxView<const int32_t>&, const ConstView&, const Pyramid<ConstView>&, \
                                         T*);
 INSTANTIATE(float, float)

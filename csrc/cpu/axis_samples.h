@@ -38,11 +38,11 @@ struct SamplePlan {
 };
 
 template <class W, class T>
-SamplePlan<W> make_sample_plan(const BoxParams<T>& params) {
+SamplePlan<W> make_sample_plan(const CallArgs<T>& args) {
   SamplePlan<W> plan;
-  for (int64_t k = 0; k < params.boxes; ++k) {
-    plan.y.append(params.y_axis(k));
-    plan.x.append(params.x_axis(k));
+  for (int64_t k = 0; k < args.boxes; ++k) {
+    plan.y.append(args.y_axis(k));
+    plan.x.append(args.x_axis(k));
   }
   return plan;
 }
@@ -76,10 +76,10 @@ struct MaxPlan {
 };
 
 template <class W, class T>
-MaxPlan<W> make_max_plan(const BoxParams<T>& params) {
-  MaxPlan<W> plan = {make_sample_plan<W>(params), {}, {}};
+MaxPlan<W> make_max_plan(const CallArgs<T>& args) {
+  MaxPlan<W> plan = {make_sample_plan<W>(args), {}, {}};
   const AxisSamples<W>& x = plan.samples.x;
-  for (int64_t k = 0; k < params.boxes; ++k) {
+  for (int64_t k = 0; k < args.boxes; ++k) {
     int32_t first = INT32_MAX, last = 0;
     for (int64_t i = x.begin[k * x.bins]; i < x.begin[(k + 1) * x.bins]; ++i) {
       first = std::min(first, x.samples[i].low);

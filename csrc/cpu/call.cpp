@@ -9,7 +9,7 @@ Extents extents_of(const Tensor& tensor) {
 }
 
 template <class T>
-void find_planes(BoxCall& call, const Geometry& geometry) {
+void find_planes(Call& call, const Geometry& geometry) {
   check_box_values(call.boxes, call.rule, call.images, call.ps_bins);
   const LevelRule levels = level_rule(geometry);
   const int64_t boxes = call.boxes.size(0), columns = call.boxes.size(1);
@@ -30,16 +30,16 @@ Pyramid<MapView> pyramid(const Tensors& maps, View&& view) {
 
 }  // namespace
 
-BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
-                      const OptionalTensor& v, const Geometry& geometry) {
-  BoxCall call = {as_contiguous(boxes, coordinates),
-                  {},
-                  geometry.rule,
-                  ps_bins_of(geometry),
-                  geometry.sampling_ratio,
-                  sizes[0],
-                  {},
-                  {}};
+Call make_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
+               const OptionalTensor& v, const Geometry& geometry) {
+  Call call = {as_contiguous(boxes, coordinates),
+               {},
+               geometry.rule,
+               ps_bins_of(geometry),
+               geometry.sampling_ratio,
+               sizes[0],
+               {},
+               {}};
   for (const OptionalTensor& direction : {u, v}) {
     if (direction.has_value()) call.directions.push_back(as_contiguous(*direction, coordinates));
   }

@@ -7,10 +7,10 @@
 namespace roialign_ext {
 
 template <class W, class T>
-void max_pool(const BoxParams<T>& params, const Pyramid<ConstView>& maps, const MutableView& values,
+void max_pool(const CallArgs<T>& args, const Pyramid<ConstView>& maps, const MutableView& values,
               const ArgmaxView<int32_t>& argmax) {
-  const MaxPlan<W> plan = make_max_plan<W>(params);
-  const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
+  const MaxPlan<W> plan = make_max_plan<W>(args);
+  const BoxesByPlane by_plane = group_by_plane(args.plane_of_box, args.planes());
   const Kernels<W> kernels = select_kernels<W>();
   const double elements = static_cast<double>(maps.elements() + values.elements());
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, values.channels, maps.planes());
@@ -31,11 +31,11 @@ void max_pool(const BoxParams<T>& params, const Pyramid<ConstView>& maps, const 
             [&](int64_t begin, int64_t end) { kernels.max_pool(job, begin, end); });
 }
 
-template void max_pool<float, float>(const BoxParams<float>&, const Pyramid<ConstView>&, const MutableView&,
+template void max_pool<float, float>(const CallArgs<float>&, const Pyramid<ConstView>&, const MutableView&,
                                      const ArgmaxView<int32_t>&);
-template void max_pool<float, double>(const BoxParams<double>&, const Pyramid<ConstView>&, const MutableView&,
+template void max_pool<float, double>(const CallArgs<double>&, const Pyramid<ConstView>&, const MutableView&,
                                       const ArgmaxView<int32_t>&);
-template void max_pool<double, double>(const BoxParams<double>&, const Pyramid<ConstView>&, const MutableView&,
+template void max_pool<double, double>(const CallArgs<double>&, const Pyramid<ConstView>&, const MutableView&,
                                        const ArgmaxView<int32_t>&);
 
 }  // namespace roialign_ext

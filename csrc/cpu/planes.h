@@ -14,10 +14,11 @@ struct MapLevel {
   int64_t height, width;
 };
 
-// A view of the boxes of a call (BoxCall). Boxes are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy, w, h,
-// angle). Directions have the same form; their image column is unused (docs/math.md, section 7).
+// The arguments that describe the boxes of a call; they refer to its Call. Boxes are (image, x1, y1, x2, y2) in image
+// pixels, or (image, cx, cy, w, h, angle). Directions have the same form; their image column is unused (docs/math.md,
+// section 7).
 template <class T>
-struct BoxParams {
+struct CallArgs {
   Rule rule;
   PsBins ps_bins;
   int64_t sampling_ratio;
