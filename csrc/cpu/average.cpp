@@ -57,7 +57,7 @@ void add_term(const CallArgs<T>& args, const EdgePlan<W>& plan, const ConstView&
   std::vector<W> partial(static_cast<size_t>(args.boxes * blocks.count * 4));
   const AverageGradBoxesJob<W> job = {maps, grad, &plan, args.plane_of_box.data(), blocks, partial.data()};
   run_units(args.boxes * blocks.count, static_cast<double>(grad.elements()),
-            [&](int64_t begin, int64_t end) { kernels.average_grad_boxes(job, begin, end); });
+            [&](int64_t begin, int64_t end) { kernels.average_grad_boxes_units(job, begin, end); });
   for (int64_t k = 0; k < args.boxes; ++k) {
     for (int64_t i = 0; i < blocks.count * 4; ++i) {
       grad_boxes[5 * k + 1 + i % 4] += static_cast<T>(partial[static_cast<size_t>(k * blocks.count * 4 + i)]);
@@ -73,14 +73,15 @@ void average_pool(const CallArgs<T>& args, const std::vector<const T*>& directio
   const Kernels<W> kernels = select_kernels<W>();
   AveragePlan<W> plan = make_average_plan<W>(args, directions);
   if (extrapolation_value != 0) add_extrapolation(plan, args, extrapolation_value);
-  run_average(maps, output, plan, kernels.lanes, kernels.average_pool);
+  run_average(maps, output, plan, kernels.lanes, kernels.average_pool_units);
 }
 
 template <class W, class T>
 void average_grad_input(const CallArgs<T>& args, const std::vector<const T*>& directions, const ConstView& grad,
                         const Pyramid<MutableView>& grad_input) {
   const Kernels<W> kernels = select_kernels<W>();
-  run_average(grad_input, grad, make_average_plan<W>(args, directions), kernels.lanes, kernels.average_grad_input);
+  run_average(grad_input, grad, make_average_plan<W>(args, directions), kernels.lanes,
+              kernels.average_grad_input_units);
 }
 
 template <class W, class T>

@@ -154,7 +154,7 @@ inline void grad_input_by_row(const AverageGradInputJob<W>& job, const PlanePart
 }
 
 template <class W>
-void average_pool(const AveragePoolJob<W>& job, int64_t begin, int64_t end) {
+void average_pool_units(const AveragePoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t i, int64_t c, int64_t channels) {
                      const PlanePart& part = job.parts[i];
@@ -167,7 +167,7 @@ void average_pool(const AveragePoolJob<W>& job, int64_t begin, int64_t end) {
 }
 
 template <class W>
-void average_grad_input(const AverageGradInputJob<W>& job, int64_t begin, int64_t end) {
+void average_grad_input_units(const AverageGradInputJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t i, int64_t c, int64_t channels) {
                      const PlanePart& part = job.parts[i];

@@ -92,7 +92,7 @@ inline void grad_edges_of_box(const AverageGradBoxesJob<W>& job, int64_t k, int6
 }
 
 template <class W>
-void average_grad_boxes(const AverageGradBoxesJob<W>& job, int64_t begin, int64_t end) {
+void average_grad_boxes_units(const AverageGradBoxesJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.grad.channels, begin, end,
                    [&](auto vectors, int64_t k, int64_t c, int64_t channels) {
                      const int64_t unit = k * job.blocks.count + c / job.blocks.width;

@@ -107,13 +107,13 @@ using RotatedGradBoxesJob = RotatedJob<W, ConstView, ConstView>;
 template <class W>
 struct Kernels {
   int64_t lanes;  // channels per vector; a block has one or `kVectorsOfWideBlock` vectors
-  void (*average_pool)(const AveragePoolJob<W>&, int64_t begin, int64_t end);
-  void (*average_grad_input)(const AverageGradInputJob<W>&, int64_t begin, int64_t end);
-  void (*average_grad_boxes)(const AverageGradBoxesJob<W>&, int64_t begin, int64_t end);
-  void (*max_pool)(const MaxPoolJob<W>&, int64_t begin, int64_t end);
-  void (*rotated_pool)(const RotatedPoolJob<W>&, int64_t begin, int64_t end);
-  void (*rotated_grad_input)(const RotatedGradInputJob<W>&, int64_t begin, int64_t end);
-  void (*rotated_grad_boxes)(const RotatedGradBoxesJob<W>&, int64_t begin, int64_t end);
+  void (*average_pool_units)(const AveragePoolJob<W>&, int64_t begin, int64_t end);
+  void (*average_grad_input_units)(const AverageGradInputJob<W>&, int64_t begin, int64_t end);
+  void (*average_grad_boxes_units)(const AverageGradBoxesJob<W>&, int64_t begin, int64_t end);
+  void (*max_pool_units)(const MaxPoolJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_pool_units)(const RotatedPoolJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_grad_input_units)(const RotatedGradInputJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_grad_boxes_units)(const RotatedGradBoxesJob<W>&, int64_t begin, int64_t end);
 };
 
 template <class W>

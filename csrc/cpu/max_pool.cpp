@@ -28,7 +28,7 @@ void max_pool(const CallArgs<T>& args, const Pyramid<ConstView>& maps, const Mut
     part.boxes.erase(part.boxes.begin(), swept);
   }
   run_units(static_cast<int64_t>(job.parts.size()) * blocks.count, elements,
-            [&](int64_t begin, int64_t end) { kernels.max_pool(job, begin, end); });
+            [&](int64_t begin, int64_t end) { kernels.max_pool_units(job, begin, end); });
 }
 
 template void max_pool<float, float>(const CallArgs<float>&, const Pyramid<ConstView>&, const MutableView&,

@@ -208,7 +208,7 @@ inline void max_of_part(const MaxPoolJob<W>& job, const PlanePart& part, int64_t
 }
 
 template <class W>
-void max_pool(const MaxPoolJob<W>& job, int64_t begin, int64_t end) {
+void max_pool_units(const MaxPoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.values.channels, begin, end,
                    [&](auto vectors, int64_t part, int64_t c, int64_t channels) {
                      max_of_part<vectors.value>(job, job.parts[part], c, channels);

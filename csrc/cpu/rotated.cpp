@@ -12,7 +12,7 @@ void rotated_pool(const CallArgs<T>& args, const std::vector<const T*>& directio
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, output.channels, maps.planes());
   const RotatedPoolJob<W> job = {maps, output, &plan, blocks, nullptr};
   run_units(maps.planes() * blocks.count, static_cast<double>(maps.elements() + output.elements()),
-            [&](int64_t begin, int64_t end) { kernels.rotated_pool(job, begin, end); });
+            [&](int64_t begin, int64_t end) { kernels.rotated_pool_units(job, begin, end); });
 }
 
 template <class W, class T>
@@ -23,7 +23,7 @@ void rotated_grad_input(const CallArgs<T>& args, const std::vector<const T*>& di
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, grad.channels, grad_input.planes());
   const RotatedGradInputJob<W> job = {grad_input, grad, &plan, blocks, nullptr};
   run_units(grad_input.planes() * blocks.count, static_cast<double>(grad_input.elements() + grad.elements()),
-            [&](int64_t begin, int64_t end) { kernels.rotated_grad_input(job, begin, end); });
+            [&](int64_t begin, int64_t end) { kernels.rotated_grad_input_units(job, begin, end); });
 }
 
 template <class W, class T>
@@ -35,7 +35,7 @@ void rotated_grad_boxes(const CallArgs<T>& args, const std::vector<const T*>& di
   std::vector<W> partial(static_cast<size_t>(args.boxes * blocks.count * kRotatedParameters));
   const RotatedGradBoxesJob<W> job = {maps, grad, &plan, blocks, partial.data()};
   run_units(maps.planes() * blocks.count, static_cast<double>(maps.elements() + grad.elements()),
-            [&](int64_t begin, int64_t end) { kernels.rotated_grad_boxes(job, begin, end); });
+            [&](int64_t begin, int64_t end) { kernels.rotated_grad_boxes_units(job, begin, end); });
   const W* from = partial.data();
   for (int64_t k = 0; k < args.boxes; ++k) {
     for (int64_t block = 0; block < blocks.count; ++block) {

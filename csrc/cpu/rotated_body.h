@@ -95,7 +95,7 @@ inline void rotated_grad_boxes_plane(const RotatedGradBoxesJob<W>& job, int64_t 
 }
 
 template <class W>
-void rotated_pool(const RotatedPoolJob<W>& job, int64_t begin, int64_t end) {
+void rotated_pool_units(const RotatedPoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
                      rotated_pool_plane<vectors.value>(job, plane, c, channels);
@@ -103,7 +103,7 @@ void rotated_pool(const RotatedPoolJob<W>& job, int64_t begin, int64_t end) {
 }
 
 template <class W>
-void rotated_grad_input(const RotatedGradInputJob<W>& job, int64_t begin, int64_t end) {
+void rotated_grad_input_units(const RotatedGradInputJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
                      rotated_grad_input_plane<vectors.value>(job, plane, c, channels);
@@ -111,7 +111,7 @@ void rotated_grad_input(const RotatedGradInputJob<W>& job, int64_t begin, int64_
 }
 
 template <class W>
-void rotated_grad_boxes(const RotatedGradBoxesJob<W>& job, int64_t begin, int64_t end) {
+void rotated_grad_boxes_units(const RotatedGradBoxesJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
                      rotated_grad_boxes_plane<vectors.value>(job, plane, c, channels);
