@@ -105,12 +105,12 @@ inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int
     Row<W> row = {nullptr, B};
     if (sweep.first[y] < sweep.last[y]) row = reader.read(y, sweep.first[y], sweep.last[y], buffer.data());
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
-      const SweepEntry& entry = sweep.entries[e];
-      const RowProduct<W> product = plan.on_row(entry.box, plan.y.pixels[entry.use]);
-      W* bins = slots.data() + entry.slot * size;
-      if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.area(), bins);
+      const SweepVisit& visit = sweep.visits[e];
+      const RowProduct<W> product = plan.on_row(visit.box, plan.y.pixels[visit.y_entry]);
+      W* bins = slots.data() + visit.slot * size;
+      if (visit.opens) begin_bins<B>(plan, visit.box, job.bins.area(), bins);
       pool_row<NV>(row, product, bins);
-      if (entry.closes) unpack_plane<B>(bins, job.bins, entry.box, c, channels);
+      if (visit.closes) unpack_plane<B>(bins, job.bins, visit.box, c, channels);
     }
   }
 }
@@ -143,10 +143,10 @@ inline void grad_input_by_row(const AverageGradInputJob<W>& job, const PlanePart
   for (int64_t y = 0; y < view.height; ++y) {
     std::fill(row.begin(), row.end(), W(0));
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
-      const SweepEntry& entry = sweep.entries[e];
-      const RowProduct<W> product = plan.on_row(entry.box, plan.y.pixels[entry.use]);
-      W* grad = slots.data() + entry.slot * size;
-      if (entry.opens) pack_plane<B>(job.bins, entry.box, c, channels, grad);
+      const SweepVisit& visit = sweep.visits[e];
+      const RowProduct<W> product = plan.on_row(visit.box, plan.y.pixels[visit.y_entry]);
+      W* grad = slots.data() + visit.slot * size;
+      if (visit.opens) pack_plane<B>(job.bins, visit.box, c, channels, grad);
       grad_input_row<NV>(grad, product, row.data());
     }
     unpack_pixels<B>(row.data(), view, job.maps.image(part.plane), c, channels, y * view.width, view.width);

@@ -47,21 +47,23 @@ SamplePlan<W> make_sample_plan(const CallArgs<T>& args) {
   return plan;
 }
 
-// The same with the interface for a row sweep (row_sweep.h). A use is one sample of a box along y.
+// The same with the interface for a row sweep (row_sweep.h). A y entry is one sample of a box along y.
 template <class W>
 struct MaxPlan {
   SamplePlan<W> samples;
   std::vector<int32_t> first, last;  // [boxes] columns [first, last) are touched
 
-  int64_t first_use(int64_t k) const { return samples.y.begin[k * samples.y.bins]; }
-  RowRange rows(int64_t use) const {
-    const SampleTap<W>& sample = samples.y.samples[use];
+  int64_t first_y_entry(int64_t k) const { return samples.y.begin[k * samples.y.bins]; }
+  RowRange rows(int64_t y_entry) const {
+    const SampleTap<W>& sample = samples.y.samples[y_entry];
     return {sample.low, sample.low + (sample.fraction != W(0) ? 2 : 1)};
   }
   int32_t first_column(int64_t k) const { return first[k]; }
   int32_t last_column(int64_t k) const { return last[k]; }
 
-  bool touches_map(int64_t k) const { return first_use(k) < first_use(k + 1) && first_column(k) < last_column(k); }
+  bool touches_map(int64_t k) const {
+    return first_y_entry(k) < first_y_entry(k + 1) && first_column(k) < last_column(k);
+  }
 
   // True if a sweep from top to bottom visits the samples of each bin in the order of their index. False for a reversed
   // box.

@@ -127,9 +127,9 @@ struct AveragePlan {
     return {x.term(term), x.bins, x.taps.data(), y.taps.data() + row.begin, y.taps.data() + row.end};
   }
 
-  // The interface for a row sweep, of one term per box. A use is a row of the map that a box touches.
-  int64_t first_use(int64_t k) const { return y.begin[k]; }
-  RowRange rows(int64_t use) const { return {y.pixels[use].pixel, y.pixels[use].pixel + 1}; }
+  // The interface for a row sweep, of one term per box. A y entry is a row of the map that a box touches.
+  int64_t first_y_entry(int64_t k) const { return y.begin[k]; }
+  RowRange rows(int64_t y_entry) const { return {y.pixels[y_entry].pixel, y.pixels[y_entry].pixel + 1}; }
   int32_t first_column(int64_t k) const { return x.first[k]; }
   int32_t last_column(int64_t k) const { return x.last[k]; }
 };
