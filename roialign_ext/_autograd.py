@@ -29,9 +29,12 @@ from ._form import BIND, Form, Settings, call, defined, ops
 from ._operator_checks import CHECKS
 
 Kernel: TypeAlias = Callable[..., Any]
+Below: TypeAlias = tuple[Kernel, Any, tuple[Any, ...]]  # what runs below a key: a kernel, the keys, other arguments
 
-_is_grad_enabled, _any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
-_keys_of = torch._C._dispatch_keys
+# Names of this module, because every call pays for a look into another one.
+is_compiling, is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
+_any_requires_grad, _has_transforms = torch._C._any_requires_grad, torch._C._are_functorch_transforms_active
+keys_of = torch._C._dispatch_keys
 _number_of_modes = torch._C._len_torch_dispatch_stack  # of those that see every call, as they do that record graphs
 
 
@@ -42,15 +45,15 @@ def key_set(*keys: DispatchKey) -> DispatchKeySet:
     return union
 
 
-# The keys of a usual tensor on each device -> those of its kernel. Subclasses, wrappers of transforms and tensors of
+# The keys of a usual tensor on each device, and those of its kernel. Subclasses, wrappers of transforms and tensors of
 # inference mode have others. Autocast falls through, because the operators have no kernels for it.
-KERNELS = {
-    key_set(device, autograd, autocast, DispatchKey.ADInplaceOrView).raw_repr(): key_set(device)
+CPU, CUDA = (
+    (key_set(device, autograd, autocast, DispatchKey.ADInplaceOrView), key_set(device))
     for device, autograd, autocast in (
         (DispatchKey.CPU, DispatchKey.AutogradCPU, DispatchKey.AutocastCPU),
         (DispatchKey.CUDA, DispatchKey.AutogradCUDA, DispatchKey.AutocastCUDA),
     )
-}
+)
 
 
 def _raise_out_of_memory(error: Exception) -> None:
@@ -77,16 +80,17 @@ def _explain(name: str, arguments: tuple[Any, ...], error: Exception) -> None:
 class Differentiable(torch.autograd.Function):
     """A private operator under its Autograd key, in eager mode and while programs are traced.
 
-    The first argument holds the keys and the arguments of the kernel. The others are those that ``BIND`` of _form.py
-    makes of the kernel's arguments.
+    The first argument computes the value. The others are those that ``BIND`` of _form.py makes of the private
+    operator's arguments.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, keys_and_arguments: tuple[Any, ...], settings: Settings, boxes: Tensor, u: Tensor | None,
+        ctx: Any, below: Below, settings: Settings, boxes: Tensor, u: Tensor | None,
         v: Tensor | None, argmax: Tensor | None, grad: Tensor | None, *maps: Tensor,
     ) -> Any:  # fmt: skip
-        result = _redispatch[settings.operator](*keys_and_arguments)
+        kernel, keys, arguments = below
+        result = kernel(keys, *arguments)
         if settings.operator == "_pool_grad_input":
             result = tuple(result)
         _save(ctx, settings, result, boxes, u, v, argmax, grad, maps)
@@ -95,24 +99,19 @@ class Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         saved = ctx.saved_tensors  # whose hooks may run forward passes
-        if torch.compiler.is_compiling():  # Dynamo, of compiled autograd, which follows neither engine nor dispatcher
+        if is_compiling():  # Dynamo, of compiled autograd, which follows neither engine nor dispatcher
             return _gradients(ctx, saved, cotangents, ctx.needs_input_grad)
-        if (
-            _is_grad_enabled()
-            or forward_ad._current_level >= 0
-            or _number_of_modes() > 0
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if is_grad_enabled() or forward_ad._current_level >= 0 or _number_of_modes() > 0 or _has_transforms():
             return _gradients(ctx, saved, cotangents, _needed_now(ctx))
         try:
             grad, boxes = cotangents[0], saved[0]
-            if ctx.needs_maps_alone and grad is not None and _keys_of(grad) == _keys_of(boxes):
-                kernel = KERNELS.get(_keys_of(boxes).raw_repr())
-                if kernel is not None:
+            if ctx.needs_maps_alone and grad is not None:
+                usual, kernel = CPU if grad.is_cpu else CUDA
+                if keys_of(grad) == usual and keys_of(boxes) == usual:
                     # The usual training step: Form.grad_input() straight from the kernel, with less overhead.
-                    _, u, v, argmax, *_ = saved
-                    _, rule, _, *layout, _ = ctx.settings
-                    grad_input = _redispatch["_pool_grad_input"](kernel, grad, boxes, u, v, argmax, *layout, *rule)
+                    _, u, v, argmax, _ = saved
+                    _, rule, _, input_size, last, _ = ctx.settings
+                    grad_input = _grad_input(kernel, grad, boxes, u, v, argmax, input_size, last, *rule)
                     return (None, None, None, None, None, None, None, *grad_input)
             with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
                 return _gradients(ctx, saved, cotangents, _needed_now(ctx))
@@ -167,7 +166,7 @@ def _save(
     argmax: Tensor | None, grad: Tensor | None, maps: Sequence[Tensor],
 ) -> None:  # fmt: skip
     ctx.settings = settings
-    ctx.set_materialize_grads(False)
+    ctx.materialize_grads = False  # this and to_save as torch's functions set them, which are slower
     if settings.operator == "_max_pool":
         argmax = output[1]
         ctx.mark_non_differentiable(argmax)
@@ -182,7 +181,7 @@ def _save(
         if grad is not None and True not in needs_maps:
             grad = None
     ctx.needs_maps_alone = not (moves or needs_grad) and settings.operator in ("_pool", "_max_pool")
-    ctx.save_for_backward(boxes, u, v, argmax, grad, *maps)
+    ctx.to_save = (boxes, u, v, argmax, grad, *maps)
 
 
 def _needed_now(ctx: Any) -> Sequence[bool]:
@@ -224,12 +223,13 @@ def _form_of(ctx: Any, saved: Sequence[Any]) -> Form:
 _operators = {name: getattr(ops, name).default for name in BIND}
 # They call the kernel of the given keys, and look neither at the schema nor at the tensors again.
 _redispatch: dict[str, Kernel] = {name: operator._handle.redispatch_boxed for name, operator in _operators.items()}
+_grad_input = _redispatch["_pool_grad_input"]
 # torch.autograd.Function.apply looks for transforms of torch.func first: under the Autograd key there are none left.
 _apply_differentiable: Kernel = super(torch.autograd.Function, Differentiable).apply
 _apply_transformed: Kernel = Transformed.apply
 
 
-# --- kernels; the first argument is the keys of the call that are left below the kernel's own
+# --- kernels; the first argument is the keys of the call that are left below the kernel's own, or Below with them
 
 
 def _has_tangent(arguments: tuple[Any, ...]) -> bool:
@@ -243,13 +243,20 @@ def _has_tangent(arguments: tuple[Any, ...]) -> bool:
     return False
 
 
-def differentiated(name: str) -> Kernel:
-    """The operator as a node of the graph or on dual numbers, or as one that a mode watches."""
-    bind = BIND[name]
+def differentiated(name: str, is_part: bool = False) -> Kernel:
+    """The operator as a node of the graph or on dual numbers, or as one that a mode watches.
 
-    def kernel(keys: Any, *arguments: Any) -> Any:
+    The kernel below may be that of a public operator that is this private operator and nothing else: it has fewer
+    arguments to convert. ``is_part`` serves public operators that do more. Modes see private operators.
+    """
+    bind, redispatch = BIND[name], _redispatch[name]
+
+    def kernel(below: Below, *arguments: Any) -> Any:
+        if is_part or _number_of_modes() > 0:
+            _, keys, _ = below
+            below = (redispatch, keys, arguments)
         try:
-            results = _apply_differentiable((keys, *arguments), *bind(*arguments))
+            results = _apply_differentiable(below, *bind(*arguments))
         except Exception as error:
             _explain(name, arguments, error)
             raise
@@ -270,16 +277,16 @@ def under_autograd(name: str, otherwise: Kernel) -> Kernel:
                 forward_ad._current_level >= 0
                 or _number_of_modes() > 0
                 or (
-                    _is_grad_enabled()
+                    is_grad_enabled()
                     and (_any_requires_grad(*arguments[:tensors]) or _has_tangent(arguments[:tensors]))
                 )
             ):
                 return redispatch(keys, *arguments)
         except Exception as error:
             _raise_out_of_memory(error)
-            otherwise(keys, *arguments)  # raises the full error message
+            otherwise((redispatch, keys, arguments), *arguments)  # raises the full error message
             raise
-        return otherwise(keys, *arguments)
+        return otherwise((redispatch, keys, arguments), *arguments)
 
     return kernel
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 
-from ._autograd import KERNELS, key_set
+from ._autograd import CPU, CUDA, is_compiling, key_set, keys_of
 from ._form import ops
 from ._registration import AUTOGRAD
 
-_keys_of, _is_profiled = torch._C._dispatch_keys, torch._C._autograd._profiler_enabled
+_is_profiled = torch._C._autograd._profiler_enabled
 _included, _is_excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_is_dispatch_key_excluded
 # Keys that a usual thread includes, and the key of autograd on every device, which it does not exclude. Modes,
 # transforms, tracers and inference mode change that.
@@ -29,17 +29,16 @@ def _call_of(name: str) -> Callable[..., Tensor]:
     operator, autograd = getattr(ops, name), AUTOGRAD[name]
 
     def call(input: Tensor, boxes: Tensor, *arguments: Any) -> Tensor:
-        if not torch.compiler.is_compiling():
-            keys = _keys_of(input)
+        if not is_compiling():
+            usual, kernel = CPU if input.is_cpu else CUDA
             if (
-                _keys_of(boxes) == keys
+                keys_of(input) == usual
+                and keys_of(boxes) == usual
                 and _included() == _INCLUDED
                 and not _is_excluded(_AUTOGRAD)
                 and not _is_profiled()
             ):
-                kernel = KERNELS.get(keys.raw_repr())
-                if kernel is not None:
-                    return autograd(kernel, input, boxes, *arguments)  # type: ignore[no-any-return]
+                return autograd(kernel, input, boxes, *arguments)  # type: ignore[no-any-return]
         return operator(input, boxes, *arguments)  # type: ignore[no-any-return]
 
     return call

@@ -72,11 +72,6 @@ def as_spatial_scale(value: Any, columns: int = 5) -> Any:
     return as_number("spatial_scale", value)
 
 
-def as_tensor_or_list(boxes: Any) -> Any:
-    """Converts a tuple of tensors to a list."""
-    return list(boxes) if isinstance(boxes, tuple) else boxes
-
-
 def tensors_of(tensors: Any) -> Any:
     """The tensors that may override ``__torch_function__``: the elements of a list, or the tensor itself."""
     return tensors if isinstance(tensors, (list, tuple)) else (tensors,)
@@ -84,22 +79,23 @@ def tensors_of(tensors: Any) -> Any:
 
 def check_call(
     input: Any,
-    boxes: object,
+    boxes: Any,
     output_size: Any,
     spatial_scale: Any = 1.0,
     sampling_ratio: Any = -1,
     aligned: object = False,
     mode: object = "avg",
     columns: int = 5,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, Any, Any, Any]:
     """Checks the arguments that most operators share; ``columns`` is the length of a row of boxes.
 
-    Returns output_size, spatial_scale and sampling_ratio in the types of the operators' schemas.
+    Returns boxes as a tensor or a list, and output_size, spatial_scale and sampling_ratio in the types of the
+    operators' schemas.
     """
     if not isinstance(input, Tensor) or not input.is_cpu or input.dim() != 4 or input.dtype not in DTYPES:
         check_map("input", input)
     if not isinstance(boxes, Tensor):
-        _check_box_list(boxes, columns)
+        boxes = _as_box_list(boxes, columns)
     elif boxes.dtype not in DTYPES:
         check_dtype("boxes", boxes)
     if type(output_size) is int and 0 < output_size <= MAX_INT:
@@ -114,7 +110,7 @@ def check_call(
         check_flag("aligned", aligned)
     if not isinstance(mode, str):
         raise TypeError(f"mode: expected 'avg' or 'max', got {mode!r}")
-    return output_size, spatial_scale, sampling_ratio
+    return boxes, output_size, spatial_scale, sampling_ratio
 
 
 def check_map(name: str, features: Any) -> None:
@@ -312,10 +308,11 @@ def _kind(value: object) -> str:
     return name
 
 
-def _check_box_list(boxes: object, columns: int) -> None:
+def _as_box_list(boxes: object, columns: int) -> list[Tensor]:
     if not (isinstance(boxes, (list, tuple)) and all(isinstance(image_boxes, Tensor) for image_boxes in boxes)):
         raise TypeError(
             f"boxes: expected a Tensor[K, {columns}] or a list of Tensor[L, {columns - 1}], got {_kind(boxes)}"
         )
     for image_boxes in boxes:
         check_dense("boxes", image_boxes)
+    return list(boxes)

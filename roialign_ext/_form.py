@@ -221,8 +221,9 @@ def _bind_pool(
     input: list[Tensor], boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, output_size: Any,
     scales: Any, rule_args: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
 ) -> Bound:  # fmt: skip
+    input_size, channels_last = layout_of(input)
     constants = (scales, rule_args, sampling_ratio, rule)
-    settings = _settings(("_pool", constants, output_size, *layout_of(input), extrapolation_value))
+    settings = _settings(("_pool", constants, output_size, input_size, channels_last, extrapolation_value))
     return (settings, boxes, u, v, argmax, None, *input)
 
 

@@ -28,25 +28,27 @@ from ._operator_checks import (
 class Operators:
     """The public operators, with the names and arguments of csrc/schemas.cpp, in terms of two private operators.
 
-    Both private operators and all methods take the keys of the call first.
+    ``only_pool`` is ``_pool`` for operators that are ``_pool`` and nothing else: their compiled kernels give the same
+    result. The private operators and all methods take first what runs below the key of the call.
     """
 
-    def __init__(self, pool: Callable[..., Any], max_pool: Callable[..., Any]) -> None:
+    def __init__(self, only_pool: Callable[..., Any], pool: Callable[..., Any], max_pool: Callable[..., Any]) -> None:
+        self._only_pool = only_pool
         self._pool = pool
         self._max_pool = max_pool
 
     def _pool_by_mode(
-        self, keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any
+        self, below: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any
     ) -> Any:
         if mode == "avg":
-            return self._pool(keys, maps, boxes, None, None, None, output_size, *rule)
+            return self._only_pool(below, maps, boxes, None, None, None, output_size, *rule)
         if mode == "max":
-            return self._max_pool(keys, maps, boxes, output_size, *rule)[0]
+            return self._max_pool(below, maps, boxes, output_size, *rule)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
         self,
-        keys: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -57,12 +59,12 @@ class Operators:
     ) -> Any:
         rule = ([spatial_scale], None, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
         if mode == "avg":  # saves a function call: this operator has the shortest calls
-            return self._pool(keys, [input], boxes, None, None, None, output_size, *rule)
-        return self._pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
+            return self._only_pool(below, [input], boxes, None, None, None, output_size, *rule)
+        return self._pool_by_mode(below, [input], boxes, output_size, mode, *rule)
 
     def multiscale_roi_align(
         self,
-        keys: Any,
+        below: Any,
         features: list[Tensor],
         boxes: Tensor,
         output_size: Any,
@@ -76,14 +78,15 @@ class Operators:
         _check_one_level(features, boxes, scales)
         name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
         rule = (scales, [canonical_scale, canonical_level], sampling_ratio, name)
-        return self._pool_by_mode(keys, features, boxes, output_size, mode, *rule)
+        return self._pool_by_mode(below, features, boxes, output_size, mode, *rule)
 
-    def prroi_pool(self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return self._pool(keys, [input], boxes, None, None, None, output_size, [spatial_scale], None, 0, "prroi_pool")
+    def prroi_pool(self, below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        rule = ([spatial_scale], None, 0, "prroi_pool")
+        return self._only_pool(below, [input], boxes, None, None, None, output_size, *rule)
 
     def roi_warp(
         self,
-        keys: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -92,13 +95,13 @@ class Operators:
         mode: str = "avg",
     ) -> Any:
         rule = ([spatial_scale], None, sampling_ratio, "roi_warp")
-        return self._pool_by_mode(keys, [input], boxes, output_size, mode, *rule)
+        return self._pool_by_mode(below, [input], boxes, output_size, mode, *rule)
 
-    def roi_pool(self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return self._max_pool(keys, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
+    def roi_pool(self, below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
+        return self._max_pool(below, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
     def _position_sensitive(
-        self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int,
+        self, below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int,
         name: str,
     ) -> Any:  # fmt: skip
         scales = [spatial_scale]
@@ -107,26 +110,28 @@ class Operators:
         boxes_of_bins = _boxes_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
         rule = (scales, [float(bins_y), float(bins_x)], sampling_ratio, name)
-        pooled = self._pool(keys, [groups], boxes_of_bins, None, None, None, [1, 1], *rule)
+        pooled = self._pool(below, [groups], boxes_of_bins, None, None, None, [1, 1], *rule)
         pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
         return pooled if is_channels_last(input) else pooled.contiguous()
 
     def ps_roi_align(
         self,
-        keys: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
         spatial_scale: float = 1.0,
         sampling_ratio: int = -1,
     ) -> Any:
-        return self._position_sensitive(keys, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
+        return self._position_sensitive(below, input, boxes, output_size, spatial_scale, sampling_ratio, "ps_roi_align")
 
-    def ps_roi_pool(self, keys: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        return self._position_sensitive(keys, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
+    def ps_roi_pool(
+        self, below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0
+    ) -> Any:
+        return self._position_sensitive(below, input, boxes, output_size, spatial_scale, 0, "ps_roi_pool")
 
     def _rotated(
-        self, keys: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
+        self, below: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, scales: list[float],
         rule_args: list[float] | None, sampling_ratio: int, aligned: bool, clockwise: bool, angle_unit: str,
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
@@ -137,11 +142,12 @@ class Operators:
             check_tensor("boxes", boxes)
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
-        return self._pool(keys, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, name)
+        pool = self._pool if clockwise else self._only_pool
+        return pool(below, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, name)
 
     def roi_align_rotated(
         self,
-        keys: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         output_size: Any,
@@ -152,11 +158,11 @@ class Operators:
         angle_unit: str = "degree",
     ) -> Any:
         options = sampling_ratio, aligned, clockwise, angle_unit
-        return self._rotated(keys, [input], boxes, output_size, [spatial_scale], None, *options)
+        return self._rotated(below, [input], boxes, output_size, [spatial_scale], None, *options)
 
     def multiscale_roi_align_rotated(
         self,
-        keys: Any,
+        below: Any,
         features: list[Tensor],
         boxes: Tensor,
         output_size: Any,
@@ -170,11 +176,11 @@ class Operators:
     ) -> Any:
         _check_one_level(features, boxes, scales)
         options = sampling_ratio, aligned, clockwise, angle_unit
-        return self._rotated(keys, features, boxes, output_size, scales, [canonical_scale, canonical_level], *options)
+        return self._rotated(below, features, boxes, output_size, scales, [canonical_scale, canonical_level], *options)
 
     def crop_and_resize(
         self,
-        keys: Any,
+        below: Any,
         input: Tensor,
         boxes: Tensor,
         box_indices: Tensor,
@@ -202,13 +208,13 @@ class Operators:
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
         size = [crop_size[0] * pooled, crop_size[1] * pooled]
         rule = ([1.0], None, averaged, f"crop_{method}")
-        crop = self._pool(keys, [input], indexed, None, None, None, size, *rule, extrapolation_value)
+        crop = self._pool(below, [input], indexed, None, None, None, size, *rule, extrapolation_value)
         return torch.max_pool2d(crop, [pooled, pooled]) if is_max else crop
 
 
-def decompositions(pool: Callable[..., Any], max_pool: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
-    """The public operators by name."""
-    operators = Operators(pool, max_pool)
+def decompositions(*private: Callable[..., Any]) -> dict[str, Callable[..., Tensor]]:
+    """The public operators by name, from the arguments of ``Operators``."""
+    operators = Operators(*private)
     return {name: getattr(operators, name) for name in vars(Operators) if not name.startswith("_")}
 
 

@@ -15,7 +15,9 @@ from ._shapes import SHAPES
 
 # The parts of a public operator stay under the Autograd key, which saves a pass through the dispatcher.
 _private = {name: differentiated(name) for name in BIND}
-_public = decompositions(_private["_pool"], _private["_max_pool"])
+_public = decompositions(
+    _private["_pool"], differentiated("_pool", is_part=True), differentiated("_max_pool", is_part=True)
+)
 AUTOGRAD = {name: under_autograd(name, kernel) for name, kernel in {**_private, **_public}.items()}
 
 
@@ -44,7 +46,7 @@ def _register() -> torch.library.Library:
         library.impl(name, SHAPES[name], "Meta")  # type: ignore[no-untyped-call]
     # A transform of torch.func has to meet the private operators before it leaves the stack, and so has the older vmap.
     # The composite keys serve tensors that no kernel takes: meta, sparse and nested ones.
-    composed = decompositions(dispatched("_pool"), dispatched("_max_pool"))
+    composed = decompositions(dispatched("_pool"), dispatched("_pool"), dispatched("_max_pool"))
     for key in ("FuncTorchDynamicLayerFrontMode", "Batched"):
         register(key, composed)
     for key in ("CompositeImplicitAutograd", "CompositeImplicitAutogradNestedTensor"):

@@ -34,11 +34,11 @@ def join_boxes(
     float32, because bfloat16 cannot hold the batch index 257.
     """
     # Tracing would record the sizes of its example; there the operator's own checks have to do.
-    tracing = torch.jit.is_tracing()  # type: ignore
+    tracing = torch._C._get_tracing_state()  # torch.jit.is_tracing() without two function calls
     if isinstance(boxes, Tensor):
         if boxes.is_nested:  # sizes would raise an error of torch's
             raise ValueError("boxes: expected a dense tensor, got a nested one")
-        if not tracing and (boxes.dim() != 2 or boxes.size(1) != coordinates + 1):
+        if not tracing and (boxes.dim() != 2 or boxes.shape[1] != coordinates + 1):
             raise BoxShapeError(
                 f"boxes: expected a Tensor[K, {coordinates + 1}] of rows (batch index, {names}) or a list of "
                 f"Tensor[L, {coordinates}], got a tensor of shape {list(boxes.shape)}{_no_boxes(boxes, coordinates)}"
@@ -50,7 +50,6 @@ def join_boxes(
             f"an image without boxes has torch.zeros(0, {coordinates})"
         )
     supported, device = [torch.float32, torch.float64, torch.float16, torch.bfloat16], input.device
-    whole = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
     for i, image_boxes in enumerate(boxes):
         if image_boxes.dim() != 2 or (not tracing and image_boxes.size(1) != coordinates):
             raise BoxShapeError(
@@ -58,6 +57,7 @@ def join_boxes(
                 f"got shape {list(image_boxes.shape)} at index {i}{_no_boxes(image_boxes, coordinates)}"
             )
         if image_boxes.dtype not in supported:
+            whole = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
             advice = ": use boxes.float()" if image_boxes.dtype in whole else ""
             raise TypeError(
                 "boxes: expected float16, bfloat16, float32 or float64 tensors, "
@@ -73,8 +73,10 @@ def join_boxes(
         indices = [
             torch.full_like(image_boxes[:, :1], float(i), dtype=torch.float32) for i, image_boxes in enumerate(boxes)
         ]
+    elif len(boxes) == 1:  # one launch in place of an arange and two views
+        indices = [torch.zeros([boxes[0].size(0), 1], dtype=torch.float32, device=device)]
     else:  # views, so that any number of images takes two launches
-        images = torch.arange(len(boxes), dtype=torch.float32, device=device)
+        images = torch.arange(len(boxes), dtype=torch.float32, device=device).unbind()
         indices = [images[i].expand(image_boxes.size(0), 1) for i, image_boxes in enumerate(boxes)]
     return torch.cat([_concatenated(indices), _concatenated(boxes)], dim=1)
 
@@ -83,7 +85,7 @@ def check_normalised_boxes(boxes: Tensor, box_indices: Tensor) -> None:
     """Shapes of the boxes of crop_and_resize; the operator compares the numbers of both."""
     if boxes.is_nested:
         raise ValueError("boxes: expected a dense tensor, got a nested one")
-    tracing = torch.jit.is_tracing()  # type: ignore
+    tracing = torch._C._get_tracing_state()
     if not tracing and (boxes.dim() != 2 or boxes.size(1) != 4):
         advice = ": no boxes are torch.zeros(0, 4)" if boxes.numel() == 0 else ""
         raise BoxShapeError(

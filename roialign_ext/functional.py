@@ -15,7 +15,6 @@ from ._checks import (
     as_integer,
     as_number,
     as_pair,
-    as_tensor_or_list,
     check_call,
     check_crop,
     check_flag,
@@ -86,10 +85,9 @@ def roi_align(
             return call_override(
                 roi_align, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
             )
-        output_size, spatial_scale, sampling_ratio = check_call(
+        boxes, output_size, spatial_scale, sampling_ratio = check_call(
             input, boxes, output_size, spatial_scale, sampling_ratio, aligned, mode
         )
-        boxes = as_tensor_or_list(boxes)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_align(
@@ -141,8 +139,7 @@ def prroi_pool(
         if has_torch_function_variadic(input, *tensors):
             check_corners(tensors)
             return call_override(prroi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
-        output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
-        boxes = as_tensor_or_list(boxes)
+        boxes, output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.prroi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
@@ -197,10 +194,9 @@ def roi_warp(
             return call_override(
                 roi_warp, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, mode
             )
-        output_size, spatial_scale, sampling_ratio = check_call(
+        boxes, output_size, spatial_scale, sampling_ratio = check_call(
             input, boxes, output_size, spatial_scale, sampling_ratio, mode=mode
         )
-        boxes = as_tensor_or_list(boxes)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_warp(input, join_boxes(boxes, input), output_size, spatial_scale, sampling_ratio, mode)
@@ -249,8 +245,7 @@ def roi_pool(
         if has_torch_function_variadic(input, *tensors):
             check_corners(tensors)
             return call_override(roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
-        output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
-        boxes = as_tensor_or_list(boxes)
+        boxes, output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.roi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
@@ -303,10 +298,9 @@ def ps_roi_align(
             return call_override(
                 ps_roi_align, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio
             )
-        output_size, spatial_scale, sampling_ratio = check_call(
+        boxes, output_size, spatial_scale, sampling_ratio = check_call(
             input, boxes, output_size, spatial_scale, sampling_ratio
         )
-        boxes = as_tensor_or_list(boxes)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.ps_roi_align(input, join_boxes(boxes, input), output_size, spatial_scale, sampling_ratio)
@@ -359,8 +353,7 @@ def ps_roi_pool(
         if has_torch_function_variadic(input, *tensors):
             check_corners(tensors)
             return call_override(ps_roi_pool, (input, *tensors), input, boxes, output_size, spatial_scale)
-        output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
-        boxes = as_tensor_or_list(boxes)
+        boxes, output_size, spatial_scale, _ = check_call(input, boxes, output_size, spatial_scale)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale])
         return _calls.ps_roi_pool(input, join_boxes(boxes, input), output_size, spatial_scale)
@@ -490,12 +483,11 @@ def roi_align_rotated(
                 roi_align_rotated, (input, *tensors), input, boxes, output_size, spatial_scale, sampling_ratio, aligned,
                 clockwise, angle_unit,
             )  # fmt: skip
-        output_size, spatial_scale, sampling_ratio = check_call(
+        boxes, output_size, spatial_scale, sampling_ratio = check_call(
             input, boxes, output_size, spatial_scale, sampling_ratio, aligned, columns=6
         )
         check_flag("clockwise", clockwise)
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
-        boxes = as_tensor_or_list(boxes)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, [input], [spatial_scale], _box_warnings.ROTATED)
         return _calls.roi_align_rotated(
@@ -573,10 +565,11 @@ def multiscale_roi_align(
                 canonical_scale, canonical_level,
             )  # fmt: skip
         scales = check_levels(features, scales)
-        output_size, _, sampling_ratio = check_call(features[0], boxes, output_size, 1.0, sampling_ratio, aligned, mode)
+        boxes, output_size, _, sampling_ratio = check_call(
+            features[0], boxes, output_size, 1.0, sampling_ratio, aligned, mode
+        )
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
-        boxes = as_tensor_or_list(boxes)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, features, scales)
     joined = join_boxes(boxes, features[0])
@@ -650,14 +643,13 @@ def multiscale_roi_align_rotated(
                 clockwise, angle_unit, canonical_scale, canonical_level,
             )  # fmt: skip
         scales = check_levels(features, scales)
-        output_size, _, sampling_ratio = check_call(
+        boxes, output_size, _, sampling_ratio = check_call(
             features[0], boxes, output_size, 1.0, sampling_ratio, aligned, columns=6
         )
         check_flag("clockwise", clockwise)
         check_text("angle_unit", angle_unit, "'degree' or 'radian'")
         canonical_scale = as_number("canonical_scale", canonical_scale)
         canonical_level = as_number("canonical_level", canonical_level)
-        boxes = as_tensor_or_list(boxes)
         if _box_warnings.enabled:
             _box_warnings.warn_about_boxes(boxes, features, scales, _box_warnings.ROTATED)
     joined = join_boxes(boxes, features[0], 5, "cx, cy, w, h, angle")

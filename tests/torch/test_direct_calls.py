@@ -97,7 +97,7 @@ TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("kind", TENSORS)
 @pytest.mark.parametrize("place", [0, 1])
 def test_unusual_tensors_reach_it(kind: str, place: int, dispatched: list[str]) -> None:
-    arguments = [CASE.maps()[0], *CASE.rows(CASE.boxes())]
+    arguments = [CASE.maps()[0], *CASE.box_arguments(CASE.boxes())]
     expected = roi_align(*arguments, 2)
     assert dispatched == []
     arguments[place] = TENSORS[kind](arguments[place])
@@ -110,12 +110,12 @@ def test_unusual_tensors_reach_it(kind: str, place: int, dispatched: list[str]) 
 
 
 def test_transforms_reach_it(dispatched: list[str]) -> None:
-    (features,), (rows,) = CASE.maps(), CASE.rows(CASE.boxes())
+    (features,), (rows,) = CASE.maps(), CASE.box_arguments(CASE.boxes())
     torch.func.vmap(lambda one: roi_align(one, rows, 2))(torch.stack([features, features]))
     assert dispatched[0] == "roi_align"
 
 
 def test_tracing_records_the_operator(dispatched: list[str]) -> None:
-    (features,), (rows,) = CASE.maps(), CASE.rows(CASE.boxes())
+    (features,), (rows,) = CASE.maps(), CASE.box_arguments(CASE.boxes())
     traced = torch.jit.trace(lambda one, boxes: roi_align(one, boxes, 2), (features, rows))
     assert "roialign_ext::roi_align" in str(traced.graph)

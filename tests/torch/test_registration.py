@@ -181,20 +181,26 @@ def test_kernels_run_without_the_gil() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
-@pytest.mark.parametrize("operator", ["roi_align", "_pool", "_pool_grad_input", "_pool_grad_boxes"])
-def test_cuda_memory_that_runs_out_raises_the_exception_of_torch(operator: str) -> None:
+@pytest.mark.parametrize(
+    ("operator", "requires_grad"),
+    [
+        ("roi_align", False),
+        ("roi_align", True),
+        ("_max_pool", True),
+        ("_pool_grad_input", True),
+        ("_pool_grad_boxes", True),
+    ],
+)
+def test_cuda_memory_that_runs_out_raises_the_exception_of_torch(operator: str, requires_grad: bool) -> None:
     """Kernels can only raise RuntimeError; others replace them here, with and without derivatives, and backward."""
     words = "CUDA out of memory. Tried to allocate 8.00 GiB (a Float tensor of shape [2] on cuda:0)"
-    features, boxes = FEATURES.clone(), BOXES.clone()
-    if operator != "roi_align":  # whose kernel runs if nothing is differentiated
-        features.requires_grad_()
-        boxes.requires_grad_()
+    features, boxes = FEATURES.clone().requires_grad_(requires_grad), BOXES.clone().requires_grad_(requires_grad)
 
     def kernel(*_: Any) -> Any:
         raise RuntimeError(words)
 
     def call() -> None:
-        out = roi_align(features, boxes, 2)
+        out = roi_align(features, boxes, 2, mode="max" if operator == "_max_pool" else "avg")
         torch.autograd.grad(out.sum(), [boxes if operator == "_pool_grad_boxes" else features])
 
     library = torch.library.Library("roialign_ext", "IMPL")
