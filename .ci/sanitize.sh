@@ -17,18 +17,25 @@ export PYTHONPATH=$package
 cd tests
 widest=$(env -u ATEN_CPU_CAPABILITY LD_PRELOAD="$libraries" "$python" -c '
 import roialign_ext
-print(roialign_ext.cpu_capability().lower())')
-capabilities="avx512 avx2 default"
-for capability in $widest${capabilities#*"$widest"}; do
-  echo "== Sanitizers, ATEN_CPU_CAPABILITY=$capability"
-  ATEN_CPU_CAPABILITY=$capability LD_PRELOAD=$libraries "$python" -c '
-import roialign_ext
 from roialign_ext import _build_info
 assert "-fsanitize=address" in _build_info.FLAGS, "this build has no sanitizers"
-print("kernels:", roialign_ext.cpu_capability())'
-  # Blocks of channels and their remainders, packing of every layout, maps beyond a block.
-  [ "$capability" = "$widest" ] || set -- numbers/test_layouts.py::test_{every_layout,many_channels} \
-    numbers/test_maximum.py::test_layouts numbers/test_gradients.py::test_{every_channel_count,large_map}
+print(roialign_ext.cpu_capability().lower())')
+
+# run CAPABILITY PYTEST_ARGUMENT...
+run() {
+  echo "== Sanitizers, ATEN_CPU_CAPABILITY=$1"
   # shellcheck disable=SC2086
-  ATEN_CPU_CAPABILITY=$capability LD_PRELOAD=$libraries "$python" -m pytest -q ${TEST_OPTIONS:-} -p no:cacheprovider "$@"
+  ATEN_CPU_CAPABILITY=$1 LD_PRELOAD=$libraries "$python" -m pytest -q ${TEST_OPTIONS:-} -p no:cacheprovider "${@:2}"
+}
+
+run "$widest" "$@"
+# Blocks of channels and their remainders, packing of every layout, maps beyond a block; side by side, in one process
+# for each instruction set.
+capabilities="avx512 avx2 default"
+others=()
+for capability in ${capabilities#*"$widest"}; do
+  run "$capability" -n 0 numbers/test_layouts.py::test_{every_layout,many_channels} numbers/test_maximum.py::test_layouts \
+    numbers/test_gradients.py::test_{every_channel_count,large_map} &
+  others+=($!)
 done
+for other in "${others[@]}"; do wait "$other"; done

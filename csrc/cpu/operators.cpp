@@ -61,7 +61,6 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
     grad_input.push_back(
         empty_result({input_size[0], input_size[1], level.height, level.width}, dtype, grad, channels_last));
   }
-  if (input_size[0] * input_size[1] == 0) return grad_input;
   dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
     using T = decltype(coordinate);

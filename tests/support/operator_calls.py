@@ -464,7 +464,7 @@ class RotatedCall(OperatorCall):
     def from_corners(self, boxes: Tensor, height: int, width: int) -> Tensor:
         """About the centres of the corners, each by another angle."""
         image, low, high = boxes[:, :1], boxes[:, 1:3], boxes[:, 3:]
-        angle = 20.0 - 37.0 * torch.arange(boxes.shape[0], dtype=boxes.dtype)[:, None]
+        angle = 20.0 - (37.0 * torch.arange(boxes.shape[0], dtype=boxes.dtype)[:, None]).remainder(180.0)
         return torch.cat([image, (low + high) / 2, (high - low).abs(), angle], 1)
 
     def box_terms(self, grad: Tensor, features: Tensor, boxes: Tensor) -> Tensor:
