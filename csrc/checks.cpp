@@ -113,13 +113,13 @@ bool is_count(double number) {
   return number >= 1 && number <= static_cast<double>(kMaxSamplesOfAxis) && number == std::floor(number);
 }
 
-// Position-sensitive rules have one image for each bin of an image, and one box for each bin of a box (Parts).
-void check_parts(const Geometry& geometry, int64_t images, int64_t boxes, const Sizes& output_size) {
+// Position-sensitive rules have one image for each bin of an image, and one box for each bin of a box (PsBins).
+void check_ps_bins(const Geometry& geometry, int64_t images, int64_t boxes, const Sizes& output_size) {
   if (!is_position_sensitive(geometry.rule)) return;
   const std::vector<double>& bins = geometry.rule_args;
   ROI_CHECK_VALUE(is_count(bins[0]) && is_count(bins[1]), "rule_args: expected the numbers of bins (PH, PW) of rule \"",
                   geometry.name, "\", got ", list_text<double>(bins));
-  const int64_t count = parts_of(geometry).count();
+  const int64_t count = ps_bins_of(geometry).count();
   ROI_CHECK_VALUE(images % count == 0, "input: expected ", count, " for each image, one for each bin, got ", images);
   ROI_CHECK_VALUE(boxes % count == 0, "boxes: expected ", count, " rows for each box, one for each bin, got ", boxes);
   ROI_CHECK_VALUE(output_size[0] == 1 && output_size[1] == 1, "output_size: expected [1, 1] for rule \"", geometry.name,
@@ -160,7 +160,7 @@ void check_geometry(const Geometry& geometry, size_t levels, int64_t images, con
   ROI_CHECK_VALUE(!crop || geometry.sampling_ratio > 0, "samples_per_bin: expected a positive number, got ",
                   geometry.sampling_ratio);
   check_samples(crop ? "samples_per_bin" : "sampling_ratio", geometry.sampling_ratio, output_size);
-  check_parts(geometry, images, boxes.size(0), output_size);
+  check_ps_bins(geometry, images, boxes.size(0), output_size);
 }
 
 void check_directions(const OptionalTensor& u, const OptionalTensor& v, const Tensor& boxes, const Geometry& geometry) {
@@ -186,10 +186,10 @@ bool was_moved(T index, int64_t images) {
 }
 
 template <class T>
-void check_values_of_boxes(const Tensor& boxes, Rule rule, int64_t images, int64_t parts) {
-  const int64_t count = boxes.size(0) / parts, columns = boxes.size(1);
+void check_values_of_boxes(const Tensor& boxes, Rule rule, int64_t images, int64_t bins) {
+  const int64_t count = boxes.size(0) / bins, columns = boxes.size(1);
   const T* box = boxes.const_data_ptr<T>();
-  for (int64_t k = 0; k < count; ++k, box += parts * columns) {
+  for (int64_t k = 0; k < count; ++k, box += bins * columns) {
     const T index = box[0];
     ROI_CHECK_INDEX(index >= T(0) && index < static_cast<T>(images) && index == std::floor(index),
                     is_crop(rule) ? "box_indices: the index in row " : "boxes: the batch index in row ", k,
@@ -216,7 +216,7 @@ LevelRule level_rule(const Geometry& geometry) {
   return {geometry.rule_args[0], geometry.rule_args[1], finest, coarsest < last ? coarsest : last};
 }
 
-Parts parts_of(const Geometry& geometry) {
+PsBins ps_bins_of(const Geometry& geometry) {
   if (!is_position_sensitive(geometry.rule)) return {};
   return {static_cast<int64_t>(geometry.rule_args[0]), static_cast<int64_t>(geometry.rule_args[1])};
 }
@@ -255,8 +255,8 @@ ScalarType coordinate_type(const Tensor& features, const Tensor& boxes) {
   return wide ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const Parts& parts) {
-  const int64_t count = parts.count(), whole = images / count;
+void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const PsBins& ps_bins) {
+  const int64_t count = ps_bins.count(), whole = images / count;
   if (boxes.scalar_type() == ScalarType::Double) return check_values_of_boxes<double>(boxes, rule, whole, count);
   check_values_of_boxes<float>(boxes, rule, whole, count);
 }

@@ -1,6 +1,7 @@
 // Checks of arguments, the same for every device; kernels rely on them. Wrong shapes, devices, dtypes and values raise
-// ValueError. With Python, wrong dtypes raise TypeError before they come here (roialign_ext/_checks.py). Empty tensors
-// pass. So does a map without pixels (H or W is 0): it rejects every sample, so its outputs are 0.
+// ValueError. With Python, roialign_ext/_operator_checks.py checks a refused call again, and raises TypeError for wrong
+// dtypes. Empty tensors pass. So does a map without pixels (H or W is 0): it rejects every sample, so its outputs are
+// 0.
 #pragma once
 
 #include <string>
@@ -31,7 +32,7 @@ Geometry make_geometry(const std::string& rule, const std::vector<double>& scale
 LevelRule level_rule(const Geometry& geometry);
 
 // The bins of a whole box, of position-sensitive rules.
-Parts parts_of(const Geometry& geometry);
+PsBins ps_bins_of(const Geometry& geometry);
 
 void check_device(const char* name, const Tensor& tensor, const char* other_name, const Tensor& other);
 // Two positive integers, each an int32.
@@ -59,7 +60,7 @@ void check_pool_grad_boxes_args(const Tensor& grad, const Tensors& input, const 
 
 // Checks the values of boxes in the host's memory: [K, columns], contiguous, float32 or float64. Raises IndexError if a
 // batch index is not a whole number in [0, images). Raises ValueError if a rotated box has a negative size. Both errors
-// say which box. Boxes and images of position-sensitive rules are counted without their parts.
-void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const Parts& parts);
+// say which box. Position-sensitive rules count whole boxes and whole images.
+void check_box_values(const Tensor& boxes, Rule rule, int64_t images, const PsBins& ps_bins);
 
 }  // namespace roialign_ext

@@ -21,10 +21,10 @@ std::string list_text(torch::headeronly::HeaderOnlyArrayRef<T> numbers) {
   return stream.str();
 }
 
-template <class... Parts>
-std::string text(const Parts&... parts) {
+template <class... Pieces>
+std::string text(const Pieces&... pieces) {
   std::ostringstream stream;
-  (stream << ... << parts);
+  (stream << ... << pieces);
   return stream.str();
 }
 

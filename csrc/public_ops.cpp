@@ -9,30 +9,30 @@ Geometry one_level(const char* rule, double spatial_scale, int64_t sampling_rati
   return make_geometry(rule, {spatial_scale}, {}, sampling_ratio);
 }
 
-Tensor mean(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
-            double extrapolation_value = 0) {
+Tensor average_pool(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
+                    double extrapolation_value = 0) {
   check_pool_args(input, boxes, {}, {}, {}, output_size, geometry, extrapolation_value);
   return pool(input, boxes, {}, {}, {}, output_size, geometry, extrapolation_value);
 }
 
-Tensor maximum(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry) {
+Tensor max_pool_values(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry) {
   check_max_pool_args(input, boxes, output_size, geometry);
   return std::get<0>(max_pool(input, boxes, output_size, geometry));
 }
 
-Tensor by_mode(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
-               const std::string& mode) {
-  if (mode == "avg") return mean(input, boxes, output_size, geometry);
+Tensor pool_by_mode(const Tensors& input, const Tensor& boxes, const Sizes& output_size, const Geometry& geometry,
+                    const std::string& mode) {
+  if (mode == "avg") return average_pool(input, boxes, output_size, geometry);
   ROI_CHECK_VALUE(mode == "max", "mode: expected 'avg' or 'max', got '", mode, "'");
-  return maximum(input, boxes, output_size, geometry);
+  return max_pool_values(input, boxes, output_size, geometry);
 }
 
 const char* roi_align_rule(bool aligned) { return aligned ? "roi_align_half_pixel" : "roi_align_legacy"; }
 
 Tensor roi_align(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
                  int64_t sampling_ratio, bool aligned, StringHandle mode) {
-  return by_mode({input}, boxes, output_size, one_level(roi_align_rule(aligned), spatial_scale, sampling_ratio),
-                 take_text(mode));
+  return pool_by_mode({input}, boxes, output_size, one_level(roi_align_rule(aligned), spatial_scale, sampling_ratio),
+                      take_text(mode));
 }
 
 // With one level the private operators say spatial_scale, which is no argument of a pyramid.
@@ -45,22 +45,24 @@ Tensor multiscale_roi_align(const Tensors& features, const Tensor& boxes, const 
                             const std::vector<double>& scales, int64_t sampling_ratio, bool aligned, StringHandle mode,
                             double canonical_scale, double canonical_level) {
   check_one_level(features, boxes, scales);
-  return by_mode(features, boxes, output_size,
-                 make_geometry(roi_align_rule(aligned), scales, {{canonical_scale, canonical_level}}, sampling_ratio),
-                 take_text(mode));
+  return pool_by_mode(
+      features, boxes, output_size,
+      make_geometry(roi_align_rule(aligned), scales, {{canonical_scale, canonical_level}}, sampling_ratio),
+      take_text(mode));
 }
 
 Tensor prroi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale) {
-  return mean({input}, boxes, output_size, one_level("prroi_pool", spatial_scale, 0));
+  return average_pool({input}, boxes, output_size, one_level("prroi_pool", spatial_scale, 0));
 }
 
 Tensor roi_warp(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
                 int64_t sampling_ratio, StringHandle mode) {
-  return by_mode({input}, boxes, output_size, one_level("roi_warp", spatial_scale, sampling_ratio), take_text(mode));
+  return pool_by_mode({input}, boxes, output_size, one_level("roi_warp", spatial_scale, sampling_ratio),
+                      take_text(mode));
 }
 
 Tensor roi_pool(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale) {
-  return maximum({input}, boxes, output_size, one_level("roi_pool", spatial_scale, 0));
+  return max_pool_values({input}, boxes, output_size, one_level("roi_pool", spatial_scale, 0));
 }
 
 const char* rotated_rule(bool aligned, bool radian) {
@@ -76,13 +78,13 @@ Tensor rotated(const Tensors& input, const Tensor& boxes, const Sizes& output_si
   const Geometry geometry =
       make_geometry(rotated_rule(aligned, angle_unit == "radian"), scales, rule_args, sampling_ratio);
   if (!clockwise || boxes.dim() != 2 || boxes.size(1) != box_columns(geometry.rule)) {
-    return mean(input, boxes, output_size, geometry);
+    return average_pool(input, boxes, output_size, geometry);
   }
   const auto columns = [&](int64_t first, int64_t count) {
     return call_torch("aten::narrow", "", boxes, int64_t(1), first, count);
   };
   const Tensors turned = {columns(0, 5), call_torch("aten::neg", "", columns(5, 1))};
-  return mean(input, call_torch("aten::cat", "", turned, int64_t(1)), output_size, geometry);
+  return average_pool(input, call_torch("aten::cat", "", turned, int64_t(1)), output_size, geometry);
 }
 
 Tensor roi_align_rotated(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
@@ -101,7 +103,7 @@ Tensor multiscale_roi_align_rotated(const Tensors& features, const Tensor& boxes
 }
 
 // Every bin of a box reads its own group of channels. Channel c of bin p is channel c * PH * PW + p of the input. So a
-// group is an image, and a bin is a box of one bin (Parts).
+// group is an image, and a bin is a box of one bin (PsBins).
 Tensor position_sensitive(const Tensor& input, const Tensor& boxes, const Sizes& output_size, double spatial_scale,
                           int64_t sampling_ratio, const char* rule) {
   check_pool_args({input}, boxes, {}, {}, {}, output_size,
@@ -122,8 +124,8 @@ Tensor position_sensitive(const Tensor& input, const Tensor& boxes, const Sizes&
   const Tensor groups = permuted(reshaped(input, {images, channels, bins, height, width}), {0, 2, 1, 3, 4});
   const Geometry geometry = make_geometry(rule, {spatial_scale},
                                           {{static_cast<double>(bins_y), static_cast<double>(bins_x)}}, sampling_ratio);
-  const Tensor pooled = mean({reshaped(groups, {images * bins, channels, height, width})},
-                             reshaped(boxes_of_bins, {count * bins, 5}), {1, 1}, geometry);
+  const Tensor pooled = average_pool({reshaped(groups, {images * bins, channels, height, width})},
+                                     reshaped(boxes_of_bins, {count * bins, 5}), {1, 1}, geometry);
   const Tensor result = permuted(reshaped(pooled, {count, bins_y, bins_x, channels}), {0, 3, 1, 2});
   return is_channels_last(input) ? result : torch::stable::contiguous(result);
 }
@@ -171,7 +173,7 @@ Tensor crop_and_resize(const Tensor& input, const Tensor& boxes, const Tensor& b
   const int64_t averaged = is_max ? 1 : samples_per_bin, pooled = is_max ? samples_per_bin : 1;
   const Geometry geometry = one_level(method == "bilinear" ? "crop_bilinear" : "crop_nearest", 1.0, averaged);
   const Tensor crop =
-      mean({input}, crops, {crop_size[0] * pooled, crop_size[1] * pooled}, geometry, extrapolation_value);
+      average_pool({input}, crops, {crop_size[0] * pooled, crop_size[1] * pooled}, geometry, extrapolation_value);
   if (!is_max) return crop;
   const Sizes window = {pooled, pooled}, no_padding = {0, 0}, no_dilation = {1, 1};
   return call_torch("aten::max_pool2d", "", crop, window, window, no_padding, no_dilation, false);

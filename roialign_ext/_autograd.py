@@ -106,12 +106,12 @@ class Differentiable(torch.autograd.Function):
         try:
             grad, boxes = cotangents[0], saved[0]
             if ctx.needs_maps_alone and grad is not None:
-                usual, kernel = CPU if grad.is_cpu else CUDA
+                usual, kernel_keys = CPU if grad.is_cpu else CUDA
                 if keys_of(grad) == usual and keys_of(boxes) == usual:
                     # The usual training step: Form.grad_input() straight from the kernel, with less overhead.
                     _, u, v, argmax, _ = saved
-                    _, rule, _, input_size, last, _ = ctx.settings
-                    grad_input = _grad_input(kernel, grad, boxes, u, v, argmax, input_size, last, *rule)
+                    _, geometry, _, input_size, last, _ = ctx.settings
+                    grad_input = _grad_input(kernel_keys, grad, boxes, u, v, argmax, input_size, last, *geometry)
                     return (None, None, None, None, None, None, None, *grad_input)
             with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated once more
                 return _gradients(ctx, saved, cotangents, _needed_now(ctx))

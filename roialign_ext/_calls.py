@@ -30,7 +30,7 @@ def _call_of(name: str) -> Callable[..., Tensor]:
 
     def call(input: Tensor, boxes: Tensor, *arguments: Any) -> Tensor:
         if not is_compiling():
-            usual, kernel = CPU if input.is_cpu else CUDA
+            usual, kernel_keys = CPU if input.is_cpu else CUDA
             if (
                 keys_of(input) == usual
                 and keys_of(boxes) == usual
@@ -38,7 +38,7 @@ def _call_of(name: str) -> Callable[..., Tensor]:
                 and not _is_excluded(_AUTOGRAD)
                 and not _is_profiled()
             ):
-                return autograd(kernel, input, boxes, *arguments)  # type: ignore[no-any-return]
+                return autograd(kernel_keys, input, boxes, *arguments)  # type: ignore[no-any-return]
         return operator(input, boxes, *arguments)  # type: ignore[no-any-return]
 
     return call

@@ -26,7 +26,7 @@ ops = torch.ops.roialign_ext
 
 Maps: TypeAlias = list[Tensor]  # of all levels, finest first
 Sizes: TypeAlias = Sequence[Any]  # of ints and of sizes of a graph
-Rule: TypeAlias = tuple[list[float], list[float] | None, int, str]  # scales, rule_args, sampling_ratio, name
+Geometry: TypeAlias = tuple[list[float], list[float] | None, int, str]  # scales, rule_args, sampling_ratio, rule
 
 Directions: TypeAlias = tuple[Tensor | None, ...]  # u and v, as far as there are any; a third one in third derivatives
 Bound: TypeAlias = tuple[Any, ...]
@@ -42,7 +42,7 @@ class Settings(NamedTuple):
     """Everything of a form except its tensors, and the operator that computes it."""
 
     operator: str
-    rule: Rule
+    geometry: Geometry
     output_size: Sizes
     input_size: Sizes  # [N, C, H0, W0, H1, W1, ...]
     channels_last: bool  # of the gradient of the maps
@@ -67,6 +67,10 @@ class Form:
         self.directions = directions
         self.argmax = argmax
 
+    @property
+    def _rule(self) -> str:
+        return self.settings.geometry[3]
+
     # --- Phi with another argument
 
     def with_maps(self, maps: Maps) -> Form:
@@ -86,30 +90,30 @@ class Form:
 
     def pool(self) -> Tensor:
         u, v, *third = self.directions
-        size, rule = self.settings.output_size, self.settings.rule
+        size, geometry = self.settings.output_size, self.settings.geometry
         if third:
             self._check_third_derivative()
             return self.maps[0].new_zeros((self.boxes.shape[0], self.maps[0].shape[1], *size))
-        return ops._pool(self.maps, self.boxes, u, v, self.argmax, size, *rule)  # type: ignore[no-any-return]
+        return ops._pool(self.maps, self.boxes, u, v, self.argmax, size, *geometry)  # type: ignore[no-any-return]
 
     def grad_input(self) -> Maps:
         u, v, *third = self.directions
-        _, rule, _, size, last, _ = self.settings
+        _, geometry, _, size, last, _ = self.settings
         if third:
             self._check_third_derivative()
             assert self.grad is not None
             return zero_maps([None] * (len(size) // 2 - 1), size, self.grad)
-        return ops._pool_grad_input(self.grad, self.boxes, u, v, self.argmax, size, last, *rule)  # type: ignore[no-any-return]
+        return ops._pool_grad_input(self.grad, self.boxes, u, v, self.argmax, size, last, *geometry)  # type: ignore[no-any-return]
 
     def grad_boxes(self) -> Tensor:
         v, second, *_ = self.directions
-        rule = self.settings.rule
-        if rule[3] in NO_GRAD_BOXES:
-            raise NotImplementedError(NO_GRAD_BOXES[rule[3]])
+        geometry = self.settings.geometry
+        if self._rule in NO_GRAD_BOXES:
+            raise NotImplementedError(NO_GRAD_BOXES[self._rule])
         if second is not None:
             self._check_third_derivative()
             return torch.zeros_like(self.boxes)
-        return ops._pool_grad_boxes(self.grad, self.maps, self.boxes, v, self.argmax, *rule)  # type: ignore[no-any-return]
+        return ops._pool_grad_boxes(self.grad, self.maps, self.boxes, v, self.argmax, *geometry)  # type: ignore[no-any-return]
 
     def grad_direction(self, place: int) -> Tensor:
         """With respect to a direction: grad_boxes along the other one, because Phi is linear in both."""
@@ -119,9 +123,10 @@ class Form:
 
     def _check_third_derivative(self) -> None:
         """Third derivatives w.r.t. the boxes are zero where tables are piecewise linear in the edges, else refused."""
-        name = self.settings.rule[3]
-        if name == "prroi_pool" or name.startswith("rotated_"):
-            raise NotImplementedError(f"third derivatives with respect to the boxes are not implemented for {name}")
+        if self._rule == "prroi_pool" or self._rule.startswith("rotated_"):
+            raise NotImplementedError(
+                f"third derivatives with respect to the boxes are not implemented for {self._rule}"
+            )
 
     # --- what the operator makes of it
 
@@ -200,10 +205,10 @@ def layout_of(maps: Maps) -> tuple[Sizes, bool]:
     return sizes, is_channels_last(finest)
 
 
-def bins_per_image(rule: Rule) -> int:
+def bins_per_image(geometry: Geometry) -> int:
     """How many images of the operators belong to one batch index: position-sensitive rules have one for each bin."""
-    _, bins, _, name = rule
-    return int(bins[0]) * int(bins[1]) if bins is not None and name.startswith("ps_") else 1
+    _, bins, _, rule = geometry
+    return int(bins[0]) * int(bins[1]) if bins is not None and rule.startswith("ps_") else 1
 
 
 def is_channels_last(features: Tensor) -> bool:
@@ -222,27 +227,27 @@ def _bind_pool(
     scales: Any, rule_args: Any, sampling_ratio: int, rule: str, extrapolation_value: float = 0.0,
 ) -> Bound:  # fmt: skip
     input_size, channels_last = layout_of(input)
-    constants = (scales, rule_args, sampling_ratio, rule)
-    settings = _settings(("_pool", constants, output_size, input_size, channels_last, extrapolation_value))
+    geometry = (scales, rule_args, sampling_ratio, rule)
+    settings = _settings(("_pool", geometry, output_size, input_size, channels_last, extrapolation_value))
     return (settings, boxes, u, v, argmax, None, *input)
 
 
-def _bind_max_pool(input: list[Tensor], boxes: Tensor, output_size: Any, *rule: Any) -> Bound:
-    return (Settings("_max_pool", rule, output_size, *layout_of(input)), boxes, None, None, None, None, *input)
+def _bind_max_pool(input: list[Tensor], boxes: Tensor, output_size: Any, *geometry: Any) -> Bound:
+    return (Settings("_max_pool", geometry, output_size, *layout_of(input)), boxes, None, None, None, None, *input)
 
 
 def _bind_pool_grad_input(
     grad: Tensor, boxes: Tensor, u: Tensor | None, v: Tensor | None, argmax: Tensor | None, input_size: Any,
-    channels_last: bool, *rule: Any,
+    channels_last: bool, *geometry: Any,
 ) -> Bound:  # fmt: skip
-    settings = Settings("_pool_grad_input", rule, grad.shape[2:], input_size, channels_last)
+    settings = Settings("_pool_grad_input", geometry, grad.shape[2:], input_size, channels_last)
     return (settings, boxes, u, v, argmax, grad)
 
 
 def _bind_pool_grad_boxes(
-    grad: Tensor, input: list[Tensor], boxes: Tensor, v: Tensor | None, argmax: Tensor | None, *rule: Any
+    grad: Tensor, input: list[Tensor], boxes: Tensor, v: Tensor | None, argmax: Tensor | None, *geometry: Any
 ) -> Bound:
-    settings = Settings("_pool_grad_boxes", rule, grad.shape[2:], *layout_of(input))
+    settings = Settings("_pool_grad_boxes", geometry, grad.shape[2:], *layout_of(input))
     return (settings, boxes, v, None, argmax, grad, *input)
 
 
@@ -259,11 +264,11 @@ def call(
     grad: Tensor | None, *maps: Tensor,
 ) -> Any:  # fmt: skip
     """The operator through the dispatcher; several results in a tuple."""
-    operator, rule, output_size, input_size, channels_last, extrapolation_value = settings
+    operator, geometry, output_size, input_size, channels_last, extrapolation_value = settings
     if operator == "_pool":
-        return ops._pool(list(maps), boxes, u, v, argmax, output_size, *rule, extrapolation_value)
+        return ops._pool(list(maps), boxes, u, v, argmax, output_size, *geometry, extrapolation_value)
     if operator == "_max_pool":
-        return ops._max_pool(list(maps), boxes, output_size, *rule)
+        return ops._max_pool(list(maps), boxes, output_size, *geometry)
     if operator == "_pool_grad_input":
-        return tuple(ops._pool_grad_input(grad, boxes, u, v, argmax, input_size, channels_last, *rule))
-    return ops._pool_grad_boxes(grad, list(maps), boxes, u, argmax, *rule)
+        return tuple(ops._pool_grad_input(grad, boxes, u, v, argmax, input_size, channels_last, *geometry))
+    return ops._pool_grad_boxes(grad, list(maps), boxes, u, argmax, *geometry)

@@ -38,12 +38,12 @@ class Operators:
         self._max_pool = max_pool
 
     def _pool_by_mode(
-        self, below: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *rule: Any
+        self, below: Any, maps: Sequence[Tensor], boxes: Tensor, output_size: Any, mode: str, *geometry: Any
     ) -> Any:
         if mode == "avg":
-            return self._only_pool(below, maps, boxes, None, None, None, output_size, *rule)
+            return self._only_pool(below, maps, boxes, None, None, None, output_size, *geometry)
         if mode == "max":
-            return self._max_pool(below, maps, boxes, output_size, *rule)[0]
+            return self._max_pool(below, maps, boxes, output_size, *geometry)[0]
         raise ValueError(f"mode: expected 'avg' or 'max', got '{mode}'")
 
     def roi_align(
@@ -57,10 +57,10 @@ class Operators:
         aligned: bool = False,
         mode: str = "avg",
     ) -> Any:
-        rule = ([spatial_scale], None, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
+        geometry = ([spatial_scale], None, sampling_ratio, "roi_align_half_pixel" if aligned else "roi_align_legacy")
         if mode == "avg":  # saves a function call: this operator has the shortest calls
-            return self._only_pool(below, [input], boxes, None, None, None, output_size, *rule)
-        return self._pool_by_mode(below, [input], boxes, output_size, mode, *rule)
+            return self._only_pool(below, [input], boxes, None, None, None, output_size, *geometry)
+        return self._pool_by_mode(below, [input], boxes, output_size, mode, *geometry)
 
     def multiscale_roi_align(
         self,
@@ -76,13 +76,13 @@ class Operators:
         canonical_level: float = 4.0,
     ) -> Any:
         _check_one_level(features, boxes, scales)
-        name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-        rule = (scales, [canonical_scale, canonical_level], sampling_ratio, name)
-        return self._pool_by_mode(below, features, boxes, output_size, mode, *rule)
+        rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
+        geometry = (scales, [canonical_scale, canonical_level], sampling_ratio, rule)
+        return self._pool_by_mode(below, features, boxes, output_size, mode, *geometry)
 
     def prroi_pool(self, below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
-        rule = ([spatial_scale], None, 0, "prroi_pool")
-        return self._only_pool(below, [input], boxes, None, None, None, output_size, *rule)
+        geometry = ([spatial_scale], None, 0, "prroi_pool")
+        return self._only_pool(below, [input], boxes, None, None, None, output_size, *geometry)
 
     def roi_warp(
         self,
@@ -94,23 +94,23 @@ class Operators:
         sampling_ratio: int = -1,
         mode: str = "avg",
     ) -> Any:
-        rule = ([spatial_scale], None, sampling_ratio, "roi_warp")
-        return self._pool_by_mode(below, [input], boxes, output_size, mode, *rule)
+        geometry = ([spatial_scale], None, sampling_ratio, "roi_warp")
+        return self._pool_by_mode(below, [input], boxes, output_size, mode, *geometry)
 
     def roi_pool(self, below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float = 1.0) -> Any:
         return self._max_pool(below, [input], boxes, output_size, [spatial_scale], None, 0, "roi_pool")[0]
 
     def _position_sensitive(
         self, below: Any, input: Tensor, boxes: Tensor, output_size: Any, spatial_scale: float, sampling_ratio: int,
-        name: str,
+        rule: str,
     ) -> Any:  # fmt: skip
         scales = [spatial_scale]
         check_pool([input], boxes, None, None, None, output_size, scales, None, sampling_ratio, "roi_align_half_pixel")
         bins_y, bins_x = output_size
         boxes_of_bins = _boxes_of_bins(boxes, bins_y * bins_x)
         groups = _channel_groups(input, bins_y, bins_x)
-        rule = (scales, [float(bins_y), float(bins_x)], sampling_ratio, name)
-        pooled = self._pool(below, [groups], boxes_of_bins, None, None, None, [1, 1], *rule)
+        geometry = (scales, [float(bins_y), float(bins_x)], sampling_ratio, rule)
+        pooled = self._pool(below, [groups], boxes_of_bins, None, None, None, [1, 1], *geometry)
         pooled = pooled.reshape(boxes.shape[0], bins_y, bins_x, groups.shape[1]).permute(0, 3, 1, 2)
         return pooled if is_channels_last(input) else pooled.contiguous()
 
@@ -136,14 +136,14 @@ class Operators:
     ) -> Any:  # fmt: skip
         if angle_unit not in ("degree", "radian"):
             raise ValueError(f"angle_unit: expected 'degree' or 'radian', got '{angle_unit}'")
-        name = "rotated_half_pixel" if aligned else "rotated_legacy"
-        name += "_radian" if angle_unit == "radian" else ""
+        rule = "rotated_half_pixel" if aligned else "rotated_legacy"
+        rule += "_radian" if angle_unit == "radian" else ""
         if clockwise:
             check_tensor("boxes", boxes)
             if boxes.dim() == 2:  # else refused below
                 boxes = torch.cat([boxes[:, :5], -boxes[:, 5:]], 1)
         pool = self._pool if clockwise else self._only_pool
-        return pool(below, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, name)
+        return pool(below, maps, boxes, None, None, None, output_size, scales, rule_args, sampling_ratio, rule)
 
     def roi_align_rotated(
         self,
@@ -207,8 +207,8 @@ class Operators:
         is_max = mode == "max" and samples_per_bin > 1 and input.shape[1] != 0
         averaged, pooled = (1, samples_per_bin) if is_max else (samples_per_bin, 1)
         size = [crop_size[0] * pooled, crop_size[1] * pooled]
-        rule = ([1.0], None, averaged, f"crop_{method}")
-        crop = self._pool(below, [input], indexed, None, None, None, size, *rule, extrapolation_value)
+        geometry = ([1.0], None, averaged, f"crop_{method}")
+        crop = self._pool(below, [input], indexed, None, None, None, size, *geometry, extrapolation_value)
         return torch.max_pool2d(crop, [pooled, pooled]) if is_max else crop
 
 

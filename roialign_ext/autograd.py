@@ -86,8 +86,8 @@ class RoIAlignFunction(torch.autograd.Function):
         mode: str = "avg",
     ) -> Tensor:
         _refuse_list(boxes)
-        name = "roi_align_half_pixel" if aligned else "roi_align_legacy"
-        ctx.rule = ([spatial_scale], None, sampling_ratio, name)
+        rule = "roi_align_half_pixel" if aligned else "roi_align_legacy"
+        ctx.geometry = ([spatial_scale], None, sampling_ratio, rule)
         ctx.is_max = mode == "max"
         ctx.input_size, ctx.channels_last = layout_of([input])
         ctx.save_for_backward(input if ctx.is_max or ctx.needs_input_grad[1] else None, boxes)
@@ -97,8 +97,8 @@ class RoIAlignFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         input, boxes = ctx.saved_tensors
         # Only the value is an output of forward(), so a traced backward finds the argmax anew.
-        argmax = ops._max_pool([input], boxes, grad.shape[2:], *ctx.rule)[1] if ctx.is_max else None
-        settings = Settings("_pool", ctx.rule, grad.shape[2:], ctx.input_size, ctx.channels_last)
+        argmax = ops._max_pool([input], boxes, grad.shape[2:], *ctx.geometry)[1] if ctx.is_max else None
+        settings = Settings("_pool", ctx.geometry, grad.shape[2:], ctx.input_size, ctx.channels_last)
         form = Form(settings, [input], grad, boxes, (None, None), argmax)
         grad_input = form.grad_input()[0] if ctx.needs_input_grad[0] else None
         grad_boxes = form.grad_boxes() if ctx.needs_input_grad[1] else None

@@ -1,5 +1,6 @@
 """The public operators as functions. Docstrings define them in words, docs/math.md in equations.
 
+The compiled function of the same name is in csrc/public_ops.cpp, and derivatives start at ``_autograd.Differentiable``.
 Int arguments also take a numpy integer or a tensor of one integer, float arguments any number. Neither takes a bool.
 """
 

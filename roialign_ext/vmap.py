@@ -102,7 +102,7 @@ def batched(info: Any, in_dims: tuple[Any, ...], _: None, settings: Settings, *t
     else:
         into, out_dim = _into_first_dimension, 0
         size = images if operator == "_pool_grad_input" else _size_without(boxes, boxes_dim)[0]
-        indices = images // bins_per_image(settings.rule)  # which batch indices count
+        indices = images // bins_per_image(settings.geometry)  # which batch indices count
         errors = _errors_of_one_call(boxes, boxes_dim, indices)
         shares_images = operator != "_pool_grad_input" and all(dim is None for dim in map_dims)
         if not shares_images:

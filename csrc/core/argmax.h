@@ -6,7 +6,7 @@
 
 namespace roialign_ext {
 
-// The argmax if the chosen sample is off the map, or if there is no sample.
+// The argmax if the chosen sample is rejected, or if there is no sample.
 constexpr int32_t kRejected = -1;
 
 // Samples of a bin along one axis. With one more, the last sample would have the code of kRejected.
@@ -42,16 +42,22 @@ struct Rejected {
   bool later;  // some later one is, after those on the map
 };
 
-// Calls visit(sample) for the samples of bin p on the map, in the order of their index.
+// Calls visit(sample) for the samples of a maximum in bin p that lie on the map, in the order of their index. In a
+// reversed box that is by descending position.
 template <class T, class Visit>
-ROI_HOST_DEVICE Rejected for_each_kept(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
+ROI_HOST_DEVICE Rejected for_each_max_sample(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
   int64_t next_index = 0;
   bool first = true;
-  for_each_candidate(axis, p, [&](const AxisSample<T>& sample) {
+  const auto visit_in_order = [&](const AxisSample<T>& sample) {
     if (sample.index == 0) first = false;
     next_index = sample.index + sample.count;
     visit(sample);
-  });
+  };
+  if (axis.rule == Rule::kRoiPool) {
+    for_each_cell(axis, p, visit_in_order);
+  } else {
+    for_each_on_map(axis, p, /*backwards=*/false, visit_in_order);
+  }
   return {first, next_index > 0 && next_index < axis.grid};
 }
 
@@ -114,12 +120,12 @@ template <class W, class Apply>
 ROI_HOST_DEVICE void add_grad_edges(const SampleTap<W>& y, const SampleTap<W>& x, const TwoTaps<W>& y_taps,
                                     const TwoTaps<W>& x_taps, Apply&& apply, W (&grad_edges)[4]) {
   // A clamped sample has derivative 0: the pixel next to it may lie past the map.
-  const W along_y = follows_box(y) ? apply(moving_taps(W(1)), x_taps) : W(0);
-  const W along_x = follows_box(x) ? apply(y_taps, moving_taps(W(1))) : W(0);
-  grad_edges[0] += x.by_low_edge * along_x;
-  grad_edges[1] += y.by_low_edge * along_y;
-  grad_edges[2] += x.by_high_edge * along_x;
-  grad_edges[3] += y.by_high_edge * along_y;
+  const W slope_y = follows_box(y) ? apply(moving_taps(W(1)), x_taps) : W(0);
+  const W slope_x = follows_box(x) ? apply(y_taps, moving_taps(W(1))) : W(0);
+  grad_edges[0] += x.by_low_edge * slope_x;
+  grad_edges[1] += y.by_low_edge * slope_y;
+  grad_edges[2] += x.by_high_edge * slope_x;
+  grad_edges[3] += y.by_high_edge * slope_y;
 }
 
 }  // namespace roialign_ext

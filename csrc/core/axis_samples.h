@@ -128,7 +128,8 @@ ROI_HOST_DEVICE void for_each_cell(const BoxAxis<T>& axis, int64_t p, Visit&& vi
   for (cell.low = begin; cell.low < end; ++cell.low, ++cell.index) visit(cell);
 }
 
-// Calls visit(sample) for the samples of bin p that lie on the map, by ascending index or `backwards`.
+// Calls visit(sample) for the samples of bin p that lie on the map (inside, in docs/math.md), by ascending index or
+// `backwards`.
 template <class T, class Visit>
 ROI_HOST_DEVICE void for_each_on_map(const BoxAxis<T>& axis, int64_t p, bool backwards, Visit&& visit) {
   AxisSample<T> sample = {};
@@ -151,14 +152,6 @@ ROI_HOST_DEVICE void for_each_sample(const BoxAxis<T>& axis, int64_t p, Visit&& 
   for_each_on_map(axis, p, /*backwards=*/axis.bin < T(0), visit);
 }
 
-// The same for a maximum, which chooses among samples in the order of their index. In a reversed box that is by
-// descending position.
-template <class T, class Visit>
-ROI_HOST_DEVICE void for_each_candidate(const BoxAxis<T>& axis, int64_t p, Visit&& visit) {
-  if (axis.rule == Rule::kRoiPool) return for_each_cell(axis, p, visit);
-  for_each_on_map(axis, p, /*backwards=*/false, visit);
-}
-
 // A maximum takes the first of samples that share a position.
 template <class T>
 ROI_HOST_DEVICE AxisSample<T> first_of(AxisSample<T> sample) {
@@ -167,9 +160,9 @@ ROI_HOST_DEVICE AxisSample<T> first_of(AxisSample<T> sample) {
   return sample;
 }
 
-// Fraction of the box before a sample, in [0, 1]. Equal samples, and a piece, count with their middle.
+// The relative position t of a sample in its box, in [0, 1], (15). Equal samples, and a piece, count with their middle.
 template <class T>
-ROI_HOST_DEVICE T fraction_along_box(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample) {
+ROI_HOST_DEVICE T relative_position(const BoxAxis<T>& axis, int64_t p, const AxisSample<T>& sample) {
   if (axis.rule == Rule::kPrRoIPool) {
     return (static_cast<T>(p) + T(0.5) * (sample.begin + sample.end)) / static_cast<T>(axis.bins);
   }

@@ -34,14 +34,14 @@ ROI_HOST_DEVICE TableDerivative<T, 2, 2> by_edges_along(EdgeRates<T> v) {
   return {{{T(1), T(0)}, {T(0), T(1)}}, {v, v}};
 }
 
-// Rate of the point at this fraction of the box, map pixels (equations (15) and (16)).
+// Rate of the point at the relative position t in the box, map pixels (equations (15) and (16)).
 template <class T>
-ROI_HOST_DEVICE T position_rate(const BoxAxis<T>& axis, T along, const EdgeRates<T>& rates) {
-  if (axis.size_held) along = T(0);
+ROI_HOST_DEVICE T position_rate(const BoxAxis<T>& axis, T t, const EdgeRates<T>& rates) {
+  if (axis.size_held) t = T(0);
   if (axis.rule == Rule::kPsRoiAlign) {
-    along = (static_cast<T>(axis.part.number) + along) / static_cast<T>(axis.part.count);
+    t = (static_cast<T>(axis.ps_bin.number) + t) / static_cast<T>(axis.ps_bin.count);
   }
-  return axis.scale * (T(1) - along) * rates.low + axis.scale * along * rates.high;
+  return axis.scale * (T(1) - t) * rates.low + axis.scale * t * rates.high;
 }
 
 // At a border between cells inside the bin the slope of the interpolated map jumps. The second derivative is that jump
@@ -49,8 +49,8 @@ ROI_HOST_DEVICE T position_rate(const BoxAxis<T>& axis, T along, const EdgeRates
 template <class T>
 ROI_HOST_DEVICE T border_rate(const BoxAxis<T>& axis, int64_t p, T share, const EdgeRates<T>& u,
                               const EdgeRates<T>& v) {
-  const T along = (static_cast<T>(p) + share) / static_cast<T>(axis.bins);
-  return position_rate(axis, along, u) * position_rate(axis, along, v);
+  const T t = (static_cast<T>(p) + share) / static_cast<T>(axis.bins);
+  return position_rate(axis, t, u) * position_rate(axis, t, v);
 }
 
 // The weights of pixels low and low + 1 that one sample contributes.
@@ -63,11 +63,11 @@ ROI_HOST_DEVICE void sample_weights(const BoxAxis<T>& axis, int64_t p, const Axi
     return;
   }
   // The hat functions of the two pixels fall and rise with slope 1. Clamped samples stay where they are.
-  const T along = sample.clamped || derivative.order == 2 ? T(0) : fraction_along_box(axis, p, sample);
+  const T t = sample.clamped || derivative.order == 2 ? T(0) : relative_position(axis, p, sample);
   for (int m = 0; m < Derivative::M; ++m) {
     T slope = T(0);
     if (derivative.order == 1 && !sample.clamped) {
-      slope = sample.weight * position_rate(axis, along, derivative.first[m]);
+      slope = sample.weight * position_rate(axis, t, derivative.first[m]);
     } else if (derivative.order == 2) {
       const EdgeRates<T>&u = derivative.first[m], &v = derivative.second[m];
       if (sample.begin > T(0)) slope += border_rate(axis, p, sample.begin, u, v);

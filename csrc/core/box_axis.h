@@ -14,7 +14,7 @@ enum class Rule {
   kRoiPool,            // whole cells of the map, edges rounded twice; maximum only
   kCropBilinear,       // samples from edge to edge; box unit: 0 and 1 are the centres of the map's first and last pixel
   kCropNearest,        // the same, moved to the nearest pixels
-  // Position-sensitive: a box is one bin of a box, which has an image of its own (Parts).
+  // Position-sensitive: a box is one bin of a box, which has an image of its own (PsBins).
   kPsRoiAlign,  // samples as kRoiAlignHalfPixel
   kPsRoiPool,   // every whole pixel between edges that are rounded twice
   // Rotated boxes (rotated_box.h): the grid of an axis relative to the centre of the box.
@@ -39,36 +39,36 @@ ROI_HOST_DEVICE constexpr bool has_box_derivative(Rule rule) {
 ROI_HOST_DEVICE constexpr bool is_integral(Rule rule) { return rule == Rule::kPrRoIPool; }
 
 // One of `count` bins along an axis of a box.
-struct Part {
+struct PsBin {
   int64_t number, count;
 };
 
 // The bins of a whole box, for position-sensitive rules. Each bin is a box of its own, with an image of its own. Bin p
-// of box k is box k * count() + p. It reads image n * count() + p, where n is the batch index of box k. Other rules
-// have one part.
-struct Parts {
+// of box k is box k * count() + p. It reads image n * count() + p, where n is the batch index of box k. For other
+// rules count() is 1.
+struct PsBins {
   int64_t y = 1, x = 1;
 
   ROI_HOST_DEVICE int64_t count() const { return y * x; }
   ROI_HOST_DEVICE int64_t image(int64_t batch_index, int64_t box) const {
     return count() == 1 ? batch_index : batch_index * count() + box % count();
   }
-  ROI_HOST_DEVICE Part along_y(int64_t box) const { return count() == 1 ? Part{0, 1} : Part{box % count() / x, y}; }
-  ROI_HOST_DEVICE Part along_x(int64_t box) const { return count() == 1 ? Part{0, 1} : Part{box % x, x}; }
+  ROI_HOST_DEVICE PsBin y_bin(int64_t box) const { return count() == 1 ? PsBin{0, 1} : PsBin{box % count() / x, y}; }
+  ROI_HOST_DEVICE PsBin x_bin(int64_t box) const { return count() == 1 ? PsBin{0, 1} : PsBin{box % x, x}; }
 };
 
 template <class T>
 struct BoxAxis {
   Rule rule;
-  T start;             // start of the box, map pixels
-  T bin;               // length of a bin, map pixels, negative for a reversed box; crops: step between samples
-  T last;              // crops: position of the last sample, map pixels
-  int64_t grid;        // samples per bin; 0 for an empty grid
-  int64_t bins;        // bins along the axis (PH or PW)
-  int64_t length;      // size of the map along the axis (H or W)
-  T scale;             // map pixels per unit of the edges
-  bool size_held;      // the legacy minimum size is active: the far edge has no effect
-  Part part = {0, 1};  // position-sensitive rules: the bin of the box that this axis has
+  T start;                // start of the box, map pixels
+  T bin;                  // length of a bin, map pixels, negative for a reversed box; crops: step between samples
+  T last;                 // crops: position of the last sample, map pixels
+  int64_t grid;           // samples per bin; 0 for an empty grid
+  int64_t bins;           // bins along the axis (PH or PW)
+  int64_t length;         // size of the map along the axis (H or W)
+  T scale;                // map pixels per unit of the edges
+  bool size_held;         // the legacy minimum size is active: the far edge has no effect
+  PsBin ps_bin = {0, 1};  // position-sensitive rules: the bin of the box that this axis has
 };
 
 // Larger adaptive grids per bin would overflow 64 bits. They count as empty: the samples that can lie on a map weigh
@@ -103,15 +103,15 @@ ROI_HOST_DEVICE void span_box(BoxAxis<T>& axis, T low, T high, int64_t samples) 
 template <class T>
 ROI_HOST_DEVICE void span_pixels(BoxAxis<T>& axis, T first, T last) {
   const T size = add(last, -first) < T(1) ? T(1) : add(last, -first);  // NaN stays
-  const T bin = size / static_cast<T>(axis.part.count);
+  const T bin = size / static_cast<T>(axis.ps_bin.count);
   // In double, sums that lie on the map are exact.
   const double end_of_map = axis.length > 0 ? static_cast<double>(axis.length - 1) : 0.0;
   const auto on_map = [&](T edge) {
     const double pixel = static_cast<double>(first) + static_cast<double>(edge);
     return pixel < 0.0 ? 0.0 : pixel < end_of_map ? pixel : end_of_map;
   };
-  const T low = std::floor(multiply(static_cast<T>(axis.part.number), bin));
-  const T high = std::ceil(multiply(static_cast<T>(axis.part.number + 1), bin));
+  const T low = std::floor(multiply(static_cast<T>(axis.ps_bin.number), bin));
+  const T high = std::ceil(multiply(static_cast<T>(axis.ps_bin.number + 1), bin));
   if (!(std::isfinite(first) && std::isfinite(low) && std::isfinite(high))) return;
   axis.start = static_cast<T>(on_map(low));
   axis.grid = static_cast<int64_t>(on_map(high) - on_map(low));
@@ -121,8 +121,8 @@ ROI_HOST_DEVICE void span_pixels(BoxAxis<T>& axis, T first, T last) {
 // `low` and `high` are the edges of the box: image pixels, or shares of the map for crops.
 template <class T>
 ROI_HOST_DEVICE BoxAxis<T> make_box_axis(Rule rule, T low, T high, T scale, int64_t bins, int64_t length,
-                                         int64_t sampling_ratio, Part part = {0, 1}) {
-  BoxAxis<T> axis = {rule, T(0), T(0), T(0), 0, bins, length, scale, false, part};
+                                         int64_t sampling_ratio, PsBin ps_bin = {0, 1}) {
+  BoxAxis<T> axis = {rule, T(0), T(0), T(0), 0, bins, length, scale, false, ps_bin};
   if (is_crop(rule)) {
     axis.scale = static_cast<T>(length - 1);
     axis.grid = sampling_ratio;
@@ -147,8 +147,8 @@ ROI_HOST_DEVICE BoxAxis<T> make_box_axis(Rule rule, T low, T high, T scale, int6
   axis.size_held = has_minimum && size < T(1);
   if (axis.size_held) size = T(1);
   axis.start = first;
-  axis.bin = size / static_cast<T>(rule == Rule::kPsRoiAlign ? part.count : bins);
-  if (rule == Rule::kPsRoiAlign) axis.start = add(first, multiply(static_cast<T>(part.number), axis.bin));
+  axis.bin = size / static_cast<T>(rule == Rule::kPsRoiAlign ? ps_bin.count : bins);
+  if (rule == Rule::kPsRoiAlign) axis.start = add(first, multiply(static_cast<T>(ps_bin.number), axis.bin));
   if (rule != Rule::kPrRoIPool && rule != Rule::kRoiPool) axis.grid = samples_per_bin(axis.bin, sampling_ratio);
   return axis;
 }

@@ -43,7 +43,7 @@ inline Products average_products(Rule rule, int directions) {
 // differentiated with respect to its low edge and its high edge.
 enum EdgeTable { kKept, kByLowEdge, kByHighEdge, kEdgeTables };
 
-// For grad_boxes, along a direction or along none: the EdgeTables of each term.
+// For grad_boxes, along a direction or along none: the tables of each term (EdgeTable).
 inline Products grad_boxes_products(Rule rule, int directions) {
   const TableKind low = along(kAlongLowEdge), high = along(kAlongHighEdge);
   if (directions == 0) return {3, {kValue, low, high}, 0, {}};

@@ -60,7 +60,7 @@ ROI_HOST_DEVICE RotatedBox<T> make_rotated_box(Rule rule, const T* parameters, T
 template <class T>
 struct RotatedSample {
   T up_y, up_x;        // map pixels from the centre, before the rotation
-  T along_y, along_x;  // the same as shares of the box, in [-1/2, 1/2]
+  T alpha_y, alpha_x;  // the same as shares of the box, in [-1/2, 1/2]
   AxisSample<T> y, x;
   T weight;  // how many samples of the bin share this position
 };
@@ -122,7 +122,7 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
     sample.up_y = up_y;
     sample.y.index = i;
     sample.y.count = count_y;
-    sample.along_y = fraction_along_box(box.y, p, sample.y) - T(0.5);
+    sample.alpha_y = relative_position(box.y, p, sample.y) - T(0.5);
     const auto visit_x = [&](int64_t j, int64_t count_x, T up_x) {
       const T y = add(add(multiply(up_y, box.cosine), -multiply(up_x, box.sine)), box.centre_y);
       const T x = add(add(multiply(up_y, box.sine), multiply(up_x, box.cosine)), box.centre_x);
@@ -130,7 +130,7 @@ ROI_HOST_DEVICE void for_each_rotated_sample(const RotatedBox<T>& box, const Upr
       sample.up_x = up_x;
       sample.x.index = j;
       sample.x.count = count_x;
-      sample.along_x = fraction_along_box(box.x, q, sample.x) - T(0.5);
+      sample.alpha_x = relative_position(box.x, q, sample.x) - T(0.5);
       sample.weight = static_cast<T>(count_y) * static_cast<T>(count_x);
       visit(sample);
     };
@@ -149,8 +149,8 @@ struct PointRate {
 template <class T>
 ROI_HOST_DEVICE PointRate<T> point_rate(const RotatedBox<T>& box, const RotatedSample<T>& sample, const T* u) {
   const T scale = box.y.scale, turn = box.angle_unit * u[4];
-  const T up_y = box.y.size_held ? T(0) : scale * sample.along_y * u[3];
-  const T up_x = box.x.size_held ? T(0) : scale * sample.along_x * u[2];
+  const T up_y = box.y.size_held ? T(0) : scale * sample.alpha_y * u[3];
+  const T up_x = box.x.size_held ? T(0) : scale * sample.alpha_x * u[2];
   const T y = up_y - sample.up_x * turn, x = up_x + sample.up_y * turn;
   return {scale * u[1] + y * box.cosine - x * box.sine, scale * u[0] + y * box.sine + x * box.cosine};
 }
@@ -160,8 +160,8 @@ template <class T>
 ROI_HOST_DEVICE PointRate<T> point_curvature(const RotatedBox<T>& box, const RotatedSample<T>& sample, const T* u,
                                              const T* v) {
   const T scale = box.y.scale, turn_u = box.angle_unit * u[4], turn_v = box.angle_unit * v[4];
-  const T up_y = box.y.size_held ? T(0) : scale * sample.along_y * (u[3] * turn_v + v[3] * turn_u);
-  const T up_x = box.x.size_held ? T(0) : scale * sample.along_x * (u[2] * turn_v + v[2] * turn_u);
+  const T up_y = box.y.size_held ? T(0) : scale * sample.alpha_y * (u[3] * turn_v + v[3] * turn_u);
+  const T up_x = box.x.size_held ? T(0) : scale * sample.alpha_x * (u[2] * turn_v + v[2] * turn_u);
   const T y = -up_x - sample.up_y * turn_u * turn_v, x = up_y - sample.up_x * turn_u * turn_v;
   return {y * box.cosine - x * box.sine, y * box.sine + x * box.cosine};
 }

@@ -8,23 +8,23 @@
 namespace roialign_ext {
 namespace {
 
-// The sample of a bin that its argmax selects.
+// The sample of a bin that its argmax names.
 template <class W>
-struct ChosenSample {
+struct ArgmaxSample {
   const SampleTap<W>* y;
   const SampleTap<W>* x;
 };
 
 // Calls visit(y, x, weight) for the pixels of a product of y taps and x taps.
 template <class W, class Visit>
-void for_each_pixel_of(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
+void for_each_pixel_of(const ArgmaxSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x, Visit&& visit) {
   const int64_t top = sample.y->low, left = sample.x->low;
   for_each_pixel(y, x, [&](int i, int j, W weight) { visit(top + i, left + j, weight); });
 }
 
 // The same for weights that may be 0, such as those of derivatives: 0 times infinity is not 0.
 template <class W, class Visit>
-void for_each_weighted_pixel_of(const ChosenSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x,
+void for_each_weighted_pixel_of(const ArgmaxSample<W>& sample, const TwoTaps<W>& y, const TwoTaps<W>& x,
                                 Visit&& visit) {
   for_each_pixel_of(sample, y, x, [&](int64_t row, int64_t column, W weight) {
     if (weight != W(0)) visit(row, column, weight);
@@ -33,16 +33,16 @@ void for_each_weighted_pixel_of(const ChosenSample<W>& sample, const TwoTaps<W>&
 
 constexpr int64_t kPixelsPerSample = 8;  // a derivative has two products of 2 x 2 taps
 
-// Rates of up to two directions, [box][4] each, in the arithmetic type.
+// The rates of boxes along up to two directions, [box][4] each, in the arithmetic type.
 template <class W>
-class Rates {
+class Directions {
  public:
   template <class T>
-  Rates(const BoxParams<T>& params, const std::vector<const T*>& directions)
+  Directions(const CallArgs<T>& args, const std::vector<const T*>& directions)
       : order_(static_cast<int>(directions.size())) {
     for (int d = 0; d < order_; ++d) {
-      for (int64_t k = 0; k < params.boxes; ++k) {
-        const T* rates = params.box(directions[d], k);
+      for (int64_t k = 0; k < args.boxes; ++k) {
+        const T* rates = args.box(directions[d], k);
         rates_[d].insert(rates_[d].end(), rates, rates + 4);
       }
     }
@@ -54,19 +54,19 @@ class Rates {
   template <class Run>
   void with_pixels(Run&& run) const {
     if (order_ == 0) {
-      return run([](const ChosenSample<W>& sample, int64_t, auto&& visit) {
+      return run([](const ArgmaxSample<W>& sample, int64_t, auto&& visit) {
         for_each_pixel_of(sample, value_taps(*sample.y), value_taps(*sample.x), visit);
       });
     }
-    run([this](const ChosenSample<W>& sample, int64_t k, auto&& visit) {
-      for_each_derived_product(order_, *sample.y, *sample.x, of_box(k), [&](const TwoTaps<W>& y, const TwoTaps<W>& x) {
-        for_each_weighted_pixel_of(sample, y, x, visit);
-      });
+    run([this](const ArgmaxSample<W>& sample, int64_t k, auto&& visit) {
+      for_each_derived_product(
+          order_, *sample.y, *sample.x, rates_of(k),
+          [&](const TwoTaps<W>& y, const TwoTaps<W>& x) { for_each_weighted_pixel_of(sample, y, x, visit); });
     });
   }
 
   // Rates of box k as a function of the direction and the edge.
-  auto of_box(int64_t k) const {
+  auto rates_of(int64_t k) const {
     return [this, k](int d, int edge) { return rates_[d][4 * k + edge]; };
   }
   int order() const { return order_; }
@@ -79,9 +79,9 @@ class Rates {
 // Calls visit(p, q, sample) for the bins of box k whose argmax in channel c is a sample on the map. Rejected samples,
 // which have no gradient, are skipped, and so is an argmax that is out of range for its bin.
 template <class W, class Visit>
-void for_each_chosen(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, int64_t k, int64_t c,
-                     Visit&& visit) {
-  const int32_t* const index = argmax.at(k, c);
+void for_each_argmax_sample(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, int64_t k, int64_t c,
+                            Visit&& visit) {
+  const int32_t* const bins = argmax.at(k, c);
   const int64_t height = argmax.height, width = argmax.width;
   const int64_t stride_y = argmax.stride_y, stride_x = argmax.stride_x;
   const int64_t *const y_begin = plan.y.begin.data() + k * height, *const x_begin = plan.x.begin.data() + k * width;
@@ -90,10 +90,10 @@ void for_each_chosen(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>&
     const SampleTap<W>* const ys = y_samples + y_begin[p];
     const int64_t count_y = y_begin[p + 1] - y_begin[p];
     for (int64_t q = 0; q < width; ++q) {
-      const int32_t chosen = index[p * stride_y + q * stride_x];
-      const int64_t sample_y = argmax_y(chosen), sample_x = argmax_x(chosen);
+      const int32_t index = bins[p * stride_y + q * stride_x];
+      const int64_t sample_y = argmax_y(index), sample_x = argmax_x(index);
       if (sample_y < count_y && sample_x < x_begin[q + 1] - x_begin[q]) {
-        visit(p, q, ChosenSample<W>{ys + sample_y, x_samples + x_begin[q] + sample_x});
+        visit(p, q, ArgmaxSample<W>{ys + sample_y, x_samples + x_begin[q] + sample_x});
       }
     }
   }
@@ -101,9 +101,9 @@ void for_each_chosen(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>&
 
 // sums[channels][pixels] -> channels [first, first + channels) of one image of a map, NCHW or channels_last.
 template <class S, class W>
-void write_channels(const W* sums, const Output& map, int64_t n, int64_t first, int64_t channels) {
+void write_channels(const W* sums, const MutableView& map, int64_t n, int64_t first, int64_t channels) {
   S* target = map.template at<S>(n, first);
-  const int64_t pixels = map.pixels();
+  const int64_t pixels = map.area();
   for (int64_t begin = 0; begin < pixels; begin += kArgmaxCopiedPixels) {
     const int64_t end = std::min(begin + kArgmaxCopiedPixels, pixels);
     for (int64_t c = 0; c < channels; ++c) {
@@ -127,15 +127,15 @@ struct Addend {
   W value;
 };
 
-// Adds the contribution of the bins of one box to one channel. The chosen sample can be anywhere in its bin, so pixels
-// are prefetched while `addends` is filled, and added afterwards. `addends` has room for all of them.
+// Adds the contribution of the bins of one box to one channel. The sample of an argmax can be anywhere in its bin, so
+// pixels are prefetched while `addends` is filled, and added afterwards. `addends` has room for all of them.
 template <class S, class W, class PixelsOf>
-void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, const Input& grad, int64_t k,
+void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax, const ConstView& grad, int64_t k,
              int64_t c, ChannelSums<W> sums, Addend<W>* addends, PixelsOf&& pixels_of) {
   const S* const bins = grad.template at<S>(k, c);
   const int64_t stride_y = grad.stride_y, stride_x = grad.stride_x;
   Addend<W>* last = addends;
-  for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
+  for_each_argmax_sample(plan, argmax, k, c, [&](int64_t p, int64_t q, const ArgmaxSample<W>& sample) {
     const W grad_bin = static_cast<W>(bins[p * stride_y + q * stride_x]);
     W* const upper = sums.data + sample.y->low * sums.width + sample.x->low;
     __builtin_prefetch(upper, 1);
@@ -147,7 +147,7 @@ void add_box(const SamplePlan<W>& plan, const ArgmaxView<const int32_t>& argmax,
 
 // One channel of a contiguous map if sums can be formed in place; otherwise null.
 template <class W>
-W* channel_in_place(const Output& map, int64_t n, int64_t c) {
+W* channel_in_place(const MutableView& map, int64_t n, int64_t c) {
   const bool is_own_type = map.storage == (std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat);
   return is_own_type && map.stride_x == 1 ? map.template at<W>(n, c) : nullptr;
 }
@@ -155,31 +155,31 @@ W* channel_in_place(const Output& map, int64_t n, int64_t c) {
 }  // namespace
 
 template <class W, class T>
-void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                 const ArgmaxView<const int32_t>& argmax, const Pyramid<Input>& maps, const Output& output) {
-  const auto plan = make_sample_plan<W>(params);
-  const Rates<W> rates(params, directions);
+void argmax_pool(const CallArgs<T>& args, const std::vector<const T*>& directions,
+                 const ArgmaxView<const int32_t>& argmax, const Pyramid<ConstView>& maps, const MutableView& output) {
+  const auto plan = make_sample_plan<W>(args);
+  const Directions<W> converted(args, directions);
   with_storage<W>(output.storage, [&](auto storage) {
     using S = decltype(storage);
     const auto pool = [&](auto&& pixels_of, int64_t begin, int64_t end) {
-      std::vector<W> sums(static_cast<size_t>(output.pixels()));
+      std::vector<W> sums(static_cast<size_t>(output.area()));
       for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t k = unit / output.channels, c = unit % output.channels, plane = params.plane_of_box[k];
-        const Input& map = maps.map(plane);
+        const int64_t k = unit / output.channels, c = unit % output.channels, plane = args.plane_of_box[k];
+        const ConstView& map = maps.map(plane);
         const S* pixels = map.template at<S>(maps.image(plane), c);
         std::fill(sums.begin(), sums.end(), W(0));
-        for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
+        for_each_argmax_sample(plan, argmax, k, c, [&](int64_t p, int64_t q, const ArgmaxSample<W>& sample) {
           W& sum = sums[p * output.width + q];
           pixels_of(sample, k, [&](int64_t y, int64_t x, W weight) {
             sum += weight * static_cast<W>(pixels[y * map.stride_y + x * map.stride_x]);
           });
         });
         S* bins = output.template at<S>(k, c);
-        for (int64_t i = 0; i < output.pixels(); ++i) bins[i * output.stride_x] = static_cast<S>(sums[i]);
+        for (int64_t i = 0; i < output.area(); ++i) bins[i * output.stride_x] = static_cast<S>(sums[i]);
       }
     };
-    rates.with_pixels([&](auto&& pixels_of) {
-      run_units(params.boxes * output.channels, static_cast<double>(output.elements()),
+    converted.with_pixels([&](auto&& pixels_of) {
+      run_units(args.boxes * output.channels, static_cast<double>(output.elements()),
                 [&](int64_t begin, int64_t end) { pool(pixels_of, begin, end); });
     });
   });
@@ -187,61 +187,62 @@ void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& direct
 
 // One thread writes each (plane, block of channels) and adds its boxes in their order, so the result is deterministic.
 template <class W, class T>
-void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Output>& grad_input) {
+void argmax_grad_input(const CallArgs<T>& args, const std::vector<const T*>& directions,
+                       const ArgmaxView<const int32_t>& argmax, const ConstView& grad,
+                       const Pyramid<MutableView>& grad_input) {
   // A block is one channel, whose sums stay in the cache; for channels_last it is a cache line of channels.
   const int64_t width = grad.stride_c == 1 ? kArgmaxChannels : 1;
-  const auto plan = make_sample_plan<W>(params);
-  const Rates<W> rates(params, directions);
-  const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
+  const auto plan = make_sample_plan<W>(args);
+  const Directions<W> converted(args, directions);
+  const BoxesByPlane by_plane = group_by_plane(args.plane_of_box, args.planes());
   const int64_t blocks = (grad.channels + width - 1) / width;
   const double elements = static_cast<double>(grad.elements() + grad_input.elements());
   const auto add_boxes = [&](auto storage, auto&& pixels_of, int64_t begin, int64_t end) {
     using S = decltype(storage);
     std::vector<W> buffer;
-    std::vector<Addend<W>> addends(static_cast<size_t>(kPixelsPerSample * grad.pixels()));
+    std::vector<Addend<W>> addends(static_cast<size_t>(kPixelsPerSample * grad.area()));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t plane = unit / blocks, first = unit % blocks * width;
-      const Output& map = grad_input.map(plane);
+      const MutableView& map = grad_input.map(plane);
       const int64_t image = grad_input.image(plane), channels = std::min(width, grad.channels - first);
       W* const in_place = width == 1 ? channel_in_place<W>(map, image, first) : nullptr;
-      if (in_place == nullptr) buffer.resize(static_cast<size_t>(channels * map.pixels()));
+      if (in_place == nullptr) buffer.resize(static_cast<size_t>(channels * map.area()));
       W* const sums = in_place == nullptr ? buffer.data() : in_place;
-      std::fill(sums, sums + channels * map.pixels(), W(0));
+      std::fill(sums, sums + channels * map.area(), W(0));
       for (int64_t b = by_plane.begin[plane]; b < by_plane.begin[plane + 1]; ++b) {
         for (int64_t c = 0; c < channels; ++c) {
-          add_box<S>(plan, argmax, grad, by_plane.boxes[b], first + c,
-                     ChannelSums<W>{sums + c * map.pixels(), map.width}, addends.data(), pixels_of);
+          add_box<S>(plan, argmax, grad, by_plane.boxes[b], first + c, ChannelSums<W>{sums + c * map.area(), map.width},
+                     addends.data(), pixels_of);
         }
       }
       if (in_place == nullptr) write_channels<S>(sums, map, image, first, channels);
     }
   };
   with_storage<W>(grad.storage, [&](auto storage) {
-    rates.with_pixels([&](auto&& pixels_of) {
-      run_units(params.planes() * blocks, elements,
+    converted.with_pixels([&](auto&& pixels_of) {
+      run_units(args.planes() * blocks, elements,
                 [&](int64_t begin, int64_t end) { add_boxes(storage, pixels_of, begin, end); });
     });
   });
 }
 
 template <class W, class T>
-void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Input>& maps,
+void argmax_grad_boxes(const CallArgs<T>& args, const std::vector<const T*>& directions,
+                       const ArgmaxView<const int32_t>& argmax, const ConstView& grad, const Pyramid<ConstView>& maps,
                        T* grad_boxes) {
-  const auto plan = make_sample_plan<W>(params);
-  const Rates<W> rates(params, directions);
+  const auto plan = make_sample_plan<W>(args);
+  const Directions<W> converted(args, directions);
   with_storage<W>(grad.storage, [&](auto storage) {
     using S = decltype(storage);
-    run_units(params.boxes, static_cast<double>(grad.elements()), [&](int64_t begin, int64_t end) {
+    run_units(args.boxes, static_cast<double>(grad.elements()), [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
-        const int64_t plane = params.plane_of_box[k];
-        const Input& map = maps.map(plane);
+        const int64_t plane = args.plane_of_box[k];
+        const ConstView& map = maps.map(plane);
         W grad_edges[4] = {};
         for (int64_t c = 0; c < grad.channels; ++c) {
           const S* pixels = map.template at<S>(maps.image(plane), c);
           const S* bins = grad.template at<S>(k, c);
-          for_each_chosen(plan, argmax, k, c, [&](int64_t p, int64_t q, const ChosenSample<W>& sample) {
+          for_each_argmax_sample(plan, argmax, k, c, [&](int64_t p, int64_t q, const ArgmaxSample<W>& sample) {
             const W grad_bin = static_cast<W>(bins[p * grad.stride_y + q * grad.stride_x]);
             const auto apply = [&](const TwoTaps<W>& y_taps, const TwoTaps<W>& x_taps) {
               W sum = 0;
@@ -251,9 +252,9 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
               return grad_bin * sum;
             };
             TwoTaps<W> y_taps = value_taps(*sample.y), x_taps = value_taps(*sample.x);
-            if (rates.order() == 1) {
-              y_taps = taps_along(*sample.y, kLowY, 0, rates.of_box(k));
-              x_taps = taps_along(*sample.x, kLowX, 0, rates.of_box(k));
+            if (converted.order() == 1) {
+              y_taps = taps_along(*sample.y, kLowY, 0, converted.rates_of(k));
+              x_taps = taps_along(*sample.x, kLowX, 0, converted.rates_of(k));
             }
             add_grad_edges(*sample.y, *sample.x, y_taps, x_taps, apply, grad_edges);
           });
@@ -265,12 +266,14 @@ void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& 
 }
 
 #define INSTANTIATE(W, T)                                                                                              \
-  template void argmax_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const ArgmaxView<const int32_t>&, \
-                                  const Pyramid<Input>&, const Output&);                                               \
-  template void argmax_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                             \
-                                        const ArgmaxView<const int32_t>&, const Input&, const Pyramid<Output>&);       \
-  template void argmax_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&,                             \
-                                        const ArgmaxView<const int32_t>&, const Input&, const Pyramid<Input>&, T*);
+  template void argmax_pool<W, T>(const CallArgs<T>&, const std::vector<const T*>&, const ArgmaxView<const int32_t>&,  \
+                                  const Pyramid<ConstView>&, const MutableView&);                                      \
+  template void argmax_grad_input<W, T>(const CallArgs<T>&, const std::vector<const T*>&,                              \
+                                        const ArgmaxView<const int32_t>&, const ConstView&,                            \
+                                        const Pyramid<MutableView>&);                                                  \
+  template void argmax_grad_boxes<W, T>(const CallArgs<T>&, const std::vector<const T*>&,                              \
+                                        const ArgmaxView<const int32_t>&, const ConstView&, const Pyramid<ConstView>&, \
+                                        T*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, double)
 INSTANTIATE(double, double)

@@ -7,18 +7,19 @@
 namespace roialign_ext {
 
 template <class W, class T>
-void argmax_pool(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                 const ArgmaxView<const int32_t>& argmax, const Pyramid<Input>& maps, const Output& output);
+void argmax_pool(const CallArgs<T>& args, const std::vector<const T*>& directions,
+                 const ArgmaxView<const int32_t>& argmax, const Pyramid<ConstView>& maps, const MutableView& output);
 
 template <class W, class T>
-void argmax_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Output>& grad_input);
+void argmax_grad_input(const CallArgs<T>& args, const std::vector<const T*>& directions,
+                       const ArgmaxView<const int32_t>& argmax, const ConstView& grad,
+                       const Pyramid<MutableView>& grad_input);
 
 // Adds the gradient w.r.t. the edges of box k to grad_boxes[k][1..4]. It is that of <G, A F> or, along a direction v,
 // of <G, D_v A F>.
 template <class W, class T>
-void argmax_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions,
-                       const ArgmaxView<const int32_t>& argmax, const Input& grad, const Pyramid<Input>& maps,
+void argmax_grad_boxes(const CallArgs<T>& args, const std::vector<const T*>& directions,
+                       const ArgmaxView<const int32_t>& argmax, const ConstView& grad, const Pyramid<ConstView>& maps,
                        T* grad_boxes);
 
 }  // namespace roialign_ext

@@ -9,7 +9,7 @@ namespace {
 template <class W, class MapView, class BinsView>
 void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<W>& plan, int64_t lanes,
                  void (*kernel)(const AverageJob<W, MapView, BinsView>&, int64_t, int64_t)) {
-  constexpr bool kWritesMaps = std::is_same_v<MapView, Output>;
+  constexpr bool kWritesMaps = std::is_same_v<MapView, MutableView>;
   const int64_t planes = maps.planes();
   const double elements = static_cast<double>(maps.elements() + bins.elements());
   const ChannelBlocks blocks = choose_blocks(lanes, bins.channels, planes);
@@ -26,10 +26,10 @@ void run_average(Pyramid<MapView> maps, const BinsView& bins, const AveragePlan<
             [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
-// Tables of all boxes for one term of grad_boxes. `kinds` are its EdgeTables. The two derivatives with respect to the
-// edges have one order, so they are built together.
+// Tables of all boxes for one term of grad_boxes. `kinds` are its tables (EdgeTable). The two derivatives with respect
+// to the edges have one order, so they are built together.
 template <class W, class T>
-EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const TableKind* kinds, const T* v) {
+EdgePlan<W> make_edge_plan(const CallArgs<T>& args, const TableKind* kinds, const T* v) {
   EdgePlan<W> plan;
   TableBuilder<W, 1> builder;
   TableBuilder<W, 2> edge_builder;
@@ -41,24 +41,24 @@ EdgePlan<W> make_edge_plan(const BoxParams<T>& params, const TableKind* kinds, c
       edge_builder.append(edge_table, axis, by_edges_along(rates));
     }
   };
-  for (int64_t k = 0; k < params.boxes; ++k) {
-    append(plan.y, plan.y_edges, params.y_axis(k), v == nullptr ? EdgeRates<T>{} : params.y_rates(v, k));
-    append(plan.x, plan.x_edges, params.x_axis(k), v == nullptr ? EdgeRates<T>{} : params.x_rates(v, k));
+  for (int64_t k = 0; k < args.boxes; ++k) {
+    append(plan.y, plan.y_edges, args.y_axis(k), v == nullptr ? EdgeRates<T>{} : args.y_rates(v, k));
+    append(plan.x, plan.x_edges, args.x_axis(k), v == nullptr ? EdgeRates<T>{} : args.x_rates(v, k));
   }
   return plan;
 }
 
 // Adds one term to grad_boxes[k][1..4].
 template <class W, class T>
-void add_term(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& grad, const Pyramid<Input>& maps,
+void add_term(const CallArgs<T>& args, const EdgePlan<W>& plan, const ConstView& grad, const Pyramid<ConstView>& maps,
               T* grad_boxes) {
   const Kernels<W> kernels = select_kernels<W>();
   const ChannelBlocks blocks = summed_blocks(kernels.lanes, grad.channels);
-  std::vector<W> partial(static_cast<size_t>(params.boxes * blocks.count * 4));
-  const AverageGradBoxesJob<W> job = {maps, grad, &plan, params.plane_of_box.data(), blocks, partial.data()};
-  run_units(params.boxes * blocks.count, static_cast<double>(grad.elements()),
-            [&](int64_t begin, int64_t end) { kernels.average_grad_boxes(job, begin, end); });
-  for (int64_t k = 0; k < params.boxes; ++k) {
+  std::vector<W> partial(static_cast<size_t>(args.boxes * blocks.count * 4));
+  const AverageGradBoxesJob<W> job = {maps, grad, &plan, args.plane_of_box.data(), blocks, partial.data()};
+  run_units(args.boxes * blocks.count, static_cast<double>(grad.elements()),
+            [&](int64_t begin, int64_t end) { kernels.average_grad_boxes_units(job, begin, end); });
+  for (int64_t k = 0; k < args.boxes; ++k) {
     for (int64_t i = 0; i < blocks.count * 4; ++i) {
       grad_boxes[5 * k + 1 + i % 4] += static_cast<T>(partial[static_cast<size_t>(k * blocks.count * 4 + i)]);
     }
@@ -68,38 +68,39 @@ void add_term(const BoxParams<T>& params, const EdgePlan<W>& plan, const Input& 
 }  // namespace
 
 template <class W, class T>
-void average_pool(const BoxParams<T>& params, const std::vector<const T*>& directions, double extrapolation_value,
-                  const Pyramid<Input>& maps, const Output& output) {
+void average_pool(const CallArgs<T>& args, const std::vector<const T*>& directions, double extrapolation_value,
+                  const Pyramid<ConstView>& maps, const MutableView& output) {
   const Kernels<W> kernels = select_kernels<W>();
-  AveragePlan<W> plan = make_average_plan<W>(params, directions);
-  if (extrapolation_value != 0) add_extrapolation(plan, params, extrapolation_value);
-  run_average(maps, output, plan, kernels.lanes, kernels.average_pool);
+  AveragePlan<W> plan = make_average_plan<W>(args, directions);
+  if (extrapolation_value != 0) add_extrapolation(plan, args, extrapolation_value);
+  run_average(maps, output, plan, kernels.lanes, kernels.average_pool_units);
 }
 
 template <class W, class T>
-void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Output>& grad_input) {
+void average_grad_input(const CallArgs<T>& args, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<MutableView>& grad_input) {
   const Kernels<W> kernels = select_kernels<W>();
-  run_average(grad_input, grad, make_average_plan<W>(params, directions), kernels.lanes, kernels.average_grad_input);
+  run_average(grad_input, grad, make_average_plan<W>(args, directions), kernels.lanes,
+              kernels.average_grad_input_units);
 }
 
 template <class W, class T>
-void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* grad_boxes) {
+void average_grad_boxes(const CallArgs<T>& args, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<ConstView>& maps, T* grad_boxes) {
   const T* const v = directions.empty() ? nullptr : directions[0];
-  const Products products = grad_boxes_products(params.rule, static_cast<int>(directions.size()));
+  const Products products = grad_boxes_products(args.rule, static_cast<int>(directions.size()));
   for (int first = 0; first < products.tables; first += kEdgeTables) {
-    add_term(params, make_edge_plan<W>(params, products.kinds + first, v), grad, maps, grad_boxes);
+    add_term(args, make_edge_plan<W>(args, products.kinds + first, v), grad, maps, grad_boxes);
   }
 }
 
-#define INSTANTIATE(W, T)                                                                                            \
-  template void average_pool<W, T>(const BoxParams<T>&, const std::vector<const T*>&, double, const Pyramid<Input>&, \
-                                   const Output&);                                                                   \
-  template void average_grad_input<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,            \
-                                         const Pyramid<Output>&);                                                    \
-  template void average_grad_boxes<W, T>(const BoxParams<T>&, const std::vector<const T*>&, const Input&,            \
-                                         const Pyramid<Input>&, T*);
+#define INSTANTIATE(W, T)                                                                                    \
+  template void average_pool<W, T>(const CallArgs<T>&, const std::vector<const T*>&, double,                 \
+                                   const Pyramid<ConstView>&, const MutableView&);                           \
+  template void average_grad_input<W, T>(const CallArgs<T>&, const std::vector<const T*>&, const ConstView&, \
+                                         const Pyramid<MutableView>&);                                       \
+  template void average_grad_boxes<W, T>(const CallArgs<T>&, const std::vector<const T*>&, const ConstView&, \
+                                         const Pyramid<ConstView>&, T*);
 INSTANTIATE(float, float)
 INSTANTIATE(float, double)
 INSTANTIATE(double, double)

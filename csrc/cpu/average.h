@@ -8,17 +8,17 @@ namespace roialign_ext {
 
 // Samples outside the map count as `extrapolation_value`, which is 0 along directions.
 template <class W, class T>
-void average_pool(const BoxParams<T>& params, const std::vector<const T*>& directions, double extrapolation_value,
-                  const Pyramid<Input>& maps, const Output& output);
+void average_pool(const CallArgs<T>& args, const std::vector<const T*>& directions, double extrapolation_value,
+                  const Pyramid<ConstView>& maps, const MutableView& output);
 
 template <class W, class T>
-void average_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Output>& grad_input);
+void average_grad_input(const CallArgs<T>& args, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<MutableView>& grad_input);
 
 // Adds the gradient w.r.t. the edges of box k to grad_boxes[k][1..4]. It is that of <G, A F> or, along a direction v,
 // of <G, D_v A F>.
 template <class W, class T>
-void average_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* grad_boxes);
+void average_grad_boxes(const CallArgs<T>& args, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<ConstView>& maps, T* grad_boxes);
 
 }  // namespace roialign_ext

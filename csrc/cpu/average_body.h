@@ -68,13 +68,13 @@ template <int NV, class W>
 inline void pool_by_box(const AveragePoolJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const Input& view = job.maps.map(part.plane);
+  const ConstView& view = job.maps.map(part.plane);
   const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
-  std::vector<W> map(reader.in_place ? 0 : view.pixels() * B);
+  std::vector<W> map(reader.in_place ? 0 : view.area() * B);
   std::vector<bool> packed(view.height, reader.in_place);
-  std::vector<W> bins(job.bins.pixels() * B);
+  std::vector<W> bins(job.bins.area() * B);
   for (int64_t k : part.boxes) {
-    begin_bins<B>(plan, k, job.bins.pixels(), bins.data());
+    begin_bins<B>(plan, k, job.bins.area(), bins.data());
     for_each_row_of_box(plan, k, [&](int32_t y, const RowProduct<W>& product) {
       W* row_of_map = map.data() + (reader.in_place ? 0 : y * view.width * B);
       Row<W> row = {row_of_map, B};
@@ -91,13 +91,13 @@ inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
-  const Input& view = job.maps.map(part.plane);
+  const ConstView& view = job.maps.map(part.plane);
   const RowReader<B, W> reader(view, job.maps.image(part.plane), c, channels);
-  const int64_t size = job.bins.pixels() * B;
+  const int64_t size = job.bins.area() * B;
   std::vector<W> buffer(reader.in_place ? 0 : view.width * B);
   std::vector<W> slots(std::max<int64_t>(sweep.slots, 1) * size);
   for (int64_t k : sweep.untouched) {
-    begin_bins<B>(plan, k, job.bins.pixels(), slots.data());
+    begin_bins<B>(plan, k, job.bins.area(), slots.data());
     unpack_plane<B>(slots.data(), job.bins, k, c, channels);
   }
   for (int64_t y = 0; y < view.height; ++y) {
@@ -105,12 +105,12 @@ inline void pool_by_row(const AveragePoolJob<W>& job, const PlanePart& part, int
     Row<W> row = {nullptr, B};
     if (sweep.first[y] < sweep.last[y]) row = reader.read(y, sweep.first[y], sweep.last[y], buffer.data());
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
-      const SweepEntry& entry = sweep.entries[e];
-      const RowProduct<W> product = plan.on_row(entry.box, plan.y.pixels[entry.use]);
-      W* bins = slots.data() + entry.slot * size;
-      if (entry.opens) begin_bins<B>(plan, entry.box, job.bins.pixels(), bins);
+      const SweepVisit& visit = sweep.visits[e];
+      const RowProduct<W> product = plan.on_row(visit.box, plan.y.pixels[visit.y_entry]);
+      W* bins = slots.data() + visit.slot * size;
+      if (visit.opens) begin_bins<B>(plan, visit.box, job.bins.area(), bins);
       pool_row<NV>(row, product, bins);
-      if (entry.closes) unpack_plane<B>(bins, job.bins, entry.box, c, channels);
+      if (visit.closes) unpack_plane<B>(bins, job.bins, visit.box, c, channels);
     }
   }
 }
@@ -119,9 +119,9 @@ template <int NV, class W>
 inline void grad_input_by_box(const AverageGradInputJob<W>& job, const PlanePart& part, int64_t c, int64_t channels) {
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
-  const Output& view = job.maps.map(part.plane);
-  std::vector<W> map(view.pixels() * B);
-  std::vector<W> grad(job.bins.pixels() * B);
+  const MutableView& view = job.maps.map(part.plane);
+  std::vector<W> map(view.area() * B);
+  std::vector<W> grad(job.bins.area() * B);
   for (int64_t k : part.boxes) {
     pack_plane<B>(job.bins, k, c, channels, grad.data());
     for_each_row_of_box(plan, k, [&](int32_t y, const RowProduct<W>& product) {
@@ -136,17 +136,17 @@ inline void grad_input_by_row(const AverageGradInputJob<W>& job, const PlanePart
   constexpr int B = NV * VectorType<W>::lanes;
   const AveragePlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
-  const Output& view = job.maps.map(part.plane);
-  const int64_t size = job.bins.pixels() * B;
+  const MutableView& view = job.maps.map(part.plane);
+  const int64_t size = job.bins.area() * B;
   std::vector<W> row(view.width * B);
   std::vector<W> slots(sweep.slots * size);
   for (int64_t y = 0; y < view.height; ++y) {
     std::fill(row.begin(), row.end(), W(0));
     for (int64_t e = sweep.begin[y]; e < sweep.begin[y + 1]; ++e) {
-      const SweepEntry& entry = sweep.entries[e];
-      const RowProduct<W> product = plan.on_row(entry.box, plan.y.pixels[entry.use]);
-      W* grad = slots.data() + entry.slot * size;
-      if (entry.opens) pack_plane<B>(job.bins, entry.box, c, channels, grad);
+      const SweepVisit& visit = sweep.visits[e];
+      const RowProduct<W> product = plan.on_row(visit.box, plan.y.pixels[visit.y_entry]);
+      W* grad = slots.data() + visit.slot * size;
+      if (visit.opens) pack_plane<B>(job.bins, visit.box, c, channels, grad);
       grad_input_row<NV>(grad, product, row.data());
     }
     unpack_pixels<B>(row.data(), view, job.maps.image(part.plane), c, channels, y * view.width, view.width);
@@ -154,7 +154,7 @@ inline void grad_input_by_row(const AverageGradInputJob<W>& job, const PlanePart
 }
 
 template <class W>
-void average_pool(const AveragePoolJob<W>& job, int64_t begin, int64_t end) {
+void average_pool_units(const AveragePoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t i, int64_t c, int64_t channels) {
                      const PlanePart& part = job.parts[i];
@@ -167,7 +167,7 @@ void average_pool(const AveragePoolJob<W>& job, int64_t begin, int64_t end) {
 }
 
 template <class W>
-void average_grad_input(const AverageGradInputJob<W>& job, int64_t begin, int64_t end) {
+void average_grad_input_units(const AverageGradInputJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t i, int64_t c, int64_t channels) {
                      const PlanePart& part = job.parts[i];

@@ -60,7 +60,7 @@ inline void grad_edges_of_box(const AverageGradBoxesJob<W>& job, int64_t k, int6
   const EdgePlan<W>& plan = *job.plan;
   const int64_t plane = job.plane_of_box[k];
   const RowReader<B, W> reader(job.maps.map(plane), job.maps.image(plane), c, channels);
-  std::vector<W> grad(job.grad.pixels() * B);
+  std::vector<W> grad(job.grad.area() * B);
   std::vector<W> buffer(reader.in_place ? 0 : reader.view.width * B);
   pack_plane<B>(job.grad, k, c, channels, grad.data());
   const int64_t first = std::min(plan.x.first[k], plan.x_edges.first[k]);
@@ -92,7 +92,7 @@ inline void grad_edges_of_box(const AverageGradBoxesJob<W>& job, int64_t k, int6
 }
 
 template <class W>
-void average_grad_boxes(const AverageGradBoxesJob<W>& job, int64_t begin, int64_t end) {
+void average_grad_boxes_units(const AverageGradBoxesJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.grad.channels, begin, end,
                    [&](auto vectors, int64_t k, int64_t c, int64_t channels) {
                      const int64_t unit = k * job.blocks.count + c / job.blocks.width;

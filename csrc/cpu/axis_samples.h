@@ -22,7 +22,7 @@ struct AxisSamples {
   void append(const BoxAxis<T>& axis) {
     bins = axis.bins;
     for (int64_t p = 0; p < axis.bins; ++p) {
-      rejected.push_back(for_each_kept(
+      rejected.push_back(for_each_max_sample(
           axis, p, [&](const AxisSample<T>& sample) { samples.push_back(sample_tap<W>(axis, p, sample)); }));
       ROI_CHECK_VALUE(static_cast<int64_t>(samples.size()) - begin.back() <= kMaxSamplesOfBin,
                       axis.rule == Rule::kRoiPool ? "roi_pool" : "mode 'max'", ": at most ", kMaxSamplesOfBin,
@@ -38,30 +38,32 @@ struct SamplePlan {
 };
 
 template <class W, class T>
-SamplePlan<W> make_sample_plan(const BoxParams<T>& params) {
+SamplePlan<W> make_sample_plan(const CallArgs<T>& args) {
   SamplePlan<W> plan;
-  for (int64_t k = 0; k < params.boxes; ++k) {
-    plan.y.append(params.y_axis(k));
-    plan.x.append(params.x_axis(k));
+  for (int64_t k = 0; k < args.boxes; ++k) {
+    plan.y.append(args.y_axis(k));
+    plan.x.append(args.x_axis(k));
   }
   return plan;
 }
 
-// The same with the interface for a row sweep (row_sweep.h). A use is one sample of a box along y.
+// The same with the interface for a row sweep (row_sweep.h). A y entry is one sample of a box along y.
 template <class W>
 struct MaxPlan {
   SamplePlan<W> samples;
   std::vector<int32_t> first, last;  // [boxes] columns [first, last) are touched
 
-  int64_t first_use(int64_t k) const { return samples.y.begin[k * samples.y.bins]; }
-  RowRange rows(int64_t use) const {
-    const SampleTap<W>& sample = samples.y.samples[use];
+  int64_t first_y_entry(int64_t k) const { return samples.y.begin[k * samples.y.bins]; }
+  RowRange rows(int64_t y_entry) const {
+    const SampleTap<W>& sample = samples.y.samples[y_entry];
     return {sample.low, sample.low + (sample.fraction != W(0) ? 2 : 1)};
   }
   int32_t first_column(int64_t k) const { return first[k]; }
   int32_t last_column(int64_t k) const { return last[k]; }
 
-  bool touches_map(int64_t k) const { return first_use(k) < first_use(k + 1) && first_column(k) < last_column(k); }
+  bool touches_map(int64_t k) const {
+    return first_y_entry(k) < first_y_entry(k + 1) && first_column(k) < last_column(k);
+  }
 
   // True if a sweep from top to bottom visits the samples of each bin in the order of their index. False for a reversed
   // box.
@@ -76,10 +78,10 @@ struct MaxPlan {
 };
 
 template <class W, class T>
-MaxPlan<W> make_max_plan(const BoxParams<T>& params) {
-  MaxPlan<W> plan = {make_sample_plan<W>(params), {}, {}};
+MaxPlan<W> make_max_plan(const CallArgs<T>& args) {
+  MaxPlan<W> plan = {make_sample_plan<W>(args), {}, {}};
   const AxisSamples<W>& x = plan.samples.x;
-  for (int64_t k = 0; k < params.boxes; ++k) {
+  for (int64_t k = 0; k < args.boxes; ++k) {
     int32_t first = INT32_MAX, last = 0;
     for (int64_t i = x.begin[k * x.bins]; i < x.begin[(k + 1) * x.bins]; ++i) {
       first = std::min(first, x.samples[i].low);

@@ -127,15 +127,15 @@ struct AveragePlan {
     return {x.term(term), x.bins, x.taps.data(), y.taps.data() + row.begin, y.taps.data() + row.end};
   }
 
-  // The interface for a row sweep, of one term per box. A use is a row of the map that a box touches.
-  int64_t first_use(int64_t k) const { return y.begin[k]; }
-  RowRange rows(int64_t use) const { return {y.pixels[use].pixel, y.pixels[use].pixel + 1}; }
+  // The interface for a row sweep, of one term per box. A y entry is a row of the map that a box touches.
+  int64_t first_y_entry(int64_t k) const { return y.begin[k]; }
+  RowRange rows(int64_t y_entry) const { return {y.pixels[y_entry].pixel, y.pixels[y_entry].pixel + 1}; }
   int32_t first_column(int64_t k) const { return x.first[k]; }
   int32_t last_column(int64_t k) const { return x.last[k]; }
 };
 
 template <class W, class T>
-void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double value) {
+void add_extrapolation(AveragePlan<W>& plan, const CallArgs<T>& args, double value) {
   const auto samples_on_map = [](const BoxAxis<T>& axis, std::vector<double>& counts) {
     counts.assign(static_cast<size_t>(axis.bins), 0.0);
     for (int64_t p = 0; p < axis.bins; ++p) {
@@ -143,12 +143,12 @@ void add_extrapolation(AveragePlan<W>& plan, const BoxParams<T>& params, double 
     }
   };
   std::vector<double> on_map_y, on_map_x;
-  for (int64_t k = 0; k < params.boxes; ++k) {
-    samples_on_map(params.y_axis(k), on_map_y);
-    samples_on_map(params.x_axis(k), on_map_x);
+  for (int64_t k = 0; k < args.boxes; ++k) {
+    samples_on_map(args.y_axis(k), on_map_y);
+    samples_on_map(args.x_axis(k), on_map_x);
     for (double count_y : on_map_y) {
       for (double count_x : on_map_x) {
-        plan.outside.push_back(extrapolated<W>(value, params.sampling_ratio, count_y, count_x));
+        plan.outside.push_back(extrapolated<W>(value, args.sampling_ratio, count_y, count_x));
       }
     }
   }
@@ -166,29 +166,29 @@ void append_table(TableBuilder<W, 1>& builder, Tables& tables, const BoxAxis<T>&
 
 // `directions` holds 0, 1 or 2 pointers, laid out like the boxes.
 template <class W, class T>
-AveragePlan<W> make_average_plan(const BoxParams<T>& params, const std::vector<const T*>& directions) {
+AveragePlan<W> make_average_plan(const CallArgs<T>& args, const std::vector<const T*>& directions) {
   AveragePlan<W> plan;
   const int order = static_cast<int>(directions.size());
-  const Products products = average_products(params.rule, order);
+  const Products products = average_products(args.rule, order);
   plan.terms = products.terms;
   TableBuilder<W, 1> builder;
-  const size_t guess = static_cast<size_t>(params.boxes * plan.terms) * kReservedTaps;
-  plan.x.begin.reserve(static_cast<size_t>(params.boxes * plan.terms * params.bins_x + 1));
-  plan.x.taps.reserve(guess * static_cast<size_t>(params.bins_x));
-  plan.y.taps.reserve(guess * static_cast<size_t>(params.bins_y));
-  for (int64_t k = 0; k < params.boxes; ++k) {
-    const BoxAxis<T> y = params.y_axis(k), x = params.x_axis(k);
+  const size_t guess = static_cast<size_t>(args.boxes * plan.terms) * kReservedTaps;
+  plan.x.begin.reserve(static_cast<size_t>(args.boxes * plan.terms * args.bins_x + 1));
+  plan.x.taps.reserve(guess * static_cast<size_t>(args.bins_x));
+  plan.y.taps.reserve(guess * static_cast<size_t>(args.bins_y));
+  for (int64_t k = 0; k < args.boxes; ++k) {
+    const BoxAxis<T> y = args.y_axis(k), x = args.x_axis(k);
     EdgeRates<T> y_rates[kMaxDirections], x_rates[kMaxDirections];
     for (int d = 0; d < order; ++d) {
-      y_rates[d] = params.y_rates(directions[d], k);
-      x_rates[d] = params.x_rates(directions[d], k);
+      y_rates[d] = args.y_rates(directions[d], k);
+      x_rates[d] = args.x_rates(directions[d], k);
     }
     for (int i = 0; i < products.terms; ++i) {
       append_table(builder, plan.y, y, products.kinds[products.term[i].y], y_rates);
       append_table(builder, plan.x, x, products.kinds[products.term[i].x], x_rates);
     }
   }
-  plan.by_plane = group_by_plane(params.plane_of_box, params.planes());
+  plan.by_plane = group_by_plane(args.plane_of_box, args.planes());
   return plan;
 }
 

@@ -9,15 +9,15 @@ Extents extents_of(const Tensor& tensor) {
 }
 
 template <class T>
-void find_planes(BoxCall& call, const Geometry& geometry) {
-  check_box_values(call.boxes, call.rule, call.images, call.parts);
+void find_planes(Call& call, const Geometry& geometry) {
+  check_box_values(call.boxes, call.rule, call.images, call.ps_bins);
   const LevelRule levels = level_rule(geometry);
   const int64_t boxes = call.boxes.size(0), columns = call.boxes.size(1);
   call.plane_of_box.reserve(static_cast<size_t>(boxes));
   const T* box = call.boxes.const_data_ptr<T>();
   for (int64_t k = 0; k < boxes; ++k, box += columns) {
     const int64_t level = call.levels.size() == 1 ? 0 : level_of_box(levels, is_rotated(call.rule), box);
-    call.plane_of_box.push_back(level * call.images + call.parts.image(static_cast<int64_t>(box[0]), k));
+    call.plane_of_box.push_back(level * call.images + call.ps_bins.image(static_cast<int64_t>(box[0]), k));
   }
 }
 
@@ -30,16 +30,16 @@ Pyramid<MapView> pyramid(const Tensors& maps, View&& view) {
 
 }  // namespace
 
-BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
-                      const OptionalTensor& v, const Geometry& geometry) {
-  BoxCall call = {as_contiguous(boxes, coordinates),
-                  {},
-                  geometry.rule,
-                  parts_of(geometry),
-                  geometry.sampling_ratio,
-                  sizes[0],
-                  {},
-                  {}};
+Call make_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
+               const OptionalTensor& v, const Geometry& geometry) {
+  Call call = {as_contiguous(boxes, coordinates),
+               {},
+               geometry.rule,
+               ps_bins_of(geometry),
+               geometry.sampling_ratio,
+               sizes[0],
+               {},
+               {}};
   for (const OptionalTensor& direction : {u, v}) {
     if (direction.has_value()) call.directions.push_back(as_contiguous(*direction, coordinates));
   }
@@ -54,11 +54,13 @@ BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& 
   return call;
 }
 
-Input input_view(const Tensor& tensor) { return {extents_of(tensor), tensor.const_data_ptr(), storage_of(tensor)}; }
+ConstView const_view(const Tensor& tensor) { return {extents_of(tensor), tensor.const_data_ptr(), storage_of(tensor)}; }
 
-Output output_view(const Tensor& tensor) { return {extents_of(tensor), tensor.mutable_data_ptr(), storage_of(tensor)}; }
+MutableView mutable_view(const Tensor& tensor) {
+  return {extents_of(tensor), tensor.mutable_data_ptr(), storage_of(tensor)};
+}
 
-ArgmaxView<const int32_t> argmax_view(const Tensor& argmax) {
+ArgmaxView<const int32_t> const_argmax_view(const Tensor& argmax) {
   return {extents_of(argmax), argmax.const_data_ptr<int32_t>()};
 }
 
@@ -66,8 +68,8 @@ ArgmaxView<int32_t> mutable_argmax_view(const Tensor& argmax) {
   return {extents_of(argmax), argmax.mutable_data_ptr<int32_t>()};
 }
 
-Pyramid<Input> input_pyramid(const Tensors& maps) { return pyramid<Input>(maps, input_view); }
+Pyramid<ConstView> const_pyramid(const Tensors& maps) { return pyramid<ConstView>(maps, const_view); }
 
-Pyramid<Output> output_pyramid(const Tensors& maps) { return pyramid<Output>(maps, output_view); }
+Pyramid<MutableView> mutable_pyramid(const Tensors& maps) { return pyramid<MutableView>(maps, mutable_view); }
 
 }  // namespace roialign_ext

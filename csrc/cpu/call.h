@@ -1,4 +1,4 @@
-// Converts the tensors of one operator call, checked before (checks.h), to the views and parameters of the kernels.
+// Converts the tensors of one operator call, checked before (checks.h), to the views and arguments of the kernels.
 #pragma once
 
 #include <vector>
@@ -9,20 +9,20 @@
 namespace roialign_ext {
 
 // The boxes of one call, read as float64 if they or the features are, else as float32.
-struct BoxCall {
+struct Call {
   Tensor boxes;        // [K, columns], contiguous
   Tensors directions;  // those of u and v that are defined
   Rule rule;
-  Parts parts;
+  PsBins ps_bins;
   int64_t sampling_ratio;
   int64_t images;
   std::vector<MapLevel> levels;
   std::vector<int64_t> plane_of_box;
 
-  // A view, valid as long as the call.
+  // Valid as long as the call.
   template <class T>
-  BoxParams<T> params(int64_t bins_y, int64_t bins_x) const {
-    return {rule,   parts,        sampling_ratio,           boxes.size(0), boxes.size(1), bins_y, bins_x, images,
+  CallArgs<T> args(int64_t bins_y, int64_t bins_x) const {
+    return {rule,   ps_bins,      sampling_ratio,           boxes.size(0), boxes.size(1), bins_y, bins_x, images,
             levels, plane_of_box, boxes.const_data_ptr<T>()};
   }
 
@@ -35,15 +35,15 @@ struct BoxCall {
 };
 
 // `sizes` are (N, C, H, W), H and W once more for each further level. Raises the errors of check_box_values().
-BoxCall make_box_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
-                      const OptionalTensor& v, const Geometry& geometry);
+Call make_call(ScalarType coordinates, const Sizes& sizes, const Tensor& boxes, const OptionalTensor& u,
+               const OptionalTensor& v, const Geometry& geometry);
 
-Input input_view(const Tensor& tensor);
-Output output_view(const Tensor& tensor);
-ArgmaxView<const int32_t> argmax_view(const Tensor& argmax);
+ConstView const_view(const Tensor& tensor);
+MutableView mutable_view(const Tensor& tensor);
+ArgmaxView<const int32_t> const_argmax_view(const Tensor& argmax);
 ArgmaxView<int32_t> mutable_argmax_view(const Tensor& argmax);
-Pyramid<Input> input_pyramid(const Tensors& maps);
-Pyramid<Output> output_pyramid(const Tensors& maps);
+Pyramid<ConstView> const_pyramid(const Tensors& maps);
+Pyramid<MutableView> mutable_pyramid(const Tensors& maps);
 
 // Calls run(W(), T()), where W is the arithmetic type of the features and T the type of the coordinates. Float64
 // features always have float64 coordinates.

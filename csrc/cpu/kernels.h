@@ -55,9 +55,9 @@ struct AverageJob {
   ChannelBlocks blocks;
 };
 template <class W>
-using AveragePoolJob = AverageJob<W, Input, Output>;
+using AveragePoolJob = AverageJob<W, ConstView, MutableView>;
 template <class W>
-using AverageGradInputJob = AverageJob<W, Output, Input>;
+using AverageGradInputJob = AverageJob<W, MutableView, ConstView>;
 
 // grad_boxes of averages: the form with one table replaced by its derivative with respect to each edge.
 template <class W>
@@ -70,8 +70,8 @@ struct EdgePlan {
 
 template <class W>
 struct AverageGradBoxesJob {
-  Pyramid<Input> maps;
-  Input grad;
+  Pyramid<ConstView> maps;
+  ConstView grad;
   const EdgePlan<W>* plan;
   const int64_t* plane_of_box;
   ChannelBlocks blocks;
@@ -80,8 +80,8 @@ struct AverageGradBoxesJob {
 
 template <class W>
 struct MaxPoolJob {
-  Pyramid<Input> maps;
-  Output values;
+  Pyramid<ConstView> maps;
+  MutableView values;
   ArgmaxView<int32_t> argmax;
   const MaxPlan<W>* plan;
   std::vector<PlanePart> parts;
@@ -98,22 +98,22 @@ struct RotatedJob {
   W* partial;  // grad_boxes only: [K, blocks, 5]
 };
 template <class W>
-using RotatedPoolJob = RotatedJob<W, Input, Output>;
+using RotatedPoolJob = RotatedJob<W, ConstView, MutableView>;
 template <class W>
-using RotatedGradInputJob = RotatedJob<W, Output, Input>;
+using RotatedGradInputJob = RotatedJob<W, MutableView, ConstView>;
 template <class W>
-using RotatedGradBoxesJob = RotatedJob<W, Input, Input>;
+using RotatedGradBoxesJob = RotatedJob<W, ConstView, ConstView>;
 
 template <class W>
 struct Kernels {
-  int64_t lanes;  // channels per vector; a block has one or `kWideBlock` vectors
-  void (*average_pool)(const AveragePoolJob<W>&, int64_t begin, int64_t end);
-  void (*average_grad_input)(const AverageGradInputJob<W>&, int64_t begin, int64_t end);
-  void (*average_grad_boxes)(const AverageGradBoxesJob<W>&, int64_t begin, int64_t end);
-  void (*max_pool)(const MaxPoolJob<W>&, int64_t begin, int64_t end);
-  void (*rotated_pool)(const RotatedPoolJob<W>&, int64_t begin, int64_t end);
-  void (*rotated_grad_input)(const RotatedGradInputJob<W>&, int64_t begin, int64_t end);
-  void (*rotated_grad_boxes)(const RotatedGradBoxesJob<W>&, int64_t begin, int64_t end);
+  int64_t lanes;  // channels per vector; a block has one or `kVectorsOfWideBlock` vectors
+  void (*average_pool_units)(const AveragePoolJob<W>&, int64_t begin, int64_t end);
+  void (*average_grad_input_units)(const AverageGradInputJob<W>&, int64_t begin, int64_t end);
+  void (*average_grad_boxes_units)(const AverageGradBoxesJob<W>&, int64_t begin, int64_t end);
+  void (*max_pool_units)(const MaxPoolJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_pool_units)(const RotatedPoolJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_grad_input_units)(const RotatedGradInputJob<W>&, int64_t begin, int64_t end);
+  void (*rotated_grad_boxes_units)(const RotatedGradBoxesJob<W>&, int64_t begin, int64_t end);
 };
 
 template <class W>

@@ -10,6 +10,6 @@
 
 template <class W>
 Kernels<W> kernels() {
-  return {VectorType<W>::lanes, average_pool<W>, average_grad_input<W>, average_grad_boxes<W>,
-          max_pool<W>,          rotated_pool<W>, rotated_grad_input<W>, rotated_grad_boxes<W>};
+  return {VectorType<W>::lanes, average_pool_units<W>, average_grad_input_units<W>, average_grad_boxes_units<W>,
+          max_pool_units<W>,    rotated_pool_units<W>, rotated_grad_input_units<W>, rotated_grad_boxes_units<W>};
 }

@@ -7,10 +7,10 @@
 namespace roialign_ext {
 
 template <class W, class T>
-void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Output& values,
+void max_pool(const CallArgs<T>& args, const Pyramid<ConstView>& maps, const MutableView& values,
               const ArgmaxView<int32_t>& argmax) {
-  const MaxPlan<W> plan = make_max_plan<W>(params);
-  const BoxesByPlane by_plane = group_by_plane(params.plane_of_box, params.planes());
+  const MaxPlan<W> plan = make_max_plan<W>(args);
+  const BoxesByPlane by_plane = group_by_plane(args.plane_of_box, args.planes());
   const Kernels<W> kernels = select_kernels<W>();
   const double elements = static_cast<double>(maps.elements() + values.elements());
   const ChannelBlocks blocks = choose_blocks(kernels.lanes, values.channels, maps.planes());
@@ -19,7 +19,7 @@ void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Outp
   // A sweep keeps the running maxima of several boxes, so those of one box have to be small.
   const bool sweeps = stays_in_cache<W>(job.values, blocks);
   for (PlanePart& part : job.parts) {
-    const Input& map = maps.map(part.plane);
+    const ConstView& map = maps.map(part.plane);
     if (stays_in_cache<W>(map, blocks)) continue;
     const auto swept = std::stable_partition(part.boxes.begin(), part.boxes.end(), [&](int64_t k) {
       return sweeps && plan.touches_map(k) && plan.descends(k);
@@ -28,14 +28,14 @@ void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Outp
     part.boxes.erase(part.boxes.begin(), swept);
   }
   run_units(static_cast<int64_t>(job.parts.size()) * blocks.count, elements,
-            [&](int64_t begin, int64_t end) { kernels.max_pool(job, begin, end); });
+            [&](int64_t begin, int64_t end) { kernels.max_pool_units(job, begin, end); });
 }
 
-template void max_pool<float, float>(const BoxParams<float>&, const Pyramid<Input>&, const Output&,
+template void max_pool<float, float>(const CallArgs<float>&, const Pyramid<ConstView>&, const MutableView&,
                                      const ArgmaxView<int32_t>&);
-template void max_pool<float, double>(const BoxParams<double>&, const Pyramid<Input>&, const Output&,
+template void max_pool<float, double>(const CallArgs<double>&, const Pyramid<ConstView>&, const MutableView&,
                                       const ArgmaxView<int32_t>&);
-template void max_pool<double, double>(const BoxParams<double>&, const Pyramid<Input>&, const Output&,
+template void max_pool<double, double>(const CallArgs<double>&, const Pyramid<ConstView>&, const MutableView&,
                                        const ArgmaxView<int32_t>&);
 
 }  // namespace roialign_ext

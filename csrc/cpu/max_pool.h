@@ -6,7 +6,7 @@
 namespace roialign_ext {
 
 template <class W, class T>
-void max_pool(const BoxParams<T>& params, const Pyramid<Input>& maps, const Output& values,
+void max_pool(const CallArgs<T>& args, const Pyramid<ConstView>& maps, const MutableView& values,
               const ArgmaxView<int32_t>& argmax);
 
 }  // namespace roialign_ext

@@ -56,21 +56,21 @@ class MaxOfBox {
   MaxOfBox(const MaxPoolJob<W>& job, int64_t k, W* values, Index* argmax)
       : job_(job), x_(job.plan->samples.x), y_(job.plan->samples.y), k_(k), values_(values), argmax_(argmax) {}
 
-  // Adds one line of samples, which lies between two rows of the map.
-  void add(int64_t line, const Row<W>& upper, const Row<W>& lower) {
-    const W fraction = y_.samples[line].fraction;
+  // Adds the samples of one y entry, which lie between two rows of the map.
+  void add(int64_t y_entry, const Row<W>& upper, const Row<W>& lower) {
+    const W fraction = y_.samples[y_entry].fraction;
     const auto* begin = y_.begin.data() + k_ * y_.bins;
-    const int64_t p = std::upper_bound(begin, begin + y_.bins, line) - begin - 1;
+    const int64_t p = std::upper_bound(begin, begin + y_.bins, y_entry) - begin - 1;
     if (fraction == W(0)) {
-      add_line(p, line - begin[p], [&](int64_t x, int v) { return pixel(upper, x, v); });
+      add_samples(p, y_entry - begin[p], [&](int64_t x, int v) { return pixel(upper, x, v); });
     } else {
-      add_line(p, line - begin[p], [&](int64_t x, int v) {
+      add_samples(p, y_entry - begin[p], [&](int64_t x, int v) {
         return (W(1) - fraction) * pixel(upper, x, v) + fraction * pixel(lower, x, v);
       });
     }
   }
 
-  // Writes the results after all lines were added.
+  // Writes the results after all y entries were added.
   void finish(int64_t c, int64_t channels) {
     for (int64_t p = 0; p < y_.bins; ++p) {
       const int64_t y_bin = k_ * y_.bins + p;
@@ -84,8 +84,7 @@ class MaxOfBox {
     }
     unpack_plane<B>(values_, job_.values, k_, c, channels);
     const ArgmaxView<int32_t>& view = job_.argmax;
-    unpack<B>(argmax_, view.pixels(), view.at(k_, c), view.stride_c, view.stride_x, channels,
-              job_.values.past_caches());
+    unpack<B>(argmax_, view.area(), view.at(k_, c), view.stride_c, view.stride_x, channels, job_.values.past_caches());
   }
 
  private:
@@ -95,7 +94,7 @@ class MaxOfBox {
 
   // value(x, v) is the map at column x, interpolated along y for sample `sample_y` of bins p.
   template <class Value>
-  void add_line(int64_t p, int64_t sample_y, Value&& value) {
+  void add_samples(int64_t p, int64_t sample_y, Value&& value) {
     const bool y_rejected_first = y_.rejected[k_ * y_.bins + p].first;
     for (int64_t q = 0; q < x_.bins; ++q) {
       const int64_t x_bin = k_ * x_.bins + q, begin = x_.begin[x_bin], end = x_.begin[x_bin + 1];
@@ -148,14 +147,17 @@ template <int B, class W>
 class RowCache {
  public:
   RowCache(const RowReader<B, W>& reader, int64_t kept)
-      : reader_(reader), line_(reader.in_place ? 0 : reader.view.width * B), buffer_(kept * line_), kept_(kept) {}
+      : reader_(reader),
+        row_size_(reader.in_place ? 0 : reader.view.width * B),
+        buffer_(kept * row_size_),
+        kept_(kept) {}
 
   // Row y; only these columns are valid.
   Row<W> at(int64_t y, const Columns& columns) {
     const int64_t place = y % static_cast<int64_t>(kept_.size());
     Kept& kept = kept_[place];
     if (kept.y != y || columns.first < kept.columns.first || columns.last > kept.columns.last) {
-      kept = {y, columns, reader_.read(y, columns.first, columns.last, buffer_.data() + place * line_)};
+      kept = {y, columns, reader_.read(y, columns.first, columns.last, buffer_.data() + place * row_size_)};
     }
     return kept.row;
   }
@@ -167,7 +169,7 @@ class RowCache {
     Row<W> row = {};
   };
   const RowReader<B, W>& reader_;
-  int64_t line_;
+  int64_t row_size_;
   std::vector<W> buffer_;
   std::vector<Kept> kept_;
 };
@@ -177,39 +179,40 @@ inline void max_of_part(const MaxPoolJob<W>& job, const PlanePart& part, int64_t
   constexpr int B = NV * VectorType<W>::lanes;
   const MaxPlan<W>& plan = *job.plan;
   const PlaneSweep& sweep = part.sweep;
-  const Input& map = job.maps.map(part.plane);
+  const ConstView& map = job.maps.map(part.plane);
   const bool keeps_map = sweep.begin.empty();
   const RowReader<B, W> reader(map, job.maps.image(part.plane), c, channels);
   RowCache<B, W> rows(reader, keeps_map ? map.height : 2);
-  const int64_t size = job.values.pixels() * B;
+  const int64_t size = job.values.area() * B;
   std::vector<W> values(std::max<int64_t>(sweep.slots, 1) * size);
   std::vector<lane_index_t<W>> argmax(values.size());
   const auto box_in = [&](int64_t slot, int64_t k) {
     return MaxOfBox<NV, W>(job, k, values.data() + slot * size, argmax.data() + slot * size);
   };
   // columns(y): the columns to read of row y of the map.
-  const auto add = [&](MaxOfBox<NV, W>& box, int64_t use, auto&& columns) {
+  const auto add = [&](MaxOfBox<NV, W>& box, int64_t y_entry, auto&& columns) {
     const auto read = [&](int64_t y) { return rows.at(y, columns(y)); };
-    const RowRange range = plan.rows(use);
-    box.add(use, read(range.begin), read(range.end - 1));
+    const RowRange range = plan.rows(y_entry);
+    box.add(y_entry, read(range.begin), read(range.end - 1));
   };
-  for (const SweepEntry& entry : sweep.entries) {
-    MaxOfBox<NV, W> box = box_in(entry.slot, entry.box);
-    add(box, entry.use, [&](int64_t y) { return Columns{sweep.first[y], sweep.last[y]}; });
-    if (entry.closes) box.finish(c, channels);
+  for (const SweepVisit& visit : sweep.visits) {
+    MaxOfBox<NV, W> box = box_in(visit.slot, visit.box);
+    add(box, visit.y_entry, [&](int64_t y) { return Columns{sweep.first[y], sweep.last[y]}; });
+    if (visit.closes) box.finish(c, channels);
   }
   for (int64_t k : part.boxes) {
     const Columns columns = keeps_map ? Columns{0, map.width} : Columns{plan.first_column(k), plan.last_column(k)};
     MaxOfBox<NV, W> box = box_in(0, k);
-    for (int64_t use = plan.first_use(k); plan.touches_map(k) && use < plan.first_use(k + 1); ++use) {
-      add(box, use, [&](int64_t) { return columns; });
+    for (int64_t y_entry = plan.first_y_entry(k); plan.touches_map(k) && y_entry < plan.first_y_entry(k + 1);
+         ++y_entry) {
+      add(box, y_entry, [&](int64_t) { return columns; });
     }
     box.finish(c, channels);
   }
 }
 
 template <class W>
-void max_pool(const MaxPoolJob<W>& job, int64_t begin, int64_t end) {
+void max_pool_units(const MaxPoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.values.channels, begin, end,
                    [&](auto vectors, int64_t part, int64_t c, int64_t channels) {
                      max_of_part<vectors.value>(job, job.parts[part], c, channels);

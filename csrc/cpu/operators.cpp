@@ -15,20 +15,20 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
             const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,
             double extrapolation_value) {
   const ScalarType dtype = input[0].scalar_type(), coordinates = coordinate_type(input[0], boxes);
-  const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, u, v, geometry);
+  const Call call = make_call(coordinates, sizes_of(input), boxes, u, v, geometry);
   const Tensor output = empty_result({boxes.size(0), input[0].size(1), output_size[0], output_size[1]}, dtype, input[0],
                                      is_channels_last(input[0]));
   if (output.numel() == 0) return output;
   dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    const BoxParams<T> params = call.params<T>(output_size[0], output_size[1]);
+    const CallArgs<T> args = call.args<T>(output_size[0], output_size[1]);
     const std::vector<const T*> directions = call.direction_pointers<T>();
-    const Pyramid<Input> maps = input_pyramid(input);
-    const Output bins = output_view(output);
-    if (argmax.has_value()) return argmax_pool<W>(params, directions, argmax_view(*argmax), maps, bins);
-    if (is_rotated(geometry.rule)) return rotated_pool<W>(params, directions, maps, bins);
-    average_pool<W>(params, directions, extrapolation_value, maps, bins);
+    const Pyramid<ConstView> maps = const_pyramid(input);
+    const MutableView bins = mutable_view(output);
+    if (argmax.has_value()) return argmax_pool<W>(args, directions, const_argmax_view(*argmax), maps, bins);
+    if (is_rotated(geometry.rule)) return rotated_pool<W>(args, directions, maps, bins);
+    average_pool<W>(args, directions, extrapolation_value, maps, bins);
   });
   return output;
 }
@@ -36,7 +36,7 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
 std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, const Sizes& output_size,
                                     const Geometry& geometry) {
   const ScalarType dtype = input[0].scalar_type(), coordinates = coordinate_type(input[0], boxes);
-  const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, {}, {}, geometry);
+  const Call call = make_call(coordinates, sizes_of(input), boxes, {}, {}, geometry);
   const Sizes sizes = {boxes.size(0), input[0].size(1), output_size[0], output_size[1]};
   const bool channels_last = is_channels_last(input[0]);
   const Tensor values = empty_result(sizes, dtype, input[0], channels_last);
@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, c
   dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    max_pool<W>(call.params<T>(output_size[0], output_size[1]), input_pyramid(input), output_view(values),
+    max_pool<W>(call.args<T>(output_size[0], output_size[1]), const_pyramid(input), mutable_view(values),
                 mutable_argmax_view(argmax));
   });
   return {values, argmax};
@@ -55,7 +55,7 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
                         const OptionalTensor& argmax, const Sizes& input_size, bool channels_last,
                         const Geometry& geometry) {
   const ScalarType dtype = grad.scalar_type(), coordinates = coordinate_type(grad, boxes);
-  const BoxCall call = make_box_call(coordinates, input_size, boxes, u, v, geometry);
+  const Call call = make_call(coordinates, input_size, boxes, u, v, geometry);
   Tensors grad_input;
   for (const MapLevel& level : call.levels) {
     grad_input.push_back(
@@ -64,13 +64,13 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
   dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
+    const CallArgs<T> args = call.args<T>(grad.size(2), grad.size(3));
     const std::vector<const T*> directions = call.direction_pointers<T>();
-    const Pyramid<Output> maps = output_pyramid(grad_input);
-    const Input bins = input_view(grad);
-    if (argmax.has_value()) return argmax_grad_input<W>(params, directions, argmax_view(*argmax), bins, maps);
-    if (is_rotated(geometry.rule)) return rotated_grad_input<W>(params, directions, bins, maps);
-    average_grad_input<W>(params, directions, bins, maps);
+    const Pyramid<MutableView> maps = mutable_pyramid(grad_input);
+    const ConstView bins = const_view(grad);
+    if (argmax.has_value()) return argmax_grad_input<W>(args, directions, const_argmax_view(*argmax), bins, maps);
+    if (is_rotated(geometry.rule)) return rotated_grad_input<W>(args, directions, bins, maps);
+    average_grad_input<W>(args, directions, bins, maps);
   });
   return grad_input;
 }
@@ -78,22 +78,22 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
 Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& boxes, const OptionalTensor& v,
                        const OptionalTensor& argmax, const Geometry& geometry) {
   const ScalarType dtype = grad.scalar_type(), coordinates = coordinate_type(grad, boxes);
-  const BoxCall call = make_box_call(coordinates, sizes_of(input), boxes, v, {}, geometry);
+  const Call call = make_call(coordinates, sizes_of(input), boxes, v, {}, geometry);
   const Tensor grad_boxes = zeros({boxes.size(0), boxes.size(1)}, coordinates, boxes);
   if (grad.numel() == 0) return as_dtype(grad_boxes, boxes.scalar_type());
   dispatch_types(dtype, coordinates, [&](auto arithmetic, auto coordinate) {
     using W = decltype(arithmetic);
     using T = decltype(coordinate);
-    const BoxParams<T> params = call.params<T>(grad.size(2), grad.size(3));
+    const CallArgs<T> args = call.args<T>(grad.size(2), grad.size(3));
     const std::vector<const T*> directions = call.direction_pointers<T>();
-    const Pyramid<Input> maps = input_pyramid(input);
-    const Input bins = input_view(grad);
+    const Pyramid<ConstView> maps = const_pyramid(input);
+    const ConstView bins = const_view(grad);
     T* const sums = grad_boxes.mutable_data_ptr<T>();
     if (argmax.has_value()) {
-      return argmax_grad_boxes<W>(params, directions, argmax_view(*argmax), bins, maps, sums);
+      return argmax_grad_boxes<W>(args, directions, const_argmax_view(*argmax), bins, maps, sums);
     }
-    if (is_rotated(geometry.rule)) return rotated_grad_boxes<W>(params, directions, bins, maps, sums);
-    average_grad_boxes<W>(params, directions, bins, maps, sums);
+    if (is_rotated(geometry.rule)) return rotated_grad_boxes<W>(args, directions, bins, maps, sums);
+    average_grad_boxes<W>(args, directions, bins, maps, sums);
   });
   return as_dtype(grad_boxes, boxes.scalar_type());
 }

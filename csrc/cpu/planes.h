@@ -14,12 +14,13 @@ struct MapLevel {
   int64_t height, width;
 };
 
-// A view of the boxes of a call (BoxCall). Boxes are (image, x1, y1, x2, y2) in image pixels, or (image, cx, cy, w, h,
-// angle). Directions have the same form; their image column is unused (docs/math.md, section 7).
+// The arguments that describe the boxes of a call; they refer to its Call. Boxes are (image, x1, y1, x2, y2) in image
+// pixels, or (image, cx, cy, w, h, angle). Directions have the same form; their image column is unused (docs/math.md,
+// section 7).
 template <class T>
-struct BoxParams {
+struct CallArgs {
   Rule rule;
-  Parts parts;
+  PsBins ps_bins;
   int64_t sampling_ratio;
   int64_t boxes, columns;
   int64_t bins_y, bins_x;
@@ -42,7 +43,7 @@ struct BoxParams {
   BoxAxis<T> axis(int64_t k, bool is_y, int64_t bins, int64_t length) const {
     const T* edge = box(box_data, k) + (is_y ? 1 : 0);
     return make_box_axis<T>(rule, edge[0], edge[2], static_cast<T>(level(k).scale), bins, length, sampling_ratio,
-                            is_y ? parts.along_y(k) : parts.along_x(k));
+                            is_y ? ps_bins.y_bin(k) : ps_bins.x_bin(k));
   }
 };
 

@@ -6,17 +6,17 @@
 namespace roialign_ext {
 
 template <class W, class T>
-void rotated_pool(const BoxParams<T>& params, const std::vector<const T*>& directions, const Pyramid<Input>& maps,
-                  const Output& output);
+void rotated_pool(const CallArgs<T>& args, const std::vector<const T*>& directions, const Pyramid<ConstView>& maps,
+                  const MutableView& output);
 
 template <class W, class T>
-void rotated_grad_input(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Output>& grad_input);
+void rotated_grad_input(const CallArgs<T>& args, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<MutableView>& grad_input);
 
 // Adds the gradient w.r.t. the parameters of box k to grad_boxes[k][1..5]. It is that of <G, A F> or, along a direction
 // v, of <G, D_v A F>.
 template <class W, class T>
-void rotated_grad_boxes(const BoxParams<T>& params, const std::vector<const T*>& directions, const Input& grad,
-                        const Pyramid<Input>& maps, T* grad_boxes);
+void rotated_grad_boxes(const CallArgs<T>& args, const std::vector<const T*>& directions, const ConstView& grad,
+                        const Pyramid<ConstView>& maps, T* grad_boxes);
 
 }  // namespace roialign_ext

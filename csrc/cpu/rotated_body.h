@@ -6,10 +6,10 @@
 template <int B, class W>
 class PackedPlane {
  public:
-  PackedPlane(const Input& map, int64_t n, int64_t c, int64_t channels)
+  PackedPlane(const ConstView& map, int64_t n, int64_t c, int64_t channels)
       : reader_(map, n, c, channels),
         rows_(map.height, Row<W>{nullptr, B}),
-        packed_(reader_.in_place ? 0 : map.pixels() * B) {}
+        packed_(reader_.in_place ? 0 : map.area() * B) {}
 
   const W* pixel(int64_t y, int64_t x) {
     Row<W>& row = rows_[y];
@@ -30,12 +30,12 @@ template <int NV, class W>
 inline void rotated_pool_plane(const RotatedPoolJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
   PackedPlane<B, W> map(job.maps.map(plane), job.maps.image(plane), c, channels);
-  std::vector<W> bins(job.bins.pixels() * B);
+  std::vector<W> bins(job.bins.area() * B);
   PointTaps<W> taps;
   const BoxesByPlane& boxes = job.plan->by_plane;
   for (int64_t b = boxes.begin[plane]; b < boxes.begin[plane + 1]; ++b) {
     job.plan->taps_of_box(boxes.boxes[b], taps);
-    for (int64_t bin = 0; bin < job.bins.pixels(); ++bin) {
+    for (int64_t bin = 0; bin < job.bins.area(); ++bin) {
       Vec<W> sum[NV] = {};
       for (int64_t t = taps.begin[bin]; t < taps.begin[bin + 1]; ++t) {
         const W* pixel = map.pixel(taps.y[t], taps.x[t]);
@@ -50,14 +50,14 @@ inline void rotated_pool_plane(const RotatedPoolJob<W>& job, int64_t plane, int6
 template <int NV, class W>
 inline void rotated_grad_input_plane(const RotatedGradInputJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int L = VectorType<W>::lanes, B = NV * L;
-  const Output& map = job.maps.map(plane);
-  std::vector<W> sums(map.pixels() * B), bins(job.bins.pixels() * B);
+  const MutableView& map = job.maps.map(plane);
+  std::vector<W> sums(map.area() * B), bins(job.bins.area() * B);
   PointTaps<W> taps;
   const BoxesByPlane& boxes = job.plan->by_plane;
   for (int64_t b = boxes.begin[plane]; b < boxes.begin[plane + 1]; ++b) {
     job.plan->taps_of_box(boxes.boxes[b], taps);
     pack_plane<B>(job.bins, boxes.boxes[b], c, channels, bins.data());
-    for (int64_t bin = 0; bin < job.bins.pixels(); ++bin) {
+    for (int64_t bin = 0; bin < job.bins.area(); ++bin) {
       Vec<W> grad[NV];
       for (int v = 0; v < NV; ++v) grad[v] = load(bins.data() + bin * B + v * L);
       for (int64_t t = taps.begin[bin]; t < taps.begin[bin + 1]; ++t) {
@@ -73,7 +73,7 @@ template <int NV, class W>
 inline void rotated_grad_boxes_plane(const RotatedGradBoxesJob<W>& job, int64_t plane, int64_t c, int64_t channels) {
   constexpr int L = VectorType<W>::lanes, B = NV * L, M = kRotatedParameters;
   PackedPlane<B, W> map(job.maps.map(plane), job.maps.image(plane), c, channels);
-  std::vector<W> bins(job.bins.pixels() * B);
+  std::vector<W> bins(job.bins.area() * B);
   PointTaps<W> taps;
   const BoxesByPlane& boxes = job.plan->by_plane;
   for (int64_t b = boxes.begin[plane]; b < boxes.begin[plane + 1]; ++b) {
@@ -81,7 +81,7 @@ inline void rotated_grad_boxes_plane(const RotatedGradBoxesJob<W>& job, int64_t 
     job.plan->taps_of_box(k, taps);
     pack_plane<B>(job.bins, k, c, channels, bins.data());
     Vec<W> grad_parameters[M] = {};
-    for (int64_t bin = 0; bin < job.bins.pixels(); ++bin) {
+    for (int64_t bin = 0; bin < job.bins.area(); ++bin) {
       for (int64_t t = taps.begin[bin]; t < taps.begin[bin + 1]; ++t) {
         const W* pixel = map.pixel(taps.y[t], taps.x[t]);
         Vec<W> product = {};
@@ -95,7 +95,7 @@ inline void rotated_grad_boxes_plane(const RotatedGradBoxesJob<W>& job, int64_t 
 }
 
 template <class W>
-void rotated_pool(const RotatedPoolJob<W>& job, int64_t begin, int64_t end) {
+void rotated_pool_units(const RotatedPoolJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
                      rotated_pool_plane<vectors.value>(job, plane, c, channels);
@@ -103,7 +103,7 @@ void rotated_pool(const RotatedPoolJob<W>& job, int64_t begin, int64_t end) {
 }
 
 template <class W>
-void rotated_grad_input(const RotatedGradInputJob<W>& job, int64_t begin, int64_t end) {
+void rotated_grad_input_units(const RotatedGradInputJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
                      rotated_grad_input_plane<vectors.value>(job, plane, c, channels);
@@ -111,7 +111,7 @@ void rotated_grad_input(const RotatedGradInputJob<W>& job, int64_t begin, int64_
 }
 
 template <class W>
-void rotated_grad_boxes(const RotatedGradBoxesJob<W>& job, int64_t begin, int64_t end) {
+void rotated_grad_boxes_units(const RotatedGradBoxesJob<W>& job, int64_t begin, int64_t end) {
   for_each_unit<W>(job.blocks, job.bins.channels, begin, end,
                    [&](auto vectors, int64_t plane, int64_t c, int64_t channels) {
                      rotated_grad_boxes_plane<vectors.value>(job, plane, c, channels);

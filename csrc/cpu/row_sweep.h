@@ -9,16 +9,16 @@
 
 namespace roialign_ext {
 
-struct SweepEntry {
+struct SweepVisit {
   int64_t box;
-  int64_t use;  // index into the plan: the use of this map row by the box
+  int64_t y_entry;  // of the box, as an index into the plan
   int32_t slot;
-  bool opens, closes;  // the box's first or last entry
+  bool opens, closes;  // the box's first or last visit
 };
 
 struct PlaneSweep {
-  std::vector<int64_t> begin;        // [height + 1] into entries
-  std::vector<SweepEntry> entries;   // by row, then in box order
+  std::vector<int64_t> begin;        // [height + 1] into visits
+  std::vector<SweepVisit> visits;    // by row, then in box order
   std::vector<int32_t> first, last;  // [height] columns [first, last) that some box on the row touches
   std::vector<int64_t> untouched;    // boxes that touch no row
   int64_t slots = 0;
@@ -45,8 +45,8 @@ inline std::vector<PlanePart> split_planes(const BoxesByPlane& by_plane, int64_t
   return split;
 }
 
-// Box k has the uses [first_use(k), first_use(k + 1)) of the plan, and touches the columns [first_column(k),
-// last_column(k)). A use reads the map rows rows(use), and is visited on the first of them.
+// Box k has the y entries [first_y_entry(k), first_y_entry(k + 1)) of the plan, and touches the columns
+// [first_column(k), last_column(k)). A y entry reads the map rows rows(y_entry), and is visited on the first of them.
 template <class Plan>
 PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes, int64_t height) {
   PlaneSweep sweep;
@@ -54,9 +54,9 @@ PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes,
   sweep.first.assign(static_cast<size_t>(height), INT32_MAX);
   sweep.last.assign(static_cast<size_t>(height), 0);
   for (int64_t k : boxes) {
-    if (plan.first_use(k) == plan.first_use(k + 1)) sweep.untouched.push_back(k);
-    for (int64_t use = plan.first_use(k); use < plan.first_use(k + 1); ++use) {
-      const RowRange rows = plan.rows(use);
+    if (plan.first_y_entry(k) == plan.first_y_entry(k + 1)) sweep.untouched.push_back(k);
+    for (int64_t y_entry = plan.first_y_entry(k); y_entry < plan.first_y_entry(k + 1); ++y_entry) {
+      const RowRange rows = plan.rows(y_entry);
       ++sweep.begin[rows.begin + 1];
       for (int32_t y = rows.begin; y < rows.end; ++y) {
         sweep.first[y] = std::min(sweep.first[y], plan.first_column(k));
@@ -65,11 +65,11 @@ PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes,
     }
   }
   for (int64_t y = 0; y < height; ++y) sweep.begin[y + 1] += sweep.begin[y];
-  sweep.entries.resize(static_cast<size_t>(sweep.begin[height]));
+  sweep.visits.resize(static_cast<size_t>(sweep.begin[height]));
   std::vector<int64_t> next(sweep.begin.begin(), sweep.begin.end() - 1);
   for (int64_t k : boxes) {
-    for (int64_t use = plan.first_use(k); use < plan.first_use(k + 1); ++use) {
-      sweep.entries[next[plan.rows(use).begin]++] = {k, use, 0, false, false};
+    for (int64_t y_entry = plan.first_y_entry(k); y_entry < plan.first_y_entry(k + 1); ++y_entry) {
+      sweep.visits[next[plan.rows(y_entry).begin]++] = {k, y_entry, 0, false, false};
     }
   }
   struct Box {
@@ -78,17 +78,17 @@ PlaneSweep make_plane_sweep(const Plan& plan, const std::vector<int64_t>& boxes,
   };
   std::vector<Box> state(boxes.empty() ? 0 : static_cast<size_t>(boxes.back()) + 1, Box{});
   std::vector<int32_t> free_slots;
-  for (SweepEntry& entry : sweep.entries) {
-    Box& box = state[entry.box];
-    entry.opens = box.visited == 0;
-    if (entry.opens) {
+  for (SweepVisit& visit : sweep.visits) {
+    Box& box = state[visit.box];
+    visit.opens = box.visited == 0;
+    if (visit.opens) {
       if (free_slots.empty()) free_slots.push_back(static_cast<int32_t>(sweep.slots++));
       box.slot = free_slots.back();
       free_slots.pop_back();
     }
-    entry.slot = box.slot;
-    entry.closes = ++box.visited == plan.first_use(entry.box + 1) - plan.first_use(entry.box);
-    if (entry.closes) free_slots.push_back(box.slot);
+    visit.slot = box.slot;
+    visit.closes = ++box.visited == plan.first_y_entry(visit.box + 1) - plan.first_y_entry(visit.box);
+    if (visit.closes) free_slots.push_back(box.slot);
   }
   return sweep;
 }

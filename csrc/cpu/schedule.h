@@ -9,7 +9,7 @@ namespace roialign_ext {
 
 // Wide blocks, unless narrow ones are needed to give every thread a unit or fit the channels better.
 inline ChannelBlocks choose_blocks(int64_t lanes, int64_t channels, int64_t units_per_block) {
-  const int64_t wide = lanes * kWideBlock;
+  const int64_t wide = lanes * kVectorsOfWideBlock;
   const bool fits = channels > wide / 2 && channels % wide <= channels - channels % wide;
   const bool enough = (channels + wide - 1) / wide * units_per_block >= num_threads();
   const int64_t width = fits && enough ? wide : lanes;
@@ -19,12 +19,12 @@ inline ChannelBlocks choose_blocks(int64_t lanes, int64_t channels, int64_t unit
 // Whether a block of the map stays in the cache while boxes are visited one by one. Larger blocks are swept row by row.
 template <class W>
 bool stays_in_cache(const Extents& map, const ChannelBlocks& blocks) {
-  return map.pixels() * blocks.width * static_cast<int64_t>(sizeof(W)) <= kCachedBlockBytes;
+  return map.area() * blocks.width * static_cast<int64_t>(sizeof(W)) <= kCachedBlockBytes;
 }
 
 // If results are summed over channels, the width of a block must not depend on the number of threads.
 inline ChannelBlocks summed_blocks(int64_t lanes, int64_t channels) {
-  const int64_t width = channels > lanes ? lanes * kWideBlock : lanes;
+  const int64_t width = channels > lanes ? lanes * kVectorsOfWideBlock : lanes;
   return {width, (channels + width - 1) / width};
 }
 

@@ -1,5 +1,5 @@
 // Constants that affect speed, each with its reason (on CUDA: csrc/cuda/tuning.cuh). No result depends on them, except
-// that kWideBlock decides in which order grad_boxes sums over channels.
+// that kVectorsOfWideBlock decides in which order grad_boxes sums over channels.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@ namespace roialign_ext {
 
 constexpr int64_t kMiB = 1 << 20;
 
-// Vectors of channels in a wide block; a narrow block has one. The values of a block sit in vector registers.
-constexpr int64_t kWideBlock = 4;
+// A narrow block has one vector of channels. The values of a block sit in vector registers.
+constexpr int64_t kVectorsOfWideBlock = 4;
 
 // Largest block of a map, in bytes, whose boxes are visited one by one: it stays in the second-level cache of a core.
 constexpr int64_t kCachedBlockBytes = 1 * kMiB;

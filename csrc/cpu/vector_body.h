@@ -204,10 +204,10 @@ inline void unpack(const W* block, int64_t count, S* target, int64_t stride_c, i
 
 // The same for a plane of a view or the bins of one box, with rows of any stride.
 template <int B, class W>
-inline void pack_plane(const Input& view, int64_t n, int64_t c, int64_t channels, W* block) {
+inline void pack_plane(const ConstView& view, int64_t n, int64_t c, int64_t channels, W* block) {
   with_storage<W>(view.storage, [&](auto storage) {
     const auto* source = view.at<decltype(storage)>(n, c);
-    if (view.flat()) return pack<B>(source, view.stride_c, view.stride_x, channels, view.pixels(), block);
+    if (view.flat()) return pack<B>(source, view.stride_c, view.stride_x, channels, view.area(), block);
     for (int64_t y = 0; y < view.height; ++y) {
       pack<B>(source + y * view.stride_y, view.stride_c, view.stride_x, channels, view.width,
               block + y * view.width * B);
@@ -217,8 +217,8 @@ inline void pack_plane(const Input& view, int64_t n, int64_t c, int64_t channels
 
 // Results are contiguous (NCHW or channels_last), so their planes and rows are runs of pixels.
 template <int B, class W>
-inline void unpack_pixels(const W* block, const Output& view, int64_t n, int64_t c, int64_t channels, int64_t first,
-                          int64_t count) {
+inline void unpack_pixels(const W* block, const MutableView& view, int64_t n, int64_t c, int64_t channels,
+                          int64_t first, int64_t count) {
   with_storage<W>(view.storage, [&](auto storage) {
     unpack<B>(block, count, view.at<decltype(storage)>(n, c) + first * view.stride_x, view.stride_c, view.stride_x,
               channels, view.past_caches());
@@ -226,8 +226,8 @@ inline void unpack_pixels(const W* block, const Output& view, int64_t n, int64_t
 }
 
 template <int B, class W>
-inline void unpack_plane(const W* block, const Output& view, int64_t n, int64_t c, int64_t channels) {
-  unpack_pixels<B>(block, view, n, c, channels, 0, view.pixels());
+inline void unpack_plane(const W* block, const MutableView& view, int64_t n, int64_t c, int64_t channels) {
+  unpack_pixels<B>(block, view, n, c, channels, 0, view.area());
 }
 
 // A row of the map for the kernels: pixel x of the block starts at data + x * pitch.
@@ -239,7 +239,7 @@ struct Row {
 
 // True if the kernels can read this block of channels in place.
 template <int B, class W>
-inline bool readable_in_place(const Input& view, int64_t channels) {
+inline bool readable_in_place(const ConstView& view, int64_t channels) {
   constexpr Storage own = std::is_same_v<W, double> ? Storage::kDouble : Storage::kFloat;
   const bool spread_over_cache = view.stride_x * static_cast<int64_t>(sizeof(W)) % kCacheSetPeriod != 0;
   return view.storage == own && view.stride_c == 1 && channels == B && spread_over_cache;
@@ -249,11 +249,11 @@ inline bool readable_in_place(const Input& view, int64_t channels) {
 // [width][B], where only columns [first, last) of the row are valid.
 template <int B, class W>
 struct RowReader {
-  const Input& view;
+  const ConstView& view;
   int64_t n, c, channels;
   bool in_place;
 
-  RowReader(const Input& features, int64_t image, int64_t channel, int64_t present)
+  RowReader(const ConstView& features, int64_t image, int64_t channel, int64_t present)
       : view(features), n(image), c(channel), channels(present), in_place(readable_in_place<B, W>(features, present)) {}
 
   Row<W> read(int64_t y, int64_t first, int64_t last, W* buffer) const {
@@ -282,7 +282,7 @@ inline void for_each_unit(const ChannelBlocks& blocks, int64_t channels, int64_t
     if (blocks.width == VectorType<W>::lanes) {
       run(std::integral_constant<int, 1>(), n, c, present);
     } else {
-      run(std::integral_constant<int, kWideBlock>(), n, c, present);
+      run(std::integral_constant<int, kVectorsOfWideBlock>(), n, c, present);
     }
   }
 }

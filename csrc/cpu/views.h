@@ -19,8 +19,8 @@ struct Extents {
   int64_t stride_n, stride_c, stride_y, stride_x;
 
   int64_t offset(int64_t n, int64_t c) const { return n * stride_n + c * stride_c; }
-  int64_t pixels() const { return height * width; }
-  int64_t elements() const { return count * channels * pixels(); }
+  int64_t area() const { return height * width; }  // pixels of an image, or bins of a box
+  int64_t elements() const { return count * channels * area(); }
   // True if rows follow each other without a gap, so that the pixels of a plane are stride_x apart.
   bool flat() const { return height <= 1 || stride_y == width * stride_x; }
 };
@@ -39,8 +39,8 @@ struct View : Extents {
   // True if results are written past the caches.
   bool past_caches() const { return elements() * bytes_of(storage) > kPastCachesBytes; }
 };
-using Input = View<const void>;
-using Output = View<void>;
+using ConstView = View<const void>;
+using MutableView = View<void>;
 
 // The argmax of every output.
 template <class Int>

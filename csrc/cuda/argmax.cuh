@@ -10,15 +10,15 @@ namespace roialign_ext::cuda {
 
 // The sample that the argmax of an output names.
 template <class W>
-struct ChosenSample {
+struct ArgmaxSample {
   bool found;  // false for rejected samples, which never move, and for an index that the bin does not have
   SampleTap<W> y, x;
 };
 
 template <class W>
-__device__ __forceinline__ ChosenSample<W> chosen_sample(const CallArgs& args, const Samples<W>& samples,
+__device__ __forceinline__ ArgmaxSample<W> argmax_sample(const CallArgs& args, const Samples<W>& samples,
                                                          const Bin& bin, int64_t channel) {
-  const Elements<int32_t>& argmax = args.argmax;
+  const View<int32_t>& argmax = args.argmax;
   const int32_t index = argmax.data[argmax.offset(bin.box, channel, bin.p, bin.q)];
   const Band y = samples.y.band(bin.box, bin.p), x = samples.x.band(bin.box, bin.q);
   const unsigned sample_y = argmax_y(index), sample_x = argmax_x(index);
@@ -49,13 +49,13 @@ struct Stencil {
 };
 
 template <class W>
-__device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t box, const ChosenSample<W>& chosen) {
+__device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t box, const ArgmaxSample<W>& sample) {
   Stencil<W> stencil = {};
   const auto add = [&](const TwoTaps<W>& y, const TwoTaps<W>& x) { stencil.add_product(y, x); };
   if (args.direction_count == 0) {
-    add(value_taps(chosen.y), value_taps(chosen.x));
+    add(value_taps(sample.y), value_taps(sample.x));
   } else {
-    for_each_derived_product(args.direction_count, chosen.y, chosen.x, rates_of<W>(args, box), add);
+    for_each_derived_product(args.direction_count, sample.y, sample.x, rates_of<W>(args, box), add);
   }
   return stencil;
 }
@@ -63,7 +63,7 @@ __device__ __forceinline__ Stencil<W> stencil_of(const CallArgs& args, int64_t b
 // The sum of the map's pixels, weighted by a stencil. `at` is the offset of its upper left pixel.
 template <class S>
 __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Access<S>::W>& stencil,
-                                                       const Elements<void>& pixels, int64_t at) {
+                                                       const View<void>& pixels, int64_t at) {
   using W = typename Access<S>::W;
   W sum = W(0);
 #pragma unroll
@@ -82,9 +82,9 @@ __device__ __forceinline__ typename Access<S>::W apply(const Stencil<typename Ac
 // The offset of the upper left pixel of a sample.
 template <class W>
 __device__ __forceinline__ int64_t offset_of(const CallArgs& args, int plane, int64_t channel,
-                                             const ChosenSample<W>& chosen) {
-  const Elements<void>& pixels = args.maps[plane / args.images].pixels;
-  return pixels.offset(plane % args.images, channel, chosen.y.low, chosen.x.low);
+                                             const ArgmaxSample<W>& sample) {
+  const View<void>& pixels = args.maps[plane / args.images].pixels;
+  return pixels.offset(plane % args.images, channel, sample.y.low, sample.x.low);
 }
 
 }  // namespace roialign_ext::cuda

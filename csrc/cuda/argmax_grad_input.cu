@@ -19,15 +19,15 @@ constexpr int kTilePixels = kArgmaxTileRows * kTileColumns<W>;
 
 template <class S>
 __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
-    argmax_grad_input(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map, int chunks_of_block,
+    argmax_grad_input(const __grid_constant__ CallArgs args, const __grid_constant__ TilePlan plan, int chunks_of_block,
                       const BoxesByPlane by_plane, const __grid_constant__ Samples<typename Access<S>::W> samples) {
   using W = typename Access<S>::W;
   constexpr int kColumns = kTileColumns<W>, kPixels = kTilePixels<W>, kLanesOfAxis = kWarp / 2;
   ROI_SHARED_BYTES(shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   W* const sums = reinterpret_cast<W*>(shared + kNearBytes) + warp * (kPixels * kPitch);  // [pixel][lane]
-  const Tile tile = tile_of(args, map, blockIdx.x);
-  const MapArgs& level = args.maps[tile.level];
+  const Tile tile = tile_of(args, plan, blockIdx.x);
+  const MapArgs& map = args.maps[tile.level];
   const int top = tile.y.begin + warp / chunks_of_block * kArgmaxTileRows, left = tile.x.begin;
   const int64_t first = (tile.chunk * chunks_of_block + warp % chunks_of_block) * kWarp, channel = first + lane;
   for (int i = 0; i < kPixels; ++i) sums[i * kPitch + lane] = W(0);
@@ -47,11 +47,11 @@ __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
     if (channel >= args.channels) return;
     for (int p = y_bins.begin; p < y_bins.end; ++p) {
       for (int q = x_bins.begin; q < x_bins.end; ++q) {
-        const ChosenSample<W> chosen = chosen_sample(args, samples, Bin{box, p, q}, channel);
-        const int y = chosen.y.low - top, x = chosen.x.low - left;
-        if (!chosen.found || y < -1 || y >= kArgmaxTileRows || x < -1 || x >= kColumns) continue;
-        const Stencil<W> stencil = stencil_of(args, box, chosen);
-        const Elements<void>& grads = args.bins;
+        const ArgmaxSample<W> sample = argmax_sample(args, samples, Bin{box, p, q}, channel);
+        const int y = sample.y.low - top, x = sample.x.low - left;
+        if (!sample.found || y < -1 || y >= kArgmaxTileRows || x < -1 || x >= kColumns) continue;
+        const Stencil<W> stencil = stencil_of(args, box, sample);
+        const View<void>& grads = args.bins;
         const W grad = Access<S>::load(grads.data, grads.offset(box, channel, p, q));
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -67,12 +67,12 @@ __global__ void __launch_bounds__(kThreads, kArgmaxBlocks)
   });
   __syncwarp();
   // channels_last: lanes are channels; else lanes are pixels.
-  const Elements<void>& pixels = level.pixels;
+  const View<void>& pixels = map.pixels;
   const bool lanes_are_channels = pixels.stride_c == 1;
   for (int i = lane; i < kPixels * kWarp; i += kWarp) {
     const int pixel = lanes_are_channels ? i / kWarp : i % kPixels, c = lanes_are_channels ? lane : i / kPixels;
     const int64_t y = top + pixel / kColumns, x = left + pixel % kColumns;
-    if (y >= level.height || x >= level.width || first + c >= args.channels) continue;
+    if (y >= map.height || x >= map.width || first + c >= args.channels) continue;
     Access<S>::store(pixels.data, pixels.offset(tile.image, first + c, y, x), sums[pixel * kPitch + c]);
   }
 }
@@ -95,10 +95,10 @@ void enqueue_argmax_grad_input(const CallArgs& original, Scratch& scratch, Launc
     const int64_t chunks = (args.channels + kWarp - 1) / kWarp;
     int chunks_of_block = 1;
     while (chunks_of_block < kWarps && chunks_of_block < chunks) chunks_of_block *= 2;
-    const TileMap map = make_tile_map(args, kWarps / chunks_of_block * kArgmaxTileRows, kTileColumns<W>);
+    const TilePlan plan = make_tile_plan(args, kWarps / chunks_of_block * kArgmaxTileRows, kTileColumns<W>);
     launcher.launch("argmax_grad_input", argmax_grad_input<S>,
-                    map.tiles * ((chunks + chunks_of_block - 1) / chunks_of_block), kThreads,
-                    kNearBytes + kWarps * kTilePixels<W> * kPitch * sizeof(W), args, map, chunks_of_block, by_plane,
+                    plan.tiles * ((chunks + chunks_of_block - 1) / chunks_of_block), kThreads,
+                    kNearBytes + kWarps * kTilePixels<W> * kPitch * sizeof(W), args, plan, chunks_of_block, by_plane,
                     samples);
   });
 }

@@ -14,7 +14,7 @@ namespace roialign_ext::cuda {
 
 // A tensor [N, C, H, W] or [K, C, PH, PW]. Strides count elements and may have any value, zero included.
 template <class Void>
-struct Elements {
+struct View {
   Void* data;
   int64_t stride_n, stride_c, stride_y, stride_x;
 
@@ -25,7 +25,7 @@ struct Elements {
 
 // One feature map of the call: all images of one pyramid level.
 struct MapArgs {
-  Elements<void> pixels;  // read; written by kGradInput and kArgmaxGradInput
+  View<void> pixels;  // read; written by kGradInput and kArgmaxGradInput
   int64_t height, width;
   double scale;  // map pixels per image pixel
 };
@@ -33,7 +33,7 @@ struct MapArgs {
 struct CallArgs {
   Rule rule;
   int64_t sampling_ratio;
-  Parts parts;
+  PsBins ps_bins;
   int64_t images, channels, boxes, bins_y, bins_x;
 
   // Boxes in image pixels (box_columns), contiguous. Directions have the same columns. All of them are float64 if
@@ -48,8 +48,8 @@ struct CallArgs {
   int levels;
   MapArgs maps[kMaxLevels];
   LevelRule level_rule;        // used if levels > 1
-  Elements<void> bins;         // values written, or gradients read
-  Elements<int32_t> argmax;    // written by kMaxPool; read by kArgmaxPool, kArgmaxGradInput, kArgmaxGradBoxes
+  View<void> bins;             // values written, or gradients read
+  View<int32_t> argmax;        // written by kMaxPool; read by kArgmaxPool, kArgmaxGradInput, kArgmaxGradBoxes
   double extrapolation_value;  // of kPool
 };
 

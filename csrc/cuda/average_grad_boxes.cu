@@ -18,10 +18,10 @@ struct EdgeWeights {
 
 // The three tables of a term, of which `first` is the first one. Pointers are to the slot of the bin's pixel 0.
 template <class W>
-struct EdgeTables {
+struct TablesOfTerm {
   const W *kept, *low, *high;
 
-  __device__ EdgeTables(const AxisWeightsByPixel<W>& axis, int64_t box, int first, const Band& band)
+  __device__ TablesOfTerm(const AxisWeightsByPixel<W>& axis, int64_t box, int first, const Band& band)
       : kept(axis.table(box, first + kKept) + band.offset),
         low(axis.table(box, first + kByLowEdge) + band.offset),
         high(axis.table(box, first + kByHighEdge) + band.offset) {}
@@ -45,23 +45,23 @@ struct Used {
 // A block has one box. Each thread sums the contributions of its bins and channels to the gradient w.r.t. the edges (x
 // low, y low, x high, y high). The sums of all threads are added in a fixed order.
 //
-// channels_last: threads share bins and channels as in WorkMap, in packs of VEC. A pixel is read only if both factors
+// channels_last: threads share bins and channels as in WorkPlan, in packs of VEC. A pixel is read only if both factors
 // of some product have weight, as in the definition.
 template <class S, int VEC>
 __global__ void __launch_bounds__(kThreads)
     average_grad_boxes_channels_last(const __grid_constant__ CallArgs args,
                                      const __grid_constant__ WeightsByPixel<typename Access<S>::W> tables,
-                                     const WorkMap map) {
+                                     const WorkPlan plan) {
   using W = typename Access<S>::W;
   constexpr int kPacks = kGradBoxesChannels / VEC;
   ROI_SHARED_BYTES(shared);
   const int64_t box = blockIdx.x;
   const int plane = tables.plane_of_box[box];
   W grad_edges[4] = {};
-  const int64_t threads = plane < 0 ? 0 : map.threads();
-  const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
+  const int64_t threads = plane < 0 ? 0 : plan.threads();
+  const View<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
-    const Work work = work_of(map, thread, kGradBoxesChannels, args.channels, VEC);
+    const Work work = work_of(plan, thread, kGradBoxesChannels, args.channels, VEC);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
     const int64_t at_bin = bins.offset(box, channels.first, bin.p, bin.q);
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     const Band y_band = tables.y.band(box, bin.p), x_band = tables.x.band(box, bin.q);
     for (int first = 0; first < tables.y.tables; first += kEdgeTables) {
-      const EdgeTables<W> y_tables(tables.y, box, first, y_band), x_tables(tables.x, box, first, x_band);
+      const TablesOfTerm<W> y_tables(tables.y, box, first, y_band), x_tables(tables.x, box, first, x_band);
       for (int y = y_band.pixels.begin; y < y_band.pixels.end; ++y) {
         const EdgeWeights<W> wy = y_tables.at(y);
         if (wy.kept == W(0) && !wy.moves()) continue;
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
   ColumnSums<W>& columns = reinterpret_cast<ColumnSums<W>*>(shared)[warp];
   const int64_t box = blockIdx.x;
   const int plane = tables.plane_of_box[box];
-  const Elements<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
+  const View<void>&pixels = args.maps[plane < 0 ? 0 : plane / args.images].pixels, &bins = args.bins;
   const Span window = plane < 0 ? Span{} : tables.x.pixels[box];
   const int64_t sets = (args.channels + kGradBoxesChannelsNchw - 1) / kGradBoxesChannelsNchw;
   W grad_edges[4] = {};
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
     const int64_t at_map = plane % args.images * pixels.stride_n + channel * pixels.stride_c;
     const Band y_band = tables.y.band(box, p);
     for (int first = 0; first < tables.y.tables; first += kEdgeTables) {
-      const EdgeTables<W> y_tables(tables.y, box, first, y_band);
+      const TablesOfTerm<W> y_tables(tables.y, box, first, y_band);
       for (int tile = window.begin; tile < window.end; tile += kWarp) {
         W kept[kGradBoxesChannelsNchw] = {}, low[kGradBoxesChannelsNchw] = {}, high[kGradBoxesChannelsNchw] = {};
         Used used_y = {};
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, int>)
         const int c = lane / kBinsAtOnce;
         for (int q = lane % kBinsAtOnce; q < args.bins_x && c < count; q += kBinsAtOnce) {
           const Band x_band = tables.x.band(box, q);
-          const EdgeTables<W> x_tables(tables.x, box, first, x_band);
+          const TablesOfTerm<W> x_tables(tables.x, box, first, x_band);
           const int end = x_band.pixels.end < tile + kWarp ? x_band.pixels.end : tile + kWarp;
           W grad_of_bin[4] = {};
           Used used_x = {};
@@ -211,10 +211,10 @@ void enqueue_average_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher
     build_weights_by_pixel(args, products, tables, BoxesByPlane{}, launcher);
     const size_t sums_bytes = kWarps * 4 * sizeof(W);
     if (reads_channels_last(args)) {
-      const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kGradBoxesChannels);
-      with_pack<S>(args, [&](auto vec) {
+      const WorkPlan plan = make_work_plan(args, args.bins_y * args.bins_x, kGradBoxesChannels);
+      with_pack<S>(takes_packs<S>(args), [&](auto vec) {
         launcher.launch("average_grad_boxes_channels_last", average_grad_boxes_channels_last<S, vec.value>, args.boxes,
-                        kThreads, sums_bytes, args, tables, map);
+                        kThreads, sums_bytes, args, tables, plan);
       });
     } else {
       const size_t columns_bytes = kWarps * sizeof(ColumnSums<W>);

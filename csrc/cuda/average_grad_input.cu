@@ -107,7 +107,7 @@ __device__ __forceinline__ bool build_weights(const CallArgs& args, const Produc
 
 // Adds one box to pixel row y of the tile. `grads` points to the lane's channels in the first bin of box 0.
 template <class S, class Offset, int VEC, class W>
-__device__ __forceinline__ void add_box(const Image<S, Offset>& bins, const S* grads, const BoxWeights<W>& weights,
+__device__ __forceinline__ void add_box(const Slice<S, Offset>& bins, const S* grads, const BoxWeights<W>& weights,
                                         int y, W (&sums)[kTileColumns][VEC]) {
   using Word = typename Pack<S, VEC>::Word;
   const int columns = weights.columns, y_quads = weights.y_quads;
@@ -159,7 +159,7 @@ __device__ __forceinline__ void add_boxes(const CallArgs& args, const BoxesByPla
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   auto* const weights = reinterpret_cast<BoxWeights<W>*>(shared + kNearBytes);
   // Lanes after the last channel read channel 0 and store nothing.
-  const Image<S, Offset> bins(args.bins, 0);
+  const Slice<S, Offset> bins(args.bins, 0);
   const S* const grads = static_cast<const S*>(bins.data) + (channel < args.channels ? channel : 0);
   for_each_near_batch<kTableBoxes>(
       args, by_plane, tile, NearBoxes<WeightsByPixel<W>>{tables}, shared, [&](const int* boxes, int count) {
@@ -182,23 +182,23 @@ __device__ __forceinline__ void add_boxes(const CallArgs& args, const BoxesByPla
 
 template <class S, class Offset, int VEC>
 __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
-    average_grad_input_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+    average_grad_input_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ TilePlan plan,
                                      const BoxesByPlane by_plane, const __grid_constant__ Products products,
                                      const __grid_constant__ WeightsByPixel<typename Access<S>::W> tables) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
-  const Tile tile = tile_of(args, map, blockIdx.x);
+  const Tile tile = tile_of(args, plan, blockIdx.x);
   const Offset channel = static_cast<Offset>((tile.chunk * kWarp + threadIdx.x % kWarp) * VEC);
   W sums[kTileColumns][VEC] = {};
   add_boxes<S>(args, by_plane, products, tables, tile, channel, shared, sums);
-  const MapArgs& level = args.maps[tile.level];
+  const MapArgs& map = args.maps[tile.level];
   const int y = tile.y.begin + static_cast<int>(threadIdx.x) / kWarp;
-  if (y >= level.height || channel >= args.channels) return;
-  const Image<S, Offset> pixels(level.pixels, tile.image);
+  if (y >= map.height || channel >= args.channels) return;
+  const Slice<S, Offset> pixels(map.pixels, tile.image);
   const Offset at = channel + y * pixels.stride_y;
 #pragma unroll
   for (int x = 0; x < kTileColumns; ++x) {
-    if (tile.x.begin + x < level.width) {
+    if (tile.x.begin + x < map.width) {
       Pack<S, VEC>::store(pixels.data, at + (tile.x.begin + x) * pixels.stride_x, sums[x]);
     }
   }
@@ -211,20 +211,20 @@ constexpr size_t kTransposedBytes = kThreads * kPitch * sizeof(W);
 
 template <class S, class Offset, int VEC>
 __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
-    average_grad_input_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+    average_grad_input_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ TilePlan plan,
                             const BoxesByPlane by_plane, const __grid_constant__ Products products,
                             const __grid_constant__ WeightsByPixel<typename Access<S>::W> tables) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
-  const Tile tile = tile_of(args, map, blockIdx.x);
+  const Tile tile = tile_of(args, plan, blockIdx.x);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const Offset first = static_cast<Offset>(tile.chunk * kWarp * VEC);
   W sums[kTileColumns][VEC] = {};
   add_boxes<S>(args, by_plane, products, tables, tile, first + lane * VEC, shared, sums);
-  const MapArgs& level = args.maps[tile.level];
+  const MapArgs& map = args.maps[tile.level];
   const int y = tile.y.begin + warp, x = tile.x.begin + lane % kTileColumns;
-  if (y >= level.height) return;
-  const Image<S, Offset> pixels(level.pixels, tile.image);
+  if (y >= map.height) return;
+  const Slice<S, Offset> pixels(map.pixels, tile.image);
   W* const transposed = reinterpret_cast<W*>(shared) + warp * kWarp * kPitch;
   const Offset at = y * pixels.stride_y + x * pixels.stride_x;
 #pragma unroll
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
     for (int i = 0; i < kWarp; i += kWarp / kTileColumns) {
       const int other = i + lane / kTileColumns;
       const Offset channel = first + other * VEC + c;
-      if (x < level.width && channel < args.channels) {
+      if (x < map.width && channel < args.channels) {
         Access<S>::store(pixels.data, at + channel * pixels.stride_c, transposed[other * kPitch + lane % kTileColumns]);
       }
     }
@@ -264,28 +264,28 @@ void enqueue_average_grad_input(const CallArgs& original, Scratch& scratch, Laun
     build_weights_by_pixel(args, products, tables, by_plane, launcher);
     if (copies) build_channels_last(args.storage, shape, original.bins, args.bins, launcher);
     const bool is_nchw = args.maps[0].pixels.stride_c != 1;
-    CallArgs packed = args;
-    if (is_nchw) packed.levels = 0;  // NCHW maps are stored element by element
-    if (copies) packed.channels = args.bins.stride_x;
-    const TileMap map = make_tile_map(args, kTileRows, kTileColumns);
+    // The padding of a copy may be read, and NCHW maps are stored element by element.
+    const bool packs = packs_fill_warp(copies ? args.bins.stride_x : args.channels, kPack<S>) &&
+                       has_packs<S>(args.bins, kPack<S>) && (is_nchw || maps_have_packs<S>(args, kPack<S>));
+    const TilePlan plan = make_tile_plan(args, kTileRows, kTileColumns);
     with_offset(args, [&](auto offset) {
       using Offset = decltype(offset);
       const auto run = [&](auto vec) {
         constexpr int kVec = vec.value;
-        const int64_t chunk = kWarp * kVec, blocks = map.tiles * ((args.channels + chunk - 1) / chunk);
+        const int64_t chunk = kWarp * kVec, blocks = plan.tiles * ((args.channels + chunk - 1) / chunk);
         const size_t shared_bytes = kNearBytes + kTableBoxes * sizeof(BoxWeights<W>);
         if (is_nchw) {
           launcher.launch("average_grad_input_nchw", average_grad_input_nchw<S, Offset, kVec>, blocks, kThreads,
-                          shared_bytes > kTransposedBytes<W> ? shared_bytes : kTransposedBytes<W>, args, map, by_plane,
+                          shared_bytes > kTransposedBytes<W> ? shared_bytes : kTransposedBytes<W>, args, plan, by_plane,
                           products, tables);
         } else {
           launcher.launch("average_grad_input_channels_last", average_grad_input_channels_last<S, Offset, kVec>, blocks,
-                          kThreads, shared_bytes, args, map, by_plane, products, tables);
+                          kThreads, shared_bytes, args, plan, by_plane, products, tables);
         }
       };
-      with_pack<S>(packed, [&](auto vec) {
+      with_pack<S>(packs, [&](auto vec) {
         // With few tiles, blocks take fewer channels, so that every multiprocessor has work.
-        if (map.tiles * (args.channels / (kWarp * vec.value)) >= kManyBlocks) return run(vec);
+        if (plan.tiles * (args.channels / (kWarp * vec.value)) >= kManyBlocks) return run(vec);
         run(std::integral_constant<int, 1>());
       });
     });

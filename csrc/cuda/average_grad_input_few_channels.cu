@@ -21,7 +21,7 @@ struct AverageSource {
   __device__ __forceinline__ void add(const CallArgs& args, int64_t box, int y, int x, const Channels& channels,
                                       W (&sums)[kChannels]) const {
     const Span y_bins = tables.y.bins_at(box, y), x_bins = tables.x.bins_at(box, x);
-    const Image<S, Offset> bins(args.bins, box);
+    const Slice<S, Offset> bins(args.bins, box);
     const Offset base = static_cast<Offset>(channels.first) * bins.stride_c;
     for (int p = y_bins.begin; p < y_bins.end; ++p) {
       for (int q = x_bins.begin; q < x_bins.end; ++q) {
@@ -45,10 +45,10 @@ struct AverageSource {
 
 template <class S, class Offset>
 __global__ void __launch_bounds__(kThreads, kBlocksFor<S, Offset>)
-    average_grad_input_few_channels(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+    average_grad_input_few_channels(const __grid_constant__ CallArgs args, const __grid_constant__ TilePlan plan,
                                     const BoxesByPlane by_plane,
                                     const __grid_constant__ AverageSource<S, Offset> source) {
-  gather_pixels<S>(args, map, by_plane, source);
+  gather_pixels<S>(args, plan, by_plane, source);
 }
 
 }  // namespace

@@ -13,9 +13,9 @@ namespace roialign_ext::cuda {
 
 // The image of a plane. An invalid box, whose plane is -1, has that of plane 0, and reads nothing.
 template <class S, class Offset>
-__device__ __forceinline__ Image<S, Offset> image_of_plane(const CallArgs& args, int plane) {
+__device__ __forceinline__ Slice<S, Offset> image_of_plane(const CallArgs& args, int plane) {
   const unsigned images = static_cast<unsigned>(args.images), level = plane < 0 ? 0 : plane / images;
-  return Image<S, Offset>(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images);
+  return Slice<S, Offset>(args.maps[level].pixels, plane < 0 ? 0 : plane - level * images);
 }
 
 // Contribution of samples outside the map to a bin.
@@ -203,7 +203,7 @@ constexpr int64_t max_bins_collected(int64_t bytes, int64_t bin_bytes) { return 
 
 // Whether results are collected in shared memory: the bins of a box must be contiguous NCHW.
 inline bool collects(const CallArgs& args, int64_t max_bins) {
-  const Elements<void>& bins = args.bins;
+  const View<void>& bins = args.bins;
   return bins.stride_c != 1 && bins.stride_x == 1 && bins.stride_y == args.bins_x &&
          bins.stride_c == args.bins_y * args.bins_x && args.bins_x <= max_bins;
 }
@@ -220,7 +220,7 @@ int room_for_taps(const CallArgs& args, int64_t bins, int64_t MapArgs::* length)
 }
 
 template <class W>
-BlockPlan plan_block(const CallArgs& args, const Products& products, const TapsByBin<W>& taps, int64_t max_bins) {
+BlockPlan make_block_plan(const CallArgs& args, const Products& products, const TapsByBin<W>& taps, int64_t max_bins) {
   BlockPlan plan = {};
   const bool collected = collects(args, max_bins);
   const int64_t max_warps =

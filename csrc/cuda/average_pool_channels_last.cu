@@ -7,7 +7,7 @@ namespace roialign_ext::cuda {
 namespace {
 
 template <class S, class Offset, int VEC>
-constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kAveragePoolBlocks - (VEC == 8);
+constexpr int kBlocks = sizeof(S) == 8 || sizeof(Offset) == 8 ? kFeatureBlocksWide : kAveragePoolBlocks - (VEC == 8);
 template <class S, int VEC>
 constexpr int64_t kMaxBinsCollected = max_bins_collected(kAveragePoolPieceBytes, kWarp * VEC * sizeof(S));
 
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kAveragePoolWarps* kWarp, kBlocks<S, Offset, V
     __syncthreads();
     staged = y.ends[bins_y - 1] <= plan.y_taps && x.ends[bins_x - 1] <= plan.x_taps;
   }
-  const Image<S, Offset> pixels = image_of_plane<S, Offset>(args, plane), bins(args.bins, box);
+  const Slice<S, Offset> pixels = image_of_plane<S, Offset>(args, plane), bins(args.bins, box);
   const int64_t first_channel = int64_t(chunk) * kChunk, left = args.channels - first_channel;
   const int own_channel = lane * VEC;
   const Offset channel = static_cast<Offset>(first_channel + own_channel);
@@ -138,7 +138,7 @@ void launch(const CallArgs& args, const Products& products, const TapsByBin<type
             Launcher& launcher) {
   using W = typename Access<S>::W;
   constexpr int64_t kChunk = kWarp * VEC;
-  const BlockPlan plan = plan_block(args, products, taps, kMaxBinsCollected<S, VEC>);
+  const BlockPlan plan = make_block_plan(args, products, taps, kMaxBinsCollected<S, VEC>);
   // A block has 48 KB without cudaFuncSetAttribute.
   static_assert(kAveragePoolPieceBytes + 2 * kAveragePoolListBytes + 2 * kAveragePoolListedBins * sizeof(int) <=
                 48 * 1024);
@@ -153,7 +153,7 @@ void launch(const CallArgs& args, const Products& products, const TapsByBin<type
 template <class S, class Run>
 void with_widest_pack(const CallArgs& args, Run&& run) {
   const auto fits = [&](auto vec) {
-    return maps_have_packs<S>(args, vec) &&
+    return packs_fill_warp(args.channels, vec) && maps_have_packs<S>(args, vec) &&
            (has_packs<S>(args.bins, vec) || collects(args, kMaxBinsCollected<S, vec.value>));
   };
   constexpr std::integral_constant<int, 16 / sizeof(S)> kWidest{};

@@ -98,7 +98,7 @@ __device__ __forceinline__ void sum_columns(const Rows& rows, Offset stride_c, O
 // Pools a line of bins, one run at a time. `columns` is the warp's shared memory for sums of kAveragePoolSetChannels
 // channels.
 template <class S, class Offset, class W>
-__device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>& pixels, const TapList<W>& ys,
+__device__ __forceinline__ void pool_staged(const S* map, const Slice<S, Offset>& pixels, const TapList<W>& ys,
                                             const StagedTaps<W>& x, const Runs& runs, int chunk, W* columns,
                                             const Results<S, Offset>& results) {
   const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
@@ -154,7 +154,7 @@ __device__ __forceinline__ void pool_staged(const S* map, const Image<S, Offset>
 // holds. Columns are all pixels of the box's window, 32 at a time.
 template <class S, class Offset, class W>
 __device__ __forceinline__ void pool_listed(const CallArgs& args, const Products& products, const TapsByBin<W>& taps,
-                                            const S* map, const Image<S, Offset>& pixels, int box, int p, int plane,
+                                            const S* map, const Slice<S, Offset>& pixels, int box, int p, int plane,
                                             int chunk, W* columns, const Results<S, Offset>& results) {
   const int lane = threadIdx.x % kWarp, group = lane / kBinsAtOnce;
   const Span window = plane < 0 ? Span{} : taps.x.pixels[box];
@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(kAveragePoolWarps* kWarp, kBlocksFor<S, Offset
     __syncthreads();
     staged = y.ends[bins_y - 1] <= plan.y_taps && *runs.count > 0;
   }
-  const Image<S, Offset> pixels = image_of_plane<S, Offset>(args, plane), bins(args.bins, box);
+  const Slice<S, Offset> pixels = image_of_plane<S, Offset>(args, plane), bins(args.bins, box);
   const int64_t first_channel = int64_t(chunk) * kAveragePoolChunkNchw, left = args.channels - first_channel;
   const int channels = static_cast<int>(left < kAveragePoolChunkNchw ? left : kAveragePoolChunkNchw);
   const S* const map = static_cast<const S*>(pixels.data) + static_cast<Offset>(first_channel) * pixels.stride_c;
@@ -263,8 +263,8 @@ template <class S>
 void launch_average_pool_nchw(const CallArgs& args, const Products& products,
                               const TapsByBin<typename Access<S>::W>& taps, Launcher& launcher) {
   using W = typename Access<S>::W;
-  const BlockPlan plan = plan_block(args, products, taps,
-                                    max_bins_collected(kAveragePoolPieceBytesNchw, kAveragePoolChunkNchw * sizeof(S)));
+  const BlockPlan plan = make_block_plan(
+      args, products, taps, max_bins_collected(kAveragePoolPieceBytesNchw, kAveragePoolChunkNchw * sizeof(S)));
   // A block has 48 KB without cudaFuncSetAttribute.
   static_assert(kAveragePoolPieceBytesNchw + kAveragePoolWarps * kColumnsOfWarp * sizeof(W) +
                     2 * kAveragePoolListBytes + (2 * kAveragePoolListedBins + 1) * sizeof(int) +

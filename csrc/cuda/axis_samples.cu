@@ -23,7 +23,7 @@ __device__ __forceinline__ Span fill_bin(int64_t slots_of_bin, bool adaptive, co
                                          const BoxAxis<T>& axis, int64_t p) {
   Band band = {nothing(), static_cast<int>(slots_of_bin * p), 0};
   SampleTap<W>* const taps = target.samples + box * target.slots;
-  const Rejected rejected = for_each_kept(axis, p, [&](const AxisSample<T>& sample) {
+  const Rejected rejected = for_each_max_sample(axis, p, [&](const AxisSample<T>& sample) {
     if (adaptive && band.samples == 0) {
       band.offset = Slots::begin(target.slots, p) + static_cast<int>(sample.low);
     }
@@ -41,10 +41,10 @@ template <class W, class T>
 __global__ void __launch_bounds__(kThreads, kMeasureBlocks)
     fill_samples(const __grid_constant__ CallArgs args, int64_t slots_of_bin, bool adaptive,
                  const __grid_constant__ Samples<W> samples, const BoxesByPlane by_plane) {
-  build_box<T>(args, by_plane, samples.plane_of_box, samples.y, samples.x,
-               [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool, int64_t p) {
-                 return fill_bin(slots_of_bin, adaptive, target, box, axis, p);
-               });
+  measure_box<T>(args, by_plane, samples.plane_of_box, samples.y, samples.x,
+                 [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool, int64_t p) {
+                   return fill_bin(slots_of_bin, adaptive, target, box, axis, p);
+                 });
 }
 
 }  // namespace

@@ -140,10 +140,10 @@ template <class T, class Target>
 __global__ void __launch_bounds__(kThreads, kMeasureBlocks)
     fill_tables(const __grid_constant__ CallArgs args, const __grid_constant__ Products products,
                 const __grid_constant__ Target tables, const BoxesByPlane by_plane) {
-  build_box<T>(args, by_plane, tables.plane_of_box, tables.y, tables.x,
-               [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
-                 return fill_bin(args, products, target, box, axis, is_y, p);
-               });
+  measure_box<T>(args, by_plane, tables.plane_of_box, tables.y, tables.x,
+                 [&](const auto& target, int64_t box, const BoxAxis<T>& axis, bool is_y, int64_t p) {
+                   return fill_bin(args, products, target, box, axis, is_y, p);
+                 });
 }
 
 }  // namespace

@@ -43,14 +43,14 @@ struct BinSamples {
         rejected(axis.rejected[box * axis.bins + p]) {}
 };
 
-// A thread has one bin of one box and up to kMaxPoolChannels channels (WorkMap), in packs of VEC.
+// A thread has one bin of one box and up to kMaxPoolChannels channels (WorkPlan), in packs of VEC.
 template <class S, int VEC>
 __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     max_pool(const __grid_constant__ CallArgs args, const __grid_constant__ Samples<typename Access<S>::W> samples,
-             const WorkMap map) {
+             const WorkPlan plan) {
   using W = typename Access<S>::W;
   constexpr int kPacks = kMaxPoolChannels / VEC;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kMaxPoolChannels, args.channels, VEC);
+  const Work work = work_of(plan, int64_t(blockIdx.x) * kThreads + threadIdx.x, kMaxPoolChannels, args.channels, VEC);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Bin bin = bin_of(args, work.place);
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     for (int c = 0; c < VEC; ++c) best[i][c] = {plane < 0 ? W(NAN) : W(0), plane < 0 ? kRejected : kNoArgmax};
   }
   if (plane >= 0) {
-    const Elements<void>& pixels = args.maps[plane / args.images].pixels;
+    const View<void>& pixels = args.maps[plane / args.images].pixels;
     const int64_t step = channels.step * pixels.stride_c;
     const int64_t base = plane % args.images * pixels.stride_n + channels.first * pixels.stride_c;
     const BinSamples<W> ys(samples.y, bin.box, bin.p), xs(samples.x, bin.box, bin.q);
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(kThreads, kMaxPoolBlocks)
     }
     if (ys.rejected.later) consider_zero();
   }
-  const Elements<void>& bins = args.bins;
-  const Elements<int32_t>& argmax = args.argmax;  // aligned as the values are, so packs fit
+  const View<void>& bins = args.bins;
+  const View<int32_t>& argmax = args.argmax;  // aligned as the values are, so packs fit
   const int64_t at = bins.offset(bin.box, channels.first, bin.p, bin.q);
   const int64_t at_argmax = argmax.offset(bin.box, channels.first, bin.p, bin.q);
 #pragma unroll
@@ -140,9 +140,9 @@ void enqueue_max_pool(const CallArgs& args, Scratch& scratch, Launcher& launcher
     const auto samples = take_samples<typename Access<S>::W>(args, /*bins_of_pixel=*/false, scratch);
     if (scratch.counts_only()) return;
     build_samples(args, samples, BoxesByPlane{}, launcher);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kMaxPoolChannels);
-    with_pack<S>(args, [&](auto vec) {
-      launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(map.threads()), kThreads, 0, args, samples, map);
+    const WorkPlan plan = make_work_plan(args, args.boxes * args.bins_y * args.bins_x, kMaxPoolChannels);
+    with_pack<S>(takes_packs<S>(args), [&](auto vec) {
+      launcher.launch("max_pool", max_pool<S, vec.value>, blocks_for(plan.threads()), kThreads, 0, args, samples, plan);
     });
   });
 }

@@ -43,7 +43,7 @@ __device__ __forceinline__ BoxAxis<T> axis_of(const CallArgs& args, int64_t k, c
   const T* edge = box + (is_y ? 2 : 1);
   return make_box_axis<T>(args.rule, edge[0], edge[2], static_cast<T>(map.scale), is_y ? args.bins_y : args.bins_x,
                           is_y ? map.height : map.width, args.sampling_ratio,
-                          is_y ? args.parts.along_y(k) : args.parts.along_x(k));
+                          is_y ? args.ps_bins.y_bin(k) : args.ps_bins.x_bin(k));
 }
 
 // The stored form of a span: {0, 0} if empty.
@@ -82,8 +82,8 @@ __device__ __forceinline__ void summarise(const Axis& axis, int64_t box, Span of
 // Calls fill(y or x, box, geometry, is_y, bin) for all bins of both axes of a box, one per lane. Function fill returns
 // the pixels that the bin may touch. A warp has one box. Blocks that write lists come first.
 template <class T, class Axis, class Fill>
-__device__ __forceinline__ void build_box(const CallArgs& args, const BoxesByPlane& by_plane, int* plane_of_box,
-                                          const Axis& y, const Axis& x, Fill&& fill) {
+__device__ __forceinline__ void measure_box(const CallArgs& args, const BoxesByPlane& by_plane, int* plane_of_box,
+                                            const Axis& y, const Axis& x, Fill&& fill) {
   const int64_t block = blockIdx.x - list_blocks(args, by_plane);
   if (block < 0) return list_boxes<T>(args, by_plane, static_cast<int>(blockIdx.x));
   const int64_t box = (block * kThreads + threadIdx.x) / kWarp;

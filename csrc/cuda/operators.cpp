@@ -18,14 +18,14 @@ namespace {
 using namespace cuda;
 
 template <class Void>
-Elements<Void> elements_at(Void* data, const Tensor& tensor) {
+View<Void> view_of(Void* data, const Tensor& tensor) {
   const auto strides = tensor.strides();
   return {data, strides[0], strides[1], strides[2], strides[3]};
 }
 
 // Constness ends here: the kernels' arguments do not distinguish tensors that are read from tensors that are written.
-Elements<void> read(const Tensor& tensor) { return elements_at(const_cast<void*>(tensor.const_data_ptr()), tensor); }
-Elements<void> written(const Tensor& tensor) { return elements_at(tensor.mutable_data_ptr(), tensor); }
+View<void> const_view(const Tensor& tensor) { return view_of(const_cast<void*>(tensor.const_data_ptr()), tensor); }
+View<void> mutable_view(const Tensor& tensor) { return view_of(tensor.mutable_data_ptr(), tensor); }
 
 void* current_stream(const Tensor& tensor) {
   void* stream = nullptr;
@@ -52,7 +52,7 @@ class Call {
                     " levels, got ", images);
     args_.rule = geometry.rule;
     args_.sampling_ratio = geometry.sampling_ratio;
-    args_.parts = parts_of(geometry);
+    args_.ps_bins = ps_bins_of(geometry);
     args_.images = images;
     args_.channels = like.size(1);
     args_.boxes = boxes.size(0);
@@ -67,24 +67,24 @@ class Call {
     }
     if (checks_boxes()) {
       const torch::stable::Device host(torch::headeronly::DeviceType::CPU);
-      check_box_values(torch::stable::to(kept_.front(), host), args_.rule, images, args_.parts);
+      check_box_values(torch::stable::to(kept_.front(), host), args_.rule, images, args_.ps_bins);
     }
   }
 
   // Adds one level; the finest level comes first.
-  void add_map(const Elements<void>& pixels, int64_t height, int64_t width, double scale) {
+  void add_map(const View<void>& pixels, int64_t height, int64_t width, double scale) {
     args_.maps[args_.levels++] = {pixels, height, width, scale};
   }
   void add_maps(const Tensors& maps, const Geometry& geometry) {
     for (size_t i = 0; i < maps.size(); ++i) {
-      add_map(read(maps[i]), maps[i].size(2), maps[i].size(3), geometry.scales[i]);
+      add_map(const_view(maps[i]), maps[i].size(2), maps[i].size(3), geometry.scales[i]);
     }
   }
-  void set_bins(const Elements<void>& bins) { args_.bins = bins; }
+  void set_bins(const View<void>& bins) { args_.bins = bins; }
   void read_argmax(const Tensor& argmax) {
-    args_.argmax = elements_at(const_cast<int32_t*>(argmax.const_data_ptr<int32_t>()), argmax);
+    args_.argmax = view_of(const_cast<int32_t*>(argmax.const_data_ptr<int32_t>()), argmax);
   }
-  void write_argmax(const Tensor& argmax) { args_.argmax = elements_at(argmax.mutable_data_ptr<int32_t>(), argmax); }
+  void write_argmax(const Tensor& argmax) { args_.argmax = view_of(argmax.mutable_data_ptr<int32_t>(), argmax); }
   void set_extrapolation_value(double value) { args_.extrapolation_value = value; }
   // The gradient w.r.t. the boxes, in the dtype of the coordinates.
   Tensor write_grad_boxes() {
@@ -150,7 +150,7 @@ Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, 
                               input[0], is_channels_last(input[0]));
   if (output.numel() == 0) return output;
   call.add_maps(input, geometry);
-  call.set_bins(written(output));
+  call.set_bins(mutable_view(output));
   call.set_extrapolation_value(extrapolation_value);
   if (argmax.has_value()) call.read_argmax(*argmax);
   call.enqueue(argmax.has_value() ? Operation::kArgmaxPool : Operation::kPool);
@@ -167,7 +167,7 @@ std::tuple<Tensor, Tensor> max_pool(const Tensors& input, const Tensor& boxes, c
   const Tensor argmax = empty(sizes, ScalarType::Int, input[0], channels_last);
   if (values.numel() == 0) return {values, argmax};
   call.add_maps(input, geometry);
-  call.set_bins(written(values));
+  call.set_bins(mutable_view(values));
   call.write_argmax(argmax);
   call.enqueue(Operation::kMaxPool);
   return {values, argmax};
@@ -183,11 +183,11 @@ Tensors pool_grad_input(const Tensor& grad, const Tensor& boxes, const OptionalT
   for (size_t i = 0; i < geometry.scales.size(); ++i) {
     const int64_t height = input_size[2 * i + 2], width = input_size[2 * i + 3];
     grad_input.push_back(empty({input_size[0], input_size[1], height, width}, grad.scalar_type(), grad, channels_last));
-    call.add_map(written(grad_input.back()), height, width, geometry.scales[i]);
+    call.add_map(mutable_view(grad_input.back()), height, width, geometry.scales[i]);
     is_empty = is_empty && grad_input.back().numel() == 0;
   }
   if (is_empty) return grad_input;
-  call.set_bins(read(grad));
+  call.set_bins(const_view(grad));
   if (argmax.has_value()) call.read_argmax(*argmax);
   call.enqueue(argmax.has_value() ? Operation::kArgmaxGradInput : Operation::kGradInput);
   return grad_input;
@@ -200,7 +200,7 @@ Tensor pool_grad_boxes(const Tensor& grad, const Tensors& input, const Tensor& b
   if (grad.numel() == 0) return zeros(boxes.sizes().vec(), boxes.scalar_type(), boxes);
   const Tensor grad_boxes = call.write_grad_boxes();
   call.add_maps(input, geometry);
-  call.set_bins(read(grad));
+  call.set_bins(const_view(grad));
   if (argmax.has_value()) call.read_argmax(*argmax);
   call.enqueue(argmax.has_value() ? Operation::kArgmaxGradBoxes : Operation::kGradBoxes);
   return as_dtype(grad_boxes, boxes.scalar_type());

@@ -13,11 +13,11 @@ ROI_HOST_DEVICE int64_t planes_of(const CallArgs& args) { return args.levels * a
 // The plane of box k, or -1 if it is invalid; `box` is its data.
 template <class T>
 __device__ __forceinline__ int find_plane(const CallArgs& args, int64_t k, const T* box) {
-  const T index = box[0], images = static_cast<T>(args.images / args.parts.count());
+  const T index = box[0], images = static_cast<T>(args.images / args.ps_bins.count());
   if (!(index >= T(0) && index < images && index == std::floor(index))) return -1;
   if (is_rotated(args.rule) && (box[3] < T(0) || box[4] < T(0))) return -1;
   const int64_t level = args.levels == 1 ? 0 : level_of_box(args.level_rule, is_rotated(args.rule), box);
-  return static_cast<int>(level * args.images + args.parts.image(static_cast<int64_t>(index), k));
+  return static_cast<int>(level * args.images + args.ps_bins.image(static_cast<int64_t>(index), k));
 }
 
 // Boxes grouped by plane, in ascending order.

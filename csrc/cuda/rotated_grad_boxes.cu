@@ -5,11 +5,11 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// A block has one box; threads share the bins and channels (WorkMap). See average_grad_boxes.cu. ORDER 1 is the
+// A block has one box; threads share the bins and channels (WorkPlan). See average_grad_boxes.cu. ORDER 1 is the
 // gradient of <G, A F>, ORDER 2 the gradient of its derivative along a direction.
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
-    rotated_grad_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
+    rotated_grad_boxes(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkPlan plan) {
   using W = typename Access<S>::W;
   constexpr int M = kRotatedParameters;
   ROI_SHARED_BYTES(shared);
@@ -24,14 +24,14 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
   }
   W grad_parameters[M] = {};
   const int images = static_cast<int>(args.images), level = plane < 0 ? 0 : plane / images;
-  const Elements<void>& pixels = args.maps[level].pixels;
+  const View<void>& pixels = args.maps[level].pixels;
   const int64_t at_image = (plane - level * images) * pixels.stride_n;
-  const int64_t threads = plane < 0 ? 0 : map.threads();
+  const int64_t threads = plane < 0 ? 0 : plan.threads();
   for (int64_t thread = threadIdx.x; thread < threads; thread += kThreads) {
-    const Work work = work_of(map, thread, kRotatedChannels, args.channels);
+    const Work work = work_of(plan, thread, kRotatedChannels, args.channels);
     const Channels& channels = work.channels;
     const Bin bin = bin_of(args, work.place);
-    const Elements<void>& bins = args.bins;
+    const View<void>& bins = args.bins;
     const int64_t at_bin = bins.offset(k, channels.first, bin.p, bin.q);
     const int64_t at_map = at_image + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
@@ -65,10 +65,10 @@ void enqueue_rotated_grad_boxes(const CallArgs& args, Scratch& scratch, Launcher
     const auto boxes = take_rotated_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
     build_rotated_boxes(args, boxes, BoxesByPlane{}, launcher);
-    const WorkMap map = make_work_map(args, args.bins_y * args.bins_x, kRotatedChannels);
+    const WorkPlan plan = make_work_plan(args, args.bins_y * args.bins_x, kRotatedChannels);
     const size_t shared_bytes = kWarps * kRotatedParameters * sizeof(typename Access<S>::W);
     const auto kernel = args.direction_count == 0 ? rotated_grad_boxes<S, T, 1> : rotated_grad_boxes<S, T, 2>;
-    launcher.launch("rotated_grad_boxes", kernel, args.boxes, kThreads, shared_bytes, args, boxes, map);
+    launcher.launch("rotated_grad_boxes", kernel, args.boxes, kThreads, shared_bytes, args, boxes, plan);
   });
 }
 

@@ -79,7 +79,7 @@ struct RotatedSource {
   __device__ __forceinline__ void add(const CallArgs& args, int64_t k, int y, int x, const Channels& channels,
                                       W (&sums)[kChannels]) const {
     const PixelOfBox<T, ORDER> pixel(args, boxes, k, y, x);
-    const Elements<void>& bins = args.bins;
+    const View<void>& bins = args.bins;
     const int64_t base = k * bins.stride_n + channels.first * bins.stride_c;
     for (int p = pixel.bins_y.begin; p < pixel.bins_y.end; ++p) {
       for (int q = pixel.bins_x.begin; q < pixel.bins_x.end; ++q) {
@@ -94,9 +94,9 @@ struct RotatedSource {
 
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
-    rotated_grad_input_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+    rotated_grad_input_nchw(const __grid_constant__ CallArgs args, const __grid_constant__ TilePlan plan,
                             const BoxesByPlane by_plane, const __grid_constant__ RotatedSource<S, T, ORDER> source) {
-  gather_pixels<S>(args, map, by_plane, source);
+  gather_pixels<S>(args, plan, by_plane, source);
 }
 
 // channels_last maps: a warp has one pixel. Its lanes first have one bin each and compute the weights of the pixel.
@@ -105,17 +105,17 @@ constexpr int kTileColumns = kWarps / kRotatedTileRows;
 
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
-    rotated_grad_input_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ TileMap map,
+    rotated_grad_input_channels_last(const __grid_constant__ CallArgs args, const __grid_constant__ TilePlan plan,
                                      const BoxesByPlane by_plane, const RotatedSource<S, T, ORDER> source) {
   using W = typename Access<S>::W;
   ROI_SHARED_BYTES(shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const Tile tile = tile_of(args, map, blockIdx.x);
-  const MapArgs& level = args.maps[tile.level];
+  const Tile tile = tile_of(args, plan, blockIdx.x);
+  const MapArgs& map = args.maps[tile.level];
   const int y = tile.y.begin + warp / kTileColumns, x = tile.x.begin + warp % kTileColumns;
   const Channels channels = channels_of(true, tile.chunk, lane, kRotatedChannels, args.channels);
-  const bool has_pixel = y < level.height && x < level.width;
-  const Elements<void>&pixels = level.pixels, &bins = args.bins;
+  const bool has_pixel = y < map.height && x < map.width;
+  const View<void>&pixels = map.pixels, &bins = args.bins;
   W sums[kRotatedChannels] = {};
   for_each_near_box(args, by_plane, tile, source, shared, [&](int box) {
     if (!has_pixel) return;
@@ -158,9 +158,9 @@ void enqueue_rotated_grad_input(const CallArgs& args, Scratch& scratch, Launcher
         return launch_gather("rotated_grad_input_nchw", rotated_grad_input_nchw<S, T, order.value>, args, by_plane,
                              source, launcher);
       }
-      const TileMap map = make_tile_map(args, kRotatedTileRows, kTileColumns);
+      const TilePlan plan = make_tile_plan(args, kRotatedTileRows, kTileColumns);
       launcher.launch("rotated_grad_input_channels_last", rotated_grad_input_channels_last<S, T, order.value>,
-                      map.tiles * make_work_map(args, 0, kRotatedChannels).chunks, kThreads, kNearBytes, args, map,
+                      plan.tiles * make_work_plan(args, 0, kRotatedChannels).chunks, kThreads, kNearBytes, args, plan,
                       by_plane, source);
     });
   });

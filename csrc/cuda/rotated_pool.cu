@@ -5,12 +5,12 @@
 namespace roialign_ext::cuda {
 namespace {
 
-// A thread has one bin of one box and up to kRotatedChannels channels (WorkMap).
+// A thread has one bin of one box and up to kRotatedChannels channels (WorkPlan).
 template <class S, class T, int ORDER>
 __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
-    rotated_pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkMap map) {
+    rotated_pool(const __grid_constant__ CallArgs args, const RotatedBoxes<T> boxes, const WorkPlan plan) {
   using W = typename Access<S>::W;
-  const Work work = work_of(map, int64_t(blockIdx.x) * kThreads + threadIdx.x, kRotatedChannels, args.channels);
+  const Work work = work_of(plan, int64_t(blockIdx.x) * kThreads + threadIdx.x, kRotatedChannels, args.channels);
   const Channels& channels = work.channels;
   if (channels.count <= 0) return;
   const Access<S> access(args.storage);
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
   for (int c = 0; c < kRotatedChannels; ++c) sums[c] = plane < 0 ? W(NAN) : W(0);
   if (plane >= 0) {
     const int images = static_cast<int>(args.images), level = plane / images;
-    const Elements<void>& pixels = args.maps[level].pixels;
+    const View<void>& pixels = args.maps[level].pixels;
     const int64_t base = (plane - level * images) * pixels.stride_n + channels.first * pixels.stride_c;
     const int64_t step = channels.step * pixels.stride_c;
     const RotatedBox<T> box = boxes.boxes[bin.box];
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads, kRotatedBlocks)
                               }
                             });
   }
-  const Elements<void>& bins = args.bins;
+  const View<void>& bins = args.bins;
   const int64_t at = bins.offset(bin.box, channels.first, bin.p, bin.q);
 #pragma unroll
   for (int c = 0; c < kRotatedChannels; ++c) {
@@ -51,10 +51,10 @@ void enqueue_rotated_pool(const CallArgs& args, Scratch& scratch, Launcher& laun
     const auto boxes = take_rotated_boxes<T>(args, scratch);
     if (scratch.counts_only()) return;
     build_rotated_boxes(args, boxes, BoxesByPlane{}, launcher);
-    const WorkMap map = make_work_map(args, args.boxes * args.bins_y * args.bins_x, kRotatedChannels);
+    const WorkPlan plan = make_work_plan(args, args.boxes * args.bins_y * args.bins_x, kRotatedChannels);
     with_order(args, [&](auto order) {
-      launcher.launch("rotated_pool", rotated_pool<S, T, order.value>, blocks_for(map.threads()), kThreads, 0, args,
-                      boxes, map);
+      launcher.launch("rotated_pool", rotated_pool<S, T, order.value>, blocks_for(plan.threads()), kThreads, 0, args,
+                      boxes, plan);
     });
   });
 }

@@ -9,7 +9,7 @@
 namespace roialign_ext::cuda {
 
 // A block has one tile of one plane and one chunk of channels.
-struct TileMap {
+struct TilePlan {
   int tile_rows, tile_columns;
   int64_t tiles;  // of all planes
 
@@ -22,10 +22,11 @@ struct TileMap {
   }
 };
 
-inline TileMap make_tile_map(const CallArgs& args, int tile_rows, int tile_columns) {
-  TileMap map = {tile_rows, tile_columns, 0};
-  for (int i = 0; i < args.levels; ++i) map.tiles += args.images * map.rows(args.maps[i]) * map.columns(args.maps[i]);
-  return map;
+inline TilePlan make_tile_plan(const CallArgs& args, int tile_rows, int tile_columns) {
+  TilePlan plan = {tile_rows, tile_columns, 0};
+  for (int i = 0; i < args.levels; ++i)
+    plan.tiles += args.images * plan.rows(args.maps[i]) * plan.columns(args.maps[i]);
+  return plan;
 }
 
 struct Tile {
@@ -37,20 +38,20 @@ struct Tile {
 
 // Coarse levels come first: their tiles have the longest lists of boxes. The number of blocks fits 32 bits, and so do
 // all of these numbers.
-__device__ __forceinline__ Tile tile_of(const CallArgs& args, const TileMap& map, unsigned block) {
-  const unsigned tiles = static_cast<unsigned>(map.tiles), images = static_cast<unsigned>(args.images);
+__device__ __forceinline__ Tile tile_of(const CallArgs& args, const TilePlan& plan, unsigned block) {
+  const unsigned tiles = static_cast<unsigned>(plan.tiles), images = static_cast<unsigned>(args.images);
   const unsigned chunk = block / tiles;
   unsigned tile = block - chunk * tiles, rows, columns;
   int level = args.levels - 1;
   for (;; --level) {
-    rows = static_cast<unsigned>(map.rows(args.maps[level]));
-    columns = static_cast<unsigned>(map.columns(args.maps[level]));
+    rows = static_cast<unsigned>(plan.rows(args.maps[level]));
+    columns = static_cast<unsigned>(plan.columns(args.maps[level]));
     if (level == 0 || tile < images * rows * columns) break;
     tile -= images * rows * columns;
   }
   const unsigned image = tile / (rows * columns), row = tile / columns - image * rows, column = tile % columns;
-  const int y = static_cast<int>(row) * map.tile_rows, x = static_cast<int>(column) * map.tile_columns;
-  return {level, image, {y, y + map.tile_rows}, {x, x + map.tile_columns}, chunk};
+  const int y = static_cast<int>(row) * plan.tile_rows, x = static_cast<int>(column) * plan.tile_columns;
+  return {level, image, {y, y + plan.tile_rows}, {x, x + plan.tile_columns}, chunk};
 }
 
 // Shared memory of for_each_near_batch.
@@ -108,25 +109,25 @@ __device__ __forceinline__ void for_each_near_box(const CallArgs& args, const Bo
 
 static_assert(kGatherTile * kGatherTile == kThreads);
 
-// grad_input of NCHW maps: a thread has one pixel of a tile and up to Source::kChannels channels. Source adds the
-// contribution of a box to the pixel (add).
+// grad_input whose lanes are pixels, for maps of any strides: a thread has one pixel of a tile and up to
+// Source::kChannels channels. Source adds the contribution of a box to the pixel (add).
 template <class S, class Source>
-__device__ __forceinline__ void gather_pixels(const CallArgs& args, const TileMap& map, const BoxesByPlane& by_plane,
+__device__ __forceinline__ void gather_pixels(const CallArgs& args, const TilePlan& plan, const BoxesByPlane& by_plane,
                                               const Source& source) {
   using W = typename Access<S>::W;
   constexpr int kChannels = Source::kChannels;
   ROI_SHARED_BYTES(shared);
-  const Tile tile = tile_of(args, map, blockIdx.x);
-  const MapArgs& level = args.maps[tile.level];
+  const Tile tile = tile_of(args, plan, blockIdx.x);
+  const MapArgs& map = args.maps[tile.level];
   const int y = tile.y.begin + threadIdx.x / kGatherTile, x = tile.x.begin + threadIdx.x % kGatherTile;
   const Channels channels = channels_of(false, tile.chunk, 0, kChannels, args.channels);
-  const bool has_pixel = y < level.height && x < level.width && channels.count > 0;
+  const bool has_pixel = y < map.height && x < map.width && channels.count > 0;
   W sums[kChannels] = {};
   for_each_near_box(args, by_plane, tile, source, shared, [&](int box) {
     if (has_pixel) source.add(args, box, y, x, channels, sums);
   });
   if (!has_pixel) return;
-  const Elements<void>& pixels = level.pixels;
+  const View<void>& pixels = map.pixels;
   const Access<S> access(args.storage);
   const int64_t at = pixels.offset(tile.image, channels.first, y, x);
   for_each_channel<kChannels>(channels.count,
@@ -135,11 +136,11 @@ __device__ __forceinline__ void gather_pixels(const CallArgs& args, const TileMa
 
 // Enqueues a kernel whose threads call gather_pixels.
 template <class Source>
-void launch_gather(const char* name, void (*kernel)(CallArgs, TileMap, BoxesByPlane, Source), const CallArgs& args,
+void launch_gather(const char* name, void (*kernel)(CallArgs, TilePlan, BoxesByPlane, Source), const CallArgs& args,
                    const BoxesByPlane& by_plane, const Source& source, Launcher& launcher) {
-  const TileMap map = make_tile_map(args, kGatherTile, kGatherTile);
+  const TilePlan plan = make_tile_plan(args, kGatherTile, kGatherTile);
   const int64_t chunks = (args.channels + Source::kChannels - 1) / Source::kChannels;
-  launcher.launch(name, kernel, map.tiles * chunks, kThreads, kNearBytes, args, map, by_plane, source);
+  launcher.launch(name, kernel, plan.tiles * chunks, kThreads, kNearBytes, args, plan, by_plane, source);
 }
 
 }  // namespace roialign_ext::cuda

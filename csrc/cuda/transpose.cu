@@ -13,7 +13,7 @@ constexpr int kVectorBytes = 16, kVectorsOfPlace = 8;  // eight lanes write 128 
 enum class Reading { kElements, kVectors, kPiece };
 
 // A tile is `channels` channels of `places` pixels of one image. The last two fields count tiles per image.
-struct TransposeMap {
+struct TransposePlan {
   Reading reading;
   int channels, places;
   unsigned channel_tiles, place_tiles;
@@ -60,23 +60,23 @@ struct Division {
 // Word is an unsigned integer of the element size: elements are copied as bits.
 template <class Word>
 __global__ void __launch_bounds__(kThreads)
-    transpose_channels(const TransposeMap map, const Shape shape, const __grid_constant__ Elements<void> source,
-                       const __grid_constant__ Elements<void> copy) {
+    transpose_channels(const TransposePlan plan, const Shape shape, const __grid_constant__ View<void> source,
+                       const __grid_constant__ View<void> copy) {
   constexpr int kGroup = TileLayout<Word>::kGroup;
   ROI_SHARED_BYTES(shared);
   uint4* const vectors = reinterpret_cast<uint4*>(shared);
   Word* const elements = reinterpret_cast<Word*>(shared);
   // Tiles of channels vary fastest: neighbouring blocks complete the places of the copy. All of these numbers are below
   // the number of blocks, so they fit 32 bits.
-  const unsigned place_tile = blockIdx.x / map.channel_tiles, image = place_tile / map.place_tiles;
-  const int64_t first_channel = int64_t(blockIdx.x - place_tile * map.channel_tiles) * map.channels;
-  const int64_t first_place = int64_t(place_tile - image * map.place_tiles) * map.places;
-  const int channels = static_cast<int>(min(shape.c - first_channel, int64_t(map.channels)));
-  const int places = static_cast<int>(min(shape.h * shape.w - first_place, int64_t(map.places)));
+  const unsigned place_tile = blockIdx.x / plan.channel_tiles, image = place_tile / plan.place_tiles;
+  const int64_t first_channel = int64_t(blockIdx.x - place_tile * plan.channel_tiles) * plan.channels;
+  const int64_t first_place = int64_t(place_tile - image * plan.place_tiles) * plan.places;
+  const int channels = static_cast<int>(min(shape.c - first_channel, int64_t(plan.channels)));
+  const int places = static_cast<int>(min(shape.h * shape.w - first_place, int64_t(plan.places)));
   const TileLayout<Word> layout(places);
   const Word* const from =
       static_cast<const Word*>(source.data) + image * source.stride_n + first_channel * source.stride_c;
-  if (map.reading == Reading::kElements) {
+  if (plan.reading == Reading::kElements) {
     const unsigned width = static_cast<unsigned>(shape.w);
     const int64_t first_y = first_place / shape.w;
     const unsigned first_x = static_cast<unsigned>(first_place - first_y * shape.w);
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads)
                 int64_t(x - rows * width) * source.stride_x);
     }
   } else {
-    const bool is_piece = map.reading == Reading::kPiece;
+    const bool is_piece = plan.reading == Reading::kPiece;
     Division own(is_piece ? places : places / kGroup);  // quotient: group or channel; rest: vector
     for (int i = threadIdx.x; i < channels * places / kGroup; i += kThreads, own.next()) {
       const int64_t at =
@@ -116,45 +116,45 @@ __global__ void __launch_bounds__(kThreads)
 unsigned tiles_of(int64_t length, int64_t size) { return static_cast<unsigned>((length + size - 1) / size); }
 
 template <class Word>
-TransposeMap make_map(const Shape& shape, const Elements<void>& source) {
+TransposePlan make_plan(const Shape& shape, const View<void>& source) {
   constexpr int kGroup = TileLayout<Word>::kGroup;
   const int64_t places = shape.h * shape.w;
-  TransposeMap map;
-  map.places = static_cast<int>(places <= kMaxPlacesOfTile ? places : kPlacesOfTile);
-  map.channels = kVectorsOfPlace * kGroup * (map.places <= kNarrowTile ? 2 : 1);
-  map.channel_tiles = tiles_of(shape.c, map.channels);
-  map.place_tiles = tiles_of(places, map.places);
+  TransposePlan plan;
+  plan.places = static_cast<int>(places <= kMaxPlacesOfTile ? places : kPlacesOfTile);
+  plan.channels = kVectorsOfPlace * kGroup * (plan.places <= kNarrowTile ? 2 : 1);
+  plan.channel_tiles = tiles_of(shape.c, plan.channels);
+  plan.place_tiles = tiles_of(places, plan.places);
   const auto aligned = [](int64_t elements) { return elements % kGroup == 0; };
   const bool planes_are_contiguous = source.stride_x == 1 && (shape.h == 1 || source.stride_y == shape.w) &&
                                      reinterpret_cast<uintptr_t>(source.data) % kVectorBytes == 0 &&
                                      aligned(source.stride_n);
-  const bool is_piece = map.places == places && source.stride_c == places && aligned(shape.c);
-  map.reading = !planes_are_contiguous                        ? Reading::kElements
-                : is_piece                                    ? Reading::kPiece
-                : aligned(places) && aligned(source.stride_c) ? Reading::kVectors
-                                                              : Reading::kElements;
-  return map;
+  const bool is_piece = plan.places == places && source.stride_c == places && aligned(shape.c);
+  plan.reading = !planes_are_contiguous                        ? Reading::kElements
+                 : is_piece                                    ? Reading::kPiece
+                 : aligned(places) && aligned(source.stride_c) ? Reading::kVectors
+                                                               : Reading::kElements;
+  return plan;
 }
 
 template <class Word>
-void launch(const Shape& shape, const Elements<void>& source, const Elements<void>& copy, Launcher& launcher) {
-  const TransposeMap map = make_map<Word>(shape, source);
-  const int64_t blocks = shape.n * map.place_tiles * map.channel_tiles;
-  const int64_t groups = map.channels / TileLayout<Word>::kGroup;
+void launch(const Shape& shape, const View<void>& source, const View<void>& copy, Launcher& launcher) {
+  const TransposePlan plan = make_plan<Word>(shape, source);
+  const int64_t blocks = shape.n * plan.place_tiles * plan.channel_tiles;
+  const int64_t groups = plan.channels / TileLayout<Word>::kGroup;
   launcher.launch("transpose_channels", transpose_channels<Word>, blocks, kThreads,
-                  groups * (map.places + 1) * kVectorBytes, map, shape, source, copy);
+                  groups * (plan.places + 1) * kVectorBytes, plan, shape, source, copy);
 }
 
 }  // namespace
 
-Elements<void> take_channels_last(Storage storage, const Shape& shape, Scratch& scratch) {
+View<void> take_channels_last(Storage storage, const Shape& shape, Scratch& scratch) {
   const int64_t bytes = bytes_of(storage), group = kVectorBytes / bytes;
   const int64_t pixel = (shape.c + group - 1) / group * group;
   void* const data = scratch.take<char>(shape.n * shape.h * shape.w * pixel * bytes);
   return {data, shape.h * shape.w * pixel, 1, shape.w * pixel, pixel};
 }
 
-void build_channels_last(Storage storage, const Shape& shape, const Elements<void>& source, const Elements<void>& copy,
+void build_channels_last(Storage storage, const Shape& shape, const View<void>& source, const View<void>& copy,
                          Launcher& launcher) {
   switch (bytes_of(storage)) {
     case 2:

@@ -13,9 +13,9 @@ struct Shape {
 
 // Scratch memory and strides of such a copy [N, H, W, C]. Pixels are aligned to 16 bytes. The padding after the
 // channels of a pixel, up to 15 bytes, may be read.
-Elements<void> take_channels_last(Storage storage, const Shape& shape, Scratch& scratch);
+View<void> take_channels_last(Storage storage, const Shape& shape, Scratch& scratch);
 
-void build_channels_last(Storage storage, const Shape& shape, const Elements<void>& source, const Elements<void>& copy,
+void build_channels_last(Storage storage, const Shape& shape, const View<void>& source, const View<void>& copy,
                          Launcher& launcher);
 
 }  // namespace roialign_ext::cuda

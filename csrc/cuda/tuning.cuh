@@ -8,7 +8,7 @@ namespace roialign_ext::cuda {
 // Minimum resident blocks per multiprocessor (__launch_bounds__). More blocks hide more latency, but leave fewer
 // registers.
 constexpr int kFeatureBlocks = 3;      // kernels over features: 80 registers per lane
-constexpr int kWideBlocks = 2;         // the same in float64 or with 64-bit offsets, which need more registers
+constexpr int kFeatureBlocksWide = 2;  // the same in float64 or with 64-bit offsets, which need more registers
 constexpr int kAveragePoolBlocks = 4;  // channels_last: 72 registers; one block less with 8 channels per lane
 constexpr int kMaxPoolBlocks = 2;      // max_pool; more would spill registers, as in the next two kernels
 constexpr int kArgmaxBlocks = 2;

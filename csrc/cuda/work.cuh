@@ -11,61 +11,76 @@ namespace roialign_ext::cuda {
 //   NCHW: a warp has 32 places, and every lane has the same WIDTH channels.
 // Places vary faster than channels. So blocks that run concurrently share a range of channels, which may fit the L2
 // cache.
-struct WorkMap {
+struct WorkPlan {
   bool lanes_are_channels;
   int64_t places, chunks;  // a chunk is the channels of a warp (lanes are channels) or of a lane
 
   ROI_HOST_DEVICE int64_t threads() const { return places * chunks * (lanes_are_channels ? kWarp : 1); }
 };
 
+// Whether the lanes of kernels over these maps are channels. Fewer than 32 channels would leave lanes idle. So the
+// kernels named _nchw, which take any strides, then run for channels_last maps too: average_pool_nchw,
+// average_grad_boxes_nchw and rotated_grad_input_nchw. Of averages, grad_input has average_grad_input_few_channels.
 inline bool reads_channels_last(const CallArgs& args) {
   return args.maps[0].pixels.stride_c == 1 && args.channels >= kWarp;
 }
 
 // Whether `vec` channels are contiguous and aligned to their total size, at every pixel or bin.
 template <class S>
-bool has_packs(const Elements<void>& elements, int vec) {
-  return elements.stride_c == 1 && elements.stride_n % vec == 0 && elements.stride_y % vec == 0 &&
-         elements.stride_x % vec == 0 && reinterpret_cast<uintptr_t>(elements.data) % (vec * sizeof(S)) == 0;
+bool has_packs(const View<void>& view, int vec) {
+  return view.stride_c == 1 && view.stride_n % vec == 0 && view.stride_y % vec == 0 && view.stride_x % vec == 0 &&
+         reinterpret_cast<uintptr_t>(view.data) % (vec * sizeof(S)) == 0;
 }
 
-// Whether the lanes of a warp can read the maps by packs of `vec` channels.
 template <class S>
 bool maps_have_packs(const CallArgs& args, int vec) {
-  bool all = args.channels % vec == 0 && args.channels >= kWarp * vec;
+  bool all = true;
   for (int i = 0; i < args.levels; ++i) all = all && has_packs<S>(args.maps[i].pixels, vec);
   return all;
 }
 
-// Calls run(vec) with the number of channels that a lane loads at once, as a compile-time constant.
+// Whether the channels are whole packs of `vec`, at least one for every lane of a warp.
+inline bool packs_fill_warp(int64_t channels, int vec) { return channels % vec == 0 && channels >= kWarp * vec; }
+
+// Channels of a pack, 16 bytes in float32.
+template <class S>
+constexpr int kPack = sizeof(S) == 8 ? 2 : 4;
+
+// Whether lanes can have packs of kPack channels both of the maps and of the bins.
+template <class S>
+bool takes_packs(const CallArgs& args) {
+  return packs_fill_warp(args.channels, kPack<S>) && maps_have_packs<S>(args, kPack<S>) &&
+         has_packs<S>(args.bins, kPack<S>);
+}
+
+// Calls run(vec) with the number of channels that a lane loads at once, as a compile-time constant: kPack or one.
 template <class S, class Run>
-void with_pack(const CallArgs& args, Run&& run) {
-  constexpr int kVec = sizeof(S) == 8 ? 2 : 4;
-  if (maps_have_packs<S>(args, kVec) && has_packs<S>(args.bins, kVec)) return run(std::integral_constant<int, kVec>());
+void with_pack(bool packs, Run&& run) {
+  if (packs) return run(std::integral_constant<int, kPack<S>>());
   run(std::integral_constant<int, 1>());
 }
 
-// One image of a map, or the bins of one box. Offset is int if all extents are below 2^31 elements: 32-bit offsets take
-// half the registers and instructions.
+// Slice n of a tensor: one image of a map, or the bins of one box. Offset is int if all extents are below 2^31
+// elements: 32-bit offsets take half the registers and instructions.
 template <class S, class Offset>
-struct Image {
+struct Slice {
   void* data;
   Offset stride_c, stride_y, stride_x;
 
-  __device__ __forceinline__ Image(const Elements<void>& elements, int64_t n)
-      : data(static_cast<S*>(elements.data) + n * elements.stride_n),
-        stride_c(static_cast<Offset>(elements.stride_c)),
-        stride_y(static_cast<Offset>(elements.stride_y)),
-        stride_x(static_cast<Offset>(elements.stride_x)) {}
+  __device__ __forceinline__ Slice(const View<void>& view, int64_t n)
+      : data(static_cast<S*>(view.data) + n * view.stride_n),
+        stride_c(static_cast<Offset>(view.stride_c)),
+        stride_y(static_cast<Offset>(view.stride_y)),
+        stride_x(static_cast<Offset>(view.stride_x)) {}
 };
 
 // Minimum resident blocks of kernels over features.
 template <class S, class Offset>
-constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? kWideBlocks : kFeatureBlocks;
+constexpr int kBlocksFor = sizeof(S) == 8 || sizeof(Offset) == 8 ? kFeatureBlocksWide : kFeatureBlocks;
 
 inline bool offsets_are_int(const CallArgs& args) {
-  const auto fits = [&](const Elements<void>& elements, int64_t height, int64_t width) {
-    return args.channels * elements.stride_c + height * elements.stride_y + width * elements.stride_x <= INT32_MAX;
+  const auto fits = [&](const View<void>& view, int64_t height, int64_t width) {
+    return args.channels * view.stride_c + height * view.stride_y + width * view.stride_x <= INT32_MAX;
   };
   bool all = fits(args.bins, args.bins_y, args.bins_x);
   for (int i = 0; i < args.levels; ++i) all = all && fits(args.maps[i].pixels, args.maps[i].height, args.maps[i].width);
@@ -93,7 +108,7 @@ __device__ __forceinline__ void for_each_channel(int count, Run&& run) {
   }
 }
 
-inline WorkMap make_work_map(const CallArgs& args, int64_t places, int width) {
+inline WorkPlan make_work_plan(const CallArgs& args, int64_t places, int width) {
   const bool lanes = reads_channels_last(args);
   const int64_t chunk = lanes ? kWarp * width : width;
   return {lanes, places, (args.channels + chunk - 1) / chunk};
@@ -105,7 +120,7 @@ struct Channels {
   int count;
 };
 
-// `width` is WIDTH of WorkMap; a pack is `vec` contiguous channels.
+// `width` is WIDTH of WorkPlan; a pack is `vec` contiguous channels.
 __device__ __forceinline__ Channels channels_of(bool lanes_are_channels, int64_t chunk, int lane, int width,
                                                 int64_t channels, int vec = 1) {
   const int64_t step = lanes_are_channels ? kWarp * vec : 1, packs = width / vec;
@@ -120,11 +135,12 @@ struct Work {
 };
 
 // `thread` is the index of the thread in the launch.
-__device__ __forceinline__ Work work_of(const WorkMap& map, int64_t thread, int width, int64_t channels, int vec = 1) {
-  const int64_t unit = map.lanes_are_channels ? thread / kWarp : thread;
-  const int64_t chunk = unit / map.places;
-  return {unit - chunk * map.places,
-          channels_of(map.lanes_are_channels, chunk, static_cast<int>(thread % kWarp), width, channels, vec)};
+__device__ __forceinline__ Work work_of(const WorkPlan& plan, int64_t thread, int width, int64_t channels,
+                                        int vec = 1) {
+  const int64_t unit = plan.lanes_are_channels ? thread / kWarp : thread;
+  const int64_t chunk = unit / plan.places;
+  return {unit - chunk * plan.places,
+          channels_of(plan.lanes_are_channels, chunk, static_cast<int>(thread % kWarp), width, channels, vec)};
 }
 
 // One bin of one box.

@@ -147,7 +147,7 @@ def test_bad_batch_indices_read_nothing(shim: Operators, rule: str, channels: in
     """Their bins are NaN, their argmax -1, their gradients 0; the other boxes do not notice."""
     case = Case(rule=rule, boxes="20", channels=channels, layout="channels_last" if channels_last else "contiguous")
     boxes, good = bad_boxes(case)
-    maps, grad, arguments = case.maps(), case.grad(), case.rule_arguments
+    maps, grad, arguments = case.maps(), case.grad(), case.geometry
     argmaxes = [(None, None)] if case.has_mean else []
     if case.has_maximum:
         values, argmax = shim("_max_pool", maps, boxes, case.bins, *arguments)
@@ -202,7 +202,7 @@ def test_boxes_choose_their_pixels(shim: Operators) -> None:
 def test_pixels_without_weight_are_not_read(shim: Operators, layout: str, channels: int, ratio: int) -> None:
     """Bins of no, one and more rows and columns, inside and beyond the borders of the map; pixels hold any value."""
     case = Case(channels=channels, ratio=ratio, bins=(3, 5), planes=((12, 15),), images=1, layout=layout)
-    (clean,), boxes, arguments = case.maps(), case.boxes_tensor(), case.rule_arguments
+    (clean,), boxes, arguments = case.maps(), case.boxes_tensor(), case.geometry
     on_border = torch.tensor([[0.0, -2.4, -2.6, 0.4, 0.4], [0.0, 13.6, 10.7, 17.0, 14.0], [0.0, 2.5, 2.5, 2.5, 9.5]])
     for box in torch.cat([boxes[boxes.isfinite().all(1)], on_border]):
         call = (box[None], None, None, None, case.bins, *arguments)
@@ -217,7 +217,7 @@ def test_pixels_without_weight_are_not_read(shim: Operators, layout: str, channe
 def test_levels_of_several_layouts(shim: Operators, channels: int) -> None:
     """The layout of the first level decides the layout of the result."""
     case = Case(planes=((24, 40), (12, 20)), boxes="60", channels=channels)
-    maps, boxes, arguments = case.maps(), case.boxes_tensor(), case.rule_arguments
+    maps, boxes, arguments = case.maps(), case.boxes_tensor(), case.geometry
     (expected,) = CPU("_pool", maps, boxes, None, None, None, case.bins, *arguments)
     for layouts in (("channels_last", "contiguous"), ("contiguous", "channels_last"), ("channels_last", "sliced")):
         mixed = [with_layout(one, layout) for one, layout in zip(maps, layouts, strict=True)]
@@ -232,7 +232,7 @@ def test_channels_that_begin_between_packs(shim: Operators, dtype: torch.dtype, 
     """Addresses, images, rows or pixels that are not aligned to 16 bytes."""
     channels, (height, width) = 256, (6, 7)
     case = Case(channels=channels, planes=((height, width),), dtype=dtype, boxes="12", bins=(3, 2))
-    (features,), boxes, arguments = case.maps(), case.boxes_tensor(), case.rule_arguments
+    (features,), boxes, arguments = case.maps(), case.boxes_tensor(), case.geometry
     (expected,) = CPU("_pool", [features], boxes, None, None, None, case.bins, *arguments)
     by_pixel = features.permute(0, 2, 3, 1)
     storage = torch.full((case.images * height * width * (channels + 16) * 2,), float("nan"), dtype=dtype)
@@ -256,7 +256,7 @@ def test_largest_sample_wins_and_first_of_equal_ones(shim: Operators) -> None:
     maps[0][:, 1, 3, 4] = float("nan")
     maps[0][:, 2, 3, 4] = float("-inf")
     for rule in ("roi_align_legacy", "roi_align_half_pixel", "roi_pool", "crop_bilinear", "crop_nearest"):
-        arguments = Case(rule=rule, ratio=3).rule_arguments
+        arguments = Case(rule=rule, ratio=3).geometry
         actual = shim("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
         expected = CPU("_max_pool", maps, case.boxes_tensor(), (3, 2), *arguments)
         assert torch.equal(actual[1], expected[1]), rule
@@ -292,20 +292,20 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
     boxes = torch.tensor([[0.0, low, 1.0, high, 6.0] for low, high in corners], dtype=torch.float32)
     features = random_tensor(1, 2, 7, 200, dtype=torch.float32)
     grad = random_tensor(len(boxes), 2, 2, bins, seed=1, dtype=torch.float32)
-    rule_arguments = ([1.0], [8.0, 1.0], -1, rule)
+    geometry = ([1.0], [8.0, 1.0], -1, rule)
 
     def results(ops: Operators) -> list[tuple[Tensor, ...]]:
         found: list[tuple[Tensor, ...]] = []
         argmaxes = [] if rule == "roi_pool" else [None]
         if rule != "prroi_pool":
-            found.append(ops("_max_pool", [features], boxes, (2, bins), *rule_arguments))
+            found.append(ops("_max_pool", [features], boxes, (2, bins), *geometry))
             argmaxes.append(found[0][1])
         for argmax in argmaxes:
             tail = (boxes, None, None, argmax)
-            found.append(ops("_pool", [features], *tail, (2, bins), *rule_arguments))
-            found.append(ops("_pool_grad_input", grad, *tail, [1, 2, 7, 200], False, *rule_arguments))
+            found.append(ops("_pool", [features], *tail, (2, bins), *geometry))
+            found.append(ops("_pool_grad_input", grad, *tail, [1, 2, 7, 200], False, *geometry))
             if rule != "roi_pool":
-                found.append(ops("_pool_grad_boxes", grad, [features], boxes, None, argmax, *rule_arguments))
+                found.append(ops("_pool_grad_boxes", grad, [features], boxes, None, argmax, *geometry))
         return found
 
     orders = []
@@ -341,7 +341,7 @@ def test_small_bins_far_from_the_origin_keep_apart(shim: Operators) -> None:
 def test_directions_that_are_not_finite(shim: Operators, rule: str, layout: str, value: float) -> None:
     """Clamped samples have no derivative, and memory behind the map is not read."""
     case = Case(rule=rule, boxes="border", channels=33, images=1, layout=layout)
-    maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.rule_arguments
+    maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.geometry
     argmaxes = [None, CPU("_max_pool", maps, boxes, case.bins, *arguments)[1]] if case.has_maximum else [None]
     for column in range(1, boxes.shape[1]):
         u = random_tensor(*boxes.shape, seed=column, dtype=boxes.dtype)
@@ -453,7 +453,7 @@ LAUNCHED = {
 def test_nothing_follows_a_launch_that_fails(shim: Operators, library: Path, what: str, case: Case) -> None:
     """A later kernel would read tables that were not written. The error names the call and the kernel; CUDA's own error
     is reset."""
-    counters, maps, boxes, arguments = ctypes.CDLL(str(library)), case.maps(), case.boxes_tensor(), case.rule_arguments
+    counters, maps, boxes, arguments = ctypes.CDLL(str(library)), case.maps(), case.boxes_tensor(), case.geometry
     argmax = CPU("_max_pool", maps, boxes, case.bins, *arguments)[1] if what == "maxima" else None
     calls = {
         "_max_pool": (maps, boxes, case.bins),

@@ -352,7 +352,7 @@ def test_reversed_boxes() -> None:
 def test_directions_that_are_not_finite(rule: str, value: float) -> None:
     """Samples that the range rule moved to a border do not follow their box, and nothing behind the map is touched."""
     case = Case(rule=rule, boxes="border", images=1)
-    maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.rule_arguments
+    maps, boxes, grad, arguments = case.maps(), case.boxes_tensor(), case.grad(), case.geometry
     beyond = xyxy((-1.0, -1.0, 0.0, 0.0), (8.5, 6.5, 9.5, 7.5)).to(boxes)  # of a map of 7 rows and 9 columns
     if case.rotated:
         beyond = rotated_boxes((-0.6, -0.6, 0.2, 0.2, 30.0), (9.4, 7.4, 0.2, 0.2, -50.0)).to(boxes)

@@ -78,7 +78,7 @@ class Case:
         return self.rule not in WITHOUT_BOX_DERIVATIVE
 
     @property
-    def rule_arguments(self) -> tuple[list[float], list[float], int, str]:
+    def geometry(self) -> tuple[list[float], list[float], int, str]:
         """scales, rule_args, sampling_ratio, rule."""
         ratio = max(self.ratio, 1) if self.rule.startswith("crop") else self.ratio
         rule_args = [8.0, 1.0] if self.parts == 1 else [2.0, 3.0]
@@ -179,7 +179,7 @@ def calculations(case: Case) -> Iterator[Calculation]:
     """All operator calls that the rule of ``case`` permits."""
     maps, boxes, grad = case.maps(), case.boxes_tensor(), case.grad()
     absolute = [features.abs() for features in maps]
-    rule = case.rule_arguments
+    geometry = case.geometry
     largest_feature = max((float(one.max()) for one in absolute if one.numel() > 0), default=0.0)
     largest_grad = float(grad.abs().max()) if grad.numel() > 0 else 0.0
 
@@ -188,10 +188,10 @@ def calculations(case: Case) -> Iterator[Calculation]:
         value = case.extrapolation_value if order == 0 and argmax is None else 0.0
 
         def run(ops: Operators) -> Result:
-            return ops("_pool", maps, boxes, u, v, argmax, case.bins, *rule, value)
+            return ops("_pool", maps, boxes, u, v, argmax, case.bins, *geometry, value)
 
         def magnitude() -> Result:
-            return CPU("_pool", absolute, boxes, u, v, argmax, case.bins, *rule, abs(value))
+            return CPU("_pool", absolute, boxes, u, v, argmax, case.bins, *geometry, abs(value))
 
         return Calculation(f"pool order {order}", run, magnitude if order == 0 else None, largest_feature)
 
@@ -200,7 +200,7 @@ def calculations(case: Case) -> Iterator[Calculation]:
 
         def call(ops: Operators, bins: Tensor) -> Result:
             size = case.input_size
-            return ops("_pool_grad_input", bins, boxes, u, v, argmax, size, channels_last, *rule)
+            return ops("_pool_grad_input", bins, boxes, u, v, argmax, size, channels_last, *geometry)
 
         layout = "channels_last" if channels_last else "contiguous"
         magnitude = (lambda: call(CPU, grad.abs())) if order == 0 else None
@@ -210,20 +210,20 @@ def calculations(case: Case) -> Iterator[Calculation]:
         v = case.directions(order)[0]
         return Calculation(
             f"grad_boxes order {order}",
-            lambda ops: ops("_pool_grad_boxes", grad, maps, boxes, v, argmax, *rule),
+            lambda ops: ops("_pool_grad_boxes", grad, maps, boxes, v, argmax, *geometry),
             operand=largest_grad * largest_feature,
         )
 
     if case.has_maximum:
         yield Calculation(
             "max",
-            lambda ops: ops("_max_pool", maps, boxes, case.bins, *rule),
-            lambda: CPU("_max_pool", absolute, boxes, case.bins, *rule),
+            lambda ops: ops("_max_pool", maps, boxes, case.bins, *geometry),
+            lambda: CPU("_max_pool", absolute, boxes, case.bins, *geometry),
         )
     orders = range(3) if case.follows_boxes else range(1)
     argmaxes = [None] if case.has_mean else []
     if case.has_maximum:
-        argmaxes.append(CPU("_max_pool", maps, boxes, case.bins, *rule)[1])
+        argmaxes.append(CPU("_max_pool", maps, boxes, case.bins, *geometry)[1])
     for argmax in argmaxes:
         for order in orders:
             yield pool(order, argmax)

@@ -76,7 +76,7 @@ class Arguments:
         if levels == 1 and "spatial_scale" in case.call.options:
             scales = [0.8]
         is_part = case.rule.startswith("ps_")  # the two boxes are bins of one
-        self.rule = (scales, [1.0, 2.0] if is_part else CANONICAL, case.ratio, case.rule)
+        self.geometry = (scales, [1.0, 2.0] if is_part else CANONICAL, case.ratio, case.rule)
         self.bins = (1, 1) if is_part else SIZE
         planes = PLANES[:levels]
         self.input = [
@@ -94,19 +94,19 @@ class Arguments:
             self.boxes[:, 5] = self.boxes[:, 5].deg2rad()
         self.u = random_tensor(*self.boxes.shape, seed=6)
         self.v = random_tensor(*self.boxes.shape, seed=7)
-        self.argmax = ops._max_pool(self.input, self.boxes, self.bins, *self.rule)[1] if case.has_argmax else None
+        self.argmax = ops._max_pool(self.input, self.boxes, self.bins, *self.geometry)[1] if case.has_argmax else None
 
     def of(self, name: str, directions: int) -> tuple[Any, ...]:
         """The arguments of operator ``name`` with that many directions."""
         u = self.u if directions > 0 else None
         v = self.v if directions > 1 else None
         return {
-            "_pool": (self.input, self.boxes, u, v, self.argmax, self.bins, *self.rule),
-            "_max_pool": (self.input, self.boxes, self.bins, *self.rule),
+            "_pool": (self.input, self.boxes, u, v, self.argmax, self.bins, *self.geometry),
+            "_max_pool": (self.input, self.boxes, self.bins, *self.geometry),
             "_pool_grad_input": (
-                self.grad, self.boxes, u, v, self.argmax, self.size, self.channels_last, *self.rule
+                self.grad, self.boxes, u, v, self.argmax, self.size, self.channels_last, *self.geometry
             ),
-            "_pool_grad_boxes": (self.grad, self.input, self.boxes, u, self.argmax, *self.rule),
+            "_pool_grad_boxes": (self.grad, self.input, self.boxes, u, self.argmax, *self.geometry),
         }[name]  # fmt: skip
 
 
@@ -320,13 +320,13 @@ def differentiable_form(name: str, directions: int, case: RuleCall) -> tuple[Fun
         grad = rest.pop(0) if bins else None
         boxes = arguments.boxes if fixed else torch.cat([image, rest.pop(0)], 1)
         along = [*rest, *[None] * (2 - directions)]
-        argmax, rule = arguments.argmax, arguments.rule
+        argmax, geometry = arguments.argmax, arguments.geometry
         if name == "_pool":
-            return ops._pool(features, boxes, *along, argmax, arguments.bins, *rule)
+            return ops._pool(features, boxes, *along, argmax, arguments.bins, *geometry)
         if name == "_pool_grad_input":
             size, last = arguments.size, arguments.channels_last
-            return tuple(ops._pool_grad_input(grad, boxes, *along, argmax, size, last, *rule))
-        return ops._pool_grad_boxes(grad, features, boxes, along[0], argmax, *rule)
+            return tuple(ops._pool_grad_input(grad, boxes, *along, argmax, size, last, *geometry))
+        return ops._pool_grad_boxes(grad, features, boxes, along[0], argmax, *geometry)
 
     tensors = (*maps, *bins, *corners, *(arguments.u, arguments.v)[:directions])
     return call, tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
@@ -393,7 +393,7 @@ def test_maximum(case: RuleCall) -> None:
     image = arguments.boxes[:, :1]
 
     def values(input: Tensor, corners: Tensor) -> Tensor:
-        result: Tensor = ops._max_pool([input], torch.cat([image, corners], 1), SIZE, *arguments.rule)[0]
+        result: Tensor = ops._max_pool([input], torch.cat([image, corners], 1), SIZE, *arguments.geometry)[0]
         return result
 
     tensors = tuple(tensor.clone().requires_grad_() for tensor in (*arguments.input, arguments.boxes[:, 1:]))

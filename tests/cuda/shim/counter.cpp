@@ -30,7 +30,7 @@ namespace shim::counter {
 namespace {
 
 using roialign_ext::cuda::CallArgs;
-using roialign_ext::cuda::Elements;
+using roialign_ext::cuda::View;
 
 constexpr int kLanes = 32;
 constexpr size_t kMaxEvents = 1 << 14;  // of a lane before it waits for the others; bounds memory
@@ -287,14 +287,14 @@ void run_warp(Counter& c, unsigned warp) {
 
 unsigned warps_of(const Counter& c) { return static_cast<unsigned>((c.lanes.size() + kLanes - 1) / kLanes); }
 
-void add_region(Counter& c, const Elements<void>& elements, const int64_t (&sizes)[4], uint64_t bytes, Space space) {
-  const int64_t strides[4] = {elements.stride_n, elements.stride_c, elements.stride_y, elements.stride_x};
+void add_region(Counter& c, const View<void>& view, const int64_t (&sizes)[4], uint64_t bytes, Space space) {
+  const int64_t strides[4] = {view.stride_n, view.stride_c, view.stride_y, view.stride_x};
   int64_t last = 0;
   for (int i = 0; i < 4; ++i) {
     if (sizes[i] == 0) return;
     last += (sizes[i] - 1) * strides[i];
   }
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(elements.data);
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(view.data);
   if (begin != 0) c.regions.push_back({begin, begin + static_cast<uint64_t>(last + 1) * bytes, space});
 }
 
