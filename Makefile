@@ -115,7 +115,7 @@ format: .venv-lint/installed
 	.venv-lint/bin/clang-format -i $(CPP_FILES)
 
 sanitize-kernels: installed
-	cd tests && ../$(VENV)/bin/python -m pytest -q $(TEST_OPTIONS) -n 2 --dist load -m sanitizers cuda/test_kernels.py
+	cd tests && ../$(VENV)/bin/python -m pytest -q $(TEST_OPTIONS) -m sanitizers cuda/test_kernels.py
 
 sanitize: export ROIALIGN_EXT_SANITIZE = 1
 sanitize: $(VENV)/installed

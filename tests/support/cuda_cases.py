@@ -361,15 +361,16 @@ BOUNDARIES = (
         for bins, ratio in (((22, 3), 1), ((3, 11), 2))
     ]
 )
-# Enough tiles for the largest chunks of channels; an odd number of channels too, since the gradient is copied.
+# Enough tiles and channels for the largest chunks of channels (kManyBlocks); an odd number of channels too, since the
+# gradient is copied.
 BOUNDARIES += [
-    Case("prroi_pool", boxes="50", channels=channels, planes=((5, 9),), images=260, layout=layout, dtype=dtype)
+    Case("prroi_pool", boxes="8", channels=channels, planes=((5, 9),), images=32, layout=layout, dtype=dtype)
     for channels, layout, dtype in (
-        (132, "channels_last", torch.float16),
-        (131, "contiguous", torch.bfloat16),
-        (132, "channels_last", torch.float32),
-        (131, "contiguous", torch.float32),
-        (132, "channels_last", torch.float64),
+        (1028, "channels_last", torch.float16),
+        (1027, "contiguous", torch.bfloat16),
+        (1028, "channels_last", torch.float32),
+        (1027, "contiguous", torch.float32),
+        (1028, "channels_last", torch.float64),
     )
 ]
 # grad_input with lanes as channels: more bins in a tile than its tables hold, along each axis; boxes that
@@ -381,7 +382,7 @@ BOUNDARIES += [
         Case(rule=rule, boxes="3", channels=33, bins=(35, 2), planes=((40, 11),)),
         Case(rule=rule, boxes="3", channels=34, bins=(2, 35), planes=((11, 40),)),
         Case(rule=rule, boxes="2", channels=32, bins=(37, 70), planes=((3, 2),), images=1),
-        Case(rule=rule, boxes="520", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
+        Case(rule=rule, boxes="260", channels=32, bins=(1, 2), planes=((19, 30),), images=1),
         Case(rule=rule, boxes="60", channels=40, planes=PYRAMID, images=2),
         Case(rule=rule, boxes="0", channels=33),
         Case(rule=rule, boxes="inside", channels=33, planes=((0, 5),)),
