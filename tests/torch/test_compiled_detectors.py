@@ -93,8 +93,8 @@ def test_the_number_of_boxes_compiles_nothing_again(torchvision: ModuleType) -> 
     compiled = torch.compile(model, backend=backend)
     compilations = []
     with torch.no_grad():
-        for image, detections in zip(images, expected, strict=True):
-            assert_close(compiled(image), detections)
+        for picture, detections in zip(images, expected, strict=True):
+            assert_close(compiled(picture), detections)
             compilations.append(sum(count > 0 for count in graphs))
     assert compilations[0] > 0
     # The second number of boxes makes the size dynamic; after that nothing is compiled.
