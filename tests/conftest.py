@@ -33,6 +33,7 @@ KNOWN_WARNINGS = (
         for category in ("DeprecationWarning", "FutureWarning")
     ),
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning",
+    "ignore:Warning. Profiler clears events at the end of each cycle:UserWarning",  # torch 2.11
 )
 
 

@@ -157,7 +157,9 @@ def test_replacement() -> None:
 
 
 def test_pictures() -> None:
-    viz = pytest.importorskip("roialign_ext.viz", reason="matplotlib is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from roialign_ext import viz
+
     measured = {"shifts": [0.0, 0.5], "size": 7.0, "bins": 3, "sampling_ratio": 2}
     assert complaints(partial(viz.position_error, "roi_align"), measured) == []
     assert complaints(partial(viz.value_error, "roi_align"), {**measured, "deviation": 2.0}) == []
