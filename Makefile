@@ -74,11 +74,11 @@ bench: installed
 test: installed
 	@cd tests && ../$(VENV)/bin/python -m roialign_ext
 	@echo "== Running the tests"
-	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not sanitizers and not budgets and not slow" $(TEST_ARGS)
+	cd tests && ../$(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not sanitizers and not budgets and not slow" $(TEST_ARGS)
 
 # Detectors and programs in processes of their own: compiled, distributed, in C++.
 test-slow: installed
-	cd tests && ../$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m slow $(TEST_ARGS)
+	cd tests && ../$(VENV)/bin/python -m pytest -n auto --dist loadfile -m slow $(TEST_ARGS)
 
 installed: $(VENV)/installed
 ifeq ($(WHEEL),)
@@ -115,7 +115,7 @@ format: .venv-lint/installed
 	.venv-lint/bin/clang-format -i $(CPP_FILES)
 
 sanitize-kernels: installed
-	cd tests && ../$(VENV)/bin/python -m pytest -q $(TEST_OPTIONS) -m sanitizers cuda/test_kernels.py
+	cd tests && ../$(VENV)/bin/python -m pytest -q $(TEST_OPTIONS) -n 0 -m sanitizers cuda/test_kernels.py
 
 sanitize: export ROIALIGN_EXT_SANITIZE = 1
 sanitize: $(VENV)/installed
@@ -130,7 +130,7 @@ cuda-architectures: export FORCE_CUDA = 1
 cuda-architectures: export NVCC_APPEND_FLAGS = --Werror all-warnings
 cuda-architectures: TORCH_CUDA_ARCH_LIST = release
 cuda-architectures: installed
-	cd tests && ../$(VENV)/bin/python -m pytest -q $(TEST_OPTIONS) -n 2 --dist loadfile -m budgets cuda
+	cd tests && ../$(VENV)/bin/python -m pytest -q $(TEST_OPTIONS) -n auto --dist loadfile -m budgets cuda
 
 clean:
 	rm -rf .venv-make .venv-lint .venv-docs .venv-torch-* build dist outputs *.egg-info .pytest_cache .mypy_cache \

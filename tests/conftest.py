@@ -37,6 +37,12 @@ KNOWN_WARNINGS = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of `pytest -n auto`: one more than processors, because some tests wait for other programs."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
 def pytest_configure() -> None:
     """Processes of pytest-xdist share the processors out, or they would wait for each other's threads."""
     gc.disable()  # until the tests are collected, none of which becomes garbage

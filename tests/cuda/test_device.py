@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 import roialign_ext
 from roialign_ext import _checks
-from support.cuda_cases import CASES, PYRAMID, Case, Operators, assert_agree, calculations, same_bits
+from support.cuda_cases import CASES, MANY_BLOCKS, PYRAMID, Case, Operators, assert_agree, calculations, same_bits
 from support.inputs import DTYPES, FORMATS, generator, random_tensor, requiring_grad
 from support.operator_calls import OperatorCall
 from support.operators import FIRST, OPERATORS
@@ -81,7 +81,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + MANY_BLOCKS, ids=str)
 def test_kernels_agree_with_the_cpu(case: Case) -> None:
     for calculation in calculations(case):
         result = calculation.run(CUDA)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,12 @@ from torch.utils import deterministic
 
 from support import cuda_shim
 from support.cuda_cases import (
-    AVERAGE_POOL,
     CASES,
     CPU,
+    OF_ONE_OPERATOR,
     RULES,
     SANITIZED,
+    Calculation,
     Case,
     Operators,
     assert_agree,
@@ -37,6 +38,7 @@ from support.tolerance import assert_within_rounding
 
 KIND = os.environ.get("ROIALIGN_EXT_SHIM", "plain")
 SEEDS = ("0", "1") if KIND == "plain" else ("0",)  # orders of threads and blocks
+SELECTION = OF_ONE_OPERATOR if KIND == "plain" else OF_ONE_OPERATOR[::3]
 CSRC = cuda_shim.ROOT / "csrc"
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
 
@@ -70,10 +72,11 @@ def test_memory_is_poisoned() -> None:
     assert (torch.empty(3, dtype=torch.uint8) == 255).all()
 
 
-@pytest.mark.parametrize("case", CASES if KIND == "plain" else SANITIZED, ids=str)
-def test_kernels_agree_with_the_cpu(shim: Operators, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results do not depend on the order of threads and blocks."""
-    for calculation in calculations(case):
+@pytest.fixture
+def assert_agrees(shim: Operators, monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, Calculation], None]:
+    """Compares a calculation with the CPU's; its results do not depend on the order of threads and blocks."""
+
+    def assert_agrees(case: Case, calculation: Calculation) -> None:
         results = []
         for seed in SEEDS:
             monkeypatch.setenv("SHIM_SEED", seed)
@@ -81,18 +84,24 @@ def test_kernels_agree_with_the_cpu(shim: Operators, case: Case, monkeypatch: py
         assert_agree(case, calculation, results[0])
         assert all(same_bits(result, results[0]) for result in results), calculation.name
 
+    return assert_agrees
 
-@pytest.mark.parametrize("case", AVERAGE_POOL if KIND == "plain" else AVERAGE_POOL[::3], ids=str)
-def test_average_pool_agrees_with_the_cpu(shim: Operators, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Averages and their derivative along a direction, with two orders of threads and blocks."""
-    pools = {one.name: one for one in reversed(list(calculations(case))) if one.name.startswith("pool order")}
-    for name in ("pool order 0", "pool order 1"):
-        results = []
-        for seed in SEEDS:
-            monkeypatch.setenv("SHIM_SEED", seed)
-            results.append(pools[name].run(shim))
-        assert_agree(case, pools[name], results[0])
-        assert all(same_bits(result, results[0]) for result in results), name
+
+@pytest.mark.parametrize("case", CASES if KIND == "plain" else SANITIZED, ids=str)
+def test_kernels_agree_with_the_cpu(assert_agrees: Callable[[Case, Calculation], None], case: Case) -> None:
+    for calculation in calculations(case):
+        assert_agrees(case, calculation)
+
+
+@pytest.mark.parametrize(("case", "names"), SELECTION, ids=[str(case) for case, _ in SELECTION])
+def test_operator_agrees_with_the_cpu(
+    assert_agrees: Callable[[Case, Calculation], None], case: Case, names: tuple[str, ...]
+) -> None:
+    """Averages with their derivative along a direction, and grad_input of many blocks."""
+    chosen = [calculation for calculation in calculations(case) if calculation.name in names]
+    assert len(chosen) == len(names)
+    for calculation in chosen:
+        assert_agrees(case, calculation)
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -618,7 +627,7 @@ def test_arguments_are_checked(shim: Operators) -> None:
 def test_sanitizers_find_nothing(kind: str) -> None:
     """The tests of this file under the sanitizers, with fewer cases."""
     result = cuda_shim.sanitized_python(
-        kind, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "auto", "--maxprocesses", "8",
+        kind, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "auto",
         str(Path(__file__)), ROIALIGN_EXT_SHIM=kind, OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]

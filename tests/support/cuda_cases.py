@@ -183,6 +183,9 @@ def calculations(case: Case) -> Iterator[Calculation]:
     largest_feature = max((float(one.max()) for one in absolute if one.numel() > 0), default=0.0)
     largest_grad = float(grad.abs().max()) if grad.numel() > 0 else 0.0
 
+    def of_argmax(argmax: Tensor | None) -> str:
+        return "" if argmax is None else " with an argmax"
+
     def pool(order: int, argmax: Tensor | None) -> Calculation:
         u, v = case.directions(order)
         value = case.extrapolation_value if order == 0 and argmax is None else 0.0
@@ -193,7 +196,8 @@ def calculations(case: Case) -> Iterator[Calculation]:
         def magnitude() -> Result:
             return CPU("_pool", absolute, boxes, u, v, argmax, case.bins, *geometry, abs(value))
 
-        return Calculation(f"pool order {order}", run, magnitude if order == 0 else None, largest_feature)
+        name = f"pool order {order}{of_argmax(argmax)}"
+        return Calculation(name, run, magnitude if order == 0 else None, largest_feature)
 
     def grad_input(order: int, argmax: Tensor | None, channels_last: bool) -> Calculation:
         u, v = case.directions(order)
@@ -204,12 +208,13 @@ def calculations(case: Case) -> Iterator[Calculation]:
 
         layout = "channels_last" if channels_last else "contiguous"
         magnitude = (lambda: call(CPU, grad.abs())) if order == 0 else None
-        return Calculation(f"{layout} grad_input order {order}", lambda ops: call(ops, grad), magnitude, largest_grad)
+        name = f"{layout} grad_input order {order}{of_argmax(argmax)}"
+        return Calculation(name, lambda ops: call(ops, grad), magnitude, largest_grad)
 
     def grad_boxes(order: int, argmax: Tensor | None) -> Calculation:
         v = case.directions(order)[0]
         return Calculation(
-            f"grad_boxes order {order}",
+            f"grad_boxes order {order}{of_argmax(argmax)}",
             lambda ops: ops("_pool_grad_boxes", grad, maps, boxes, v, argmax, *geometry),
             operand=largest_grad * largest_feature,
         )
@@ -361,18 +366,6 @@ BOUNDARIES = (
         for bins, ratio in (((22, 3), 1), ((3, 11), 2))
     ]
 )
-# Enough tiles and channels for the largest chunks of channels (kManyBlocks); an odd number of channels too, since the
-# gradient is copied.
-BOUNDARIES += [
-    Case("prroi_pool", boxes="8", channels=channels, planes=((5, 9),), images=32, layout=layout, dtype=dtype)
-    for channels, layout, dtype in (
-        (1028, "channels_last", torch.float16),
-        (1027, "contiguous", torch.bfloat16),
-        (1028, "channels_last", torch.float32),
-        (1027, "contiguous", torch.float32),
-        (1028, "channels_last", torch.float64),
-    )
-]
 # grad_input with lanes as channels: more bins in a tile than its tables hold, along each axis; boxes that
 # fill batches and pieces of the list; pyramids.
 BOUNDARIES += [
@@ -405,6 +398,18 @@ BOUNDARIES += [
         (33, (17, 19), torch.float32),
         (35, (17, 19), torch.float16),
         (34, (17, 19), torch.float64),
+    )
+]
+# grad_input with enough tiles and channels for the largest chunks of channels (kManyBlocks); an odd number of channels
+# too, since the gradient is copied.
+MANY_BLOCKS = [
+    Case("prroi_pool", boxes="8", channels=channels, planes=((5, 9),), images=32, layout=layout, dtype=dtype)
+    for channels, layout, dtype in (
+        (1028, "channels_last", torch.float16),
+        (1027, "contiguous", torch.bfloat16),
+        (1028, "channels_last", torch.float32),
+        (1027, "contiguous", torch.float32),
+        (1028, "channels_last", torch.float64),
     )
 ]
 CASES = ALL + DTYPES + LAYOUTS + BOUNDARIES
@@ -453,11 +458,14 @@ def _average_pool(rule: str) -> Iterator[Case]:
 
 
 AVERAGE_POOL = [case for rule in ("roi_align_half_pixel", "prroi_pool") for case in _average_pool(rule)]
+# Cases for one operator each, with the names of its calculations.
+OF_ONE_OPERATOR = [
+    *((case, ("pool order 0", "pool order 1")) for case in AVERAGE_POOL),
+    *((case, ("contiguous grad_input order 0", "channels_last grad_input order 0")) for case in MANY_BLOCKS),
+]
 # Every kernel, for the slower builds: rules differ only in the tables that the kernels over features read.
 SANITIZED = [
     case
     for case in CASES
-    if case.rule in ("roi_align_legacy", "roi_pool", "rotated_half_pixel")
-    or case.extrapolation_value != 0
-    or (case.images > 3 and case.dtype == torch.float32)
+    if case.rule in ("roi_align_legacy", "roi_pool", "rotated_half_pixel") or case.extrapolation_value != 0
 ] + [Case(rule="prroi_pool"), Case(rule="prroi_pool", planes=PYRAMID, boxes="60", images=3)]
