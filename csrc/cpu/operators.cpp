@@ -6,10 +6,21 @@
 #include "average.h"
 #include "call.h"
 #include "max_pool.h"
-#include "results.h"
+#include "pages.h"
 #include "rotated.h"
 
 namespace roialign_ext {
+namespace {
+
+// empty() with its pages supplied.
+Tensor empty_result(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last) {
+  Tensor result = empty(sizes, dtype, like, channels_last);
+  const int64_t bytes = result.numel() * static_cast<int64_t>(result.element_size());
+  if (bytes >= kWorthPopulating) supply_pages(result.mutable_data_ptr(), bytes);
+  return result;
+}
+
+}  // namespace
 
 Tensor pool(const Tensors& input, const Tensor& boxes, const OptionalTensor& u, const OptionalTensor& v,
             const OptionalTensor& argmax, const Sizes& output_size, const Geometry& geometry,

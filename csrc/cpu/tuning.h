@@ -33,7 +33,7 @@ constexpr int64_t kArgmaxChannels = 16;
 // Pixels that it copies at a time from the sums to the map, so that source and target stay in the cache.
 constexpr int64_t kArgmaxCopiedPixels = 16;
 
-// Memory of results (results.h). Allocators keep smaller blocks, and supplying their pages would save little time.
+// Memory of results (pages.h). Allocators keep smaller blocks, and supplying their pages would save little time.
 constexpr int64_t kWorthPopulating = 8 * kMiB;
 // Bytes that one thread populates, or looks up, at a time; whole huge pages.
 constexpr int64_t kPageChunk = 2 * kMiB;

@@ -6,7 +6,6 @@ import ctypes
 import math
 import shutil
 import subprocess
-import sysconfig
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +16,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from oracle.reference_sampled import round_half_away
-from support.cache import cached, headers
+from support.cache import ROOT
+from support.plain_functions import load
 
-ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "csrc" / "core"
 HALF_PIXEL, LEGACY, WARP, PRROI, ROI_POOL, CROP, CROP_NEAREST = range(7)
 VALUE, EDGES, DIRECTION, EDGES_ALONG = range(4)
@@ -46,18 +45,7 @@ Table = dict[tuple[int, int], tuple[float, float]]
 
 @pytest.fixture(scope="module")
 def core() -> ctypes.CDLL:
-    compiler = (sysconfig.get_config_var("CXX") or "c++").split()[0]
-    flags = "-std=c++17 -O2 -Wall -Wextra -Werror -ffp-contract=off -fPIC -shared"
-    flags += " -fsanitize=undefined -fno-sanitize-recover"
-    source = Path(__file__).parent / "harness.cpp"
-    command = [compiler, *flags.split(), f"-I{CORE}", str(source)]
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-
-    def make(folder: Path) -> None:
-        subprocess.run([*command, "-o", str(folder / "core.so")], check=True)
-
-    library = cached("core", [version, *command, source, *headers()], make) / "core.so"
-    loaded = ctypes.CDLL(str(library))
+    loaded = load("core", [Path(__file__).parent / "harness.cpp"], "core", "-std=c++17")
     integer, real = ctypes.c_int64, ctypes.c_double
     loaded.build_taps.restype = integer
     box = [ctypes.c_int, real, real, real, integer, integer, integer]

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
+import shlex
 import shutil
+import subprocess
+import sysconfig
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "tests"
+
+
+def compiler() -> list[str]:
+    """The C++ compiler that built Python, unless CXX names another."""
+    return shlex.split(os.environ.get("CXX") or (sysconfig.get_config_var("CXX") or "c++").split()[0])
+
+
+@cache
+def compiler_version() -> str:
+    """The words of the compiler for --version."""
+    return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def headers() -> list[Path]:

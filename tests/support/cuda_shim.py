@@ -13,9 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ import torch
 from torch.utils import cpp_extension
 
 import roialign_ext  # noqa: F401  (its operators have the schemas)
-from support.cache import ROOT, cached, headers
+from support.cache import ROOT, cached, compiler, compiler_version, headers
 
 SHIM = ROOT / "tests" / "cuda" / "shim"
 SCHEDULER, GLUE = SHIM / "scheduler.cpp", SHIM / "operators.cpp"
@@ -64,21 +62,10 @@ OPTIONS = {
 }
 
 
-def compiler() -> list[str]:
-    """The C++ compiler that built Python, unless CXX names another."""
-    return shlex.split(os.environ.get("CXX") or (sysconfig.get_config_var("CXX") or "c++").split()[0])
-
-
 def needs_gcc() -> pytest.MarkDecorator:
     """For tests of counted builds: other compilers have other flags."""
-    is_gcc = shutil.which(compiler()[0]) is not None and "Free Software Foundation" in version()
+    is_gcc = shutil.which(compiler()[0]) is not None and "Free Software Foundation" in compiler_version()
     return pytest.mark.skipif(not is_gcc, reason="counted builds need GCC")
-
-
-@cache
-def version() -> str:
-    """The flags of the compiler."""
-    return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def compiled(source: Path, kind: str) -> Path:
@@ -91,7 +78,7 @@ def compiled(source: Path, kind: str) -> Path:
     files = [source, *headers()]
     if source == GLUE:  # includes them
         files += sorted(path for part in ("", "cuda") for path in (ROOT / "csrc" / part).glob("*.cpp"))
-    depends_on = [version(), torch.__version__, shlex.join(command), *files]
+    depends_on = [compiler_version(), torch.__version__, shlex.join(command), *files]
 
     def make(folder: Path) -> None:
         run([*command, "-o", str(folder / "object.o")])

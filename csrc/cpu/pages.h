@@ -1,11 +1,11 @@
-// Memory of results. Allocators return a large block to the system after every call. The system's work on the first
-// write to each page can then cost more than the pooling.
+// Pages of large blocks of memory. Allocators return a large block to the system after every call. The system's work on
+// the first write to each page can then cost more than the pooling.
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <string>
 
-#include "../tensor.h"
 #include "tuning.h"
 
 namespace roialign_ext {
@@ -46,8 +46,9 @@ Pages choose_pages(int64_t bytes, const HugePageFacts& facts);
 // refuses, pages come as they are touched. So errors are ignored.
 void supply_pages(void* data, int64_t bytes, Pages pages);
 
-// empty() with its pages supplied. The environment variable ROIALIGN_EXT_PAGES replaces the rule.
-Tensor empty_result(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last);
+// The same for a new result of at least kWorthPopulating bytes. The rule chooses, or the environment variable
+// ROIALIGN_EXT_PAGES.
+void supply_pages(void* data, int64_t bytes);
 
 // The names of the choices: touched, populated, huge. Raises ValueError for another one.
 Pages pages_from_name(const std::string& name);

@@ -1,4 +1,4 @@
-#include "results.h"
+#include "pages.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <sstream>
+#include <stdexcept>
 
 #include "../parallel.h"
 #include "tuning.h"
@@ -161,19 +162,14 @@ void supply_pages(void* data, int64_t bytes, Pages pages) {
   });
 }
 
-Tensor empty_result(const Sizes& sizes, ScalarType dtype, const Tensor& like, bool channels_last) {
-  Tensor result = empty(sizes, dtype, like, channels_last);
-  const int64_t bytes = result.numel() * static_cast<int64_t>(result.element_size());
-  if (bytes < kWorthPopulating) return result;
-  void* data = result.mutable_data_ptr();
-  if (WholePages(data, bytes).all_resident()) return result;
+void supply_pages(void* data, int64_t bytes) {
+  if (WholePages(data, bytes).all_resident()) return;
   const auto& forced = forced_pages();
   const Pages pages = forced.has_value() ? *forced : choose_pages(bytes, read_huge_page_facts());
   const auto begin = std::chrono::steady_clock::now();
   supply_pages(data, bytes, pages);
   const std::chrono::nanoseconds taken = std::chrono::steady_clock::now() - begin;
   if (bytes >= kWorthHugePages) trials().record(pages, is_stall(bytes, taken.count()));
-  return result;
 }
 
 Pages pages_from_name(const std::string& name) {
