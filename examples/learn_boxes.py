@@ -80,7 +80,7 @@ def save_animation(path: Path, frames: list[Image.Image]) -> None:
     greys = [(level, level, level) for level in range(0, 256, 6)]
     palette = Image.new("P", (1, 1))
     palette.putpalette([channel for colour in (*greys, *(colour for _, colour in COLOURS)) for channel in colour])
-    first, *others = (one.quantize(palette=palette, dither=Image.Dither.NONE) for one in frames)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [800] + [70] * (len(frames) - 2) + [2500]  # milliseconds
     first.save(path, save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
 

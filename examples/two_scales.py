@@ -34,15 +34,15 @@ def roi_align_two_scales(
 
     ``aligned=True`` shifts the boxes by half a map pixel after they are scaled, along both axes.
     """
-    scaled = [one * one.new_tensor([*scales, *scales]) for one in boxes]
+    scaled = [image_boxes * image_boxes.new_tensor([*scales, *scales]) for image_boxes in boxes]
     return roi_align(input, scaled, output_size, sampling_ratio=sampling_ratio, aligned=True)
 
 
 def expected(features: Tensor, box: list[float]) -> NDArray[Any]:
     """All channels of one box by the definition."""
     x1, y1, x2, y2 = (coordinate * scale for coordinate, scale in zip(box, SCALES * 2, strict=True))
-    results = [roi_align_by_definition(one.numpy(), [(y1, y2), (x1, x2)], BINS, RATIO) for one in features[0]]
-    return np.stack(results)
+    spans = [(y1, y2), (x1, x2)]
+    return np.stack([roi_align_by_definition(channel.numpy(), spans, BINS, RATIO) for channel in features[0]])
 
 
 def slope(features: Tensor, box: list[float], coordinate: int, step: float = 1e-5) -> float:

@@ -237,8 +237,8 @@ def _has_tangent(arguments: tuple[Any, ...]) -> bool:
     if "torch._dynamo" not in sys.modules:
         return False
     for argument in arguments:
-        for one in argument if isinstance(argument, list) else [argument]:
-            if one is not None and torch._unpack_dual(one, level=0).tangent is not None:
+        for tensor in argument if isinstance(argument, list) else [argument]:
+            if tensor is not None and torch._unpack_dual(tensor, level=0).tangent is not None:
                 return True
     return False
 

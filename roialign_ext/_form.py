@@ -159,7 +159,7 @@ class Form:
             self.grad_direction(1) if v else None,
             None,
             self.pool() if grad else None,
-            *[one if need else None for one, need in zip(grad_input, maps, strict=True)],
+            *[grad if need else None for grad, need in zip(grad_input, maps, strict=True)],
         ]
 
     def tangent(self, tangents: Sequence[Tensor | None]) -> Any:
@@ -168,7 +168,9 @@ class Form:
         moved = []
         if defined(*maps):
             pairs = zip(maps, self.maps, strict=True)
-            moved.append(self.with_maps([torch.zeros_like(one) if by is None else by for by, one in pairs]))
+            moved.append(
+                self.with_maps([torch.zeros_like(feature_map) if by is None else by for by, feature_map in pairs])
+            )
         if grad is not None:
             moved.append(self.with_grad(grad))
         if boxes is not None:
@@ -191,8 +193,8 @@ def zero_maps(maps: Sequence[Tensor | None], input_size: Sizes, like: Tensor) ->
     """Gradients of maps, with zeros in the dtype and on the device of ``like`` where there is none."""
     planes = zip(input_size[2::2], input_size[3::2], strict=True)
     return [
-        like.new_zeros((*input_size[:2], *plane)) if one is None else one
-        for one, plane in zip(maps, planes, strict=True)
+        like.new_zeros((*input_size[:2], *plane)) if feature_map is None else feature_map
+        for feature_map, plane in zip(maps, planes, strict=True)
     ]
 
 
@@ -201,7 +203,7 @@ def layout_of(maps: Maps) -> tuple[Sizes, bool]:
     finest = maps[0]
     sizes: Sizes = finest.shape
     if len(maps) > 1:
-        sizes = [*sizes, *(length for one in maps[1:] for length in one.shape[2:])]
+        sizes = [*sizes, *(length for level in maps[1:] for length in level.shape[2:])]
     return sizes, is_channels_last(finest)
 
 

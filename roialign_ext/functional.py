@@ -33,7 +33,7 @@ def own_list(maps: list[Tensor]) -> list[Tensor]:
 
     TorchScript would share one ``list(maps)`` among several calls.
     """
-    return [one for one in maps]  # noqa: C416
+    return [feature_map for feature_map in maps]  # noqa: C416
 
 
 # TorchScript reads these annotations: typing.Union, not the bar.

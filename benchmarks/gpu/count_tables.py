@@ -56,13 +56,13 @@ def section(before: list[Cell], after: list[Cell], predicted: dict[str, list[str
     for old, new in zip(before, after, strict=True):
         case = new["case"]
         assert old["case"] == case, f"counts before are of {old['case']}, now of {case}"
-        one, two = totals(old), totals(new)
+        old_totals, new_totals = totals(old), totals(new)
         times = " → ".join(predicted.get(" ".join(case.values()), ["-"]))
         row = [*(case[name] for name in ("workload", "direction", "dtype", "layout"))]
-        row += [change(one, two, name, 1e6, 2) for name in ("loads",)]
-        row += [change(one, two, "sectors", 1, 1)]
-        row += [change(one, two, name, 1e6, 2) for name in ("stores", "tables", "wavefronts")]
-        rows.append([*row, change(one, two, "cache", 1e6, 0), f"{floor(case):.0f}", times, NOT_MEASURED])
+        row += [change(old_totals, new_totals, name, 1e6, 2) for name in ("loads",)]
+        row += [change(old_totals, new_totals, "sectors", 1, 1)]
+        row += [change(old_totals, new_totals, name, 1e6, 2) for name in ("stores", "tables", "wavefronts")]
+        rows.append([*row, change(old_totals, new_totals, "cache", 1e6, 0), f"{floor(case):.0f}", times, NOT_MEASURED])
     return table(header, rows)
 
 

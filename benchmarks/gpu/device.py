@@ -179,8 +179,8 @@ class Cuda:
         other = torch.empty_like(large)
         yield Limit("copy", "GB/s", 2 * LARGE_BYTES, lambda: other.copy_(large))
         yield Limit("fill", "GB/s", LARGE_BYTES, lambda: other.fill_(1.5))
-        one = torch.zeros(1, device=self.name)
-        yield Limit("launch", "us", LAUNCHES, lambda: [one.add_(1.0) for _ in range(LAUNCHES)])
+        counter = torch.zeros(1, device=self.name)
+        yield Limit("launch", "us", LAUNCHES, lambda: [counter.add_(1.0) for _ in range(LAUNCHES)])
         from . import limit_kernels as kernels  # they need Triton
 
         properties = torch.cuda.get_device_properties(0)

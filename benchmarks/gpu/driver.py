@@ -70,7 +70,7 @@ class Table:
     ending: float = 4.0  # for the summary
 
     def scaled(self, factor: float) -> Table:
-        phases = tuple(replace(one, box=one.box * factor, least=one.least * factor) for one in self.phases)
+        phases = tuple(replace(phase, box=phase.box * factor, least=phase.least * factor) for phase in self.phases)
         return Table(phases, self.deadline * factor, self.grace * factor, self.ending * factor)
 
     def box(self, phase: Phase, now: float) -> float:
@@ -206,7 +206,7 @@ class Run:
     def __init__(self, table: Table, folder: Path, sentences: Sequence[str], environment: dict[str, str]) -> None:
         self.started = time.monotonic()
         self.table, self.folder, self.environment = table, folder, environment
-        self.entries = {one.name: Entry(one) for one in table.phases}
+        self.entries = {phase.name: Entry(phase) for phase in table.phases}
         self.first = self.entries[table.phases[0].name]
         self.interrupted = ""
         self.lost = 0  # results of phases that could not be written
@@ -402,24 +402,24 @@ def plan(table: Table) -> list[tuple[Phase, float, float]]:
     ends: dict[str, float] = {}
     lanes: dict[str, float] = {}
     result = []
-    for one in table.phases:
+    for planned in table.phases:
         first = table.phases[0]
-        waits = [ends[name] for name in (*one.after, *one.needs)]
-        begin = max([lanes.get(one.lane, 0.0), ends.get(first.name, 0.0), *waits])
-        box = table.box(one, begin)
-        box = box if box >= one.least else 0.0
-        ends[one.name] = lanes[one.lane] = begin + box
-        result.append((one, begin, box))
+        waits = [ends[name] for name in (*planned.after, *planned.needs)]
+        begin = max([lanes.get(planned.lane, 0.0), ends.get(first.name, 0.0), *waits])
+        box = table.box(planned, begin)
+        box = box if box >= planned.least else 0.0
+        ends[planned.name] = lanes[planned.lane] = begin + box
+        result.append((planned, begin, box))
     return result
 
 
 def print_plan(name: str, table: Table) -> None:
     print(f"{name}: {table.deadline:.0f} s in all; phases begin earlier where earlier ones end earlier")
     print(f"{'at latest':>9} {'box':>5}  {'phase':<16}{'lane':<8}{'needs':<24}what")
-    for one, begin, box in plan(table):
-        left = f"{box:.0f}" if box == one.box else f"{box:.0f}/{one.box:.0f}"
-        needs = ", ".join((*one.needs, *(f"({name})" for name in one.after)))
-        print(f"{begin:>8.0f}s {left:>5}  {one.name:<16}{one.lane:<8}{needs:<24}{one.about}")
+    for planned, begin, box in plan(table):
+        left = f"{box:.0f}" if box == planned.box else f"{box:.0f}/{planned.box:.0f}"
+        needs = ", ".join((*planned.needs, *(f"({name})" for name in planned.after)))
+        print(f"{begin:>8.0f}s {left:>5}  {planned.name:<16}{planned.lane:<8}{needs:<24}{planned.about}")
 
 
 def main() -> int:
@@ -438,7 +438,9 @@ def main() -> int:
     setting = prepare()
     if setting.slow_build:
         boxes = {"build": SLOW_BUILD, "variants build": 0.0}
-        table = replace(table, phases=tuple(replace(one, box=boxes.get(one.name, one.box)) for one in table.phases))
+        table = replace(
+            table, phases=tuple(replace(phase, box=boxes.get(phase.name, phase.box)) for phase in table.phases)
+        )
     if arguments.dry_run:
         print(*setting.sentences, sep="\n")
         print_plan(arguments.table, table)

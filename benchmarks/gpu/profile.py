@@ -119,9 +119,9 @@ def main() -> int:
             metrics = [metric for metric in metrics if metric not in unknown]
             status, lines = profile(case, metrics, arguments)
         cells = [cell(case, row) for row in rows(lines)]
-        for one in cells:
-            print(case, one["kernel"], f"{one.get('ns', 'no')} ns", flush=True)
-            store.append("profile", one)
+        for found in cells:
+            print(case, found["kernel"], f"{found.get('ns', 'no')} ns", flush=True)
+            store.append("profile", found)
         if status != 0 or not cells:
             failed += 1
             how = "its time was up" if status is None else f"status {status}"

@@ -175,19 +175,19 @@ def run_all(names: list[str], results: Path) -> list[str]:
             process = get_context("fork").Process(target=work, args=(name, results), daemon=True)
             process.start()
             running.append(Running(name, process, time.monotonic()))
-        for one in list(running):
-            age, status = time.monotonic() - one.begun, one.process.exitcode
+        for call in list(running):
+            age, status = time.monotonic() - call.begun, call.process.exitcode
             if status is None and age < SECONDS_OF_A_CALL and seconds_left() > 0:
                 continue
-            running.remove(one)
+            running.remove(call)
             if status is None:
-                one.process.kill()
-                note(store, one.name, "timed out", "", age)
+                call.process.kill()
+                note(store, call.name, "timed out", "", age)
             elif status not in (0, 1):
                 how = f"status {status}" if status > 0 else signal.Signals(-status).name
-                note(store, one.name, "crashed", how, age)
+                note(store, call.name, "crashed", how, age)
             if status != 0:
-                failed.append(one.name)
+                failed.append(call.name)
         time.sleep(0.005)
     return failed
 

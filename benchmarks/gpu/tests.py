@@ -119,10 +119,10 @@ def together(runs: list[Watched]) -> bool:
     started: list[Watched] = []
     ended = []
     try:
-        started += [one.start() for one in runs]
-        wait([one.child for one in started], seconds_left() - GRACE)
+        started += [run.start() for run in runs]
+        wait([run.child for run in started], seconds_left() - GRACE)
     finally:
-        ended += [one.end() for one in started]
+        ended += [run.end() for run in started]
     return all(ended)
 
 

@@ -58,9 +58,9 @@ def features(
     call: OperatorCall, dtype: torch.dtype = torch.float32, channels: int = 66, channels_last: bool = False
 ) -> Any:
     """The first argument of the operator, a map or a pyramid with about that many channels, on the device."""
-    one = random_tensor(2, channels // call.groups, HEIGHT, WIDTH, dtype=dtype)
-    maps = call.input_of(one.contiguous(memory_format=FORMATS[channels_last]))
-    return tree_map(lambda one: one.cuda(), maps)
+    feature_map = random_tensor(2, channels // call.groups, HEIGHT, WIDTH, dtype=dtype)
+    maps = call.input_of(feature_map.contiguous(memory_format=FORMATS[channels_last]))
+    return tree_map(lambda feature_map: feature_map.cuda(), maps)
 
 
 def forward_and_backward(call: OperatorCall, maps: Any, boxes: Tensor) -> tuple[Tensor, ...]:
@@ -95,9 +95,9 @@ def test_kernels_agree_with_the_cpu(case: Case) -> None:
 def test_public_operators_agree_with_the_cpu(call: OperatorCall, dtype: torch.dtype, channels_last: bool) -> None:
     maps, boxes = features(call, dtype, channels_last=channels_last), boxes_of(call, overlapping_corners(40))
     on_cuda = forward_and_backward(call, maps, boxes)
-    maps, boxes = tree_map(lambda one: one.cpu(), maps), boxes.cpu()
+    maps, boxes = tree_map(lambda feature_map: feature_map.cpu(), maps), boxes.cpu()
     on_cpu = forward_and_backward(call, maps, boxes)
-    wide = forward_and_backward(call, tree_map(lambda one: one.double(), maps), boxes)
+    wide = forward_and_backward(call, tree_map(lambda feature_map: feature_map.double(), maps), boxes)
     for actual, expected, exact in zip(on_cuda, on_cpu, wide, strict=True):
         assert (actual.dtype, actual.stride()) == (expected.dtype, expected.stride())
         scale = float(exact.abs().max())
@@ -184,8 +184,8 @@ def test_calls_run_on_the_device_of_their_tensors() -> None:
     expected = forward_and_backward(ROI_ALIGN, x, boxes)
     with torch.cuda.device(0):
         result = forward_and_backward(ROI_ALIGN, x.to("cuda:1"), boxes.to("cuda:1"))
-    assert all(one.device.index == 1 for one in result)
-    assert same_bits(tuple(one.cpu() for one in result), tuple(one.cpu() for one in expected))
+    assert all(tensor.device.index == 1 for tensor in result)
+    assert same_bits(tuple(tensor.cpu() for tensor in result), tuple(tensor.cpu() for tensor in expected))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 9), (0, 3, 7, 9), (2, 0, 7, 9), (2, 3, 0, 9)])

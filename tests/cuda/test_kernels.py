@@ -229,7 +229,7 @@ def test_levels_of_several_layouts(shim: Operators, channels: int) -> None:
     maps, boxes, arguments = case.maps(), case.boxes_tensor(), case.geometry
     (expected,) = CPU("_pool", maps, boxes, None, None, None, case.bins, *arguments)
     for layouts in (("channels_last", "contiguous"), ("contiguous", "channels_last"), ("channels_last", "sliced")):
-        mixed = [with_layout(one, layout) for one, layout in zip(maps, layouts, strict=True)]
+        mixed = [with_layout(feature_map, layout) for feature_map, layout in zip(maps, layouts, strict=True)]
         (out,) = shim("_pool", mixed, boxes, None, None, None, case.bins, *arguments)
         assert out.is_contiguous(memory_format=torch.channels_last) == (layouts[0] == "channels_last")
         assert_close(out, expected)
@@ -323,8 +323,9 @@ def test_bins_of_far_boxes_keep_apart(shim: Operators, rule: str, bins: int, mon
         orders.append(results(shim))
     for actual, other, expected in zip(orders[0], orders[-1], results(CPU), strict=True):
         assert same_bits(actual, other)
-        for one, two in zip(actual, expected, strict=True):
-            assert_close(one, two) if one.is_floating_point() else torch.testing.assert_close(one, two)
+        for result, reference in zip(actual, expected, strict=True):
+            compare = assert_close if result.is_floating_point() else torch.testing.assert_close
+            compare(result, reference)
 
 
 @pytest.mark.skipif(KIND != "plain", reason="a map of 8 million pixels")

@@ -46,8 +46,8 @@ def assert_same_bits(call: OperatorCall, features: Any, boxes: Tensor, threads: 
     expected = run_everything(call, features, boxes, grad)
     for number in threads:
         torch.set_num_threads(number)
-        for actual, one in zip(run_everything(call, features, boxes, grad), expected, strict=True):
-            assert torch.equal(actual, one)
+        for actual, reference in zip(run_everything(call, features, boxes, grad), expected, strict=True):
+            assert torch.equal(actual, reference)
 
 
 @pytest.mark.usefixtures("restore_threads")

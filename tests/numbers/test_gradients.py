@@ -276,7 +276,7 @@ def test_gradients_only_where_required(call: OperatorCall) -> None:
         assert not call(features, boxes).requires_grad
     alone = []
     for leaf_map in tree_leaves(features):
-        others_detached = tree_map(lambda one: one if one is leaf_map else one.detach(), features)  # noqa: B023
+        others_detached = tree_map(lambda level: level if level is leaf_map else level.detach(), features)  # noqa: B023
         alone += call.gradients([others_detached, boxes])
     alone += call.gradients([plain, leaf]) if leaf.requires_grad else []
     for together, only in zip(call.gradients([features, leaf]), alone, strict=True):

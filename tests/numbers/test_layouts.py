@@ -50,7 +50,7 @@ def arguments_and_grad(
 ) -> tuple[Any, Tensor, Tensor]:
     """Features, boxes and the gradient of the output."""
     maps = call.input_of(random_tensor(2, channels, 7, 9, seed=1, dtype=dtype))
-    features = tree_map(lambda one: with_layout(one, layout), maps)
+    features = tree_map(lambda feature_map: with_layout(feature_map, layout), maps)
     boxes = call.boxes("inside", "crossing", dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     shape = call.output_shape(features, boxes)
     return features, boxes, with_layout(random_tensor(*shape, seed=2, dtype=dtype), grad_layout)
@@ -91,7 +91,7 @@ def test_layouts_of_the_output_gradient(call: OperatorCall, grad_layout: str) ->
     assert_layouts_change_nothing(call, torch.float64, 3, "channels_last", grad_layout)
 
 
-ROI_ALIGN = [one for one in NAMES_AND_LAYOUTS if one[0] in ("roi_align", "roi_align-max")]
+ROI_ALIGN = [pair for pair in NAMES_AND_LAYOUTS if pair[0] in ("roi_align", "roi_align-max")]
 
 
 @pytest.mark.parametrize(("name", "layout"), ROI_ALIGN)

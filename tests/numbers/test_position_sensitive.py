@@ -48,7 +48,7 @@ def test_derivatives_equal_those_of_roi_align() -> None:
     ):
         leaves = FEATURES.clone().requires_grad_(), boxes.clone().requires_grad_()
         firsts = torch.autograd.grad(pool(*leaves), leaves, grad, create_graph=True)
-        seconds = torch.autograd.grad([one.square().sum() for one in firsts], leaves)
+        seconds = torch.autograd.grad([first.square().sum() for first in firsts], leaves)
         results.append([*firsts, *seconds])
     for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-11, rtol=1e-11)

@@ -78,7 +78,7 @@ def draw_call(
     seed = draw(st.integers(0, 1000))
     maps = call.input_of(random_tensor(*shape, seed=seed, dtype=draw(st.sampled_from(dtypes))))
     layout = draw(st.sampled_from(LAYOUTS))
-    features = tree_map(lambda one: with_layout(one, layout), maps)
+    features = tree_map(lambda feature_map: with_layout(feature_map, layout), maps)
     count = draw(st.integers(0 if extreme else 1, 5))
     table = [[float(draw(st.integers(0, shape[0] - 1))), *row_of(draw, call, shape, extreme)] for _ in range(count)]
     boxes = torch.tensor(table, dtype=torch.float64).reshape(-1, call.columns).to(draw(st.sampled_from(dtypes)))
@@ -124,7 +124,7 @@ def test_adjoint(calls: st.SearchStrategy[OperatorCall], data: Any) -> None:
     out = call(case.features, case.boxes)
     grad = random_tensor(*out.shape, seed=case.seed + 1)
     grad_inputs = call.gradients([call.leaves(case.features, case.boxes)[0], case.boxes], grad)
-    products = [one * by_one for one, by_one in zip(features, grad_inputs, strict=True)]
+    products = [feature_map * by_one for feature_map, by_one in zip(features, grad_inputs, strict=True)]
     terms = float((out * grad).abs().sum() + sum(product.abs().sum() for product in products))
     assert abs(float((out * grad).sum() - sum(product.sum() for product in products))) <= 1e-13 * terms
 
@@ -137,7 +137,10 @@ def test_between_the_extremes_of_the_map(calls: st.SearchStrategy[OperatorCall],
     out, outside = case.call(case.features, case.boxes), case.call.outside
     if out.numel():
         maps = tree_leaves(case.features)
-        low, high = min(float(one.min()) for one in maps), max(float(one.max()) for one in maps)
+        low, high = (
+            min(float(feature_map.min()) for feature_map in maps),
+            max(float(feature_map.max()) for feature_map in maps),
+        )
         roundings = 8 if isinstance(case.call, RoIAlignCall) else 16
         slack = torch.finfo(torch.float32).eps * roundings * max(abs(low), abs(high), abs(outside))
         slack += torch.finfo(out.dtype).eps * abs(outside)
@@ -158,7 +161,7 @@ def test_boxes_and_channels_are_independent(calls: st.SearchStrategy[OperatorCal
     for k in range(len(boxes)):
         torch.testing.assert_close(call(features, boxes[k : k + 1]), out[k : k + 1], atol=1e-13, rtol=0)
     for c in range(0, out.shape[1], 7):
-        part = tree_map(lambda one: one[:, call.channels_of([c])], features)  # noqa: B023
+        part = tree_map(lambda feature_map: feature_map[:, call.channels_of([c])], features)  # noqa: B023
         torch.testing.assert_close(call(part, boxes), out[:, c : c + 1], atol=1e-13, rtol=0)
 
 

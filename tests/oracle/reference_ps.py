@@ -99,34 +99,34 @@ def forward(features: Array, boxes: Array, params: Params) -> Array:
     """The mean over the points of every bin; points beside the map count as 0, a bin without points gives 0."""
     bins_y, bins_x = params.output_size
     out = np.zeros((len(boxes), features.shape[1] // (bins_y * bins_x), bins_y, bins_x))
-    for one in bins(boxes, features.shape, params):
-        plane = features[one.image, one.channels]
-        for y in one.rows:
-            for x in one.columns:
-                out[one.place] += interpolate(plane, y.taps, x.taps)
-        out[one.place] /= one.count
+    for bin_ in bins(boxes, features.shape, params):
+        plane = features[bin_.image, bin_.channels]
+        for y in bin_.rows:
+            for x in bin_.columns:
+                out[bin_.place] += interpolate(plane, y.taps, x.taps)
+        out[bin_.place] /= bin_.count
     return out
 
 
 def grad_input(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` with respect to the features."""
     result = np.zeros(features.shape)
-    for one in bins(boxes, features.shape, params):
-        share = grad[one.place] / one.count
-        for y in one.rows:
-            for x in one.columns:
+    for bin_ in bins(boxes, features.shape, params):
+        share = grad[bin_.place] / bin_.count
+        for y in bin_.rows:
+            for x in bin_.columns:
                 for r, wy in y.taps:
                     for q, wx in x.taps:
-                        result[one.image, one.channels, r, q] += wy * wx * share
+                        result[bin_.image, bin_.channels, r, q] += wy * wx * share
     return result
 
 
 def grad_boxes(grad: Array, features: Array, boxes: Array, params: Params) -> Array:
     """The gradient of ``sum(grad * forward(features, boxes))`` with respect to the boxes, of samples."""
     result = np.zeros((len(boxes), 5))
-    for one in bins(boxes, features.shape, params):
-        plane = features[one.image, one.channels]
-        for y in one.rows:
-            for x in one.columns:
-                add_grad_boxes(result[one.place[0]], grad[one.place] / one.count, plane, y, x)
+    for bin_ in bins(boxes, features.shape, params):
+        plane = features[bin_.image, bin_.channels]
+        for y in bin_.rows:
+            for x in bin_.columns:
+                add_grad_boxes(result[bin_.place[0]], grad[bin_.place] / bin_.count, plane, y, x)
     return result

@@ -28,10 +28,10 @@ def test_grad_inputs_are_those_of_the_forward(call: OperatorCall) -> None:
     boxes = call.boxes()
     boxes, features = boxes[boxes[:, 1:].abs().amax(1) < 100], call.input_of(FEATURES)
     grad = random_tensor(*call.output_shape(features, boxes), seed=2)
-    toward = tree_map(lambda one: random_tensor(*one.shape, seed=3), features)
+    toward = tree_map(lambda feature_map: random_tensor(*feature_map.shape, seed=3), features)
 
     def loss(step: float) -> float:
-        moved = tree_map(lambda one, direction: one + step * direction, features, toward)
+        moved = tree_map(lambda feature_map, direction: feature_map + step * direction, features, toward)
         return float((grad * call.forward(moved, boxes)).sum())
 
     pairs = zip(call.grad_inputs(grad, features, boxes), tree_leaves(toward), strict=True)
@@ -63,7 +63,7 @@ def test_grad_boxes_equal_finite_differences(name: str) -> None:
 def test_coordinates_that_are_not_finite_give_what_is_outside(call: OperatorCall) -> None:
     boxes, features = call.boxes("not_finite"), call.input_of(FEATURES)
     value = call.outside
-    out = call.forward(tree_map(lambda one: torch.full_like(one, value), features), boxes)
+    out = call.forward(tree_map(lambda feature_map: torch.full_like(feature_map, value), features), boxes)
     assert torch.equal(out, torch.full_like(out, value))
     if call.box_order > 0 and not isinstance(call, CropCall):
         assert not bool(call.forward(features, boxes).any())

@@ -46,7 +46,11 @@ def loss_module() -> Any:
 
 
 def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): one.grad for name, one in module.named_parameters() if one.grad is not None}
+    return {
+        name.removeprefix("module."): parameter.grad
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 def work(rank: int, folder: Path) -> None:

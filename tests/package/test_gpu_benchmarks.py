@@ -108,8 +108,8 @@ def test_boxes_are_those_of_earlier_results() -> None:
     """Sums of all coordinates of A to M: results stay comparable as long as these do."""
     workloads = importlib.import_module("benchmarks.workloads")
     sums = {
-        key: float(workloads.make_boxes(one, torch.Generator().manual_seed(workloads.SEED)).double().sum())
-        for key, one in workloads.WORKLOADS.items()
+        key: float(workloads.make_boxes(workload, torch.Generator().manual_seed(workloads.SEED)).double().sum())
+        for key, workload in workloads.WORKLOADS.items()
     }
     expected = [
         2153354.4,
@@ -130,16 +130,16 @@ def test_variations_are_of_their_workload() -> None:
     """Boxes lie inside the image and visit the images in turn; sorting changes their order alone."""
     workloads = importlib.import_module("benchmarks.workloads")
     boxes = {
-        key: workloads.make_boxes(one, torch.Generator().manual_seed(workloads.SEED))
-        for key, one in (workloads.WORKLOADS | workloads.VARIATIONS).items()
+        key: workloads.make_boxes(workload, torch.Generator().manual_seed(workloads.SEED))
+        for key, workload in (workloads.WORKLOADS | workloads.VARIATIONS).items()
     }
-    for key, one in workloads.VARIATIONS.items():
-        rows, (height, width) = boxes[key], one.image_size
-        assert rows.shape == (one.boxes, 5)
+    for key, workload in workloads.VARIATIONS.items():
+        rows, (height, width) = boxes[key], workload.image_size
+        assert rows.shape == (workload.boxes, 5)
         assert rows[:, 1:3].min() >= 0
         assert (rows[:, 3:] <= torch.tensor([width, height]) + 1e-3).all()
         assert (rows[:, 3:] > rows[:, 1:3]).all()
-        assert rows[:, 0].unique().tolist() == list(range(one.images))
+        assert rows[:, 0].unique().tolist() == list(range(workload.images))
     assert not torch.equal(boxes["A sorted"], boxes["A"])
     assert torch.equal(boxes["A sorted"].unique(dim=0), boxes["A"].unique(dim=0))
     centres = (boxes["E clustered"][:, 1:3] + boxes["E clustered"][:, 3:]) / 2
@@ -167,10 +167,10 @@ def test_bytes_and_products_are_those_of_every_sample() -> None:
         union |= {(image, level, y, x) for y in ys for x in xs}
         pixels += len(ys) * len(xs)
         sectors += sum(len({(y * width + x) * 4 // 32 for x in xs}) for y in ys)
-        tiles_y, tiles_x = (sum(len({i // 8 for i in one}) for one in axis) for axis in (rows, columns))
+        tiles_y, tiles_x = (sum(len({i // 8 for i in indices}) for indices in axis) for axis in (rows, columns))
         tiles += tiles_y * tiles_x
         terms_y, terms_x = (sum(map(len, axis)) for axis in (rows, columns))
-        full_y, full_x = (sum(bool(one) for one in axis) for axis in (rows, columns))
+        full_y, full_x = (sum(bool(indices) for indices in axis) for axis in (rows, columns))
         forward += min(terms_y * len(xs) + full_y * terms_x, terms_x * len(ys) + full_x * terms_y)
         backward += min(terms_y * tiles_x + len(ys) * terms_x, terms_x * tiles_y + len(xs) * terms_y)
     assert len({row[0] for row in boxes.tolist()}) == 2

@@ -80,7 +80,7 @@ def test_a_fault_costs_no_more_than_it_has_to(measure: ModuleType, monkeypatch: 
             measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
     else:
         measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
-    assert ["us" in one for one in cells] == [True, True, False, True][: 3 if fault == "lost" else 4]
+    assert ["us" in cell for cell in cells] == [True, True, False, True][: 3 if fault == "lost" else 4]
     assert cells[2]["error"] == "an illegal memory access was encountered"
 
 
@@ -90,7 +90,7 @@ def test_what_differs_is_not_timed(measure: ModuleType, monkeypatch: pytest.Monk
     cells: list[Document] = []
     plan = measure.Plan("roialign_ext", ["float32"], ["NCHW"], ["kernel"], 2)
     measure.measure_cases(device, plan, measure.ALL["F"], cells.append)
-    assert [("us" in one, "differs from torchvision" in one["error"]) for one in cells] == [(False, True)] * 2
+    assert [("us" in cell, "differs from torchvision" in cell["error"]) for cell in cells] == [(False, True)] * 2
 
 
 def test_what_forks_has_asked_for_no_device(measure: ModuleType) -> None:

@@ -178,9 +178,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         programs[version] = Program(change + COMPILER + SETUP, ["build"], variables={"CXX": str(compiler)})
     complete = [
         replace(
-            one, arguments=["--quiet", *one.arguments], folder=str(sources), variables={**CPU_ALONE, **one.variables}
+            program,
+            arguments=["--quiet", *program.arguments],
+            folder=str(sources),
+            variables={**CPU_ALONE, **program.variables},
         )
-        for one in programs.values()
+        for program in programs.values()
     ]
     return Built(sources, before, folder, dict(zip(programs, run_all(complete), strict=True)))
 

@@ -45,7 +45,7 @@ def test_a_detector_there_and_back(models: tuple[nn.Module, nn.Module]) -> None:
     assert [record.name for record in records] == pools
     assert [type(layer) for layer in model.modules()] == [type(layer) for layer in original.modules()]
     with torch.no_grad():
-        before, after = (one.eval()(IMAGES) for one in (original, model))
+        before, after = (network.eval()(IMAGES) for network in (original, model))
         torch.testing.assert_close(after, before, rtol=0, atol=0)
     assert repr(model) == repr(original)
 
@@ -79,7 +79,7 @@ def test_layers_there_and_back(
     assert type(model[0]) is type(old)
     assert model[0] is model[1] is records[0].new_layer
     assert model[0].training is training
-    assert {one: getattr(model[0], one) for one in attributes} == {one: getattr(old, one) for one in attributes}
+    assert {name: getattr(model[0], name) for name in attributes} == {name: getattr(old, name) for name in attributes}
     features, boxes, sizes = pyramid()
     single = features["0"].repeat(1, 6, 1, 1)  # a multiple of the bins
     call: tuple[Any, ...] = (features, boxes, sizes) if name == "MultiScaleRoIAlign" else (single, boxes)

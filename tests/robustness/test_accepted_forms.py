@@ -147,5 +147,5 @@ def test_arguments_are_left_alone(call: OperatorCall) -> None:
     before = copy.deepcopy(arguments)
     for mode in modes_of(call):
         assert call.function(**{**arguments, **mode}).data_ptr() != finest(arguments[call.input_name]).data_ptr()
-    for one, other in zip(tree_leaves(before), tree_leaves(arguments), strict=True):
-        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+    for original, other in zip(tree_leaves(before), tree_leaves(arguments), strict=True):
+        assert torch.equal(original, other) if isinstance(original, Tensor) else original == other

@@ -47,9 +47,11 @@ def messages(function: Callable[..., object], *arguments: object, **keywords: ob
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         function(*arguments, **keywords)
-    about_boxes = [one for one in caught if str(one.message).startswith("boxes")]
-    assert all(one.category is UserWarning and Path(one.filename).is_relative_to(TESTS) for one in about_boxes)
-    return [str(one.message) for one in about_boxes]
+    about_boxes = [warning for warning in caught if str(warning.message).startswith("boxes")]
+    assert all(
+        warning.category is UserWarning and Path(warning.filename).is_relative_to(TESTS) for warning in about_boxes
+    )
+    return [str(warning.message) for warning in about_boxes]
 
 
 def test_words(checked: None) -> None:
@@ -206,5 +208,5 @@ def test_recorded_calls_are_silent(checked: None) -> None:
     assert messages(torch.jit.script(layer), MAP, FAR) == []
     assert messages(torch.jit.trace, layer, (MAP, FAR), check_trace=False) == []
     assert messages(torch.export.export, layer, (MAP, FAR), strict=False) == []
-    assert messages(torch.func.vmap(lambda one: roi_align(one, FAR, 2, SCALE)), MAP[:, None]) == []
+    assert messages(torch.func.vmap(lambda image: roi_align(image, FAR, 2, SCALE)), MAP[:, None]) == []
     assert messages(layer, MAP.to("meta"), FAR.to("meta")) == []

@@ -133,7 +133,7 @@ def huge_boxes(call: OperatorCall, dtype: torch.dtype) -> Tensor:
 def pool_huge_boxes() -> None:
     """Forward, backward and, where there are derivatives with respect to the boxes, backward twice."""
     options = {"sampling_ratio": (-1, 2), "aligned": (False, True), "mode": MODES, "method": ("bilinear", "nearest")}
-    calls = [one for call in FIRST.values() for one in variants(call, **options)]
+    calls = [variant for call in FIRST.values() for variant in variants(call, **options)]
     for call, dtype, bins in itertools.product(calls, (torch.float32, torch.float64), ((1, 1), (7, 4))):
         call = replace(call, output_size=bins)
         leaves = call.leaves(call.input_of(torch.rand(1, 4, 16, 16, dtype=dtype)), huge_boxes(call, dtype))
@@ -341,9 +341,9 @@ def test_reversed_boxes() -> None:
     zero = torch.tensor([0])
     upright = crop_and_resize(FEATURES, box, zero, (3, 2))
     torch.testing.assert_close(crop_and_resize(FEATURES, mirrored, zero, (3, 2)), upright.flip(2, 3), atol=1e-6, rtol=0)
-    reversed_, one = torch.tensor([[0.0, 5.0, 4.0, 1.0, 0.0]]), torch.tensor([[0.0, 5.0, 4.0, 6.0, 5.0]])
+    reversed_, unit = torch.tensor([[0.0, 5.0, 4.0, 1.0, 0.0]]), torch.tensor([[0.0, 5.0, 4.0, 6.0, 5.0]])
     assert not bool(prroi_pool(FEATURES, reversed_, 2).any())
-    assert torch.equal(roi_warp(FEATURES, reversed_, 2), roi_align(FEATURES, one, 2))
+    assert torch.equal(roi_warp(FEATURES, reversed_, 2), roi_align(FEATURES, unit, 2))
     assert torch.equal(roi_pool(FEATURES, reversed_, 1)[0, :, 0, 0], FEATURES[0, :, 4, 5])
 
 

@@ -125,7 +125,7 @@ def test_a_poor_guess_warns_once(
         warnings.simplefilter("always")
         for _ in range(3):
             layer(features, BOXES, [image])
-    ours = [str(one.message) for one in caught if "MultiScaleRoIAlign" in str(one.message)]
+    ours = [str(warning.message) for warning in caught if "MultiScaleRoIAlign" in str(warning.message)]
     assert len(ours) == 1
     assert "scales=" in ours[0]
     assert f"{image[0]} x {image[1]}" in ours[0]

@@ -69,8 +69,8 @@ def test_calls_and_derivatives(case: SmallCase) -> None:
     def step() -> None:
         value = case(*leaves)
         first = torch.autograd.grad(value.square().sum(), inputs, create_graph=True)
-        if any(one.requires_grad for one in first):
-            torch.autograd.grad(sum(one.square().sum() for one in first), inputs, allow_unused=True)
+        if any(result.requires_grad for result in first):
+            torch.autograd.grad(sum(result.square().sum() for result in first), inputs, allow_unused=True)
 
     assert left_behind(step) < PER_CALL
 

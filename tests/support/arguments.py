@@ -36,10 +36,10 @@ def pool(call: OperatorCall, **changes: Any) -> Tensor:
     return result
 
 
-def with_map(call: OperatorCall, one: Any) -> dict[str, Any]:
+def with_map(call: OperatorCall, feature_map: Any) -> dict[str, Any]:
     """This map, the first one of a pyramid, as an argument for ``pool``."""
     maps = call.input_of(FEATURES)
-    return {call.input_name: [one, *maps[1:]] if isinstance(maps, list) else one}
+    return {call.input_name: [feature_map, *maps[1:]] if isinstance(maps, list) else feature_map}
 
 
 def map_of(call: OperatorCall) -> str:

@@ -153,13 +153,13 @@ class Operators:
             moved = torch.empty(0, dtype=value.dtype, device=self.device)
             return moved.set_(storage, value.storage_offset(), value.shape, value.stride())
         if isinstance(value, list):
-            return [self._moved(one) for one in value]
+            return [self._moved(element) for element in value]
         return value
 
     def __call__(self, name: str, *arguments: Any) -> Result:
         result = getattr(self.namespace, name)(*(self._moved(argument) for argument in arguments))
         results = (result,) if isinstance(result, Tensor) else tuple(result)
-        return tuple(one.to("cpu") for one in results)
+        return tuple(tensor.to("cpu") for tensor in results)
 
 
 CPU = Operators(torch.ops.roialign_ext)
@@ -180,7 +180,9 @@ def calculations(case: Case) -> Iterator[Calculation]:
     maps, boxes, grad = case.maps(), case.boxes_tensor(), case.grad()
     absolute = [features.abs() for features in maps]
     geometry = case.geometry
-    largest_feature = max((float(one.max()) for one in absolute if one.numel() > 0), default=0.0)
+    largest_feature = max(
+        (float(feature_map.max()) for feature_map in absolute if feature_map.numel() > 0), default=0.0
+    )
     largest_grad = float(grad.abs().max()) if grad.numel() > 0 else 0.0
 
     def of_argmax(argmax: Tensor | None) -> str:
@@ -245,27 +247,27 @@ def assert_agree(case: Case, calculation: Calculation, actual: Result) -> None:
     arithmetic = torch.float64 if case.dtype == torch.float64 else torch.float32
     samples = max(1.0, case.ratio / 4)
     assert len(actual) == len(expected), calculation.name
-    for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
-        assert (one.dtype, one.shape) == (other.dtype, other.shape), calculation.name
-        assert one.stride() == other.stride() or one.numel() == 0, calculation.name
-        if not one.dtype.is_floating_point:
-            assert torch.equal(one, other), calculation.name
+    for i, (result, other) in enumerate(zip(actual, expected, strict=True)):
+        assert (result.dtype, result.shape) == (other.dtype, other.shape), calculation.name
+        assert result.stride() == other.stride() or result.numel() == 0, calculation.name
+        if not result.dtype.is_floating_point:
+            assert torch.equal(result, other), calculation.name
             continue
         finite = other[other.isfinite()].abs().double()
         largest = finite.max() if finite.numel() > 0 else torch.zeros((), dtype=torch.float64)
         magnitude = CANCELLATION * largest + calculation.operand if magnitudes is None else magnitudes[i].double()
         try:
-            assert_within_rounding(one, other.double(), samples * magnitude, arithmetic)
+            assert_within_rounding(result, other.double(), samples * magnitude, arithmetic)
         except AssertionError as error:
             raise AssertionError(f"{calculation.name}: {error}") from error
 
 
-def same_bits(one: Result, other: Result) -> bool:
+def same_bits(first: Result, other: Result) -> bool:
     """Whether all results are bit-equal, NaN included."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
     return all(
         a.shape == b.shape and torch.equal(a.view(integers[a.element_size()]), b.view(integers[b.element_size()]))
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(first, other, strict=True)
     )
 
 

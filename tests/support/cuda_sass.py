@@ -121,7 +121,7 @@ def innermost_loops(code: str) -> list[Loop]:
         if found and around:
             innermost = min(around, key=lambda header: len(bodies[header]))
             loads[innermost] = loads.get(innermost, 0) + found
-    return sorted(Loop(sum(len(blocks[one]) for one in bodies[header]), found) for header, found in loads.items())
+    return sorted(Loop(sum(len(blocks[body]) for body in bodies[header]), found) for header, found in loads.items())
 
 
 def control_flow(listed: list[tuple[int, str]]) -> tuple[list[list[str]], list[list[int]]]:
@@ -171,7 +171,7 @@ def dominators_of(successors: list[list[int]]) -> dict[int, set[int]]:
     while changed:
         changed = False
         for block in order[1:]:
-            common = set.intersection(*(result[one] for one in before[block])) | {block}
+            common = set.intersection(*(result[previous] for previous in before[block])) | {block}
             if common != result[block]:
                 result[block], changed = common, True
     return result
@@ -181,8 +181,8 @@ def reaching(block: int, header: int, dominators: dict[int, set[int]], successor
     """The blocks from which ``block`` can be reached without passing ``header``."""
     found, left = set(), [block]
     while left:
-        one = left.pop()
-        if one != header and one not in found:
-            found.add(one)
-            left += [other for other in dominators if one in successors[other]]
+        member = left.pop()
+        if member != header and member not in found:
+            found.add(member)
+            left += [other for other in dominators if member in successors[other]]
     return found

@@ -97,7 +97,11 @@ def build(name: str, kind: str, checked: list[Path], unchecked: list[Path] | Non
         if kind == "counted":
             plain.append(COUNTED_CALLS)
             linked.append(WRAPPED)
-    jobs = [*((one, kind) for one in checked), *((one, "plain") for one in plain), *((one, "shim") for one in shim)]
+    jobs = [
+        *((source, kind) for source in checked),
+        *((source, "plain") for source in plain),
+        *((source, "shim") for source in shim),
+    ]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         objects = list(map(str, pool.map(lambda job: compiled(*job), jobs)))
     # Its own functions come first: with a CUDA build of torch, CUDA's runtime has functions of the same names.

@@ -54,8 +54,8 @@ def behave(what: str, results: Path) -> int:
 def run(arguments: list[str]) -> int:
     folder, deadline, *described = arguments
     phases, box = [], float(os.environ["STAND_IN_BOX"])
-    for one in described:
-        front, what = one.split("=")
+    for description in described:
+        front, what = description.split("=")
         front, _, needs = front.partition("<")
         name, _, lane = front.partition("@")
         phases.append(

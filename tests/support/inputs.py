@@ -80,12 +80,15 @@ def finest(features: Any) -> Tensor:
 
 def memory_format_of(features: Tensor) -> torch.memory_format:
     """channels_last of a map that has this format alone."""
-    return next((one for one in FORMATS if features.is_contiguous(memory_format=one)), torch.contiguous_format)
+    return next(
+        (memory_format for memory_format in FORMATS if features.is_contiguous(memory_format=memory_format)),
+        torch.contiguous_format,
+    )
 
 
 def formatted(features: Any, layout: torch.memory_format) -> Any:
     """A map, or every map of a pyramid, in this memory format."""
-    return tree_map(lambda one: one.contiguous(memory_format=layout), features)
+    return tree_map(lambda feature_map: feature_map.contiguous(memory_format=layout), features)
 
 
 def requiring_grad(leaves: Any) -> list[Tensor]:

@@ -148,7 +148,7 @@ class OperatorCall:
 
     def leaves(self, features: Any, boxes: Tensor) -> list[Any]:
         """Both detached; they require a gradient where the operator has one."""
-        maps = tree_map(lambda one: one.detach().requires_grad_(), features)
+        maps = tree_map(lambda feature_map: feature_map.detach().requires_grad_(), features)
         return [maps, boxes.detach().requires_grad_(self.box_order > 0)]
 
     def gradients(self, leaves: list[Any], grad: Tensor | None = None, **options: Any) -> list[Tensor]:
@@ -513,7 +513,10 @@ class PyramidCall(OperatorCall):
     def input_of(self, features: Tensor) -> list[Tensor]:
         """The map and its even pixels, at every level once more."""
         maps = [features[:, :, :: 2**level, :: 2**level] for level in range(self.levels)]
-        return [features, *(one.contiguous(memory_format=memory_format_of(features)) for one in maps[1:])]
+        return [
+            features,
+            *(feature_map.contiguous(memory_format=memory_format_of(features)) for feature_map in maps[1:]),
+        ]
 
     @property
     def smooth(self) -> list[list[float]]:
@@ -589,7 +592,7 @@ class MultiscaleCall(PyramidCall):
         """Rows are those of one image after the other."""
         images, _, height, width = features[0].shape
         return {
-            "x": {str(level): one for level, one in enumerate(features)},
+            "x": {str(level): feature_map for level, feature_map in enumerate(features)},
             "boxes": boxes if isinstance(boxes, list) else listed(boxes, images),
             "image_shapes": [(int(height / self.scales[0]), int(width / self.scales[0]))] * images,
         }

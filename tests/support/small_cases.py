@@ -65,7 +65,7 @@ class SmallCase:
 
     def leaves(self, count: int = 2) -> list[Tensor]:
         """Maps and boxes; they require a gradient where the operator has one."""
-        maps = [one.requires_grad_() for one in self.maps()]
+        maps = [feature_map.requires_grad_() for feature_map in self.maps()]
         return [*maps, self.boxes(count).requires_grad_(self.box_order > 0)]
 
     def box_arguments(self, boxes: Tensor) -> tuple[Tensor, ...]:

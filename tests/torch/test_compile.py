@@ -189,7 +189,7 @@ def test_one_compilation_for_images_of_any_size() -> None:
     ]
 
     def arguments(height: int, *shapes: tuple[int, int]) -> tuple[Any, ...]:
-        maps = [random_tensor(2, 3, one, one + 2, seed=one, dtype=torch.float32) for one in (height, height // 2)]
+        maps = [random_tensor(2, 3, rows, rows + 2, seed=rows, dtype=torch.float32) for rows in (height, height // 2)]
         return dict(zip("01", maps, strict=True)), boxes, list(shapes)
 
     counter = CompileCounterWithBackend("eager")

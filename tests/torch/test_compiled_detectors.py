@@ -86,7 +86,7 @@ def test_the_number_of_boxes_compiles_nothing_again(torchvision: ModuleType) -> 
         lambda layer, arguments: counts.append(sum(map(len, arguments[1])))
     )
     with torch.no_grad():
-        expected = [model(one) for one in images]
+        expected = [model(image) for image in images]
     hook.remove()
     assert len(set(counts)) == len(counts), "the images should have different numbers of boxes"
 

@@ -111,11 +111,11 @@ def test_unusual_tensors_reach_it(kind: str, place: int, dispatched: list[str]) 
 
 def test_transforms_reach_it(dispatched: list[str]) -> None:
     (features,), (rows,) = CASE.maps(), CASE.box_arguments(CASE.boxes())
-    torch.func.vmap(lambda one: roi_align(one, rows, 2))(torch.stack([features, features]))
+    torch.func.vmap(lambda image: roi_align(image, rows, 2))(torch.stack([features, features]))
     assert dispatched[0] == "roi_align"
 
 
 def test_tracing_records_the_operator(dispatched: list[str]) -> None:
     (features,), (rows,) = CASE.maps(), CASE.box_arguments(CASE.boxes())
-    traced = torch.jit.trace(lambda one, boxes: roi_align(one, boxes, 2), (features, rows))
+    traced = torch.jit.trace(lambda image, boxes: roi_align(image, boxes, 2), (features, rows))
     assert "roialign_ext::roi_align" in str(traced.graph)

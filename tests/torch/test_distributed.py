@@ -40,7 +40,9 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.case, self.checkpointed = case, checkpointed
-        self.convolutions = nn.ModuleList(nn.Conv2d(one.shape[1], one.shape[1], 3, padding=1) for one in case.maps())
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(feature_map.shape[1], feature_map.shape[1], 3, padding=1) for feature_map in case.maps()
+        )
         if case.box_order:
             self.shift = nn.Parameter(torch.full_like(case.boxes(), 0.01))
         if unused:
@@ -52,7 +54,7 @@ class Model(nn.Module):
         boxes = self.case.boxes()
         if self.case.box_order:
             boxes = boxes + self.shift
-        maps = tuple(convolution(one) for convolution, one in zip(self.convolutions, maps, strict=True))
+        maps = tuple(convolution(feature_map) for convolution, feature_map in zip(self.convolutions, maps, strict=True))
         return self.pool(*self.case.forward_arguments(*maps, boxes))  # type: ignore[no-any-return]
 
     def forward(self, *maps: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def tangents_of(case: SmallCase) -> Iterator[tuple[Tensor, ...]]:
     yield along
     if len(along) > 1:
         for place in range(len(along)):
-            yield tuple(one if i == place else torch.zeros_like(one) for i, one in enumerate(along))
+            yield tuple(tangent if i == place else torch.zeros_like(tangent) for i, tangent in enumerate(along))
 
 
 def duals(primals: tuple[Tensor, ...] | list[Tensor], tangents: tuple[Tensor, ...]) -> list[Tensor]:

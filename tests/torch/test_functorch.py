@@ -67,7 +67,7 @@ def test_jvp(case: SmallCase) -> None:
     jacobian = torch.autograd.functional.jvp
     close(jvp(call, point, along), jacobian(case.varied(case.defined), point, along))
     for place in places(case):
-        zeros = tuple(one if i == place else torch.zeros_like(one) for i, one in enumerate(along))
+        zeros = tuple(tangent if i == place else torch.zeros_like(tangent) for i, tangent in enumerate(along))
 
         def by_one(tensor: Tensor, place: int = place) -> Any:
             return call(*point[:place], tensor, *point[place + 1 :])
@@ -201,9 +201,9 @@ def test_vmap_of_second_derivatives(case: SmallCase) -> None:
 def test_vmap_of_tangents(case: SmallCase) -> None:
     point, call = case.varied_point(), case.varied(case)
     tangents = [torch.stack([tangent, 2.0 * tangent, -tangent]) for tangent in case.directions()]
-    _, one = jvp(call, point, case.directions())
+    _, tangent = jvp(call, point, case.directions())
     batch = vmap(lambda *tangent: jvp(call, point, tangent)[1])(*tangents)
-    close(batch, torch.stack([one, 2.0 * one, -one]))
+    close(batch, torch.stack([tangent, 2.0 * tangent, -tangent]))
 
 
 def batch_of_rows(case: SmallCase) -> tuple[Tensor, Tensor]:
@@ -286,9 +286,9 @@ def test_vmap_refuses_bad_batch_index_of_other_rows(index: float) -> None:
     rows[1, 0, 0] = index
     maps = random_tensor(BATCH, *SHAPE)
     with pytest.raises(IndexError, match="batch index"):
-        vmap(lambda one, boxes: roi_align_rotated(one, boxes, 2))(maps, rows)
+        vmap(lambda image, boxes: roi_align_rotated(image, boxes, 2))(maps, rows)
     with pytest.raises(IndexError, match="batch index"):
-        vmap(lambda one, boxes: multiscale_roi_align([one, one], boxes, 2, [1.0, 0.5]))(maps, rows[..., :5])
+        vmap(lambda image, boxes: multiscale_roi_align([image, image], boxes, 2, [1.0, 0.5]))(maps, rows[..., :5])
 
 
 # --- types and layouts

@@ -83,8 +83,8 @@ def traced(model: nn.Module, arguments: tuple[Any, ...], opset_version: int = 16
     """The model that the exporter of ``dynamo=False`` writes, with any sizes but for channels."""
     names = [f"argument{number}" for number in range(len(arguments))]
     sizes = {
-        name: {axis: f"{name}_{axis}" for axis in range(one.dim()) if axis != 1}
-        for name, one in zip(names, arguments, strict=True)
+        name: {axis: f"{name}_{axis}" for axis in range(argument.dim()) if axis != 1}
+        for name, argument in zip(names, arguments, strict=True)
     }
     with io.BytesIO() as file:
         torch.onnx.export(
@@ -104,7 +104,7 @@ def runtime(model: Any) -> Callable[..., Tensor]:
     names = [value.name for value in session.get_inputs()]
 
     def run(*tensors: Tensor) -> Any:
-        results = session.run(None, {name: one.numpy() for name, one in zip(names, tensors, strict=True)})
+        results = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
         found = [torch.from_numpy(result) for result in results]
         return found[0] if len(found) == 1 else found
 
@@ -294,7 +294,7 @@ def test_roi_align_is_one_operator_with_its_attributes() -> None:
     arguments = random_tensor(2, 3, 7, 9, dtype=torch.float32), BOX_SETS["inside"].float()
     program = exported(RoIAlign((3, 2), 0.5, 2, aligned=True), arguments, (None, {0: K}))
     (node,) = (node for node in program.model_proto.graph.node if node.op_type == "RoiAlign")
-    attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     assert attributes.items() >= {
         ("output_height", 3), ("output_width", 2), ("sampling_ratio", 2),
         ("coordinate_transformation_mode", b"half_pixel"),
@@ -342,17 +342,17 @@ def every_operator(rows: Tensor, *maps: Tensor) -> Tensor:
 )
 def test_opsets(opset: int, dynamo: bool) -> None:
     model, features = Lambda(every_operator), random_tensor(2, 3, 8, 10, dtype=torch.float32)
-    maps = [one for call in EXPORTED for one in tree_leaves(call.input_of(features))]
+    maps = [feature_map for call in EXPORTED for feature_map in tree_leaves(call.input_of(features))]
     corners = xyxy((1.0, 1.2, 7.3, 6.1), (2.0, 3.1, 4.0, 5.0), (5.0, 0.3, 9.9, 7.8))
     corners[1:, 0] = 1.0
     boxes = torch.cat([call.from_corners(corners, 8, 10) for call in EXPORTED], 1).float()
     if dynamo:
         shapes = ({0: K}, *[None] * len(maps))
         content = exported(model, (boxes, *maps), (shapes,), opset_version=opset)
-        assert [one.version for one in content.model_proto.opset_import if one.domain == ""] == [opset]
+        assert [imported.version for imported in content.model_proto.opset_import if imported.domain == ""] == [opset]
     else:
         content = traced(model, (boxes, *maps), opset)
-        assert [one.version for one in onnx.load_from_string(content).opset_import] == [opset]
+        assert [imported.version for imported in onnx.load_from_string(content).opset_import] == [opset]
     run = runtime(content)
     for some in (boxes, boxes[:0]):
         assert_close(run(some, *maps), every_operator(some, *maps), atol=2e-5, rtol=0)

@@ -116,7 +116,7 @@ def with_grad(arguments: Sequence[Any], which: str) -> tuple[Any, ...]:
 
     def fresh(argument: Any) -> Any:
         if isinstance(argument, list):
-            return [fresh(one) for one in argument]
+            return [fresh(element) for element in argument]
         if not isinstance(argument, Tensor) or not argument.is_floating_point():
             return argument
         place = next(places)
@@ -190,7 +190,9 @@ def test_opcheck_of_maximum(case: RuleCall, which: str) -> None:
 @pytest.mark.parametrize(("requires_grad", "layout"), [(True, FORMATS[0]), (False, FORMATS[1])])
 def test_opcheck_of_public_operators(case: SmallCase, requires_grad: bool, layout: torch.memory_format) -> None:
     *maps, boxes = case.leaves() if requires_grad else case.point()
-    maps = [one.detach().to(memory_format=layout).requires_grad_(one.requires_grad) for one in maps]
+    maps = [
+        feature_map.detach().to(memory_format=layout).requires_grad_(feature_map.requires_grad) for feature_map in maps
+    ]
     arguments = (case.features(*maps), *case.box_arguments(boxes), SIZE)
     opcheck(getattr(ops, case.function.__name__).default, arguments, case.options)
 
@@ -275,11 +277,13 @@ def test_kernels_and_shape_functions_refuse_in_the_same_words() -> None:
         arguments = list(Arguments(RuleCall(HALF_PIXEL)).of(name, directions))
         for place, value in places.items():
             arguments[place] = value
-        arguments = tree_map_only(Tensor, lambda one: one.float() if one.is_floating_point() else one, arguments)
+        arguments = tree_map_only(
+            Tensor, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, arguments
+        )
         words = []
         for device in ("cpu", "meta"):
             with torch.inference_mode():
-                there = tree_map_only(Tensor, lambda one: one.to(device, copy=True), arguments)  # noqa: B023
+                there = tree_map_only(Tensor, lambda tensor: tensor.to(device, copy=True), arguments)  # noqa: B023
                 with pytest.raises((ValueError, NotImplementedError)) as refused:
                     getattr(ops, name)(*there)
             words.append(str(refused.value))

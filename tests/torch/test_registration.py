@@ -99,7 +99,7 @@ def test_one_operator_call_for_all_levels(mode: str) -> None:
     with Recorder() as recorder:
         multiscale_roi_align(maps, BOXES, 2, [1.0, 0.5, 0.25, 0.125], mode=mode).sum().backward()
     assert recorder.calls == ["_pool" if mode == "avg" else "_max_pool", "_pool_grad_input"]
-    assert all(one.grad is not None for one in maps)
+    assert all(feature_map.grad is not None for feature_map in maps)
 
 
 @pytest.mark.parametrize("mode", MODES)

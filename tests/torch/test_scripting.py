@@ -60,7 +60,7 @@ def test_a_list_of_maps_keeps_them(name: str, inference: bool) -> None:
     case = NAMED[name]
     scripted = torch.jit.script(case.function)
     with torch.inference_mode(inference):
-        maps = [one.detach().clone() for one in case.maps()]
+        maps = [feature_map.detach().clone() for feature_map in case.maps()]
 
         @torch.jit.script
         def call(maps: list[Tensor], rows: Tensor) -> list[Tensor]:
@@ -169,6 +169,6 @@ def test_tensor_subclasses_see_the_call(case: SmallCase) -> None:
             return super().__torch_function__(func, types, args, kwargs or {})
 
     *maps, boxes = case.point()
-    out = case(*(one.as_subclass(Recorder) for one in maps), boxes)
+    out = case(*(feature_map.as_subclass(Recorder) for feature_map in maps), boxes)
     assert seen[0] is case.function
     close(out.as_subclass(Tensor), case(*case.point()))

@@ -46,7 +46,7 @@ class Picture(Image):
 @each_function
 def test_where_every_override_declines_tensors_are_plain(case: SmallCase) -> None:
     *maps, boxes = case.point()
-    features = case.features(*(one.as_subclass(Picture) for one in maps))
+    features = case.features(*(feature_map.as_subclass(Picture) for feature_map in maps))
     rows = case.box_arguments(boxes)
     arguments = (rows[0].as_subclass(Corners), *rows[1:])
     out = case.function(features, *arguments, (2, 3), **case.options)

@@ -155,16 +155,18 @@ def test_autocast(dtype: torch.dtype) -> None:
 def test_half_precision_and_layout(case: SmallCase) -> None:
     """Gradients have the dtypes and layouts of what they belong to."""
     *maps, boxes = case.point()
-    maps = [one.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_() for one in maps]
+    maps = [
+        feature_map.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_() for feature_map in maps
+    ]
     boxes = boxes.float().requires_grad_(case.box_order > 0)
     out = case(*maps, boxes)
     assert out.dtype == torch.bfloat16
     assert out.is_contiguous(memory_format=torch.channels_last)
     out.float().square().sum().backward()
-    for one in maps:
-        assert one.grad is not None
-        assert one.grad.dtype == torch.bfloat16
-        assert one.grad.is_contiguous(memory_format=torch.channels_last)
+    for feature_map in maps:
+        assert feature_map.grad is not None
+        assert feature_map.grad.dtype == torch.bfloat16
+        assert feature_map.grad.is_contiguous(memory_format=torch.channels_last)
     assert case.box_order == 0 or (boxes.grad is not None and boxes.grad.dtype == torch.float32)
 
 
