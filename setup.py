@@ -441,7 +441,8 @@ def python_module() -> setuptools.Extension:
         depends=["csrc/cpu/hooks.h"],
         include_dirs=["csrc"],
         extra_compile_args=compile_flags(),
-        extra_link_args=["-Wl,-rpath,$ORIGIN", *sanitizer_flags()],
+        # The module calls no function of the C library itself, but auditwheel has to find the library's kind there.
+        extra_link_args=["-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed,-lc,--as-needed", *sanitizer_flags()],
         language="c++",
         py_limited_api=True,
     )
